@@ -1,0 +1,47 @@
+# Two commands: `make serve` and `make test`. Both set up what is missing.
+PYTHON ?= python3
+PORT ?= 8080
+MANAGEMENT_PORT ?= 8081
+METRICS_PORT ?= 8082
+GRPC_PORT ?= 7070
+GRPC_MANAGEMENT_PORT ?= 7071
+BIN := .venv/bin
+WEIGHTS := model_store/generator.safetensors
+EXPORT_SOURCES := $(wildcard export/*.py handler/*.py handler/*.yaml training/networks.py training/weights.py)
+
+.PHONY: help setup serve stop test lint export clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+setup: .venv/ready  ## make .venv from the pins in requirements.txt
+
+.venv/ready: requirements.txt deploy/activate.py deploy/java.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v == (3, 11) or sys.exit(f"error: Python 3.11 is needed, $(PYTHON) is {v[0]}.{v[1]}; run: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.txt
+	$(BIN)/python -m deploy.activate
+	@touch $@
+
+export: model_store/dcgan.mar  ## pack model_store/dcgan.mar from the shipped weights
+
+model_store/dcgan.mar: $(WEIGHTS) $(EXPORT_SOURCES) | .venv/ready
+	$(BIN)/python -m export
+
+serve: model_store/dcgan.mar  ## serve on 127.0.0.1 and write grid.png
+	@$(BIN)/python -m deploy.serve start --inference $(PORT) --management $(MANAGEMENT_PORT) \
+	  --metrics $(METRICS_PORT) --grpc-inference $(GRPC_PORT) --grpc-management $(GRPC_MANAGEMENT_PORT)
+
+stop: .venv/ready  ## stop the server
+	@$(BIN)/python -m deploy.serve stop
+
+lint: .venv/ready  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint model_store/dcgan.mar  ## style, types and every test
+	$(BIN)/python -m pytest
+
+clean: stop  ## remove what make made, but for .venv
+	rm -rf .server model_store/dcgan.mar model_store/dcgan.mar.sha256 model_store/parity.json grid.png logs

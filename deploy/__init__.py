@@ -1,0 +1,1 @@
+"""Running the server: on this machine (server.py), and what containers need."""

@@ -1,0 +1,215 @@
+"""A TorchServe process: start it, know when it really serves, stop it.
+
+Used by ``make serve`` and by the tests. Readiness is every worker READY and one real image:
+/ping says Healthy long before, and even when no model could be loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import psutil
+import requests
+
+from deploy.java import find_java_home
+from training.files import atomic_path
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE_CONFIG = ROOT / "config.properties"
+HOST = "127.0.0.1"
+_LOAD_FAILURE = re.compile(
+    r"Failed to load model|Load model failed|Backend worker monitoring thread interrupted or "
+    r"backend worker process died|Invalid configuration"
+)
+
+
+class ServerError(RuntimeError):
+    """The server cannot start or serve; the message says why."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """TCP ports, all on 127.0.0.1."""
+
+    inference: int = 8080
+    management: int = 8081
+    metrics: int = 8082
+    grpc_inference: int = 7070
+    grpc_management: int = 7071
+
+    @staticmethod
+    def free() -> Ports:
+        """Ports that nothing listens on at the moment."""
+        sockets = [socket.create_server((HOST, 0)) for _ in fields(Ports)]
+        ports = [s.getsockname()[1] for s in sockets]
+        for opened in sockets:
+            opened.close()
+        return Ports(*ports)
+
+    def taken(self) -> list[str]:
+        """Names and numbers of ports that cannot be bound."""
+        found = []
+        for field in fields(self):
+            port = getattr(self, field.name)
+            try:
+                socket.create_server((HOST, port)).close()
+            except OSError as error:
+                found.append(f"{field.name} {port} ({error.strerror})")
+        return found
+
+
+@dataclass(frozen=True)
+class Server:
+    """One TorchServe with a folder of its own for temporary files, logs and settings.
+
+    Args:
+        folder: temporary files, logs and the settings in use.
+        model_store: folder that holds ``archive``.
+        ports: where it listens.
+        archive: file name in the model store.
+        model: the name that requests use.
+        settings: properties over those of config.properties.
+        environment: variables over those of this process, for TorchServe and its workers.
+    """
+
+    folder: Path
+    model_store: Path
+    ports: Ports
+    archive: str = "dcgan.mar"
+    model: str = "dcgan"
+    settings: tuple[tuple[str, str], ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def predict_url(self) -> str:
+        return f"http://{HOST}:{self.ports.inference}/predictions/{self.model}"
+
+    @property
+    def describe_url(self) -> str:
+        return f"http://{HOST}:{self.ports.management}/models/{self.model}"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "torchserve.log"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start TorchServe in a process group of its own; it goes on when this process ends.
+
+        Raises:
+            ServerError: a port is taken or the archive is missing.
+            NoJavaError: no Java.
+        """
+        archive = self.model_store / self.archive
+        if not archive.is_file():
+            raise ServerError(f"{archive} does not exist; make it: python -m export")
+        if taken := self.ports.taken():
+            raise ServerError(
+                f"port taken: {', '.join(taken)}. Stop what listens there (make stop, if it is "
+                "this server), or choose others: make serve PORT=9080"
+            )
+        java_home = find_java_home()
+        temporary = (self.folder / "tmp").resolve()
+        temporary.mkdir(parents=True, exist_ok=True)
+        config = (self.folder / "config.properties").resolve()
+        with atomic_path(config) as beside:
+            beside.write_text(self._properties(), encoding="utf-8")
+        logs = str((self.folder / "logs").resolve())
+        environment = {
+            **os.environ, "JAVA_HOME": str(java_home), "TS_CONFIG_FILE": str(config),
+            "TEMP": str(temporary), "TMPDIR": str(temporary),
+            "LOG_LOCATION": logs, "METRICS_LOCATION": logs, **dict(self.environment),
+        }  # fmt: skip
+        command = [
+            str(Path(sys.executable).parent / "torchserve"), "--start", "--foreground", "--ncs",
+            "--models", f"{self.model}={self.archive}",
+        ]  # fmt: skip
+        with self.log.open("wb") as log:
+            return subprocess.Popen(
+                command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    def wait_until_ready(self, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+        """Return when a real image has been served.
+
+        Raises:
+            ServerError: TorchServe ended, the model failed to load, or time ran out.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self.is_ready():
+            if process.poll() is not None:
+                raise ServerError(f"TorchServe ended ({process.returncode}).{self._log_end()}")
+            if _LOAD_FAILURE.search(self._log_text()):
+                raise ServerError(f"the model failed to load.{self._log_end()}")
+            if time.monotonic() > deadline:
+                raise ServerError(f"not ready after {timeout_s:.0f} s.{self._log_end()}")
+            time.sleep(0.2)
+
+    def is_ready(self) -> bool:
+        """Every worker is READY and one image comes back."""
+        try:
+            described = requests.get(self.describe_url, timeout=5)
+            workers = described.json()[0]["workers"] if described.ok else []
+            if not workers or any(w["status"] != "READY" for w in workers):
+                return False
+            return requests.post(self.predict_url, json={"seed": 0}, timeout=30).ok
+        except (requests.RequestException, ValueError, KeyError, IndexError):
+            return False
+
+    def _properties(self) -> str:
+        ports = self.ports
+        own = {
+            "inference_address": f"http://{HOST}:{ports.inference}",
+            "management_address": f"http://{HOST}:{ports.management}",
+            "metrics_address": f"http://{HOST}:{ports.metrics}",
+            "grpc_inference_port": str(ports.grpc_inference),
+            "grpc_management_port": str(ports.grpc_management),
+            "model_store": str(self.model_store.resolve()),
+            "load_models": self.archive,
+            **dict(self.settings),
+        }
+        kept = [
+            line
+            for line in BASE_CONFIG.read_text(encoding="utf-8").splitlines()
+            if line.strip() and not line.startswith("#") and line.split("=")[0] not in own
+        ]
+        return "\n".join([*kept, *(f"{key}={value}" for key, value in own.items()), ""])
+
+    def _log_text(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+
+    def _log_end(self) -> str:
+        """The lines that say why, or else the last ones, with the path of the whole log."""
+        lines = [line for line in self._log_text().splitlines() if line.strip()]
+        telling = [line for line in lines if re.search(r"Error\b|error:|Exception|WARN", line)]
+        chosen = (telling or lines)[-8:]
+        return "\n  " + "\n  ".join(line[:300] for line in chosen) + f"\nThe whole log: {self.log}"
+
+
+def stop(pid: int, timeout_s: float = 30.0) -> None:
+    """End a server started by ``Server.start``: SIGTERM to its processes, SIGKILL to the rest."""
+    try:
+        launcher = psutil.Process(pid)
+        family = [*launcher.children(recursive=True), launcher]
+    except psutil.NoSuchProcess:
+        return
+    for process in family[:1]:  # Java first: it ends its workers in order
+        _signal(process, kill=False)
+    _, alive = psutil.wait_procs(family, timeout=timeout_s)
+    for process in alive:
+        _signal(process, kill=True)
+    psutil.wait_procs(alive, timeout=5)
+
+
+def _signal(process: psutil.Process, kill: bool) -> None:
+    try:
+        process.kill() if kill else process.terminate()
+    except psutil.NoSuchProcess:
+        pass

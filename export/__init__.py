@@ -1,0 +1,1 @@
+"""From Generator weights to what is served: TorchScript, ONNX, and the archive dcgan.mar."""

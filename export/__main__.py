@@ -1,0 +1,88 @@
+"""``python -m export``: weights -> TorchScript and ONNX, checked -> dcgan.mar.
+
+Exit codes: 0 done, 1 failed, 2 bad usage or a wrong weights file, 3 the exported files do not
+compute what the network computes. The result, a JSON object, goes to stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from export.archive import MODEL_NAME, ArchiveError, build_archive
+from export.card import make_card
+from export.onnx import export_onnx
+from export.torchscript import export_torchscript
+from export.verify import ParityError, as_json, verify
+from training.files import atomic_path
+from training.weights import WeightsError, load_generator
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Export Generator weights and pack them for TorchServe."""
+
+    weights: Path = Path("model_store/generator.safetensors")
+    """generator.safetensors of a training run."""
+    out: Path = Path("model_store")
+    """Folder for dcgan.mar, its sha256 and parity.json."""
+    model_version: str = "1.0"
+    """Version that the served model reports."""
+    keep_models: bool = False
+    """Also leave generator.pt and generator.onnx in the folder."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    config = tyro.cli(ExportConfig, prog="python -m export", args=arguments)
+    try:
+        result = export(config)
+    except (WeightsError, FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ParityError as error:
+        print(f"verification failed: {error}", file=sys.stderr)
+        return 3
+    except (ArchiveError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(result, indent=2))
+    return 0
+
+
+def export(config: ExportConfig) -> dict[str, object]:
+    """Export, verify, pack; returns what was made."""
+    generator, info = load_generator(config.weights)
+    with tempfile.TemporaryDirectory(prefix="dcgan-export-") as work:
+        torchscript, onnx = Path(work) / "generator.pt", Path(work) / "generator.onnx"
+        print("exporting TorchScript and ONNX", file=sys.stderr)
+        export_torchscript(generator, torchscript)
+        facts = export_onnx(generator, onnx)
+        print("comparing both with the eager network", file=sys.stderr)
+        parity = as_json(verify(generator, torchscript, onnx))
+        card = make_card(config.weights, info, config.model_version, facts, parity)
+        archive = config.out / f"{MODEL_NAME}.mar"
+        digest = build_archive(archive, torchscript, onnx, card)
+        with atomic_path(config.out / "parity.json") as beside:
+            beside.write_text(json.dumps(parity, indent=2) + "\n", encoding="utf-8")
+        if config.keep_models:
+            for model in (torchscript, onnx):
+                with atomic_path(config.out / model.name) as beside:
+                    beside.write_bytes(model.read_bytes())
+    return {
+        "archive": str(archive),
+        "sha256": digest,
+        "bytes": archive.stat().st_size,
+        "weights_sha256": card.weights_sha256,
+        "version": card.version,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""``dcgan.mar``: handler package, model files and settings in one archive, byte for byte the
+same from the same inputs.
+
+torch-model-archiver lays the files out and writes the manifest; the zip is written here,
+because the archiver's own holds times and the order of the file system.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from export.card import ModelCard
+from training.files import atomic_path
+
+MODEL_NAME = "dcgan"
+PACKAGE = Path(__file__).resolve().parent.parent / "handler"
+MODEL_CONFIG = "model-config.yaml"
+ENTRY = PACKAGE / "dcgan_handler.py"
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
+
+
+class ArchiveError(RuntimeError):
+    """torch-model-archiver refused its inputs; the message is what it said."""
+
+
+def build_archive(path: Path, torchscript: Path, onnx: Path, card: ModelCard) -> str:
+    """Write the archive atomically, and ``<path>.sha256`` beside it.
+
+    Args:
+        path: ``.../dcgan.mar``.
+        torchscript, onnx: the exported model files.
+        card: goes into the archive as ``card.json``.
+
+    Returns:
+        the archive's SHA-256, hexadecimal.
+
+    Raises:
+        ArchiveError: the archiver failed.
+        OSError: something could not be read or written; an earlier archive is unchanged.
+    """
+    # Everything happens below a private folder: the archiver deletes $TMPDIR/<model name>
+    # before and after its work, whoever that folder belongs to.
+    with tempfile.TemporaryDirectory(prefix="dcgan-export-") as private:
+        extra = _stage(Path(private) / "extra", torchscript, onnx, card)
+        laid_out = _run_archiver(Path(private), extra, card.version)
+        _normalise_manifest(laid_out / "MAR-INF" / "MANIFEST.json")
+        with atomic_path(path) as beside:
+            _write_zip(beside, laid_out)
+            digest = hashlib.sha256(beside.read_bytes()).hexdigest()
+    with atomic_path(path.with_name(path.name + ".sha256")) as beside:
+        beside.write_text(f"{digest}  {path.name}\n", encoding="ascii")
+    return digest
+
+
+def _stage(extra: Path, torchscript: Path, onnx: Path, card: ModelCard) -> Path:
+    """A folder whose content becomes the archive's root, so that handler/ stays a folder."""
+    extra.mkdir()
+    shutil.copytree(
+        PACKAGE, extra / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", ".*")
+    )
+    shutil.copy(torchscript, extra / "generator.pt")
+    shutil.copy(onnx, extra / "generator.onnx")
+    (extra / "card.json").write_text(card.to_json() + "\n", encoding="utf-8")
+    return extra
+
+
+def _run_archiver(private: Path, extra: Path, version: str) -> Path:
+    out = private / "out"
+    out.mkdir()
+    command = [
+        sys.executable, "-c",
+        "from model_archiver.model_packaging import generate_model_archive as main; main()",
+        "--model-name", MODEL_NAME, "--version", version, "--handler", str(ENTRY),
+        "--extra-files", str(extra), "--config-file", str(PACKAGE / MODEL_CONFIG),
+        "--archive-format", "no-archive", "--export-path", str(out),
+    ]  # fmt: skip
+    environment = {**os.environ, "TMPDIR": str(private)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    laid_out = out / MODEL_NAME
+    if done.returncode or not (laid_out / "MAR-INF" / "MANIFEST.json").is_file():
+        said = (done.stderr or done.stdout).strip()
+        raise ArchiveError(f"torch-model-archiver failed ({done.returncode}): {said}")
+    return laid_out
+
+
+def _normalise_manifest(path: Path) -> None:
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["createdOn"] = "01/01/1980 00:00:00"
+    path.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _write_zip(path: Path, folder: Path) -> None:
+    """Stored, not deflated: weights hardly shrink, and no zlib version can change the bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+            entry = zipfile.ZipInfo(file.relative_to(folder).as_posix(), _ZIP_EPOCH)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, file.read_bytes())

@@ -1,0 +1,1 @@
+"""From a request to a PNG, inside TorchServe. Packed as this folder into dcgan.mar."""

@@ -1,0 +1,75 @@
+"""Settings: recipes, precedence, ranges, unknown keys, differences."""
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from training.__main__ import parse
+from training.config import ConfigError, TrainConfig, differences, from_mapping, recipe_defaults
+
+pytestmark = pytest.mark.unit
+
+
+def test_paper_recipe_is_the_tutorial() -> None:
+    paper = recipe_defaults("paper")
+    assert (paper.batch_size, paper.nz, paper.ngf, paper.ndf, paper.image_size) == (
+        128, 100, 64, 64, 64,
+    )  # fmt: skip
+    assert (paper.lr_g, paper.lr_d, paper.beta1, paper.seed) == (2e-4, 2e-4, 0.5, 999)
+    assert (paper.r1_gamma, paper.ema_decay, paper.label_smoothing) == (0, 0, 0)
+    assert (paper.instance_noise, paper.diffaugment, paper.d_norm) == (0, False, "batch")
+
+
+def test_flags_over_file_over_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"batch_size": 16, "nz": 50, "lr_d": 1}))
+    config = parse(["--recipe", "paper", "--config", str(file), "--nz", "20"])
+    assert (config.recipe, config.batch_size, config.nz, config.lr_d) == ("paper", 16, 20, 1.0)
+    assert config.r1_gamma == 0
+
+
+def test_unknown_key_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'batch_size'"):
+        from_mapping({"batchsize": 3}, TrainConfig())
+
+
+def test_wrong_type_in_a_file() -> None:
+    with pytest.raises(ConfigError, match="batch_size is '3'; it must be of type int"):
+        from_mapping({"batch_size": "3"}, TrainConfig())
+
+
+def test_unknown_flag_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--batchsize", "3"])
+    assert stopped.value.code == 2
+    assert "--batch-size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("batch_size", 1), ("max_steps", 0), ("image_size", 48), ("seed", -1), ("seed", 2**53),
+     ("ema_decay", 1.0), ("label_smoothing", -0.1), ("background", "white"), ("workers", 0),
+     ("lr_g", float("nan"))],
+)  # fmt: skip
+def test_out_of_range(setting: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=str(value)):
+        replace(TrainConfig(), **{setting: value})
+
+
+def test_only_what_changes_the_result_is_a_difference() -> None:
+    saved = TrainConfig()
+    longer = replace(saved, max_steps=9, workers=1, resume=True)
+    assert differences(saved, longer) == []
+    assert differences(replace(saved, instance_noise=0.1), replace(longer, instance_noise=0.1))
+    assert differences(saved, replace(saved, nz=7)) == ["nz: the run has 100, asked for 7"]
+
+
+def test_every_setting_has_help_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    for field in fields(TrainConfig):
+        assert f"--{field.name.replace('_', '-')}" in shown

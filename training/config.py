@@ -1,0 +1,166 @@
+"""Every setting of a training run, with the one place for its default, type and help.
+
+Precedence: recipe < configuration file < command-line flag.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from training.data.pictures import parse_colour
+from training.networks import DiscriminatorNorm, check_geometry
+
+Recipe = Literal["stable", "paper"]
+
+# What may differ between a run and its continuation; everything else changes the result.
+RESUMABLE = {"out", "max_steps", "workers", "resume", "dry_run", "config", "data_root",
+             "log_every", "sample_every", "checkpoint_every", "on_dead"}  # fmt: skip
+
+
+class ConfigError(ValueError):
+    """A setting is unknown or out of range; the message says what is allowed."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a DCGAN on pictures and save its Generator."""
+
+    data: str = "avatars"
+    """avatars, a folder, a zip, or cifar10 | celeba | fashionmnist | mnist | lsun."""
+    data_root: Path = Path("data")
+    """Where torchvision's named data sets lie (nothing is downloaded)."""
+    out: Path | None = None
+    """Folder of the run; runs/<date>-<time> when omitted."""
+    recipe: Recipe = "stable"
+    """stable: does not collapse on small data. paper: the tutorial's settings to the letter."""
+    config: Path | None = None
+    """JSON file of settings, between the recipe and the flags."""
+    max_steps: int = 4000
+    """Updates of the Generator in all, those of a resumed run included."""
+    batch_size: int = 32
+    """Real pictures (and as many generated ones) an update."""
+    image_size: int = 64
+    """Height and width, px: 32, 64, 128 or 256."""
+    channels: Literal["auto", "1", "3"] = "auto"
+    """auto: 1 when every picture is grey, else 3."""
+    nz: int = 100
+    """Length of a latent."""
+    ngf: int = 64
+    """Feature maps of the Generator before its last layer."""
+    ndf: int = 64
+    """Feature maps of the Discriminator after its first layer."""
+    background: str = "#c8d4e0"
+    """Colour behind transparent pictures and the avatars."""
+    d_norm: DiscriminatorNorm = "batch"
+    """Norm in the Discriminator; spectral replaces BatchNorm (arXiv:1802.05957)."""
+    lr_g: float = 2e-4
+    """Adam's learning rate, Generator."""
+    lr_d: float = 2e-4
+    """Adam's learning rate, Discriminator (two rates: arXiv:1706.08500)."""
+    beta1: float = 0.5
+    """Adam's beta1; beta2 is 0.999."""
+    r1_gamma: float = 1.0
+    """Weight of the R1 gradient penalty (arXiv:1801.04406); 0 turns it off."""
+    r1_every: int = 16
+    """Apply R1 once in so many updates, scaled up by it (lazy, arXiv:1912.04958)."""
+    label_smoothing: float = 0.0
+    """Real targets are 1 minus this (one-sided, arXiv:1606.03498)."""
+    instance_noise: float = 0.0
+    """Standard deviation of noise on D's input, falling to 0 at max_steps (arXiv:1610.04490)."""
+    diffaugment: bool = False
+    """Colour, translation and cutout on D's input (arXiv:2006.10738)."""
+    ema_decay: float = 0.999
+    """Decay of the Generator's weight average, ramped up; 0 turns it off (arXiv:1806.04498)."""
+    seed: int = 999
+    """Seed of everything random."""
+    workers: int = 2
+    """Threads that decode pictures."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 where the hardware has it, float32 elsewhere."""
+    log_every: int = 10
+    """Steps between lines in stats.jsonl."""
+    sample_every: int = 250
+    """Steps between fixed-noise grids."""
+    checkpoint_every: int = 250
+    """Steps between checkpoints; the last three are kept."""
+    on_dead: Literal["stop", "warn"] = "stop"
+    """What to do when the run is past saving (D has won, samples do not differ, NaN)."""
+    resume: bool = False
+    """Continue the run in --out (or the newest one) from its last checkpoint."""
+    dry_run: bool = False
+    """Print what would run, and stop."""
+
+    def __post_init__(self) -> None:
+        self._check_ranges()
+        try:
+            check_geometry(self.image_size, 3)
+            parse_colour(self.background)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+    def _check_ranges(self) -> None:
+        least = {"max_steps": 1, "batch_size": 2, "nz": 1, "ngf": 1, "ndf": 1, "workers": 1,
+                 "r1_every": 1, "log_every": 1, "sample_every": 1, "checkpoint_every": 1,
+                 "seed": 0, "lr_g": 0, "lr_d": 0, "r1_gamma": 0, "instance_noise": 0}  # fmt: skip
+        for name, minimum in least.items():
+            if not minimum <= getattr(self, name) < float("inf"):  # NaN is not in it either
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be >= {minimum}")
+        for name in ("beta1", "ema_decay", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
+        if self.seed >= 2**53:
+            raise ConfigError(f"seed is {self.seed}; it must be below 2^53")
+
+    def to_json(self) -> str:
+        """One JSON object, keys in declaration order, paths as strings."""
+        return json.dumps(asdict(self), default=str, indent=2)
+
+
+def recipe_defaults(recipe: Recipe) -> TrainConfig:
+    """The settings that a recipe stands for.
+
+    ``paper`` is the tutorial to the letter: batch 128, ten passes over CelebA are about
+    16,000 steps, no averaging, no penalty. ``stable`` was chosen by measurement, see
+    docs/training.md.
+    """
+    if recipe == "paper":
+        return TrainConfig(recipe="paper", batch_size=128, r1_gamma=0.0, ema_decay=0.0)
+    return TrainConfig()
+
+
+def from_mapping(values: dict[str, Any], base: TrainConfig) -> TrainConfig:
+    """``base`` with ``values`` put over it.
+
+    Raises:
+        ConfigError: an unknown key (the nearest valid one is named) or a wrong type.
+    """
+    types = {f.name: type(getattr(TrainConfig(), f.name)) for f in fields(TrainConfig)}
+    clean: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in types:
+            near = difflib.get_close_matches(key, types, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(types)}"
+            raise ConfigError(f"unknown setting {key!r}; {hint}")
+        if key in ("out", "config", "data_root"):
+            value = None if value is None else Path(value)
+        elif types[key] is float and type(value) is int:
+            value = float(value)
+        elif type(value) is not types[key]:
+            raise ConfigError(f"{key} is {value!r}; it must be of type {types[key].__name__}")
+        clean[key] = value
+    return replace(base, **clean)
+
+
+def differences(saved: TrainConfig, wanted: TrainConfig) -> list[str]:
+    """What a continuation would change that it must not, one line a setting."""
+    # Instance noise falls towards max_steps, so there a longer run is another run.
+    allowed = RESUMABLE - {"max_steps"} if saved.instance_noise else RESUMABLE
+    return [
+        f"{f.name}: the run has {getattr(saved, f.name)!r}, asked for {getattr(wanted, f.name)!r}"
+        for f in fields(TrainConfig)
+        if f.name not in allowed and getattr(saved, f.name) != getattr(wanted, f.name)
+    ]

@@ -1,0 +1,27 @@
+"""Which device and which number format a run uses."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+
+def choose_device() -> torch.device:
+    """The first CUDA GPU, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_precision(
+    wanted: Literal["auto", "float32", "bfloat16"], device: torch.device
+) -> torch.dtype:
+    """``auto`` is bfloat16 where matrix units for it exist, else float32.
+
+    On a CPU these are AMX and AVX512-BF16; without them bfloat16 is emulated and slower.
+    """
+    if wanted != "auto":
+        return torch.bfloat16 if wanted == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    have = torch.cpu.get_capabilities()
+    return torch.bfloat16 if have.get("amx_bf16") or have.get("avx512_bf16") else torch.float32

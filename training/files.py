@@ -1,0 +1,35 @@
+"""Files that are either whole or absent: written beside, then renamed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A path to write to; what is there becomes ``path`` if the block ends without an error.
+
+    The data is on the disk before the rename, so neither a crash nor a full disk leaves half a
+    file under the final name.
+
+    Raises:
+        OSError: the disk is full or the folder is not writable; ``path`` is unchanged.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    beside = Path(name)
+    try:
+        yield beside
+        with beside.open("rb+") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        beside.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide the file from a server user
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

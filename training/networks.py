@@ -1,0 +1,157 @@
+"""Generator and Discriminator of DCGAN, with the depth derived from the picture size.
+
+Source: Radford, Metz, Chintala, "Unsupervised Representation Learning with Deep
+Convolutional Generative Adversarial Networks", arXiv:1511.06434, section 3. The kernel
+size 4, the widths (ngf, ndf) and the absence of biases follow the PyTorch "DCGAN faces"
+tutorial, which halves the paper's widths.
+
+Sizes of a stride-2 step: convolution ``(H + 2*1 - 4)//2 + 1 = H/2``, transposed
+convolution ``(H - 1)*2 - 2*1 + 4 = 2H``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+IMAGE_SIZES = (32, 64, 128, 256)
+DiscriminatorNorm = Literal["batch", "spectral", "none"]
+
+
+def check_geometry(image_size: int, channels: int) -> int:
+    """Return how many stride-2 steps lie between 4x4 and ``image_size`` (64 px: 4).
+
+    Raises:
+        ValueError: the size or the number of channels is not supported.
+    """
+    if image_size not in IMAGE_SIZES:
+        allowed = ", ".join(map(str, IMAGE_SIZES))
+        raise ValueError(f"image size {image_size} is not supported; choose one of {allowed}")
+    if channels not in (1, 3):
+        raise ValueError(f"{channels} channels are not supported; choose 1 (grey) or 3 (RGB)")
+    return image_size.bit_length() - 3
+
+
+class Generator(nn.Module):
+    """Latent to picture: a projection to 4x4, then stride-2 transposed convolutions.
+
+    Args:
+        nz: length of a latent.
+        ngf: feature maps before the last layer; each layer towards the latent doubles them.
+        channels: 1 (grey) or 3 (RGB).
+        image_size: height and width, px: 32, 64, 128 or 256.
+    """
+
+    def __init__(
+        self, nz: int = 100, ngf: int = 64, channels: int = 3, image_size: int = 64
+    ) -> None:
+        super().__init__()
+        steps = check_geometry(image_size, channels)
+        self.nz, self.ngf, self.channels, self.image_size = nz, ngf, channels, image_size
+        width = ngf * 2 ** (steps - 1)
+        layers: list[nn.Module] = [
+            nn.ConvTranspose2d(nz, width, 4, 1, 0, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        ]
+        for _ in range(steps - 1):
+            layers += [
+                nn.ConvTranspose2d(width, width // 2, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(width // 2),
+                nn.ReLU(inplace=True),
+            ]
+            width //= 2
+        layers += [nn.ConvTranspose2d(width, channels, 4, 2, 1, bias=False), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """(N, nz) float -> pictures (N, channels, H, W) float in [-1, 1]."""
+        pictures: Tensor = self.layers(latents.view(-1, self.nz, 1, 1))
+        return pictures
+
+
+class Discriminator(nn.Module):
+    """Picture to one logit (no Sigmoid: the losses work on logits).
+
+    Args:
+        ndf: feature maps after the first layer; each further layer doubles them.
+        channels: 1 or 3.
+        image_size: height and width, px: 32, 64, 128 or 256.
+        norm: ``batch`` (the paper; none on the first layer), ``spectral``
+            (Miyato et al., arXiv:1802.05957, in place of BatchNorm) or ``none``.
+    """
+
+    def __init__(
+        self,
+        ndf: int = 64,
+        channels: int = 3,
+        image_size: int = 64,
+        norm: DiscriminatorNorm = "batch",
+    ) -> None:
+        super().__init__()
+        steps = check_geometry(image_size, channels)
+        layers: list[nn.Module] = [
+            nn.Conv2d(channels, ndf, 4, 2, 1, bias=False),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
+        width = ndf
+        for _ in range(steps - 1):
+            layers.append(nn.Conv2d(width, width * 2, 4, 2, 1, bias=False))
+            if norm == "batch":
+                layers.append(nn.BatchNorm2d(width * 2))
+            layers.append(nn.LeakyReLU(0.2, inplace=True))
+            width *= 2
+        layers.append(nn.Conv2d(width, 1, 4, 1, 0, bias=False))
+        self.layers = nn.Sequential(*layers)
+        # Initialised before spectral_norm wraps the weights: afterwards `weight` is a
+        # computed copy, and writing to it changes nothing.
+        self.apply(init_weights)
+        if norm == "spectral":
+            for layer in self.layers:
+                if isinstance(layer, nn.Conv2d):
+                    spectral_norm(layer)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(N, channels, H, W) float in [-1, 1] -> logits (N,) float."""
+        logits: Tensor = self.layers(pictures).view(-1)
+        return logits
+
+
+def init_weights(module: nn.Module) -> None:
+    """Convolutions ~ N(0, 0.02), BatchNorm gain ~ N(1, 0.02) and bias 0 (paper, section 4)."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)
+
+
+def new_generator(nz: int, ngf: int, channels: int, image_size: int) -> Generator:
+    """A Generator with the paper's initial weights, drawn from torch's global generator."""
+    generator = Generator(nz, ngf, channels, image_size)
+    generator.apply(init_weights)
+    return generator
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of trainable scalars."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def as_channels_last(module: nn.Module) -> nn.Module:
+    """Store 4-D weights NHWC in place: faster convolutions on CPUs and tensor cores."""
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+@torch.no_grad()
+def layer_table(layers: nn.Sequential, shape: tuple[int, ...]) -> list[str]:
+    """One line a layer: its kind and settings, and its output shape for an input of ``shape``."""
+    value = torch.zeros(shape)
+    lines = []
+    for layer in layers:
+        value = layer.eval()(value)
+        lines.append(f"  {str(layer).splitlines()[0]:<90} {tuple(value.shape)}")
+    return lines
