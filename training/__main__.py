@@ -7,6 +7,7 @@ The result, a JSON object, goes to stdout; everything else to stderr.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ RUNS = Path("runs")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         config = parse(arguments)
         out = _run_folder(config)
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             channels=config.channels, background=config.background, seed=config.seed,
             workers=config.workers, batch_size=config.batch_size,
         )  # fmt: skip
-    except (ConfigError, data.DataError) as error:
+    except (ConfigError, data.DataError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

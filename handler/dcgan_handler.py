@@ -1,0 +1,37 @@
+"""The entry that TorchServe calls; a copy of this file lies at the root of the archive.
+
+TorchServe wants exactly one class in this module. It puts the caller's PYTHONPATH before the
+archive on sys.path, so another package called ``handler`` could win: the archive's own folder
+goes first here, before anything of ours is imported.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+
+class DcganHandler:
+    """Passes batches to ``handler.service`` and its replies to TorchServe."""
+
+    def initialize(self, context: Any) -> None:
+        """Load the model on the worker's device. Raises RuntimeError, which TorchServe logs."""
+        properties = context.system_properties
+        sys.path.insert(0, str(properties["model_dir"]))
+        from handler.service import open_service
+
+        self.service = open_service(
+            Path(properties["model_dir"]), context.model_yaml_config, properties.get("gpu_id")
+        )
+
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
+        """One body a request; its status, content type and headers go into the context."""
+        headers = [context.get_all_request_header(i) for i in range(len(data))]
+        replies = self.service.handle(data, headers)
+        for i, reply in enumerate(replies):
+            context.set_response_status(reply.status, reply.phrase, i)
+            context.set_response_content_type(i, reply.content_type)
+            for name, value in reply.headers.items():
+                context.set_response_header(i, name, value)
+        return [reply.body for reply in replies]

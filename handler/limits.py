@@ -1,0 +1,115 @@
+"""What an operator may set: the ``handler:`` block of model-config.yaml, typed and checked."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one request may ask for.
+
+    Args:
+        max_images: images one request may ask for; also the most grid columns.
+        max_padding_px: padding between tiles, px.
+        max_reply_bytes: worst-case size of a reply. Must stay below TorchServe's
+            max_response_size (6,553,500 by default): a longer reply closes the worker's
+            channel and fails the whole batch.
+        max_body_bytes: a body that arrives as text or bytes. The default is TorchServe's
+            max_request_size, which has cut longer ones off already.
+        max_batch_images: images in one forward pass; bounds the memory of the device.
+    """
+
+    max_images: int = 256
+    max_padding_px: int = 64
+    max_reply_bytes: int = 6_000_000
+    max_body_bytes: int = 6_553_500
+    max_batch_images: int = 64
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a limit that would refuse every request."""
+        for item in fields(self):
+            value, least = getattr(self, item.name), 0 if item.name == "max_padding_px" else 1
+            if value < least:
+                raise ValueError(f"limits.{item.name} is {value}; it must be at least {least}")
+
+    @classmethod
+    def from_yaml(cls, block: Mapping[str, Any]) -> Limits:
+        """Read the ``limits:`` block; what is left out keeps its default.
+
+        Raises:
+            ValueError: an unknown key (the nearest valid one is named), a wrong type, or a
+                number out of range.
+        """
+        return cls(**_checked(cls, block, "limits."))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the model is run.
+
+    Args:
+        backend: ``torchscript`` (generator.pt) or ``onnx`` (generator.onnx).
+        threads: slices of a batch that run side by side on the CPU, one thread each; 0 is one
+            a processor.
+        allow_cpu_fallback: let a worker that was given a GPU run on the CPU when the runtime
+            cannot use it; otherwise the worker refuses to start.
+        limits: how much one request may ask for.
+    """
+
+    backend: Literal["torchscript", "onnx"] = "torchscript"
+    threads: int = 0
+    allow_cpu_fallback: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a negative number of threads."""
+        if self.threads < 0:
+            raise ValueError(f"threads is {self.threads}; it must be 0 (one a processor) or more")
+
+    @classmethod
+    def from_yaml(cls, block: Mapping[str, Any]) -> Settings:
+        """Read the ``handler:`` block.
+
+        Raises:
+            ValueError: as in ``Limits.from_yaml``.
+        """
+        values = dict(block)
+        if "limits" in values:
+            if not isinstance(values["limits"], Mapping):
+                raise ValueError(f"limits is {values['limits']!r}; it must be a block of keys")
+            values["limits"] = Limits.from_yaml(values["limits"])
+        return cls(**_checked(cls, values, ""))
+
+
+def processors() -> int:
+    """Processors this process may run on. A container's CPU quota does not show here."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS, Windows
+
+
+def _checked(cls: type, block: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The block's values after their names and types are compared with the dataclass."""
+    types = get_type_hints(cls)
+    for name, value in block.items():
+        if name not in types:
+            near = difflib.get_close_matches(str(name), types, n=1, cutoff=0.0)[0]
+            raise ValueError(f"there is no key {prefix}{name}; the nearest one is {prefix}{near}")
+        expected = types[name]
+        if get_origin(expected) is Literal:
+            choices = get_args(expected)
+            if value not in choices:
+                raise ValueError(f"{prefix}{name} is {value!r}; choose one of {list(choices)}")
+        elif type(value) is not expected:  # not isinstance: True is an int to Python
+            raise ValueError(f"{prefix}{name} is {value!r}; it must be {_named(expected)}")
+    return dict(block)
+
+
+def _named(expected: type) -> str:
+    names = {int: "a whole number", bool: "true or false"}
+    return names.get(expected, expected.__name__)

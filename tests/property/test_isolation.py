@@ -1,0 +1,103 @@
+"""Whatever requests share a batch, each good one gets the very bytes it gets alone."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from handler.backends import open_backend
+from handler.card import Card
+from handler.latents import MAX_SEED
+from handler.limits import Limits, Settings
+from handler.service import Service
+from training.networks import new_generator
+
+pytestmark = pytest.mark.property
+
+NZ = 8
+LIMITS = Limits(max_images=6, max_batch_images=4)
+
+seeds = st.integers(0, MAX_SEED - 5)
+numbers = st.floats(-4, 4, width=32)
+layout = st.fixed_dictionaries(
+    {},
+    optional={
+        "columns": st.integers(1, 6),
+        "padding": st.integers(0, 3),
+        "background": st.from_regex(r"#[0-9a-f]{6}", fullmatch=True),
+    },
+)
+sources = st.one_of(
+    st.fixed_dictionaries({"seed": seeds, "num_images": st.integers(1, 6)}),
+    st.fixed_dictionaries({"seeds": st.lists(seeds, min_size=1, max_size=6)}),
+    st.fixed_dictionaries(
+        {"noise": st.lists(st.lists(numbers, min_size=NZ, max_size=NZ), min_size=1, max_size=6)}
+    ),
+)
+fields = st.builds(lambda source, extra: {**source, **extra}, sources, layout)
+good = st.one_of(
+    fields.map(lambda value: {"body": value}),
+    fields.map(lambda value: {"body": bytearray(json.dumps(value), "ascii")}),
+    fields.map(lambda value: {json.dumps(value): bytearray()}),
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+names = st.sampled_from(["seed", "seeds", "num_images", "noise", "columns", "padding", "x"])
+# Mostly bad; those without a seed that are good by chance are random and so not compared.
+arbitrary = st.one_of(
+    json_values.map(lambda value: {"body": value}),
+    st.binary(max_size=40).map(lambda value: {"body": bytearray(value)}),
+    st.dictionaries(names, json_values, max_size=3).map(lambda value: {"body": value}),
+    st.dictionaries(st.text(), st.binary(max_size=9).map(bytearray), max_size=3),
+)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    network = new_generator(nz=NZ, ngf=4, channels=3, image_size=32)
+    with torch.inference_mode():
+        network(torch.randn(16, NZ))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        script = torch.jit.trace(network.eval(), torch.zeros(2, NZ))
+        script.save(str(folder / "generator.pt"))
+    card = Card("dcgan", "1", "0" * 64, NZ, 32, 3, {})
+    return Service(open_backend(folder, card, Settings(limits=LIMITS), None), card, LIMITS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(batch=st.lists(st.tuples(st.booleans(), good, arbitrary), min_size=1, max_size=8))
+def test_each_good_request_gets_the_bytes_it_gets_alone(
+    service: Service, batch: list[tuple[bool, dict[str, Any], dict[str, Any]]]
+) -> None:
+    raws = [well if is_good else ill for is_good, well, ill in batch]
+    replies = service.handle(raws)
+    assert len(replies) == len(raws)
+    for raw, reply, (is_good, _, _) in zip(raws, replies, batch, strict=True):
+        if is_good:
+            assert reply.status == 200
+            assert reply == service.handle([raw])[0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(raw=arbitrary)
+def test_anything_gets_a_reply_that_torchserve_can_send(
+    service: Service, raw: dict[str, Any]
+) -> None:
+    (reply,) = service.handle([raw])
+    assert reply.status in (200, 400, 413)  # 500 would be an exception nobody foresaw
+    texts = [reply.phrase, reply.content_type, *reply.headers, *reply.headers.values()]
+    assert all(text.isascii() and text.isprintable() and len(text) <= 1024 for text in texts)
+    if reply.status != 200:
+        assert json.loads(reply.body)["status"] == reply.status

@@ -1,0 +1,162 @@
+"""Pictures from a folder or a zip, flat or nested, whatever else lies between them.
+
+Nothing is unpacked, no link to a folder is followed, and no pipe or device is opened.
+Hidden files and the litter of desktops are passed over; every other file that is not
+used is listed with its reason.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from training.data.pictures import (
+    DataError,
+    Pictures,
+    Skipped,
+    UnusablePictureError,
+    decode,
+    parse_colour,
+    reasons,
+)
+from training.data.store import Channels, Decoded, decode_all
+
+LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}  # .DS_Store and the like are hidden anyway
+MAX_MEMBER_BYTES = 256 * 1024 * 1024
+ENCRYPTED = 0x1  # bit of a member's flags, APPNOTE.TXT 4.4.4
+KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def load_folder(
+    path: Path, *, image_size: int, channels: Channels, background: str, workers: int
+) -> Pictures:
+    """All usable pictures below ``path``, in the order of their names.
+
+    Args:
+        path: the folder.
+        image_size: height and width, px.
+        channels: ``auto`` is 1 when every usable picture is grey, else 3.
+        background: ``"#rrggbb"`` behind transparent pictures.
+        workers: threads.
+
+    Returns:
+        uint8 (N, image_size, image_size, C), N possibly 0.
+
+    Raises:
+        DataError: the pictures do not fit into the temporary folder.
+        ValueError: the colour is malformed.
+    """
+    colour = parse_colour(background)
+    names, left_out = _find(path)
+
+    def decode_one(name: str) -> Decoded:
+        with reasons(), (path / name).open("rb") as file:
+            return decode(file, image_size, colour)
+
+    store = decode_all(
+        names, decode_one, show_name, image_size=image_size, channels=channels, workers=workers
+    )
+    return Pictures(store.images, source=str(path), skipped=left_out + store.skipped)
+
+
+def load_zip(
+    path: Path, *, image_size: int, channels: Channels, background: str, workers: int
+) -> Pictures:
+    """All usable pictures in the zip ``path``, in the order of their names.
+
+    Args, returns and errors are those of ``load_folder``.
+
+    Raises:
+        DataError: also when the zip itself cannot be read.
+    """
+    colour = parse_colour(background)
+    try:
+        archive = zipfile.ZipFile(path)
+    except Exception as error:  # noqa: BLE001 - zipfile raises struct.error and more on damage
+        raise DataError(
+            f"{path} cannot be read as a zip ({str(error) or type(error).__name__}); "
+            "download or pack it again, or give the unpacked folder"
+        ) from None
+    with archive:
+        members = [m for m in archive.infolist() if not m.is_dir() and not _is_litter(m.filename)]
+        members.sort(key=lambda member: member.filename)
+
+        def decode_one(member: zipfile.ZipInfo) -> Decoded:
+            if member.flag_bits & ENCRYPTED:
+                raise UnusablePictureError("encrypted; pack it without a password")
+            if member.file_size > MAX_MEMBER_BYTES:
+                raise UnusablePictureError(
+                    f"more than {MAX_MEMBER_BYTES // 2**20} MiB when unpacked"
+                )
+            with reasons():
+                data = archive.read(member)  # never more than file_size
+            return decode(io.BytesIO(data), image_size, colour)
+
+        store = decode_all(
+            members,
+            decode_one,
+            lambda member: show_name(member.filename),
+            image_size=image_size,
+            channels=channels,
+            workers=workers,
+        )
+    return Pictures(store.images, source=str(path), skipped=store.skipped)
+
+
+def show_name(name: str) -> str:
+    """A file name in one printable line; bytes that are not UTF-8 become ``\\xNN``."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _find(root: Path) -> tuple[list[str], list[Skipped]]:
+    """Names of regular files relative to ``root``, sorted by their bytes, and the rest."""
+    names: list[str] = []
+    left_out: list[Skipped] = []
+
+    def leave_out(full: Path, reason: str) -> None:
+        left_out.append(Skipped(show_name(str(full.relative_to(root))), reason))
+
+    def refused(error: OSError) -> None:
+        leave_out(Path(error.filename), f"folder not readable: {error.strerror}")
+
+    for folder, folders, files in os.walk(root, onerror=refused):
+        folders[:] = sorted(name for name in folders if not _is_litter(name))
+        for name in folders:
+            full = Path(folder, name)
+            if full.is_symlink():
+                leave_out(full, "link to a folder, not followed; give that folder itself")
+        for name in sorted(files):
+            if _is_litter(name):
+                continue
+            full = Path(folder, name)
+            reason = _why_not_opened(full)
+            if reason:
+                leave_out(full, reason)
+            else:
+                names.append(str(full.relative_to(root)))
+    return sorted(names, key=os.fsencode), left_out
+
+
+def _why_not_opened(full: Path) -> str | None:
+    """The reason not to open a file, ``None`` for a regular one (or a link to one)."""
+    try:
+        mode = full.stat().st_mode
+    except OSError as error:
+        return f"broken link ({error.strerror})" if full.is_symlink() else str(error.strerror)
+    if stat.S_ISREG(mode):
+        return None
+    return f"{KINDS.get(stat.S_IFMT(mode), 'not a regular file')}, not a picture"
+
+
+def _is_litter(name: str) -> bool:
+    parts = [part for part in PurePosixPath(name).parts if part != ".."]  # not a hidden name
+    return any(part.startswith(".") or part in LITTER for part in parts)

@@ -1,0 +1,187 @@
+"""The data sets that torchvision knows by name, from a local folder. Nothing is downloaded.
+
+LSUN is read from its databases directly: torchvision would write a pickle into the current
+folder and trust it the next time.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from training.data.pictures import DataError, Pictures, decode, from_image, parse_colour, reasons
+from training.data.store import Channels, Decoded, decode_all
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is expected below the root, and how it gets there."""
+
+    expected: str
+    obtain: str
+
+
+def _torchvision(name: str) -> str:
+    return f"python -c \"import torchvision.datasets as d; d.{name}(r'{{root}}', download=True)\""
+
+
+LAYOUTS = {
+    "cifar10": Layout(
+        "cifar-10-batches-py/ with data_batch_1 to data_batch_5, test_batch, batches.meta",
+        f"{_torchvision('CIFAR10')}, or unpack cifar-10-python.tar.gz of "
+        "https://www.cs.toronto.edu/~kriz/cifar.html there",
+    ),
+    "celeba": Layout(
+        "celeba/ with img_align_celeba/, list_attr_celeba.txt, identity_CelebA.txt, "
+        "list_bbox_celeba.txt, list_landmarks_align_celeba.txt, list_eval_partition.txt",
+        "take them from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html; with the pictures "
+        "alone, give their folder or zip: --data .../img_align_celeba",
+    ),
+    "fashionmnist": Layout(
+        "FashionMNIST/raw/ with {train,t10k}-{images-idx3,labels-idx1}-ubyte",
+        _torchvision("FashionMNIST"),
+    ),
+    "mnist": Layout(
+        "MNIST/raw/ with {train,t10k}-{images-idx3,labels-idx1}-ubyte", _torchvision("MNIST")
+    ),
+    "lsun": Layout(
+        "<category>_train_lmdb/ for one or more categories, for example bedroom_train_lmdb/",
+        "take them from https://github.com/fyu/lsun and unzip them there",
+    ),
+}
+NAMES = tuple(LAYOUTS)
+
+
+def load_named(
+    name: str, root: Path, *, image_size: int, channels: Channels, background: str, workers: int
+) -> Pictures:
+    """The training pictures of a named data set (of CelebA all pictures).
+
+    Args:
+        name: one of ``NAMES``.
+        root: the folder that torchvision would be given.
+        image_size: height and width, px.
+        channels: ``auto`` is 1 when every usable picture is grey, else 3.
+        background: ``"#rrggbb"`` behind transparent pictures.
+        workers: threads.
+
+    Returns:
+        uint8 (N, image_size, image_size, C); labels ``class``, for CelebA one of 0 and 1
+        for each of its 40 attributes.
+
+    Raises:
+        DataError: the data set is missing or damaged, or lmdb is not installed.
+        ValueError: the colour is malformed.
+    """
+    colour = parse_colour(background)
+    if name == "lsun":
+        count, decode_one, labels = _open_lsun(root, image_size, colour)
+    else:
+        count, decode_one, labels = _open_torchvision(name, root, image_size, colour)
+    store = decode_all(
+        range(count),
+        decode_one,
+        lambda index: f"{name} picture {index}",
+        image_size=image_size,
+        channels=channels,
+        workers=workers,
+    )
+    return Pictures(
+        store.images,
+        source=name,
+        labels={key: values[store.kept] for key, values in labels.items()},
+        skipped=store.skipped,
+    )
+
+
+Opened = tuple[int, Callable[[int], Decoded], dict[str, npt.NDArray[np.int64]]]
+
+
+def _open_torchvision(
+    name: str, root: Path, image_size: int, colour: tuple[int, int, int]
+) -> Opened:
+    from torchvision import datasets  # takes a second, and only these data sets need it
+
+    makers: dict[str, Callable[[], Any]] = {
+        "cifar10": lambda: datasets.CIFAR10(root, train=True, download=False),
+        "celeba": lambda: datasets.CelebA(root, split="all", target_type="attr", download=False),
+        "fashionmnist": lambda: datasets.FashionMNIST(root, train=True, download=False),
+        "mnist": lambda: datasets.MNIST(root, train=True, download=False),
+    }
+    try:
+        dataset = makers[name]()
+    except Exception as error:  # noqa: BLE001 - RuntimeError if missing, anything on damage
+        # torchvision advises download=True, which is not on offer here.
+        detail = str(error).split(" You can use download")[0]
+        raise DataError(_missing(name, root, detail)) from None
+
+    def decode_one(index: int) -> Decoded:
+        with reasons():
+            image, _ = dataset[index]
+            return from_image(image, image_size, colour)
+
+    if name == "celeba":
+        columns = zip(dataset.attr_names, dataset.attr.T, strict=False)  # names end with ""
+        labels = {key: np.asarray(column, np.int64) for key, column in columns}
+    else:
+        labels = {"class": np.asarray(dataset.targets, np.int64)}
+    return len(dataset), decode_one, labels
+
+
+def _open_lsun(root: Path, image_size: int, colour: tuple[int, int, int]) -> Opened:
+    lmdb = _import_lmdb()
+    folders = sorted(root.glob("*_train_lmdb"))
+    if not folders:
+        raise DataError(_missing("lsun", root, "no such folder"))
+    databases, keys, owners = [], [], []
+    for number, folder in enumerate(folders):
+        try:
+            database = lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
+            with database.begin() as transaction:
+                own_keys = list(transaction.cursor().iternext(keys=True, values=False))
+        except lmdb.Error as error:
+            raise DataError(_missing("lsun", root, f"{folder.name}: {error}")) from None
+        databases.append(database)
+        keys += own_keys
+        owners += [number] * len(own_keys)
+
+    def decode_one(index: int) -> Decoded:
+        with reasons(), databases[owners[index]].begin() as transaction:
+            data = transaction.get(keys[index])
+        return decode(io.BytesIO(data), image_size, colour)
+
+    return len(keys), decode_one, {"class": np.array(owners, np.int64)}
+
+
+def _import_lmdb() -> ModuleType:
+    try:
+        import lmdb
+    except ImportError:
+        raise DataError(
+            "lsun is stored in LMDB databases, and the lmdb package is not installed; "
+            "run: pip install lmdb"
+        ) from None
+    module: ModuleType = lmdb
+    return module
+
+
+def _missing(name: str, root: Path, detail: str) -> str:
+    layout = LAYOUTS[name]
+    text = (
+        f"{name} was not found, or is damaged, in {root.absolute()} ({detail.rstrip('.')}). "
+        f"Expected there: {layout.expected}. Nothing is downloaded here. "
+        f"To get it: {layout.obtain.format(root=root)}; or name its folder with --data-root"
+    )
+    if name == "celeba":
+        for folder in (root / "celeba" / "img_align_celeba", root / "img_align_celeba"):
+            for found in (folder, folder.with_suffix(".zip")):
+                if found.exists():
+                    return f"{text}. The pictures are there: use --data {found}"
+    return text

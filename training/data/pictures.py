@@ -1,0 +1,207 @@
+"""Picture files of any kind to square uint8 arrays; unusable ones to a reason.
+
+Follows the preparation of the DCGAN tutorial (shorter side to the wanted size, centre
+crop) and adds what real folders need: transparency, 16 bit, EXIF orientation, damage.
+
+A picture is grey when its file says so (a grey mode) or when no pixel of it has a colour.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 100_000_000  # a larger picture is skipped: decoding it could exhaust the memory
+REASON_LENGTH = 160
+# Pillow knows more, but drawings (EPS would start Ghostscript) and formats without a
+# signature (TGA, which takes some text files for pictures) are left out.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
+GREY_MODES = {"1", "L", "LA", "La", "I", "F"}
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF orientation -> what makes it upright (EXIF 2.32, section 4.6.4)
+IMPOSTORS = (
+    (rb".*<(!doctype html|html|head)\b", "an HTML page, not a picture (a failed download?)"),
+    (rb"version https://git-lfs", "a Git LFS pointer, not the picture; run: git lfs pull"),
+    (rb".*<svg\b", "an SVG drawing; convert it to PNG"),
+    (rb"....ftyp(heic|heix|mif1|msf1)", "a HEIC picture; convert it to JPEG or PNG"),
+    (rb"\xff\xd8\xff|\x89png|gif8|riff....webp", "damaged: the header cannot be read"),
+)  # pattern at the start, in lower case -> reason
+
+
+class DataError(ValueError):
+    """There is nothing to train on; the message says what was searched and what to do."""
+
+
+class UnusablePictureError(ValueError):
+    """A file that cannot be trained on; the message is the reason, in one line."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was left out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures ready for training.
+
+    Attributes:
+        images: uint8 (N, H, W, C), C = 1 (grey) or 3 (RGB); may be memory-mapped.
+        source: what they were loaded from, for messages and the model card.
+        labels: attribute name -> int64 (N,), empty when there are none.
+        skipped: the files left out.
+    """
+
+    images: npt.NDArray[np.uint8]
+    source: str
+    labels: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def parse_colour(text: str) -> tuple[int, int, int]:
+    """``"#rrggbb"`` -> (r, g, b), each 0 to 255.
+
+    Raises:
+        ValueError: the text has another form.
+    """
+    if not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        raise ValueError(f"colour {text!r} is not of the form #rrggbb, for example #c8d4e0")
+    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+
+
+def decode(
+    file: IO[bytes], image_size: int, background: tuple[int, int, int]
+) -> tuple[npt.NDArray[np.uint8], bool]:
+    """Read one picture (of an animation the first frame) from a seekable binary file.
+
+    Returns:
+        uint8 RGB (image_size, image_size, 3), and whether the picture is grey.
+
+    Raises:
+        UnusablePictureError: empty, not a picture, damaged, or too large.
+    """
+    head = file.read(512)
+    if not head:
+        raise UnusablePictureError("empty file (0 bytes)")
+    file.seek(0)
+    with reasons(head), Image.open(file, formats=FORMATS) as opened:
+        check_pixels(opened)  # only the header has been read so far
+        opened.draft(None, (image_size * 2, image_size * 2))  # JPEG: decode smaller
+        return from_image(opened, image_size, background)
+
+
+def from_image(
+    image: Image.Image, image_size: int, background: tuple[int, int, int]
+) -> tuple[npt.NDArray[np.uint8], bool]:
+    """Upright, scaled, cropped to the centre, without transparency, 8 bit.
+
+    Args:
+        image: of any mode; loaded here if it is not yet.
+        image_size: height and width wanted, px.
+        background: what shows through where the picture is transparent.
+
+    Returns:
+        uint8 RGB (image_size, image_size, 3), and whether the picture is grey.
+
+    Raises:
+        Exception: whatever Pillow raises on damage; see ``reasons``.
+    """
+    image.load()
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    # Scaled before the rest: everything after it costs nothing, however large the file is.
+    square = ImageOps.fit(_to_8_bit(image), (image_size, image_size), Image.Resampling.LANCZOS)
+    if square.mode == "RGBA":
+        square = Image.alpha_composite(Image.new("RGBA", square.size, background), square)
+    if orientation in UPRIGHT:
+        square = square.transpose(UPRIGHT[orientation])
+    rgb = np.asarray(square.convert("RGB"), np.uint8)
+    is_grey = image.mode in GREY_MODES or image.mode.startswith("I;16")
+    return rgb, is_grey or bool((rgb == rgb[..., :1]).all())
+
+
+@contextmanager
+def reasons(head: bytes = b"") -> Iterator[None]:
+    """Turn any error of reading one picture into ``UnusablePictureError``.
+
+    All of them, since Pillow's plugins raise nearly everything on damaged files
+    (struct.error, zlib.error, RuntimeError, MemoryError), and one file must not end a run.
+
+    Args:
+        head: the first bytes of the file, to say what it is if it is no picture.
+    """
+    try:
+        yield
+    except UnusablePictureError:
+        raise
+    except UnidentifiedImageError:
+        raise UnusablePictureError(_name_impostor(head)) from None
+    except Image.DecompressionBombError:  # Pillow's own limit, reached before check_pixels
+        raise UnusablePictureError(f"more than {MAX_PIXELS:,} px; scale it down") from None
+    except Exception as error:  # noqa: BLE001 - see above
+        if isinstance(error, OSError) and error.strerror:  # the system's errors, not Pillow's
+            raise UnusablePictureError(f"cannot be read: {error.strerror}") from None
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UnusablePictureError(f"damaged: {text[:REASON_LENGTH]}") from None
+
+
+def check_pixels(image: Image.Image) -> None:
+    """Refuse a picture of more than ``MAX_PIXELS``.
+
+    Raises:
+        UnusablePictureError: it has more.
+    """
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise UnusablePictureError(
+            f"{width} x {height} px is more than {MAX_PIXELS:,} px; scale it down"
+        )
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Any Pillow mode to L, RGB or RGBA, without losing range (16 bit) or transparency."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return _scale_to_8_bit(image)
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    if image.mode in ("L", "RGB"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _scale_to_8_bit(image: Image.Image) -> Image.Image:
+    """16-bit and float grey to L; Pillow's own conversion would clip at 255."""
+    values = np.asarray(image).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise UnusablePictureError("holds values that are not finite")
+    if image.mode == "F":
+        low, high = float(values.min()), float(values.max())
+        if low < 0.0 or high > 1.0:  # no standard range: stretch what is there
+            values = (values - low) / max(high - low, 1e-12)
+        values *= 255.0
+    else:
+        values /= 257.0  # 65535 / 255
+    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+
+
+def _name_impostor(head: bytes) -> str:
+    for pattern, reason in IMPOSTORS:
+        if re.match(pattern, head.lower(), re.DOTALL):
+            return reason
+    return f"not a picture ({', '.join(FORMATS)})"
