@@ -9,7 +9,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +30,7 @@ REQUEST = {"seed": 1, "num_images": 64}
 class Start:
     """Start the server unless it runs, wait until it serves, write a first grid."""
 
-    ports: Annotated[Ports, tyro.conf.arg(name="")] = Ports()
+    ports: Annotated[Ports, tyro.conf.arg(name="")] = field(default_factory=Ports)
     grid: Path = Path("grid.png")
     """Where the first grid of 64 images goes."""
     timeout_s: float = 120.0
@@ -44,7 +44,7 @@ class Stop:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    command = tyro.cli(Start | Stop, prog="python -m deploy.serve", args=arguments)  # type: ignore[call-overload]
+    command = tyro.cli(Start | Stop, prog="python -m deploy.serve", args=arguments)
     try:
         if isinstance(command, Stop):
             print("stopped" if _stop_running() else "no server is running", file=sys.stderr)
@@ -65,7 +65,8 @@ def _serve(command: Start) -> None:
     running = _running()
     if running is not None and running["ports"] != wanted["ports"]:
         raise ServerError(
-            f"this checkout's server runs on port {running['ports']['inference']}; make stop ends it"
+            f"this checkout's server runs on port {running['ports']['inference']}; "
+            "make stop ends it"
         )
     if running is not None and running["archive_sha256"] != wanted["archive_sha256"]:
         print("the archive has changed since the server started: restarting", file=sys.stderr)

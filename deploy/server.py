@@ -6,6 +6,7 @@ Used by ``make serve`` and by the tests. Readiness is every worker READY and one
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -209,7 +210,5 @@ def stop(pid: int, timeout_s: float = 30.0) -> None:
 
 
 def _signal(process: psutil.Process, kill: bool) -> None:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         process.kill() if kill else process.terminate()
-    except psutil.NoSuchProcess:
-        pass

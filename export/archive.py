@@ -49,15 +49,23 @@ def build_archive(path: Path, torchscript: Path, onnx: Path, card: ModelCard) ->
     # Everything happens below a private folder: the archiver deletes $TMPDIR/<model name>
     # before and after its work, whoever that folder belongs to.
     with tempfile.TemporaryDirectory(prefix="dcgan-export-") as private:
+        # The name holds the entry's digest: a module of that name elsewhere on PYTHONPATH, which
+        # TorchServe searches before the archive, can only be the same file.
+        entry = Path(private) / f"{ENTRY.stem}_{_sha256(ENTRY)[:12]}.py"
+        shutil.copy(ENTRY, entry)
         extra = _stage(Path(private) / "extra", torchscript, onnx, card)
-        laid_out = _run_archiver(Path(private), extra, card.version)
+        laid_out = _run_archiver(Path(private), entry, extra, card.version)
         _normalise_manifest(laid_out / "MAR-INF" / "MANIFEST.json")
         with atomic_path(path) as beside:
             _write_zip(beside, laid_out)
-            digest = hashlib.sha256(beside.read_bytes()).hexdigest()
+            digest = _sha256(beside)
     with atomic_path(path.with_name(path.name + ".sha256")) as beside:
         beside.write_text(f"{digest}  {path.name}\n", encoding="ascii")
     return digest
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _stage(extra: Path, torchscript: Path, onnx: Path, card: ModelCard) -> Path:
@@ -72,13 +80,13 @@ def _stage(extra: Path, torchscript: Path, onnx: Path, card: ModelCard) -> Path:
     return extra
 
 
-def _run_archiver(private: Path, extra: Path, version: str) -> Path:
+def _run_archiver(private: Path, entry: Path, extra: Path, version: str) -> Path:
     out = private / "out"
     out.mkdir()
     command = [
         sys.executable, "-c",
         "from model_archiver.model_packaging import generate_model_archive as main; main()",
-        "--model-name", MODEL_NAME, "--version", version, "--handler", str(ENTRY),
+        "--model-name", MODEL_NAME, "--version", version, "--handler", str(entry),
         "--extra-files", str(extra), "--config-file", str(PACKAGE / MODEL_CONFIG),
         "--archive-format", "no-archive", "--export-path", str(out),
     ]  # fmt: skip

@@ -71,7 +71,7 @@ class TorchScriptBackend:
             torch.backends.cudnn.allow_tf32 = False
         _need_file(path)
         try:
-            self._network = torch.jit.load(str(path), map_location=self.device).eval()  # type: ignore[no-untyped-call]
+            self._network = torch.jit.load(str(path), map_location=self.device).eval()
         except (RuntimeError, ValueError) as error:
             raise RuntimeError(f"{path.name} is not a TorchScript file: {error}") from error
         # A thread takes its number of OpenMP threads from the first torch call it makes.

@@ -137,9 +137,7 @@ def _check_resumed(config: TrainConfig, out: Path) -> TrainConfig:
 def _describe(config: TrainConfig, channels: int) -> str:
     """Settings, and each network layer by layer with its output shape for one picture."""
     generator = networks.Generator(config.nz, config.ngf, channels, config.image_size)
-    discriminator = networks.Discriminator(
-        config.ndf, channels, config.image_size, config.d_norm
-    )
+    discriminator = networks.Discriminator(config.ndf, channels, config.image_size, config.d_norm)
     lines = [config.to_json()]
     for network, shape in (
         (generator, (1, config.nz, 1, 1)),

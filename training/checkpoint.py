@@ -58,7 +58,7 @@ def load_latest(folder: Path, trainer: Trainer) -> int:
     for path in _newest_first(folder):
         try:
             state = torch.load(path, map_location=trainer.device, weights_only=True)
-        except Exception as error:  # torch raises many kinds for damaged files
+        except Exception as error:  # noqa: BLE001 - torch raises many kinds for damaged files
             problems.append(f"{path.name}: {type(error).__name__}: {error}".splitlines()[0])
             continue
         return _restore(state, trainer)

@@ -30,8 +30,8 @@ class GeneratorEMA:
     def update(self, generator: Generator, step: int) -> None:
         """Move towards ``generator`` after its update number ``step`` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step)) if self.decay else 0.0
-        averaged = list(self.generator.parameters())
-        torch._foreach_lerp_(averaged, list(generator.parameters()), 1.0 - decay)
+        averaged: list[torch.Tensor] = list(self.generator.parameters())
+        torch._foreach_lerp_(averaged, [*generator.parameters()], 1.0 - decay)
 
 
 @torch.no_grad()
@@ -44,7 +44,7 @@ def recalibrate(generator: Generator, images: int, batch_size: int = 64) -> Gene
     norms = [m for m in copied.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # type: ignore[assignment]  # None: plain mean over the batches
+        norm.momentum = None  # None: plain mean over the batches
     rng = torch.Generator().manual_seed(0)
     device = next(copied.parameters()).device
     for _ in range(max(1, images // batch_size)):

@@ -143,7 +143,7 @@ def count_parameters(module: nn.Module) -> int:
 
 def as_channels_last(module: nn.Module) -> nn.Module:
     """Store 4-D weights NHWC in place: faster convolutions on CPUs and tensor cores."""
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return module.to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

@@ -66,9 +66,7 @@ class Trainer:
         as_channels_last(self.discriminator)
         self.ema = GeneratorEMA(self.generator, config.ema_decay)
         betas = (config.beta1, 0.999)
-        self.adam_g = torch.optim.Adam(
-            self.generator.parameters(), config.lr_g, betas, fused=True
-        )
+        self.adam_g = torch.optim.Adam(self.generator.parameters(), config.lr_g, betas, fused=True)
         self.adam_d = torch.optim.Adam(
             self.discriminator.parameters(), config.lr_d, betas, fused=True
         )

@@ -13,7 +13,9 @@ def stats(loss_d: float, loss_g: float, d_g_z: float) -> dict[str, float]:
     return {"loss_d": loss_d, "loss_g": loss_g, "d_x": 0.9, "d_g_z1": d_g_z, "d_g_z2": d_g_z}
 
 
-def monitor(entry: dict[str, float], diversities: list[float], count: int = WINDOW) -> HealthMonitor:
+def monitor(
+    entry: dict[str, float], diversities: list[float], count: int = WINDOW
+) -> HealthMonitor:
     watched = HealthMonitor(real_diversity=0.3)
     for _ in range(count):
         watched.add(entry)

@@ -109,7 +109,9 @@ def test_only_the_newest_checkpoints_are_kept(pictures: Pictures, tmp_path: Path
     assert kept == ["step_00000006.pt", "step_00000008.pt", "step_00000009.pt"]
 
 
-@pytest.mark.parametrize("extra", [{}, {"r1_gamma": 0.0, "diffaugment": True, "d_norm": "spectral"}])
+@pytest.mark.parametrize(
+    "extra", [{}, {"r1_gamma": 0.0, "diffaugment": True, "d_norm": "spectral"}]
+)
 def test_stopping_changes_nothing(
     pictures: Pictures, tmp_path: Path, extra: dict[str, object]
 ) -> None:
@@ -162,7 +164,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_ones(
     run(replace(TINY, max_steps=3), pictures, tmp_path)
     before = {p.name: p.read_bytes() for p in (tmp_path / "checkpoints").iterdir()}
 
-    def disk_full(state: object, path: Path) -> None:
+    def disk_full(_state: object, path: Path) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 

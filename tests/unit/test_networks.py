@@ -52,7 +52,9 @@ def test_architecture_guidelines() -> None:
     for network in (Generator(), Discriminator()):
         kinds = [type(m).__name__ for m in network.modules()]
         assert not any("Pool" in kind or kind == "Linear" for kind in kinds)
-        convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+        convolutions = [
+            m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)
+        ]
         assert all(m.bias is None and m.kernel_size == (4, 4) for m in convolutions)
     generator, discriminator = list(Generator().layers), list(Discriminator().layers)
     assert isinstance(generator[-1], nn.Tanh)

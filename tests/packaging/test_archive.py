@@ -1,0 +1,52 @@
+"""The exported files and the archive: parity, layout, the same bytes from the same inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from export.__main__ import ExportConfig, export, main
+from training.networks import new_generator
+from training.weights import save_generator
+
+pytestmark = pytest.mark.packaging
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "generator.safetensors"
+    save_generator(path, new_generator(6, 2, 3, 32).eval(), {"steps": 0})
+    return path
+
+
+def test_two_exports_are_equal_and_complete(weights: Path, tmp_path: Path) -> None:
+    first = export(ExportConfig(weights, tmp_path / "a"))
+    again = export(ExportConfig(weights, tmp_path / "b"))
+    assert first["sha256"] == again["sha256"]
+    archive = tmp_path / "a" / "dcgan.mar"
+    assert hashlib.sha256(archive.read_bytes()).hexdigest() == first["sha256"]
+    with zipfile.ZipFile(archive) as opened:
+        names = set(opened.namelist())
+        manifest = json.loads(opened.read("MAR-INF/MANIFEST.json"))
+        card = json.loads(opened.read("card.json"))
+    assert {"handler/service.py", "generator.pt", "generator.onnx", "model-config.yaml"} <= names
+    assert manifest["model"]["handler"] in names
+    assert card["nz"] == 6
+    batches = {(p["artefact"], p["batch"]) for p in card["parity"]["measured"]}
+    assert batches == {(a, b) for a in ("torchscript", "onnx") for b in (1, 2, 5, 64)}
+
+
+def test_a_wrong_file_exits_2_and_says_what_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.ReLU()), tmp_path / "script.pt")
+    code = main(["--weights", str(tmp_path / "script.pt"), "--out", str(tmp_path)])
+    assert code == 2
+    assert "a TorchScript file" in capsys.readouterr().err
+    assert not (tmp_path / "dcgan.mar").exists()
