@@ -26,6 +26,7 @@ from training.data.pictures import Pictures
 from training.ema import recalibrate
 from training.files import atomic_path
 from training.health import HealthMonitor, Verdict
+from training.interrupts import StopRequest, catch_stop_signals
 from training.metrics import pairwise_diversity
 from training.samples import generate, save_grid
 from training.step import StepStats, Trainer
@@ -73,7 +74,8 @@ def train(
 ) -> Outcome:
     """Train, or go on training, in the folder ``out``.
 
-    Ctrl-C is an ordinary end: the state is saved and ``ended`` is "interrupted".
+    Ctrl-C and SIGTERM are ordinary ends, after the update that runs: the state is saved and
+    ``ended`` is "interrupted".
 
     Raises:
         CheckpointError: ``config.resume`` and no checkpoint is usable.
@@ -87,10 +89,8 @@ def train(
     seconds = _cut_stats(out / "stats.jsonl", step)
     with (out / "stats.jsonl").open("a", encoding="utf-8") as stats_file:
         run = _Run(config, pictures, out, trainer, stats_file, step, seconds)
-        try:
-            ended, verdict = run.go()
-        except KeyboardInterrupt:
-            ended, verdict = "interrupted", run.health.judge()
+        with catch_stop_signals() as stop:
+            ended, verdict = run.go(stop)
         return run.finish(ended, verdict)
 
 
@@ -115,7 +115,7 @@ class _Run:
         self.pending: list[Tensor] = []
         self.warned = ""
 
-    def go(self) -> tuple[str, Verdict]:
+    def go(self, stop: StopRequest) -> tuple[str, Verdict]:
         config = self.config
         source = batches(self.pictures, config.batch_size, config.seed, self.step)
         verdict = self.health.judge()
@@ -123,10 +123,10 @@ class _Run:
         with tqdm(
             total=config.max_steps, initial=self.step, unit="step", mininterval=interval_s
         ) as bar:
-            while self.step < config.max_steps:
+            while self.step < config.max_steps and not stop.made:
                 real = next(source).to(self.trainer.device, non_blocking=True)
                 stats = self.trainer.step(real, self.step)
-                self.step += 1  # from here on the update counts, also if Ctrl-C comes next
+                self.step += 1
                 bar.update()
                 self._log(stats, bar)
                 last = self.step == config.max_steps
@@ -137,7 +137,7 @@ class _Run:
                 verdict = self.health.judge()
                 if verdict.dead and self._is_final(verdict, bar):
                     return "dead", verdict
-        return "finished", verdict
+        return ("interrupted" if self.step < config.max_steps else "finished"), verdict
 
     def finish(self, ended: str, verdict: Verdict) -> Outcome:
         """Save what there is; a dead run's state is saved too, for a look at it."""

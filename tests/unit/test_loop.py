@@ -240,16 +240,20 @@ def start(folder: Path, out: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_ctrl_c_saves_and_exits_130(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_exits_130(folder: Path, tmp_path: Path, number: int) -> None:
     out = tmp_path / "run"
     process = start(folder, out)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     stdout, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     result = json.loads(stdout)
     assert result["ended"] == "interrupted"
     assert latest_state(out)["step"] == result["steps"]
     load_generator(Path(result["weights"]))
+    # What was saved is a state that an uninterrupted run goes through.
+    assert main(flags(folder, tmp_path / "whole", "--max-steps", str(result["steps"]))) == 0
+    assert_same(latest_state(out), latest_state(tmp_path / "whole"))
 
 
 def test_kill_9_leaves_a_run_that_goes_on(folder: Path, tmp_path: Path) -> None:
