@@ -61,6 +61,8 @@ class TrainConfig:
     """Adam's learning rate, Generator."""
     lr_d: float = 2e-4
     """Adam's learning rate, Discriminator (two rates: arXiv:1706.08500)."""
+    lr_decay_steps: int = 0
+    """Both learning rates fall linearly to 0 over the last so many steps; 0 keeps them."""
     beta1: float = 0.5
     """Adam's beta1; beta2 is 0.999."""
     r1_gamma: float = 1.0
@@ -105,7 +107,7 @@ class TrainConfig:
     def _check_ranges(self) -> None:
         least = {"max_steps": 1, "batch_size": 2, "nz": 1, "ngf": 1, "ndf": 1, "workers": 1,
                  "r1_every": 1, "log_every": 1, "sample_every": 1, "checkpoint_every": 1,
-                 "seed": 0, "lr_g": 0, "lr_d": 0, "r1_gamma": 0, "instance_noise": 0}  # fmt: skip
+                 "lr_decay_steps": 0, "seed": 0, "lr_g": 0, "lr_d": 0, "r1_gamma": 0, "instance_noise": 0}  # fmt: skip
         for name, minimum in least.items():
             if not minimum <= getattr(self, name) < float("inf"):  # NaN is not in it either
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be >= {minimum}")
@@ -157,8 +159,9 @@ def from_mapping(values: dict[str, Any], base: TrainConfig) -> TrainConfig:
 
 def differences(saved: TrainConfig, wanted: TrainConfig) -> list[str]:
     """What a continuation would change that it must not, one line a setting."""
-    # Instance noise falls towards max_steps, so there a longer run is another run.
-    allowed = RESUMABLE - {"max_steps"} if saved.instance_noise else RESUMABLE
+    # What falls towards max_steps makes a longer run another run.
+    falling = saved.instance_noise or saved.lr_decay_steps
+    allowed = RESUMABLE - {"max_steps"} if falling else RESUMABLE
     return [
         f"{f.name}: the run has {getattr(saved, f.name)!r}, asked for {getattr(wanted, f.name)!r}"
         for f in fields(TrainConfig)

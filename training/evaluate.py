@@ -20,6 +20,7 @@ import tyro
 from handler.images import Images
 from training.classifier import classify, fit
 from training.data.avatars import ATTRIBUTES, load_avatars
+from training.data.pictures import Pictures
 from training.metrics import pairwise_diversity
 from training.samples import generate, save_grid
 from training.weights import WeightsError, load_generator
@@ -66,12 +67,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             f"{config.weights} was trained on {made.get('data')!r}; only avatars have the labels "
             "that these numbers need"
         )
-    # The training pictures first, then others that neither network has seen: a larger draw
-    # with the same seed would be another order, so the unseen ones have a seed of their own.
     trained_on = load_avatars(
         info.image_size, made["background"], int(made["seed"]), int(made["pictures"])
     )
-    unseen = load_avatars(info.image_size, made["background"], int(made["seed"]) + 1, HELD_OUT)
+    unseen = _unseen(trained_on, info.image_size, made["background"], int(made["seed"]) + 1)
     print("training the classifier on the real pictures", file=sys.stderr)
     classifier = fit(trained_on.images, trained_on.labels, config.epochs, seed=0)
     generated = generate(generator, range(config.samples))
@@ -106,6 +105,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             "unseen_real": _quartiles(nearest_distances(unseen.images, trained_on.images)[0]),
         },
     }
+
+
+def _unseen(trained_on: Pictures, image_size: int, background: str, seed: int) -> Pictures:
+    """HELD_OUT avatars, or a few less, that are not among the training pictures."""
+    drawn = load_avatars(image_size, background, seed, HELD_OUT)
+    known = set(zip(*(trained_on.labels[name].tolist() for name in ATTRIBUTES), strict=True))
+    parts = zip(*(drawn.labels[name].tolist() for name in ATTRIBUTES), strict=True)
+    fresh = np.array([combination not in known for combination in parts])
+    labels = {name: values[fresh] for name, values in drawn.labels.items()}
+    return Pictures(drawn.images[fresh], drawn.source, labels)
 
 
 def nearest_distances(

@@ -82,6 +82,7 @@ class Trainer:
         rng = step_rng(config.seed, step)
         latents = torch.randn(real.shape[0], config.nz, generator=rng).to(self.device)
 
+        self._set_learning_rates(step)
         # Real and generated pictures go through D as separate batches, each with BatchNorm
         # statistics of its own, and a backward pass each (paper's author code, tutorial).
         self.adam_d.zero_grad()
@@ -115,6 +116,13 @@ class Trainer:
             d_g_z1=logits_fake.detach().float().sigmoid().mean(),
             d_g_z2=logits.detach().float().sigmoid().mean(),
         )
+
+    def _set_learning_rates(self, step: int) -> None:
+        config = self.config
+        left = (config.max_steps - step) / max(1, config.lr_decay_steps)
+        factor = min(1.0, left) if config.lr_decay_steps else 1.0
+        for adam, rate in ((self.adam_g, config.lr_g), (self.adam_d, config.lr_d)):
+            adam.param_groups[0]["lr"] = rate * factor
 
     def _autocast(self) -> torch.autocast:
         enabled = self.precision is torch.bfloat16

@@ -63,6 +63,7 @@ def test_only_what_changes_the_result_is_a_difference() -> None:
     longer = replace(saved, max_steps=9, workers=1, resume=True)
     assert differences(saved, longer) == []
     assert differences(replace(saved, instance_noise=0.1), replace(longer, instance_noise=0.1))
+    assert differences(replace(saved, lr_decay_steps=5), replace(longer, lr_decay_steps=5))
     assert differences(saved, replace(saved, nz=7)) == ["nz: the run has 100, asked for 7"]
 
 
