@@ -107,7 +107,8 @@ class TrainConfig:
     def _check_ranges(self) -> None:
         least = {"max_steps": 1, "batch_size": 2, "nz": 1, "ngf": 1, "ndf": 1, "workers": 1,
                  "r1_every": 1, "log_every": 1, "sample_every": 1, "checkpoint_every": 1,
-                 "lr_decay_steps": 0, "seed": 0, "lr_g": 0, "lr_d": 0, "r1_gamma": 0, "instance_noise": 0}  # fmt: skip
+                 "lr_decay_steps": 0,
+                 "seed": 0, "lr_g": 0, "lr_d": 0, "r1_gamma": 0, "instance_noise": 0}  # fmt: skip
         for name, minimum in least.items():
             if not minimum <= getattr(self, name) < float("inf"):  # NaN is not in it either
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be >= {minimum}")

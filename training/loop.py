@@ -194,7 +194,8 @@ class _Run:
 
     def _provenance(self, ended: str) -> dict[str, Any]:
         kept = ("recipe", "batch_size", "r1_gamma", "r1_every", "ema_decay", "d_norm",
-                "diffaugment", "label_smoothing", "instance_noise", "lr_g", "lr_d", "lr_decay_steps",
+                "diffaugment", "label_smoothing", "instance_noise", "lr_g", "lr_d",
+                "lr_decay_steps",
                 "background", "seed")  # fmt: skip
         return {
             "data": self.pictures.source,
