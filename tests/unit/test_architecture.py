@@ -1,0 +1,59 @@
+"""The import arrows of the design, and the size of modules."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = {"training", "export", "handler", "deploy", "client", "benchmarks", "tests"}
+ALLOWED = {
+    "handler": {"handler"},
+    "training": {"training", "handler.latents", "handler.images"},
+    "export": {"export", "training", "handler.latents", "handler.images"},
+    "deploy": {"deploy", "training.files"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Modules that a file imports, the names of ``from x import y`` included as ``x.y``."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] in OURS}
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_packages_import_only_what_they_may(package: str) -> None:
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in files
+        for name in imported(path)
+        if not any(name == good or name.startswith(good + ".") for good in ALLOWED[package])
+    ]
+    assert wrong == []
+
+
+def test_modules_stay_readable() -> None:
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for package in ALLOWED
+        for path in (ROOT / package).rglob("*.py")
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 300
+    }
+    assert long == {}
+
+
+def test_the_entry_is_one_class_without_logic() -> None:
+    tree = ast.parse((ROOT / "handler" / "dcgan_handler.py").read_text(encoding="utf-8"))
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    branches = [node for node in ast.walk(tree) if isinstance(node, ast.If | ast.Try | ast.While)]
+    assert len(classes) == 1
+    assert branches == []
