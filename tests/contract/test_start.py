@@ -143,3 +143,15 @@ def test_the_literal_torchserve_command(tmp_path: Path) -> None:
         assert pid not in before
         psutil.Process(pid).terminate()  # Java itself, without the launcher that stop() expects
         psutil.Process(pid).wait(30)
+
+
+def test_make_serve_exits_1_with_the_reason() -> None:
+    with socket.create_server((HOST, 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "deploy.serve", "start", "--inference", port],
+            cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert port in done.stderr or "make stop" in done.stderr
