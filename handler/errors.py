@@ -24,9 +24,11 @@ class Kind(Enum):
     INVALID_FIELD = ("invalid-field", 400, "A field has a value that is not allowed")
     UNKNOWN_FIELD = ("unknown-field", 400, "There is no such field")
     CONFLICT = ("conflicting-fields", 400, "These fields do not go together")
+    NOT_ACCEPTABLE = ("not-acceptable", 406, "No reply format that the request accepts")
     TOO_LARGE = ("too-large", 413, "The request asks for more than the limits allow")
     INTERNAL = ("internal", 500, "The server failed on this request")
     NOT_IMPLEMENTED = ("not-implemented", 501, "This service does not offer that")
+    OUT_OF_MEMORY = ("out-of-memory", 507, "The request alone does not fit the device's memory")
 
     def __init__(self, slug: str, status: int, title: str) -> None:
         self.type = f"urn:dcgan:problem:{slug}"

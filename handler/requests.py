@@ -48,14 +48,31 @@ class GenerateRequest:
         columns: tiles in a row, 1 to n.
         padding: px between tiles and around the grid.
         background: RGB, each 0 to 255.
+        format: what the reply is to be; None leaves it to the Accept header.
+        again: fields that, sent to the same model, give the same picture bit by bit.
     """
 
     latents: npt.NDArray[np.float32]
-    source: Literal["seed", "seeds", "noise"]
+    source: Literal["seed", "seeds", "noise", "walk", "mix"]
     seeds: tuple[int, ...] | None
     columns: int
     padding: int
     background: tuple[int, int, int]
+    format: Literal["png", "json", "npy"] | None
+    again: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One HTTP or gRPC call.
+
+    Args:
+        items: what to draw; exactly one, unless ``kserve``.
+        kserve: answer ``{"predictions": [...]}``, one element an item (KServe v1 protocol).
+    """
+
+    items: tuple[GenerateRequest, ...]
+    kserve: bool
 
 
 @dataclass(frozen=True)
@@ -179,7 +196,7 @@ class _Body(BaseModel):
     background: str | None = Field(None, pattern="^#[0-9a-fA-F]{6}$")
 
 
-def parse(raw: Mapping[str, Any], nz: int, limits: Limits) -> GenerateRequest:
+def parse(raw: Mapping[str, Any], nz: int, limits: Limits) -> Call:
     """Check one request and draw its latents.
 
     Args:
@@ -199,14 +216,17 @@ def parse(raw: Mapping[str, Any], nz: int, limits: Limits) -> GenerateRequest:
     count = len(drawn)
     padding = DEFAULT_PADDING_PX if count > 1 else 0
     red, green, blue = bytes.fromhex((body.background or "#ffffff")[1:])
-    return GenerateRequest(
+    request = GenerateRequest(
         latents=drawn,
         source="noise" if seeds is None else "seed" if body.seeds is None else "seeds",
         seeds=seeds,
         columns=min(body.columns or default_columns(count), count),
         padding=padding if body.padding is None else body.padding,
         background=(red, green, blue),
+        format=None,
+        again={"seeds": seeds} if seeds else {"noise": drawn.tolist()},
     )
+    return Call((request,), kserve=False)
 
 
 def schema(nz: int, limits: Limits) -> dict[str, Any]:
