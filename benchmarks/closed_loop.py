@@ -1,0 +1,103 @@
+"""A fixed number of connections, each sending its next request when the last one is answered.
+
+Gives the most a server can do and its latency at that load; it says nothing of queues that
+build up while requests keep coming, for which benchmarks.load is the tool.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from itertools import count
+from urllib.parse import urlsplit
+
+import gevent
+import numpy as np
+from geventhttpclient import HTTPClient
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the connections ask for.
+
+    Args:
+        name: for tables.
+        num_images: images of each request, taken in turn; (1, 1, 64) is a mix.
+        connections: how many at once.
+    """
+
+    name: str
+    num_images: tuple[int, ...]
+    connections: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one run gave.
+
+    Args:
+        images_per_s: images in answered requests by wall time.
+        p50_ms, p99_ms: latency of answered requests.
+        requests: answered with 200.
+        failed: any other status, time-outs and broken connections.
+    """
+
+    images_per_s: float
+    p50_ms: float
+    p99_ms: float
+    requests: int
+    failed: int
+
+
+@dataclass
+class _Tally:
+    latencies_s: list[float] = field(default_factory=list)
+    images: int = 0
+    failed: int = 0
+
+
+def run(url: str, work: Work, seconds: float, first_seed: int = 0) -> Load:
+    """Keep the connections busy for so many seconds.
+
+    Every request has a seed of its own, so that no cache can answer.
+    """
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    seeds = count(first_seed, 1000)
+    tally = _Tally()
+    deadline = time.perf_counter() + seconds
+
+    def connection(index: int) -> None:
+        client = HTTPClient(
+            parts.hostname, parts.port, concurrency=1, connection_timeout=10, network_timeout=60
+        )
+        sizes = count(index)
+        while (start := time.perf_counter()) < deadline:
+            images = work.num_images[next(sizes) % len(work.num_images)]
+            body = json.dumps({"seed": next(seeds), "num_images": images})
+            try:
+                reply = client.post(parts.path, body, {"Content-Type": "application/json"})
+                reply.read()
+                good = reply.status_code == 200
+            except OSError:
+                good = False
+            if good:
+                tally.latencies_s.append(time.perf_counter() - start)
+                tally.images += images
+            else:
+                tally.failed += 1
+                gevent.sleep(0.01)  # a server that is gone must not be asked in a tight loop
+        client.close()
+
+    began = time.perf_counter()
+    gevent.joinall([gevent.spawn(connection, i) for i in range(work.connections)], raise_error=True)
+    wall_s = time.perf_counter() - began
+    latencies_ms = 1000 * np.array(tally.latencies_s or [np.nan])
+    return Load(
+        images_per_s=tally.images / wall_s,
+        p50_ms=float(np.quantile(latencies_ms, 0.5)),
+        p99_ms=float(np.quantile(latencies_ms, 0.99)),
+        requests=len(tally.latencies_s),
+        failed=tally.failed,
+    )

@@ -1,0 +1,83 @@
+"""The ceiling: latents, generator, grid and PNG in this process, with no server around them.
+
+Uses the very objects that the worker uses, on a batch that holds as much as the worker's
+batches can, and measures the parts as well.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from handler import latents
+from handler.backends import open_backend
+from handler.batching import generate
+from handler.card import Card
+from handler.images import compose_grid, default_columns
+from handler.limits import Settings
+from handler.png import encode
+from handler.service import open_service
+
+
+class Limit:
+    """An unpacked archive, ready to be driven.
+
+    Args:
+        archive: ``dcgan.mar``.
+        folder: an empty folder to unpack it in.
+    """
+
+    def __init__(self, archive: Path, folder: Path) -> None:
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(folder)
+        self._service = open_service(folder, None, None)
+        self._card = Card.read(folder)
+        self._backend = open_backend(folder, self._card, Settings(), None)
+
+    def images_per_s(self, num_images: int, seconds: float) -> float:
+        """Batches of 32 requests (2 of grids) answered one after the other for so long."""
+        batch = self._batch(num_images)
+        done, began = 0, time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            replies = self._service.handle(batch)
+            assert all(reply.status == 200 for reply in replies)
+            done += len(replies) * num_images
+        return done / (time.perf_counter() - began)
+
+    def parts_ms(self, num_images: int) -> dict[str, float]:
+        """Median milliseconds of each part for one such batch, each part on its own."""
+        batch = self._batch(num_images)
+        seeds = [list(range(seed, seed + num_images)) for seed in range(len(batch))]
+        rows = [latents.from_seeds(part, self._card.nz) for part in seeds]
+        images = generate(self._backend, rows, 64)
+        columns, padding = default_columns(num_images), 2 if num_images > 1 else 0
+        grids = [compose_grid(part, columns, padding, (255, 255, 255)) for part in images]
+        steps: dict[str, Callable[[], Any]] = {
+            "latents": lambda: [latents.from_seeds(part, self._card.nz) for part in seeds],
+            "forward": lambda: generate(self._backend, rows, 64),
+            "grid": lambda: [compose_grid(i, columns, padding, (255, 255, 255)) for i in images],
+            "png, one thread": lambda: [encode(grid, {}) for grid in grids],
+        }
+        return {name: _median_ms(step) for name, step in steps.items()}
+
+    def _batch(self, num_images: int) -> list[dict[str, Any]]:
+        requests = 32 if num_images == 1 else 2
+        body = {"num_images": num_images}
+        return [
+            {"body": bytearray(json.dumps({"seed": i, **body}), "ascii")} for i in range(requests)
+        ]
+
+
+def _median_ms(step: Callable[[], Any], repeats: int = 15) -> float:
+    step()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        step()
+        times.append(1000 * (time.perf_counter() - began))
+    return median(times)
