@@ -63,14 +63,14 @@ def run(url: str, work: Work, seconds: float, first_seed: int = 0) -> Load:
     Every request has a seed of its own, so that no cache can answer.
     """
     parts = urlsplit(url)
-    assert parts.hostname is not None
+    host = parts.hostname or "127.0.0.1"
     seeds = count(first_seed, 1000)
     tally = _Tally()
     deadline = time.perf_counter() + seconds
 
     def connection(index: int) -> None:
         client = HTTPClient(
-            parts.hostname, parts.port, concurrency=1, connection_timeout=10, network_timeout=60
+            host, parts.port, concurrency=1, connection_timeout=10, network_timeout=60
         )
         sizes = count(index)
         while (start := time.perf_counter()) < deadline:
