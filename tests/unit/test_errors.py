@@ -36,6 +36,19 @@ def test_types_are_unique() -> None:
     assert len({kind.type for kind in Kind}) == len(Kind)
 
 
+@pytest.mark.parametrize(
+    ("kind", "slug", "phrase"),
+    [
+        (Kind.NOT_ACCEPTABLE, "not-acceptable", "Not Acceptable"),
+        (Kind.TOO_LARGE, "too-large", "Request Entity Too Large"),
+        (Kind.OUT_OF_MEMORY, "out-of-memory", "Insufficient Storage"),
+    ],
+)
+def test_a_kind_has_a_name_and_a_phrase(kind: Kind, slug: str, phrase: str) -> None:
+    assert kind.type == f"urn:dcgan:problem:{slug}"
+    assert reason_phrase(kind.status) == phrase
+
+
 @pytest.mark.parametrize("kind", Kind)
 def test_reason_phrases_are_plain_ascii(kind: Kind) -> None:
     phrase = reason_phrase(kind.status)
