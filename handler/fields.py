@@ -184,11 +184,13 @@ def body_model(nz: int, limits: Limits) -> type[BaseModel]:
         @model_validator(mode="after")
         def _one_source(self) -> Term:
             if (self.seeds is None) == (self.noise is None):
-                raise PydanticCustomError(
-                    "conflict",
-                    "has both or neither of seeds and noise",
-                    {"allowed": "weight and exactly one of seeds and noise"},
+                error, detail = (
+                    ("no_source", "has neither seeds nor noise")
+                    if self.seeds is None
+                    else ("conflict", "has both seeds and noise")
                 )
+                allowed = "weight and exactly one of seeds and noise"
+                raise PydanticCustomError(error, detail, {"allowed": allowed})
             return self
 
     terms = Annotated[

@@ -187,10 +187,18 @@ def test_the_steps_allowed_depend_on_the_latents() -> None:
     assert refused(a_walk(1, 2, 3, 4)).allowed == "an integer 4 to 256"
 
 
-@pytest.mark.parametrize("term", [{}, {"seeds": None}, {"seeds": [1], "noise": [ROW]}])
-def test_a_term_has_one_source(term: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("term", "kind"),
+    [
+        ({}, Kind.INVALID_FIELD),
+        ({"seeds": None}, Kind.INVALID_FIELD),
+        ({"seeds": [1], "noise": [ROW]}, Kind.CONFLICT),
+    ],
+)
+def test_a_term_has_one_source(term: dict[str, Any], kind: Kind) -> None:
     error = refused(a_mix(**term))
-    assert (error.kind, error.field) == (Kind.CONFLICT, "mix[1]")
+    assert (error.kind, error.field) == (kind, "mix[1]")
+    assert "exactly one of seeds and noise" in error.allowed
 
 
 @pytest.mark.parametrize(
