@@ -12,7 +12,7 @@ OURS = {"training", "export", "handler", "deploy", "client", "benchmarks", "test
 ALLOWED = {
     "handler": {"handler"},
     "training": {"training", "handler.latents", "handler.images"},
-    "export": {"export", "training", "handler.latents", "handler.images"},
+    "export": {"export", "training", "handler"},
     "deploy": {"deploy", "training.files"},
 }
 

@@ -1,0 +1,234 @@
+"""``python -m export.openapi``: write ``handler/openapi.yaml`` from the schema and limits in code.
+
+OpenAPI 3.1.0, whose schemas are JSON Schema 2020-12. The file is for a model of nz 100 and the
+default limits; a server with others tells its own schema in its describe reply.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from handler.errors import CONTENT_TYPE, Kind
+from handler.fields import schema
+from handler.limits import Limits
+from handler.sources import SOURCES
+from training.files import atomic_path
+
+PATH = Path(__file__).resolve().parent.parent / "handler" / "openapi.yaml"
+NZ = 100
+
+# Bodies that a server answers with 200; the tests send each of them.
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "random": {},
+    "grid": {"seed": 1, "num_images": 64},
+    "seeds": {"seeds": [3, 1, 4, 1, 5], "columns": 5, "padding": 0},
+    "noise": {"noise": [0.0] * NZ},
+    "base64": {"noise": "AACAPwAAgL8AAAA/" * 33 + "AACAPw=="},  # 1, -1, 0.5, ..., 1
+    "walk": {"walk": {"between": [1, 7, 42], "steps": 12, "method": "slerp"}, "columns": 12},
+    "mix": {
+        "mix": [
+            {"weight": 1, "seeds": [1, 2, 3]},
+            {"weight": -1, "seeds": [4, 5, 6]},
+            {"weight": 1, "seeds": [7, 8, 9]},
+        ]
+    },
+    "layout": {"seed": 9, "num_images": 6, "columns": 3, "padding": 4, "background": "#203040"},
+    "json": {"seed": 1, "num_images": 2, "format": "json"},
+    "npy": {"seed": 1, "num_images": 2, "format": "npy"},
+    "kserve": {"instances": [{"seed": 1}, {"seeds": [2, 3]}]},
+}
+
+_SOURCE_FIELDS = (*SOURCES, "num_images")
+_REPLY_HEADERS = {
+    "X-Source": "where the latents came from: seed, seeds, noise, walk or mix",
+    "X-Seed": "the first seed, when the images are of consecutive ones",
+    "X-Seeds": "the seeds, when they were listed; the first 60 of them",
+    "X-Num-Images": "number of images",
+    "X-Grid": "columns x rows of the grid",
+    "X-Model-Version": "version of the served model",
+    "X-Weights-SHA256": "digest of its weights",
+    "X-Backend": "torchscript or onnx",
+    "X-Device": "cpu or cuda:<index>",
+}
+
+
+def document() -> dict[str, Any]:
+    """The whole description, as JSON values."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "DCGAN for TorchServe",
+            "version": "1.0.0",
+            "description": "Seeds, noise, walks and mixes of latents to pictures.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "http://127.0.0.1:8080"}],
+        "paths": {"/predictions/dcgan": {"post": _operation()}},
+        "components": {
+            "schemas": {**_requests(), **_replies()},
+            "headers": {
+                name: {"description": words, "schema": {"type": "string"}}
+                for name, words in _REPLY_HEADERS.items()
+            },
+        },
+    }
+
+
+def _operation() -> dict[str, Any]:
+    json_body = {
+        "schema": {"anyOf": [_ref("GenerateRequest"), _ref("Instances")]},
+        "examples": {name: {"value": value} for name, value in EXAMPLES.items()},
+    }
+    raw = {"description": f"little-endian float32, n x {NZ}", "type": "string", "minLength": 1}
+    binary = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+    return {
+        "operationId": "generate",
+        "summary": "Draw pictures",
+        "requestBody": {
+            "required": False,
+            "content": {
+                "application/json": json_body,
+                "application/octet-stream": {"schema": raw},
+            },
+        },
+        "responses": {
+            "200": {
+                "description": "The pictures, in the form that `format` or `Accept` asks for",
+                "headers": {
+                    name: {"$ref": f"#/components/headers/{name}"} for name in _REPLY_HEADERS
+                },
+                "content": {
+                    "image/png": binary,
+                    "application/json": {
+                        "schema": {"anyOf": [_ref("Images"), _ref("Predictions")]}
+                    },
+                    "application/x-npy": binary,
+                },
+            },
+            **{
+                str(status): {
+                    "description": " / ".join(k.title for k in Kind if k.status == status),
+                    "content": {CONTENT_TYPE: {"schema": _ref("Problem")}},
+                }
+                for status in sorted({kind.status for kind in Kind})
+            },
+            "503": {
+                "description": "TorchServe's own: the queue is full or no worker is up",
+                "content": {"application/json": {"schema": _ref("TorchServeError")}},
+            },
+        },
+    }
+
+
+def _requests() -> dict[str, Any]:
+    """A schema a field, and one request a source of latents: they exclude each other."""
+    found = _moved(schema(NZ, Limits()))
+    fields = found["properties"]
+    layout = {name: _ref(name) for name in fields if name not in _SOURCE_FIELDS}
+    requests = {}
+    for source in SOURCES:
+        own = {source, "num_images"} if source == "seed" else {source}
+        requests[f"From{source.capitalize()}"] = {
+            "type": "object",
+            "additionalProperties": False,
+            **({} if source == "seed" else {"required": [source]}),
+            "properties": {
+                **{name: _ref(name) for name in fields if name in own},
+                **{name: {"type": "null"} for name in _SOURCE_FIELDS if name not in own},
+                **layout,
+            },
+        }
+    return {
+        "GenerateRequest": {"oneOf": [_ref(name) for name in requests]},
+        "Instances": {
+            "description": "KServe v1: one answer an instance, each as in `format` json",
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["instances"],
+            "properties": {
+                "instances": {
+                    "type": "array",
+                    "items": _ref("GenerateRequest"),
+                    "minItems": 1,
+                    "maxItems": Limits().max_images,
+                }
+            },
+        },
+        **requests,
+        **{name: _given(name, prop) for name, prop in fields.items()},
+        **found["$defs"],
+    }
+
+
+def _given(name: str, prop: dict[str, Any]) -> dict[str, Any]:
+    """A field of a source that must be given is not null in that source's request."""
+    kept = {key: value for key, value in prop.items() if key != "default"}
+    if name in SOURCES and name != "seed":
+        kept["anyOf"] = [choice for choice in prop["anyOf"] if choice != {"type": "null"}]
+    return kept
+
+
+def _replies() -> dict[str, Any]:
+    text, integer = {"type": "string"}, {"type": "integer"}
+    png = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"}
+    return {
+        "Images": _object(
+            images={"type": "array", "items": png, "minItems": 1},
+            source={"enum": list(SOURCES)},
+            seeds={"anyOf": [{"type": "array", "items": integer}, {"type": "null"}]},
+            model=_object(name=text, version=text, weights_sha256=text),
+            grid=_object(columns=integer, rows=integer, padding=integer, background=text),
+        ),
+        "Predictions": _object(predictions={"type": "array", "items": _ref("Images")}),
+        "Problem": {
+            "description": "RFC 9457",
+            **_object(
+                type={"enum": [kind.type for kind in Kind]},
+                title={"enum": [kind.title for kind in Kind]},
+                status={"enum": sorted({kind.status for kind in Kind})},
+                detail=text,
+            ),
+        }
+        | {"additionalProperties": {"type": "string"}},
+        "TorchServeError": _object(code=integer, type=text, message=text),
+    }
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _moved(found: dict[str, Any]) -> dict[str, Any]:
+    """Local references point to where OpenAPI keeps schemas."""
+    moved: dict[str, Any] = json.loads(
+        json.dumps(found).replace("#/$defs/", "#/components/schemas/")
+    )
+    return moved
+
+
+class _Plain(yaml.SafeDumper):
+    """No anchors: a value that occurs twice is written twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+
+def text() -> str:
+    """The file's text."""
+    head = "# Written by `python -m export.openapi`; a test holds it equal to the code.\n"
+    return head + yaml.dump(
+        document(), Dumper=_Plain, sort_keys=False, width=100, default_flow_style=None
+    )
+
+
+if __name__ == "__main__":
+    with atomic_path(PATH) as beside:
+        beside.write_text(text(), encoding="utf-8")

@@ -1,0 +1,91 @@
+"""handler/openapi.yaml is the code's own contract, and a live server keeps it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import (
+    CheckFunction,
+    not_a_server_error,
+)
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from deploy.server import Server
+from export import openapi
+
+pytestmark = pytest.mark.contract
+
+DOCUMENT = openapi.document()
+FORM = schemathesis.openapi.from_dict(DOCUMENT)
+CHECKS: list[CheckFunction] = [
+    not_a_server_error, status_code_conformance, content_type_conformance,
+    response_headers_conformance, response_schema_conformance, negative_data_rejection,
+]  # fmt: skip
+
+
+def validator(name: str) -> jsonschema_rs.Validator:
+    components = {"components": DOCUMENT["components"]}
+    return jsonschema_rs.Draft202012Validator(
+        {"$ref": f"#/components/schemas/{name}", **components}
+    )
+
+
+def test_the_file_is_written_from_the_code() -> None:
+    assert openapi.PATH.read_text(encoding="utf-8") == openapi.text(), (
+        "run: python -m export.openapi"
+    )
+
+
+@pytest.mark.parametrize("name", openapi.EXAMPLES)
+def test_each_example_is_answered_as_described(server: Server, name: str) -> None:
+    body = openapi.EXAMPLES[name]
+    schema = validator("Instances" if name == "kserve" else "GenerateRequest")
+    schema.validate(body)
+    reply = requests.post(server.predict_url, json=body, timeout=60)
+    assert reply.status_code == 200, reply.text
+    media = reply.headers["content-type"]
+    assert media in DOCUMENT["paths"]["/predictions/dcgan"]["post"]["responses"]["200"]["content"]
+    if media == "application/json":
+        validator("Predictions" if name == "kserve" else "Images").validate(reply.json())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"seed": 1, "seeds": [1]},
+        {"walk": {"between": [1, 2], "steps": 3}, "mix": None, "seed": 2},
+        {"seeds": [1], "num_images": 1}, {"seed": True}, {"seeds": []}, {"padding": 65},
+        {"noise": [0.0] * 99}, {"instances": []}, {"format": "gif"}, {"sede": 1},
+    ],
+    ids=lambda body: str(body)[:40],
+)  # fmt: skip
+def test_the_schema_refuses_what_the_server_refuses(server: Server, body: dict[str, Any]) -> None:
+    assert not validator("GenerateRequest").is_valid(body)
+    assert not validator("Instances").is_valid(body)
+    reply = requests.post(server.predict_url, json=body, timeout=60)
+    assert 400 <= reply.status_code < 500
+    validator("Problem").validate(reply.json())
+
+
+@FORM.parametrize()
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+def test_schemathesis_finds_nothing(case: schemathesis.Case, server: Server) -> None:
+    case.call_and_validate(
+        base_url=server.predict_url.removesuffix("/predictions/dcgan"), checks=CHECKS, timeout=60
+    )

@@ -1,0 +1,112 @@
+"""Same request, same image: alone or in any batch, on any worker, either backend, after a restart.
+
+The archive is repacked with other settings of its model-config.yaml and served beside the
+server that the other tests use.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import yaml
+
+from deploy.server import ROOT, Ports, Server, stop
+
+pytestmark = pytest.mark.contract
+
+BODIES: list[dict[str, Any]] = [
+    *({"seed": seed} for seed in range(16)),
+    *({"seed": 100 + count, "num_images": count} for count in (2, 3, 5, 7, 31, 64, 65, 100)),
+    {"walk": {"between": [1, 7, 42], "steps": 9}},
+    {"mix": [{"weight": 1, "seeds": [1, 2, 3]}, {"weight": -1, "seeds": [4, 5, 6]}]},
+    {"noise": np.linspace(-2, 2, 300).reshape(3, 100).tolist()},
+]
+Settings = Callable[[dict[str, Any]], None]
+
+
+def repack(folder: Path, change: Settings) -> None:
+    """dcgan.mar in ``folder``, with its model-config.yaml changed."""
+    with (
+        zipfile.ZipFile(ROOT / "model_store" / "dcgan.mar") as packed,
+        zipfile.ZipFile(folder / "dcgan.mar", "w") as changed,
+    ):
+        for entry in packed.infolist():
+            data = packed.read(entry)
+            if entry.filename == "model-config.yaml":
+                config = yaml.safe_load(data)
+                change(config)
+                data = yaml.safe_dump(config).encode()
+            changed.writestr(entry, data)
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[Server]:
+    """A server of the archive in ``folder``."""
+    live = Server(folder, folder, Ports.free())
+    process = live.start()
+    try:
+        live.wait_until_ready(process, timeout_s=180)
+        yield live
+    finally:
+        stop(process.pid)
+
+
+def ask_together(server: Server, extra: dict[str, Any]) -> list[bytes]:
+    def post(body: dict[str, Any]) -> bytes:
+        reply = requests.post(server.predict_url, json={**body, **extra}, timeout=60)
+        assert reply.status_code == 200, reply.text
+        return reply.content
+
+    with ThreadPoolExecutor(len(BODIES)) as pool:
+        return list(pool.map(post, BODIES))
+
+
+@pytest.fixture(scope="module")
+def expected(server: Server) -> list[bytes]:
+    return [requests.post(server.predict_url, json=body, timeout=60).content for body in BODIES]
+
+
+def test_in_one_batch_as_alone(server: Server, expected: list[bytes]) -> None:
+    assert ask_together(server, {}) == expected
+
+
+def test_on_any_worker_in_small_batches_and_after_a_restart(
+    tmp_path: Path, expected: list[bytes]
+) -> None:
+    def two_workers(config: dict[str, Any]) -> None:
+        config |= {"minWorkers": 2, "maxWorkers": 2, "batchSize": 8, "maxBatchDelay": 20}
+        config["handler"]["limits"]["max_batch_images"] = 16
+
+    repack(tmp_path, two_workers)
+    for _ in range(2):
+        with served(tmp_path) as live:
+            for _ in range(3):
+                assert ask_together(live, {}) == expected
+
+
+def test_onnx_gives_the_pixels_of_torchscript_to_one_grey_level(
+    tmp_path: Path, server: Server
+) -> None:
+    def onnx(config: dict[str, Any]) -> None:
+        config["handler"]["backend"] = "onnx"
+
+    repack(tmp_path, onnx)
+    as_npy = {"format": "npy"}
+    torchscript = [np.load(io.BytesIO(reply)) for reply in ask_together(server, as_npy)]
+    with served(tmp_path) as live:
+        alone = requests.post(live.predict_url, json=BODIES[0], timeout=60)
+        assert alone.headers["x-backend"] == "onnx"
+        replies = ask_together(live, as_npy)
+        assert replies == ask_together(live, as_npy)
+    for ours, theirs in zip(torchscript, (np.load(io.BytesIO(r)) for r in replies), strict=True):
+        assert ours.shape == theirs.shape
+        assert np.abs(ours.astype(int) - theirs).max() <= 1
