@@ -10,8 +10,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from statistics import median
 
-WINDOW = 100  # updates that a verdict looks back on
+# Updates that a verdict looks back on. Runs that end well can have an almighty D for their first
+# 100 updates; medians, because a lost run has spikes of Loss_D in which G gains nothing.
+WINDOW = 200
 WON_LOSS_D = 0.05
 WON_D_G_Z = 0.01
 ALIKE_RATIO = 0.03  # sample diversity below this part of the real pictures' is collapse,
@@ -61,12 +64,12 @@ class HealthMonitor:
         if len(self._recent) < WINDOW:
             return HEALTHY
         loss_d, loss_g, d_g_z = (
-            sum(s[name] for s in self._recent) / WINDOW for name in ("loss_d", "loss_g", "d_g_z2")
+            median(s[name] for s in self._recent) for name in ("loss_d", "loss_g", "d_g_z2")
         )
         if loss_d < WON_LOSS_D and d_g_z < WON_D_G_Z:
             return Verdict(
                 True,
-                f"D has won: over the last {WINDOW} updates Loss_D is {loss_d:.3f}, Loss_G "
+                f"D has won: medians of the last {WINDOW} updates are Loss_D {loss_d:.3f}, Loss_G "
                 f"{loss_g:.1f}, D(G(z)) {d_g_z:.4f}; the Generator learns nothing any more. "
                 "Use --recipe stable, raise --r1-gamma, lower --lr-d, or give more pictures.",
             )

@@ -35,6 +35,13 @@ def test_d_has_won() -> None:
     assert "--recipe stable" in verdict.words
 
 
+def test_spikes_do_not_hide_that_d_has_won() -> None:
+    watched = monitor(stats(0.01, 12.0, 0.001), [])
+    for _ in range(10):
+        watched.add(stats(9.0, 40.0, 0.0))
+    assert watched.judge().words.startswith("D has won")
+
+
 def test_a_short_lead_of_d_is_no_verdict() -> None:
     assert monitor(stats(0.01, 12.0, 0.001), [], count=WINDOW - 1).judge() == HEALTHY
 
