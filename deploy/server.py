@@ -174,6 +174,7 @@ class Server:
             "grpc_management_port": str(ports.grpc_management),
             "model_store": str(self.model_store.resolve()),
             "load_models": self.archive,
+            "metrics_config": str(ROOT / "handler" / "metrics.yaml"),
             **dict(self.settings),
         }
         kept = [

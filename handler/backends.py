@@ -35,10 +35,14 @@ class Backend(Protocol):
 
     name: str
     device: str
+    fallback: bool  # a GPU was meant, and the CPU is used
     nz: int
     image_shape: tuple[int, int, int]  # (H, W, C), px
 
     def __call__(self, latents: Latents) -> Images: ...
+
+    def free_memory(self) -> None:
+        """Give cached memory of the device back, after it ran out."""
 
 
 class TorchScriptBackend:
@@ -61,7 +65,8 @@ class TorchScriptBackend:
 
         self._torch = torch
         self.nz, self.image_shape = card.nz, card.image_shape
-        if gpu_id is not None and not torch.cuda.is_available():
+        self.fallback = gpu_id is not None and not torch.cuda.is_available()
+        if gpu_id is not None and self.fallback:
             _need_fallback(settings, gpu_id, "torch finds no GPU")
             gpu_id = None
         self.device = "cpu" if gpu_id is None else f"cuda:{gpu_id}"
@@ -81,6 +86,10 @@ class TorchScriptBackend:
         if self.device == "cpu":
             return self._slices.run(self._forward, latents)
         return self._forward(latents)
+
+    def free_memory(self) -> None:
+        if self.device != "cpu":
+            self._torch.cuda.empty_cache()
 
     def _forward(self, latents: Latents) -> Images:
         with self._torch.inference_mode():
@@ -117,6 +126,7 @@ class OnnxBackend:
         self._input = self._session.get_inputs()[0].name
         # A provider that fails to load is only a warning to ONNX Runtime.
         on_gpu = self._session.get_providers()[0] == "CUDAExecutionProvider"
+        self.fallback = gpu_id is not None and not on_gpu
         if gpu_id is not None and not on_gpu:
             _need_fallback(settings, gpu_id, "ONNX Runtime cannot use the GPU")
         self.device = f"cuda:{gpu_id}" if on_gpu else "cpu"
@@ -126,6 +136,9 @@ class OnnxBackend:
         if self.device == "cpu":
             return self._slices.run(self._forward, latents)
         return self._forward(latents)
+
+    def free_memory(self) -> None:
+        """Nothing to give back: ONNX Runtime's arena shrinks with the session only."""
 
     def _forward(self, latents: Latents) -> Images:
         return to_uint8(self._session.run(None, {self._input: latents})[0])

@@ -28,7 +28,8 @@ def generate(
         One uint8 (n, H, W, C) a request, C-contiguous, in the order of the requests.
 
     Raises:
-        Whatever the backend raises; then no request has images.
+        Whatever the backend raises, memory that runs out only for a single image; then no
+        request has images.
     """
     if not latents:
         return []
@@ -36,6 +37,31 @@ def generate(
     images = np.empty((len(flat), *backend.image_shape), np.uint8)
     for start in range(0, len(flat), max_batch_images):
         batch = slice(start, start + max_batch_images)
-        images[batch] = backend(flat[batch])
+        images[batch] = _within_memory(backend, flat[batch])
     ends = np.cumsum([len(rows) for rows in latents])
     return np.split(images, ends[:-1])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of torch, ONNX Runtime or Python says that memory ran out."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # ONNX Runtime has no class of its own for it, and torch on the CPU only a RuntimeError.
+    words = ("out of memory", "failed to allocate memory", "can't allocate memory")
+    return isinstance(error, Exception) and any(word in str(error).lower() for word in words)
+
+
+def _within_memory(backend: Backend, latents: npt.NDArray[np.float32]) -> Images:
+    """A forward pass; in halves, down to single images, where the whole does not fit."""
+    try:
+        return backend(latents)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        backend.free_memory()
+        if len(latents) == 1:
+            raise
+    middle = len(latents) // 2
+    return np.concatenate(
+        [_within_memory(backend, p) for p in (latents[:middle], latents[middle:])]
+    )

@@ -22,8 +22,9 @@ class DcganHandler:
         from handler.service import open_service
 
         self.service = open_service(
-            Path(properties["model_dir"]), context.model_yaml_config, properties.get("gpu_id")
-        )
+            Path(properties["model_dir"]), context.model_yaml_config, properties.get("gpu_id"),
+            context.metrics, int(properties.get("batch_size") or 1),
+        )  # fmt: skip
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """One body a request; its status, content type and headers go into the context."""

@@ -6,62 +6,42 @@ Each request stands alone: what is wrong with one of them becomes the reply to t
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from time import perf_counter
 from typing import Any, TypeVar
 
-from handler import errors, png, requests
+from handler import png, replies, requests
 from handler.backends import Backend, open_backend
-from handler.batching import generate
+from handler.batching import generate, is_out_of_memory
 from handler.card import Card
 from handler.errors import Kind, RequestError
-from handler.images import Images, compose_grid, grid_size
+from handler.images import Images
 from handler.limits import Limits, Settings, processors
-from handler.requests import GenerateRequest
+from handler.negotiation import FORMATS, MEDIA_TYPES, Format, choose
+from handler.replies import Renderer, Reply
+from handler.requests import Call
+from handler.telemetry import BatchReport, Observer, TorchServeMetrics, ignore
 
 logger = logging.getLogger(__name__)
 
 Raw = Mapping[str, Any]
 T = TypeVar("T")
 
-_HEADER_SEEDS = 60  # of 16 digits and a comma each: a header below 1 kB
 _LIBRARIES = ("torch", "onnxruntime-gpu", "onnxruntime", "numpy", "pydantic", "isal")
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What goes back to one client.
-
-    Args:
-        status: HTTP status.
-        content_type: media type of the body.
-        body: the bytes.
-        headers: ASCII names and values, none longer than 1 kB, none from the client.
-    """
-
-    status: int
-    content_type: str
-    body: bytes
-    headers: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def phrase(self) -> str:
-        """The fixed ASCII reason phrase of the status."""
-        return errors.reason_phrase(self.status)
 
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """A request that can be answered, with the text of its PNG."""
+    """A call that can be answered, and in which form."""
 
-    request: GenerateRequest
-    text: dict[str, str]
+    call: Call
+    form: Format
 
 
 class Service:
@@ -71,11 +51,16 @@ class Service:
         backend: runs the network.
         card: the facts of the packed model.
         limits: how much one request may ask for.
+        observe: is told of every batch.
     """
 
-    def __init__(self, backend: Backend, card: Card, limits: Limits) -> None:
+    def __init__(
+        self, backend: Backend, card: Card, limits: Limits, observe: Observer = ignore
+    ) -> None:
         self._backend, self._card, self._limits = backend, card, limits
+        self._renderer = Renderer(card, backend.image_shape)
         self._encoders = ThreadPoolExecutor(processors(), "encode")
+        self._observe = observe
 
     def handle(self, raws: Sequence[Raw], headers: Sequence[Raw] = ()) -> list[Reply]:
         """Answer every request of a batch.
@@ -87,13 +72,31 @@ class Service:
         Returns:
             One reply a request, in the same order.
         """
+        began = perf_counter()
         plans = [
             _attempt(self._plan, raw, headers[i] if headers else {}) for i, raw in enumerate(raws)
         ]
         jobs = [plan for plan in plans if isinstance(plan, _Job)]
+        planned = perf_counter()
         pictures = self._generate(jobs)
-        rendered = iter(self._encoders.map(self._finish, jobs, pictures))
-        return [next(rendered) if isinstance(plan, _Job) else plan for plan in plans]
+        generated = perf_counter()
+        rendered = list(self._encoders.map(self._finish, jobs, pictures))
+        waiting = iter(rendered)
+        answers = [next(waiting) if isinstance(plan, _Job) else plan for plan in plans]
+        self._observe(
+            BatchReport(
+                outcomes=tuple((reply.status, reply.kind or "none") for reply in answers),
+                images=sum(
+                    sum(len(item.latents) for item in job.call.items)
+                    for job, reply in zip(jobs, rendered, strict=True)
+                    if reply.status == 200
+                ),
+                latents_s=planned - began,
+                forward_s=generated - planned,
+                encode_s=perf_counter() - generated,
+            )
+        )
+        return answers
 
     def describe(self) -> dict[str, Any]:
         """The contract and the facts: schema, limits, model, device, versions."""
@@ -101,8 +104,13 @@ class Service:
             "model": dict(self._card.facts),
             "request": requests.schema(self._card.nz, self._limits),
             "limits": vars(self._limits),
+            "formats": {form: MEDIA_TYPES[form] for form in FORMATS},
+            "errors": [
+                {"type": kind.type, "status": kind.status, "title": kind.title} for kind in Kind
+            ],
             "backend": self._backend.name,
             "device": self._backend.device,
+            "fallback": self._backend.fallback,
             "png": png.COMPRESSOR,
             "versions": {"python": platform.python_version(), **_versions()},
         }
@@ -115,90 +123,78 @@ class Service:
                 Kind.NOT_IMPLEMENTED, "there are no explanations; call /predictions instead"
             )
         if headers.get("describe") == "True":
-            return Reply(200, "application/json", json.dumps(self.describe()).encode("ascii"))
-        job = self._job(requests.parse(raw, self._card.nz, self._limits))
-        self._check_reply_size(job)
-        return job
+            return Reply(200, "application/json", replies.to_json(self.describe()))
+        call = requests.parse(raw, self._card.nz, self._limits)
+        if call.kserve:
+            form = choose(None, headers, offered=("json",))
+        else:
+            form = choose(call.items[0].format, headers)
+        self._check_reply_size(call, form)
+        return _Job(call, form)
 
-    def _job(self, request: GenerateRequest) -> _Job:
-        card = self._card
-        recipe: dict[str, Any] = {
-            "model": card.model,
-            "version": card.version,
-            "weights_sha256": card.weights_sha256,
-            "source": request.source,
-            "num_images": len(request.latents),
-            "grid": {
-                "columns": request.columns,
-                "padding": request.padding,
-                "background": "#" + bytes(request.background).hex(),
-            },
-        }
-        if request.seeds is not None:
-            recipe["seeds"] = request.seeds
-        return _Job(request, {"dcgan": json.dumps(recipe, separators=(",", ":"))})
-
-    def _check_reply_size(self, job: _Job) -> None:
+    def _check_reply_size(self, call: Call, form: Format) -> None:
         """Refuse before any work: TorchServe kills the worker over a reply that is too long."""
-        request = job.request
-        tile_height, tile_width, channels = self._backend.image_shape
-        height, width = grid_size(
-            len(request.latents), request.columns, request.padding, (tile_height, tile_width)
+        size = sum(self._renderer.most_bytes(item, form) for item in call.items)
+        if size <= self._limits.max_reply_bytes:
+            return
+        item = call.items[0]
+        empty = form == "png" and item.columns * 4 < len(item.latents)
+        raise RequestError(
+            Kind.TOO_LARGE,
+            f"the reply could take {size} bytes; ask for fewer images"
+            + (", lower padding, or choose more columns" if form == "png" else ""),
+            field="instances" if call.kserve else "columns" if empty else "num_images",
+            seen=f"{size} bytes",
+            allowed=f"at most {self._limits.max_reply_bytes} bytes",
         )
-        size = png.worst_case_bytes(height, width, channels) + png.text_bytes(job.text)
-        if size > self._limits.max_reply_bytes:
-            raise RequestError(
-                Kind.TOO_LARGE,
-                f"the grid of {width}x{height} px could take {size} bytes; ask for fewer images, "
-                "lower padding, or choose columns that leave fewer cells empty",
-                field="columns" if request.columns * 4 < len(request.latents) else "num_images",
-                seen=f"{size} bytes",
-                allowed=f"at most {self._limits.max_reply_bytes} bytes",
-            )
 
-    def _generate(self, jobs: Sequence[_Job]) -> list[Images | Reply]:
-        """Images a job; when the batch fails, each job alone, so that only the culprit fails."""
-        latents = [job.request.latents for job in jobs]
-        most = self._limits.max_batch_images
+    def _generate(self, jobs: Sequence[_Job]) -> list[list[Images] | Reply]:
+        """Images an item of a job; when the batch fails, each job alone, so that only the
+        culprit fails."""
+        latents = [[item.latents for item in job.call.items] for job in jobs]
         try:
-            return list(generate(self._backend, latents, most))
+            images = iter(self._forward([rows for of_job in latents for rows in of_job]))
+            return [[next(images) for _ in of_job] for of_job in latents]
         except Exception:
             logger.exception("generating %d requests together failed; trying each alone", len(jobs))
-        return [_attempt(lambda rows: generate(self._backend, [rows], most)[0], r) for r in latents]
+        return [_attempt(self._forward, of_job) for of_job in latents]
 
-    def _finish(self, job: _Job, images: Images | Reply) -> Reply:
+    def _forward(self, latents: Sequence[Any]) -> list[Images]:
+        return generate(self._backend, latents, self._limits.max_batch_images)
+
+    def _finish(self, job: _Job, images: list[Images] | Reply) -> Reply:
         return images if isinstance(images, Reply) else _attempt(self._render, job, images)
 
-    def _render(self, job: _Job, images: Images) -> Reply:
-        request = job.request
-        grid = compose_grid(images, request.columns, request.padding, request.background)
-        return Reply(200, "image/png", png.encode(grid, job.text), self._headers(request))
-
-    def _headers(self, request: GenerateRequest) -> dict[str, str]:
-        count = len(request.latents)
-        headers = {
-            "X-Num-Images": str(count),
-            "X-Grid": f"{request.columns}x{-(-count // request.columns)}",  # columns x rows
-            "X-Model-Version": self._card.version,
-            "X-Weights-SHA256": self._card.weights_sha256,
-            "X-Backend": self._backend.name,
-            "X-Device": self._backend.device,
-        }
-        if request.seeds is not None and request.source == "seed":
-            headers["X-Seed"] = str(request.seeds[0])
-        elif request.seeds is not None:
-            more = ",..." if count > _HEADER_SEEDS else ""
-            headers["X-Seeds"] = ",".join(map(str, request.seeds[:_HEADER_SEEDS])) + more
-        return headers
+    def _render(self, job: _Job, images: list[Images]) -> Reply:
+        items = job.call.items
+        if job.call.kserve:
+            answers = map(self._renderer.json_object, items, images)
+            body = replies.to_json({"predictions": list(answers)})
+        elif job.form == "png":
+            body = self._renderer.grid(items[0], images[0])
+        elif job.form == "json":
+            body = replies.to_json(self._renderer.json_object(items[0], images[0]))
+        else:
+            body = replies.to_npy(images[0])
+        headers = replies.item_headers(items) | replies.model_headers(self._card, self._backend)
+        return Reply(200, MEDIA_TYPES[job.form], body, headers)
 
 
-def open_service(model_dir: Path, config: Mapping[str, Any] | None, gpu_id: int | None) -> Service:
+def open_service(
+    model_dir: Path,
+    config: Mapping[str, Any] | None,
+    gpu_id: int | None,
+    metrics: Any = None,
+    batch_size: int = 1,
+) -> Service:
     """A warm Service from an extracted archive.
 
     Args:
         model_dir: the folder with ``card.json`` and the model files.
         config: model-config.yaml, of which the ``handler`` block is ours; may be missing.
         gpu_id: index of the GPU; None for the CPU.
+        metrics: ``context.metrics`` of TorchServe; None keeps no metrics.
+        batch_size: requests that fill a batch.
 
     Raises:
         RuntimeError: one sentence on what is wrong with the archive, its settings or the GPU.
@@ -208,7 +204,13 @@ def open_service(model_dir: Path, config: Mapping[str, Any] | None, gpu_id: int 
     except (ValueError, TypeError, AttributeError) as error:
         raise RuntimeError(f"the handler block of model-config.yaml: {error}") from error
     card = Card.read(model_dir)
-    return Service(open_backend(model_dir, card, settings, gpu_id), card, settings.limits)
+    backend = open_backend(model_dir, card, settings, gpu_id)
+    observe: Observer = ignore
+    if metrics is not None:
+        observe = TorchServeMetrics(
+            metrics, batch_size, backend.name, backend.device, backend.fallback
+        )
+    return Service(backend, card, settings.limits, observe)
 
 
 def _attempt(work: Callable[..., T], *args: Any) -> T | Reply:
@@ -217,10 +219,17 @@ def _attempt(work: Callable[..., T], *args: Any) -> T | Reply:
         return work(*args)
     except RequestError as error:
         problem = error
-    except Exception:
+    except Exception as error:
         logger.exception("a request failed")
-        problem = RequestError(Kind.INTERNAL, "the server failed on this request; try again later")
-    return Reply(problem.kind.status, errors.CONTENT_TYPE, errors.problem_document(problem))
+        if is_out_of_memory(error):
+            problem = RequestError(
+                Kind.OUT_OF_MEMORY, "the memory ran out on this request; ask for fewer images"
+            )
+        else:
+            problem = RequestError(
+                Kind.INTERNAL, "the server failed on this request; try again later"
+            )
+    return replies.problem_reply(problem)
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,92 @@
+"""What a worker tells about its batches, and how that reaches TorchServe's metrics.
+
+TorchServe has fixed histogram buckets that suit seconds and ratios, hence these units. Names
+and dimensions are declared in ``metrics.yaml``; TorchServe adds model name, level and host.
+No text from a client becomes the value of a dimension.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """One batch, observed.
+
+    Args:
+        outcomes: (status, kind of problem or "none") a request.
+        images: images that were sent.
+        latents_s: reading the requests and drawing their latents, s.
+        forward_s: the network, s.
+        encode_s: grids, PNG and JSON, s.
+    """
+
+    outcomes: tuple[tuple[int, str], ...]
+    images: int
+    latents_s: float
+    forward_s: float
+    encode_s: float
+
+
+Observer = Callable[[BatchReport], None]
+
+
+def ignore(report: BatchReport) -> None:
+    """An observer that keeps nothing."""
+
+
+class TorchServeMetrics:
+    """Passes reports on to TorchServe. A failure there is logged once and never raised.
+
+    Args:
+        metrics: ``context.metrics`` of TorchServe.
+        batch_size: requests that fill a batch.
+        backend, device, fallback: what the worker runs on.
+    """
+
+    def __init__(
+        self, metrics: Any, batch_size: int, backend: str, device: str, fallback: bool
+    ) -> None:
+        self._metrics, self._batch_size = metrics, max(batch_size, 1)
+        self._info = {"Backend": backend, "Device": device, "Fallback": str(fallback).lower()}
+        self._failed = False
+
+    def __call__(self, report: BatchReport) -> None:
+        """Emit the metrics of one batch."""
+        try:
+            self._emit(report)
+        except Exception:
+            if not self._failed:
+                logger.exception("metrics cannot be sent; requests are answered without them")
+            self._failed = True
+
+    def _emit(self, report: BatchReport) -> None:
+        for (status, kind), count in Counter(report.outcomes).items():
+            self._add("counter", "dcgan_requests_total", count, Status=str(status), Kind=kind)
+        self._add("counter", "dcgan_images_total", report.images)
+        self._add("histogram", "dcgan_batch_fill_ratio", len(report.outcomes) / self._batch_size)
+        self._add("histogram", "dcgan_latents_seconds", report.latents_s)
+        if report.images:
+            self._add("histogram", "dcgan_forward_seconds", report.forward_s)
+            self._add("histogram", "dcgan_encode_seconds", report.encode_s)
+        self._add("gauge", "dcgan_backend_info", 1, **self._info)
+
+    def _add(self, kind: str, name: str, value: float, **dimensions: str) -> None:
+        from ts.metrics.dimension import Dimension
+        from ts.metrics.metric_type_enum import MetricTypes
+
+        self._metrics.add_metric(
+            name,
+            round(value, 6),
+            "s" if name.endswith("_seconds") else "count",
+            idx=0,  # or each line would carry the ids of the whole batch
+            dimensions=[Dimension(key, text) for key, text in dimensions.items()],
+            metric_type=MetricTypes(kind),
+        )
