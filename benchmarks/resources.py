@@ -1,0 +1,147 @@
+"""What a server and the GPUs use while a load runs, sampled twice a second in a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import threading
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+_PERIOD_S = 0.5
+
+
+@dataclass
+class _Family:
+    """A process and its descendants, those that come and go included."""
+
+    root: psutil.Process
+    first_cpu_s: dict[tuple[int, float], float] = field(default_factory=dict)
+    last_cpu_s: dict[tuple[int, float], float] = field(default_factory=dict)
+    rss_bytes_max: int = 0
+    processes: int = 0
+
+    def sample(self, start: bool = False) -> None:
+        rss_bytes, processes = 0, 0
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for member in [self.root, *self.root.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                    with member.oneshot():
+                        times = member.cpu_times()
+                        rss_bytes += member.memory_info().rss
+                        key = (member.pid, member.create_time())
+                    processes += 1
+                    cpu_s = times.user + times.system
+                    # One that appears while the load runs has worked only for the load.
+                    self.first_cpu_s.setdefault(key, cpu_s if start else 0.0)
+                    self.last_cpu_s[key] = cpu_s
+        self.rss_bytes_max = max(self.rss_bytes_max, rss_bytes)
+        self.processes = max(self.processes, processes)
+
+    def cpu_s(self) -> float:
+        return sum(last - self.first_cpu_s[key] for key, last in self.last_cpu_s.items())
+
+
+@dataclass
+class _Gpu:
+    """One GPU through NVML; what it does not support stays empty."""
+
+    nvml: Any
+    handle: Any
+    name: str
+    utilisation: list[int] = field(default_factory=list)
+    used_bytes: list[int] = field(default_factory=list)
+
+    def sample(self) -> None:
+        with contextlib.suppress(self.nvml.NVMLError):
+            self.utilisation.append(self.nvml.nvmlDeviceGetUtilizationRates(self.handle).gpu)
+        with contextlib.suppress(self.nvml.NVMLError):
+            self.used_bytes.append(self.nvml.nvmlDeviceGetMemoryInfo(self.handle).used)
+
+    def result(self) -> dict[str, Any]:
+        seen = self.utilisation
+        return {
+            "name": self.name,
+            "utilisation_percent_mean": sum(seen) / len(seen) if seen else None,
+            "utilisation_percent_max": max(seen, default=None),
+            "memory_used_mb_max": max(self.used_bytes) / 1e6 if self.used_bytes else None,
+        }
+
+
+class Sampler:
+    """Samples while its ``with`` block runs; ``result`` is for afterwards.
+
+    Args:
+        pid: the server's first process, or None to look at GPUs only.
+
+    Raises:
+        psutil.NoSuchProcess: there is no such process.
+    """
+
+    def __init__(self, pid: int | None) -> None:
+        self._family = None if pid is None else _Family(psutil.Process(pid))
+        self._gpus, self._no_gpu = _open_gpus()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._wall_s = 0.0
+
+    def __enter__(self) -> Sampler:
+        self._start_s = time.monotonic()
+        self._sample(start=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._sample()
+        self._wall_s = time.monotonic() - self._start_s
+
+    def result(self) -> dict[str, Any]:
+        """``server``: processor seconds of the process tree, in all and by wall time, greatest
+        resident memory (sum over the tree; shared pages count in each process), greatest number
+        of processes; None without a pid. ``gpus``: a list, or why there is none."""
+        family = self._family
+        server = family and {
+            "cpu_s": family.cpu_s(),
+            "cpu_cores": family.cpu_s() / self._wall_s,
+            "rss_mb_max": family.rss_bytes_max / 1e6,
+            "processes": family.processes,
+            "still_running": family.root.is_running(),
+        }
+        return {"server": server, "gpus": [g.result() for g in self._gpus] or self._no_gpu}
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_PERIOD_S):
+            self._sample()
+
+    def _sample(self, start: bool = False) -> None:
+        if self._family is not None:
+            self._family.sample(start)
+        for gpu in self._gpus:
+            gpu.sample()
+
+
+def _open_gpus() -> tuple[list[_Gpu], str]:
+    """The GPUs of this machine, or none and why."""
+    try:
+        nvml = importlib.import_module("pynvml")
+    except ImportError:
+        return [], "not sampled: pynvml is not installed (pip install nvidia-ml-py)"
+    try:
+        nvml.nvmlInit()
+        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        names = [nvml.nvmlDeviceGetName(handle) for handle in handles]
+    except nvml.NVMLError as error:
+        return [], f"not sampled: NVML says {error}"
+    gpus = [_Gpu(nvml, handle, str(name)) for handle, name in zip(handles, names, strict=True)]
+    return gpus, "not sampled: NVML lists no GPU"
