@@ -1,0 +1,103 @@
+"""Curves of a run: both losses, D's probabilities, and how the samples differ."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from training.files import atomic_path
+from training.seeing.canvas import SeeingError, check_out
+
+Series = dict[str, tuple[list[int], list[float]]]  # name -> (steps, values)
+
+PANELS = {
+    "loss": {"loss_d": "Loss_D", "loss_g": "Loss_G"},
+    "probability": {"d_x": "D(x)", "d_g_z1": "D(G(z)) before", "d_g_z2": "D(G(z)) after"},
+    "diversity": {"diversity": "samples"},
+}
+_INCHES_PX = 100
+
+
+@dataclass(frozen=True)
+class CurvesConfig:
+    """Draw the curves of a run's stats.jsonl."""
+
+    run_folder: Path
+    """Folder of the run."""
+    out: Path = Path("runs/seeing/curves.png")
+    """.png."""
+
+    def run(self) -> dict[str, Any]:
+        """Write the picture; returns the last value of each curve.
+
+        Raises:
+            SeeingError: there is no usable stats.jsonl.
+        """
+        check_out(self.out, ".png")
+        series = read_stats(self.run_folder)
+        with atomic_path(self.out) as beside:
+            figure(series).savefig(beside, format="png", dpi=_INCHES_PX)
+        last = {name: round(values[-1], 4) for name, (_, values) in series.items()}
+        return {"out": str(self.out), "step": series["loss_d"][0][-1], "last": last}
+
+
+def read_stats(folder: Path) -> Series:
+    """The numbers of a run.
+
+    A half line at the end, of a run that was killed or is still running, is left out.
+
+    Raises:
+        SeeingError: no such file, nothing in it, or a line that is no JSON object.
+    """
+    path = folder / "stats.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SeeingError(
+            f"cannot read {path} ({error}); give the folder of a run, such as runs/mine"
+        ) from None
+    names = [name for panel in PANELS.values() for name in panel]
+    series: Series = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            step = int(entry["step"])
+            found = {name: float(entry[name]) for name in names if name in entry}
+        except (ValueError, TypeError, KeyError):
+            if number == len(lines):
+                break
+            raise SeeingError(
+                f"{path}, line {number}, is no statistics of a run: {line[:60]!r}"
+            ) from None
+        for name, value in found.items():
+            steps, values = series.setdefault(name, ([], []))
+            steps.append(step)
+            values.append(value)
+    if "loss_d" not in series:
+        raise SeeingError(f"{path} has no losses yet; a run writes them every --log-every steps")
+    return series
+
+
+def figure(series: Series) -> Figure:
+    """One panel a kind of number, those without data left out."""
+    panels = {
+        title: {name: label for name, label in lines.items() if name in series}
+        for title, lines in PANELS.items()
+    }
+    panels = {title: lines for title, lines in panels.items() if lines}
+    drawn = Figure(figsize=(4 * len(panels), 3), layout="constrained")
+    FigureCanvasAgg(drawn)
+    for axes, (title, lines) in zip(drawn.subplots(1, len(panels), squeeze=False)[0],
+                                    panels.items(), strict=True):  # fmt: skip
+        for name, label in lines.items():
+            axes.plot(*series[name], label=label, linewidth=1)
+        axes.set_xlabel("updates")
+        axes.set_title(title)
+        axes.set_ylim(bottom=0, top=1 if title == "probability" else None)
+        axes.legend(fontsize="small")
+    return drawn
