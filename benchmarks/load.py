@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config.check()
         measurement = Measurement(config, target(config.url, config.content_type, config.header))
-    except (ValueError, psutil.NoSuchProcess) as error:
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
@@ -71,8 +71,7 @@ class Measurement:
     """The points of one command, as they come.
 
     Raises:
-        ValueError: the body cannot be read.
-        psutil.NoSuchProcess: there is no process ``pid``.
+        ValueError: the body cannot be read, or there is no process ``pid``.
     """
 
     config: LoadConfig
@@ -91,13 +90,14 @@ class Measurement:
         )
         self._requests_left = config.max_requests
         self._limits = Limits(config.connections, config.timeout_s, config.late_ms / 1000)
-        if config.pid is not None:
-            psutil.Process(config.pid)
+        if config.pid is not None and not psutil.pid_exists(config.pid):
+            raise ValueError(f"pid: seen {config.pid}; there is no such process")
 
     @property
     def knee(self) -> knee.Knee | None:
+        """None as well where only this client, not the server, could not keep up."""
         thresholds = knee.Thresholds(self.config.min_share, self.config.p99_factor)
-        return knee.find(self.points, thresholds)
+        return knee.find([p for p in self.points if not p.client_saturated], thresholds)
 
     def run(self) -> None:
         """Measure; ``stopped`` says why it ended.
@@ -120,7 +120,8 @@ class Measurement:
             self.points.append(self._point(rate_per_s, offsets))
             bend = self.knee
             if self.points[-1].client_saturated:
-                self.stopped = "this client is saturated: use fewer connections or a machine apart"
+                self.stopped = "this client is saturated: its last point says nothing of the server"
+                print(f"{self.stopped}; run it on a machine of its own", file=sys.stderr)
                 return
             if bend and not config.rate and number - bend.index >= config.beyond:
                 self.stopped = "knee found"

@@ -28,6 +28,11 @@ def draw(result: dict[str, Any], path: Path) -> None:
         at = result["points"][result["knee"]["index"]]["offered_per_s"]
         for axes in (latency, throughput):
             axes.axvline(at, color="0.4", linestyle="--", linewidth=1, label="knee")
+    for point in result["points"]:
+        if point["client_saturated"]:
+            latency.axvline(
+                point["offered_per_s"], color="tab:red", linestyle=":", label="client saturated"
+            )
     for axes in (latency, throughput):
         axes.grid(visible=True, which="both", alpha=0.25)
         axes.legend(loc="upper left")

@@ -37,7 +37,7 @@ def test_poisson_arrivals_have_the_rate_and_exponential_gaps() -> None:
     # An exponential distribution's mean equals its standard deviation.
     assert gaps_s.mean() == pytest.approx(1 / 200, rel=0.04)
     assert gaps_s.std() == pytest.approx(1 / 200, rel=0.06)
-    assert 0 <= offsets[0]
+    assert offsets[0] >= 0
     assert offsets[-1] < 100.0
 
 
@@ -63,7 +63,7 @@ def test_no_image_is_asked_for_twice(kind: work.Kind) -> None:
         body["seed"] + i for body in decoded(kind, 300) for i in range(body.get("num_images", 1))
     ]
     assert len(set(asked)) == len(asked)
-    assert 0 <= min(asked)
+    assert min(asked) >= 0
     assert max(asked) < 2**53
 
 

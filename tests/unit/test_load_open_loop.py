@@ -16,6 +16,7 @@ import pytest
 from benchmarks import arrivals
 from benchmarks.http_connection import target
 from benchmarks.open_loop import Limits, Tally, run
+from benchmarks.points import summarize
 
 pytestmark = pytest.mark.unit
 
@@ -23,8 +24,11 @@ Answer = Callable[[BaseHTTPRequestHandler, int], None]
 
 
 @contextmanager
-def planted(answer: Answer) -> Iterator[str]:
-    """A server whose ``answer`` gets each request with its number, from 0; gives the URL."""
+def planted(answer: Answer, get: Callable[[], str] = str) -> Iterator[str]:
+    """A server whose ``answer`` gets each POST with its number, from 0; gives the URL.
+
+    ``get`` gives the text that a GET is answered with.
+    """
     numbers = itertools.count()
 
     class Handler(BaseHTTPRequestHandler):
@@ -34,6 +38,13 @@ def planted(answer: Answer) -> Iterator[str]:
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             answer(self, next(numbers))
+
+        def do_GET(self) -> None:
+            text = get().encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -229,6 +240,27 @@ def test_too_few_connections_make_late_sends_that_count_from_their_moment() -> N
     # The last one was due at 0.475 s and answered after 20 x 0.1 s.
     assert tally.latency_us.get_max_value() / 1e6 > 1.3
     assert 5 < tally.throughput_per_s < 11
+
+
+def slow_bodies() -> Iterator[bytes]:
+    """Stands for a client that has no processor to itself."""
+    while True:
+        time.sleep(0.03)
+        yield b"{}"
+
+
+def test_sends_that_are_late_by_the_clients_own_fault_are_told_apart() -> None:
+    with planted(lambda handler, _: say(handler, 200)) as url:
+        tally = run(
+            target(url, "application/json"), arrivals.constant(100, 0.5), 0.5, slow_bodies(),
+            Limits(),
+        )  # fmt: skip
+    assert tally.outcomes == {"2xx": 50}
+    assert tally.late_client > 40
+    assert tally.late_no_connection == 0
+    assert summarize(100, tally, {}).client_saturated
+    # The last one left a second late, and that counts.
+    assert tally.latency_us.get_max_value() / 1e6 > 0.8
 
 
 def test_requests_that_could_not_leave_in_time_are_unsent() -> None:
