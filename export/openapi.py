@@ -80,7 +80,7 @@ def document() -> dict[str, Any]:
 
 def _operation() -> dict[str, Any]:
     json_body = {
-        "schema": {"anyOf": [_ref("GenerateRequest"), _ref("Instances")]},
+        "schema": {"anyOf": [_ref("GenerateRequest"), _ref("Instances"), {"type": "null"}]},
         "examples": {name: {"value": value} for name, value in EXAMPLES.items()},
     }
     raw = {"description": f"little-endian float32, n x {NZ}", "type": "string", "minLength": 1}

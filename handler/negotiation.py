@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from handler.errors import Kind, RequestError, show
+from handler.headers import header
 
 Format = Literal["png", "json", "npy"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -29,7 +30,7 @@ def choose(
 
     Args:
         wanted: the request's ``format``, which wins over any header.
-        headers: the request's headers, whose names are compared without regard to case.
+        headers: the request's headers.
         offered: what can be sent, the preferred one first.
 
     Raises:
@@ -37,7 +38,7 @@ def choose(
     """
     if wanted is not None:
         return wanted
-    accept = _accept(headers)
+    accept = header(headers, "Accept")
     if not accept.strip():
         return offered[0]
     ranges = [found for part in accept.split(",") if (found := _range(part)) is not None]
@@ -53,12 +54,6 @@ def choose(
         seen=show(accept),
         allowed=types,
     )
-
-
-def _accept(headers: Mapping[str, Any]) -> str:
-    """The Accept header; a body field of that name is in the mapping too, but not as text."""
-    values = [v for k, v in headers.items() if k.lower() == "accept" and isinstance(v, str)]
-    return ",".join(values)
 
 
 def _range(part: str) -> tuple[str, str, float] | None:

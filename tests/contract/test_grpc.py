@@ -35,17 +35,12 @@ def predict(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     arguments = ["protoc", f"-I{folder}/proto", f"-I{folder}", f"-I{well_known}"]
     arguments += [f"--python_out={folder}", f"--grpc_python_out={folder}"]
     assert protoc.main([*arguments, "inference.proto", "google/rpc/status.proto"]) == 0
-    # Importing google.rpc from here needs a path entry of the google package itself.
-    import google
-
-    google.__path__.append(str(folder / "google"))
     sys.path.insert(0, str(folder))
     try:
         import inference_pb2
         import inference_pb2_grpc
     finally:
         sys.path.remove(str(folder))
-        google.__path__.remove(str(folder / "google"))
     with grpc.insecure_channel(f"{HOST}:{server.ports.grpc_inference}") as channel:
         stub = inference_pb2_grpc.InferenceAPIsServiceStub(channel)
 
