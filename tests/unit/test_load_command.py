@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from hdrh.histogram import HdrHistogram
 from PIL import Image
-from test_load_open_loop import planted, say, slow_bodies
+from test_load_lateness import slow_bodies
+from test_load_open_loop import planted, say
 
 from benchmarks import load
 from deploy.server import ROOT
@@ -74,6 +75,7 @@ def test_a_sweep_finds_what_a_server_can_do_and_goes_on_a_little(tmp_path: Path)
         result = measured(
             url, tmp_path, "--start-rate", "10", "--growth", "2.5", "--beyond", "1",
             "--duration-s", "1", "--arrivals", "constant", "--p99-factor", "1000",
+            "--late-ms", "500",
         )  # fmt: skip
     assert [point["rate_per_s"] for point in result["points"]] == [10, 25, 62.5, 156.25]
     assert result["knee"]["index"] == 2
