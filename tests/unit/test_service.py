@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from pathlib import Path
@@ -14,13 +15,16 @@ from PIL import Image
 from ts.context import Context, RequestProcessor
 from ts.protocol.otf_message_handler import create_predict_response
 
+from handler import replies as replies_module
 from handler import service as module
 from handler.card import Card
 from handler.dcgan_handler import DcganHandler
 from handler.images import Images, compose_grid
 from handler.latents import from_seeds
 from handler.limits import Limits
-from handler.service import Reply, Service, open_service
+from handler.replies import Reply
+from handler.service import Service, open_service
+from handler.telemetry import BatchReport
 
 pytestmark = pytest.mark.unit
 
@@ -41,12 +45,20 @@ class Fake:
     """Tiles of one colour, from the latent; a latent that starts with POISON breaks a batch."""
 
     name, device, nz, image_shape = "fake", "cpu", NZ, (64, 64, 3)
+    fallback = False
 
-    def __init__(self) -> None:
+    def __init__(self, fits: int = 1000) -> None:
         self.calls = 0
+        self.freed = 0
+        self.fits = fits  # images that the memory has room for
+
+    def free_memory(self) -> None:
+        self.freed += 1
 
     def __call__(self, latents: npt.NDArray[np.float32]) -> Images:
         self.calls += 1
+        if len(latents) > self.fits:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
         if (latents[:, 0] == POISON).any():
             raise RuntimeError("a secret detail")
         levels = (latents[:, :3] * 40 + 128).clip(0, 255).astype(np.uint8)
@@ -73,6 +85,7 @@ def test_a_grid(service: Service) -> None:
     tiles = Fake()(from_seeds([7, 8, 9, 10, 11], NZ))
     assert np.array_equal(pixels(reply), compose_grid(tiles, 3, 2, (10, 11, 12)))
     assert reply.headers == {
+        "X-Source": "seed",
         "X-Seed": "7",
         "X-Num-Images": "5",
         "X-Grid": "3x2",
@@ -83,22 +96,108 @@ def test_a_grid(service: Service) -> None:
     }
 
 
-def test_the_png_says_how_to_make_it_again(service: Service) -> None:
-    first = one(service, {"num_images": 3, "padding": 5})
-    recipe = json.loads(Image.open(io.BytesIO(first.body)).info["dcgan"])
-    assert (recipe["model"], recipe["version"], recipe["source"]) == ("dcgan", "1.2", "seed")
-    assert recipe["weights_sha256"] == "ab" * 32
-    assert first.headers["X-Seed"] == str(recipe["seeds"][0])
-    again = one(service, {"seeds": recipe["seeds"], **recipe["grid"]})
-    assert np.array_equal(pixels(again), pixels(first))
+SOURCES: list[dict[str, Any]] = [
+    {"num_images": 3, "padding": 5},
+    {"seeds": [3, 1, 4], "columns": 2, "background": "#102030"},
+    {"noise": [[0.5, 0, 0, 0], [-1.25, 0.1, 2, 0]]},
+    {"walk": {"between": [1, [0.5, 0, 0, 0.25], 3], "steps": 5}},
+    {"mix": [{"weight": 0.5, "seeds": [1, 2]}, {"weight": -1, "noise": [[1, 2, 3, 4]]}]},
+]
 
 
-def test_noise_names_no_seed(service: Service) -> None:
-    reply = one(service, {"noise": [0.5, 0, 0, 0]})
-    assert pixels(reply)[0, 0].tolist() == [148, 128, 128]
-    assert not {"X-Seed", "X-Seeds"} & set(reply.headers)
-    recipe = json.loads(Image.open(io.BytesIO(reply.body)).info["dcgan"])
-    assert (recipe["source"], recipe["num_images"]) == ("noise", 1)
+@pytest.mark.parametrize("fields", SOURCES, ids=str)
+def test_the_png_says_how_to_make_it_again(service: Service, fields: dict[str, Any]) -> None:
+    first = one(service, fields)
+    text = json.loads(Image.open(io.BytesIO(first.body)).info["dcgan"])
+    assert (text["model"], text["version"]) == ("dcgan", "1.2")
+    assert text["weights_sha256"] == "ab" * 32
+    again = one(service, text["request"])
+    assert again.body == first.body
+
+
+@pytest.mark.parametrize("fields", SOURCES, ids=str)
+def test_each_image_of_a_json_reply_says_how_to_make_it_again(
+    service: Service, fields: dict[str, Any]
+) -> None:
+    reply = one(service, {**fields, "format": "json"})
+    document = json.loads(reply.body)
+    assert reply.content_type == "application/json"
+    assert set(document) == {"images", "source", "seeds", "model", "grid"}
+    assert document["model"] == {
+        "name": "dcgan", "version": "1.2", "weights_sha256": "ab" * 32,
+    }  # fmt: skip
+    for text in document["images"]:
+        image = Image.open(io.BytesIO(base64.b64decode(text)))
+        assert image.size == (64, 64)
+        alone = one(service, json.loads(image.info["dcgan"])["request"])
+        assert np.array_equal(pixels(alone), np.asarray(image))
+
+
+@pytest.mark.parametrize("fields", SOURCES, ids=str)
+@pytest.mark.parametrize("form", ["png", "json", "npy"])
+def test_no_reply_is_longer_than_was_foreseen(fields: dict[str, Any], form: str) -> None:
+    body = {**fields, "format": form}
+    size = len(one(Service(Fake(), CARD, Limits()), body).body)
+    least = Limits(max_reply_bytes=size - 1)
+    assert one(Service(Fake(), CARD, least), body).status == 413
+
+
+def test_npy_is_what_the_network_gave(service: Service) -> None:
+    reply = one(service, {"seeds": [5, 6]}, {"accept": "application/x-npy"})
+    assert reply.content_type == "application/x-npy"
+    images = np.load(io.BytesIO(reply.body))
+    assert images.dtype == np.uint8
+    assert np.array_equal(images, Fake()(from_seeds([5, 6], NZ)))
+
+
+def test_kserve_answers_each_instance_as_json(service: Service) -> None:
+    instances = [{"seed": 1}, {"seeds": [2, 3], "columns": 1}]
+    reply = one(service, {"instances": instances})
+    answers = json.loads(reply.body)["predictions"]
+    alone = [json.loads(one(service, {**i, "format": "json"}).body) for i in instances]
+    assert answers == alone
+    assert reply.headers["X-Num-Images"] == "3"
+    refused = one(service, {"instances": instances}, {"Accept": "image/png"})
+    assert refused.status == 406
+
+
+def test_a_form_that_torchserve_dropped_is_no_random_picture(service: Service) -> None:
+    (reply,) = service.handle([{}], [{"content-length": "11"}])
+    assert reply.status == 400
+    assert "Content-Type: application/json" in json.loads(reply.body)["detail"]
+    assert service.handle([{}], [{"Content-Length": "0"}])[0].status == 200
+
+
+def test_a_batch_that_does_not_fit_is_made_in_halves(service: Service) -> None:
+    backend = Fake(fits=3)
+    reply = one(Service(backend, CARD, Limits()), {"seed": 1, "num_images": 20})
+    assert reply.body == one(service, {"seed": 1, "num_images": 20}).body
+    assert backend.freed > 0
+
+
+def test_memory_that_does_not_suffice_for_one_image_is_507() -> None:
+    reply = one(Service(Fake(fits=0), CARD, Limits()), {"seed": 1})
+    assert (reply.status, reply.kind) == (507, "out-of-memory")
+    assert b"CUDA" not in reply.body
+
+
+def test_what_the_observer_is_told() -> None:
+    seen: list[BatchReport] = []
+    Service(Fake(), CARD, Limits(), seen.append).handle(
+        [{"body": {"num_images": 4}}, {"body": {"seed": -1}}, {"body": {}}]
+    )
+    (report,) = seen
+    assert report.outcomes == ((200, "none"), (400, "invalid-field"), (200, "none"))
+    assert report.images == 5
+    assert min(report.latents_s, report.forward_s, report.encode_s) > 0
+
+
+def test_a_fallback_is_told() -> None:
+    backend = Fake()
+    backend.fallback = True
+    fallen = Service(backend, CARD, Limits())
+    assert one(fallen, {}).headers["X-Fallback"] == "cpu"
+    assert fallen.describe()["fallback"] is True
 
 
 def test_many_seeds_are_cut_in_the_header(service: Service) -> None:
@@ -166,14 +265,14 @@ def test_only_the_culprit_fails_when_generating_fails(service: Service) -> None:
 def test_only_the_culprit_fails_when_encoding_fails(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = module.compose_grid
+    real = replies_module.compose_grid
 
     def breaks_on_red(images: Images, *args: Any) -> Images:
         if args[-1] == (255, 0, 0):
-            raise MemoryError
+            raise ValueError
         return real(images, *args)
 
-    monkeypatch.setattr(module, "compose_grid", breaks_on_red)
+    monkeypatch.setattr(replies_module, "compose_grid", breaks_on_red)
     replies = service.handle([{"body": {"background": "#ff0000"}}, {"body": {"seed": 2}}])
     assert [reply.status for reply in replies] == [500, 200]
 

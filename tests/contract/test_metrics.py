@@ -1,0 +1,56 @@
+"""The handler's metrics at TorchServe's metrics port."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+import requests
+
+from deploy.server import HOST, Server
+
+pytestmark = pytest.mark.contract
+
+
+def scrape(server: Server) -> dict[str, float]:
+    """Name and labels (without model, level and host) -> value."""
+    text = requests.get(f"http://{HOST}:{server.ports.metrics}/metrics", timeout=30).text
+    found = {}
+    for name, labels, value in re.findall(r"^(dcgan_\w+)\{(.*?),?\} (\S+)$", text, re.MULTILINE):
+        own = [x for x in labels.split(",") if not x.startswith(("ModelName", "Level", "Hostname"))]
+        found[name + "".join(f"|{label}" for label in own)] = float(value)
+    return found
+
+
+def wait_for(server: Server, reached: Callable[[dict[str, float]], bool]) -> dict[str, float]:
+    """The metrics travel over the worker's log, a moment after the reply."""
+    for _ in range(50):
+        found = scrape(server)
+        if reached(found):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(found)
+
+
+def test_requests_images_and_times_are_counted(server: Server) -> None:
+    requests.post(server.predict_url, json={"seed": 1}, timeout=60)
+    good, bad = (
+        'dcgan_requests_total|Status="200"|Kind="none"',
+        ('dcgan_requests_total|Status="400"|Kind="unknown-field"'),
+    )
+    before = wait_for(server, lambda found: good in found)
+    requests.post(server.predict_url, json={"seed": 1, "num_images": 7}, timeout=60)
+    requests.post(server.predict_url, json={"sede": 1}, timeout=60)
+    after = wait_for(server, lambda found: found.get(bad, 0) > before.get(bad, 0))
+    gained = {name: after[name] - before.get(name, 0.0) for name in after}
+    assert gained[good] == 1
+    assert gained[bad] == 1
+    assert gained["dcgan_images_total"] == 7
+    assert gained["dcgan_batch_fill_ratio_count"] == 2
+    assert gained["dcgan_batch_fill_ratio_sum"] == pytest.approx(2 / 32)
+    for part in ("latents", "forward", "encode"):
+        assert gained[f"dcgan_{part}_seconds_sum"] > 0
+    info = 'dcgan_backend_info|Backend="torchscript"|Device="cpu"|Fallback="false"'
+    assert after[info] == 1
