@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +36,8 @@ def classify(images: Images) -> dict[str, npt.NDArray[np.float32]]:
     """Planted: a hat from value 0 of 0.5 up; large if value 1 is positive."""
     values = (images[:, 0, 0, :2].astype(np.float32) - 128) / 32
 
-    def two(score: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        yes = 1 / (1 + np.exp(-8 * score))
+    def two(score: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        yes = (1 / (1 + np.exp(-8 * score))).astype(np.float32)
         return np.stack([1 - yes, yes], axis=1)
 
     return {"hat": two(values[:, 0] - 0.5), "size": two(values[:, 1])}

@@ -15,7 +15,7 @@ from training.seeing.curves import figure, read_stats
 
 pytestmark = pytest.mark.unit
 
-LINES = [
+LINES: list[dict[str, object]] = [
     {"step": 10, "loss_d": 1.5, "loss_g": 0.5, "d_x": 0.5, "d_g_z1": 0.4, "d_g_z2": 0.3},
     {"step": 10, "diversity": 0.25, "verdict": "healthy"},
     {"step": 20, "loss_d": 1.0, "loss_g": 2.5, "d_x": 0.9, "d_g_z1": 0.2, "d_g_z2": 0.1},

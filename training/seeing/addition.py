@@ -54,7 +54,7 @@ class ArithmeticConfig:
     """Scale each sum to the length of its base."""
     shown: int = 8
     """Bases on the picture."""
-    colours: int = 256
+    colours: int = 0
     """Colours in the file, 2 to 256; 0 keeps all."""
 
     def run(self) -> dict[str, Any]:

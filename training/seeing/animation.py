@@ -48,7 +48,12 @@ class AnimationConfig:
         if len({frame.shape for frame in frames}) > 1:
             raise SeeingError(f"the grids in {self.run_folder / 'samples'} differ in size")
         save_gif(self.out, frames, self.frame_ms, self.colours, hold=True)
-        return {"out": str(self.out), "frames": len(frames), "picture_px": frames[0].shape[:2]}
+        height, width = frames[0].shape[:2]
+        return {
+            "out": str(self.out),
+            "frames": len(frames),
+            "picture_px": {"width": width, "height": height},
+        }
 
 
 def evenly(paths: list[Path], count: int) -> list[Path]:

@@ -120,13 +120,14 @@ def save_gif(
         path: ends in .gif.
         frames: uint8 (H, W, C) each, of one size. GIF players show equal neighbours as one.
         frame_ms: how long each is shown.
-        colours: size of the palette, 2 to 256.
+        colours: size of the palette, 2 to 256; 0 is 256.
         hold: the last frame stays longer, as for something that ends.
 
     Raises:
         SeeingError: ``colours`` or ``frame_ms`` is out of range.
         OSError: not writable.
     """
+    colours = colours or 256
     if not 2 <= colours <= 256:
         raise SeeingError(f"--colours is {colours}; a GIF has 2 to 256")
     check_least(frame_ms=(frame_ms, 10))

@@ -39,7 +39,7 @@ class CompareConfig:
     """Pictures of each."""
     seed: int = 0
     """Chooses the real pictures."""
-    colours: int = 256
+    colours: int = 0
     """Colours in the file, 2 to 256; 0 keeps all."""
 
     def run(self) -> dict[str, Any]:

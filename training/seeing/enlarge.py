@@ -48,7 +48,7 @@ class EnlargeConfig:
     """Latents from left to right."""
     spacing: Literal[1, 2, 3, 4] = 4
     """Distance of latents in the map; 4 is side by side, less overlaps."""
-    colours: int = 256
+    colours: int = 0
     """Colours in the file, 2 to 256; 0 keeps all."""
 
     def run(self) -> dict[str, Any]:

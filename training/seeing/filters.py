@@ -27,6 +27,8 @@ from training.seeing.canvas import (
 )
 from training.weights import identify, strip_prefixes
 
+_AGREE = 16  # strongest pictures whose labels are compared
+
 
 @dataclass(frozen=True)
 class FiltersConfig:
@@ -48,14 +50,15 @@ class FiltersConfig:
     """Strongest patches a filter."""
     pictures: int = 2000
     """Real pictures that the patches are looked for in."""
-    colours: int = 256
+    colours: int = 0
     """Colours in the file, 2 to 256; 0 keeps all."""
 
     def run(self) -> dict[str, Any]:
         """Write the picture; returns how selective the filters are.
 
         ``labels_agree`` is, averaged over the filters, the largest fraction of one filter's
-        16 strongest pictures that share a class of some attribute; pictures with labels only.
+        16 strongest pictures that share a class of some attribute, and the same for pictures
+        drawn by lot (``chance``); null for pictures without labels.
 
         Raises:
             SeeingError: a setting is out of range, or the checkpoint cannot be used.
@@ -83,7 +86,11 @@ class FiltersConfig:
             filters = min(self.filters, _width(config, layer))
             halves.append(half(features, images, layer, filters, count))
             if pictures.labels and len(images) >= _AGREE:
-                agree[name] = agreement(features, images, pictures.labels, _width(config, layer))
+                width = _width(config, layer)
+                found = guided.strongest_places(features, images, width, _AGREE)[0][..., 0]
+                agree[name] = agreement(found, pictures.labels)
+                drawn = np.random.default_rng(0).integers(len(images), size=found.shape)
+                agree["chance"] = agreement(drawn, pictures.labels)
         save_png(self.out, side_by_side(halves[0], halves[1]), self.colours)
         return {
             "out": str(self.out),
@@ -98,9 +105,6 @@ class FiltersConfig:
         if self.layer > layers:
             raise SeeingError(f"--layer is {self.layer}; this D has layers 1 to {layers}")
         return self.layer or layers
-
-
-_AGREE = 16
 
 
 def find_checkpoint(path: Path) -> tuple[Path, TrainConfig]:
@@ -187,15 +191,18 @@ def grey_centred(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     return levels
 
 
-def agreement(
-    features: torch.nn.Sequential, images: Images, labels: dict[str, npt.NDArray[np.int64]],
-    filters: int,
-) -> float:  # fmt: skip
-    """Mean over the filters of the best agreement of labels among the strongest pictures."""
-    places, _ = guided.strongest_places(features, images, filters, _AGREE)
+def agreement(rows: npt.NDArray[np.int64], labels: dict[str, npt.NDArray[np.int64]]) -> float:
+    """How well the pictures of one filter agree in their best attribute, 0 to 1.
+
+    Args:
+        rows: int64 (filters, n), pictures.
+        labels: attribute -> classes of all pictures.
+
+    Returns:
+        the largest fraction of a row that shares a class, averaged over the filters.
+    """
     shares = [
-        max(np.bincount(values[found[:, 0]]).max() for values in labels.values()) / _AGREE
-        for found in places
+        max(np.bincount(values[row]).max() for values in labels.values()) / len(row) for row in rows
     ]
     return round(float(np.mean(shares)), 3)
 

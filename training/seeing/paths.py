@@ -38,5 +38,4 @@ def between(start: Latents, end: Latents, steps: int, method: Method) -> Latents
         weight_a = np.sin((1 - t) * angle) / np.sin(angle)
         weight_b = np.sin(t * angle) / np.sin(angle)
     path: Latents = (weight_a * a + weight_b * b).astype(np.float32)
-    path[0], path[-1] = start, end
     return path

@@ -44,8 +44,8 @@ class WalkConfig:
     """slerp keeps the length of the latents; linear is the paper's."""
     frame_ms: int = 80
     """GIF: how long a picture is shown."""
-    colours: int = 256
-    """Colours in the file, 2 to 256; 0 keeps all (PNG)."""
+    colours: int = 0
+    """Colours in the file, 2 to 256; 0 keeps all, or 256 in a GIF."""
 
     def run(self) -> dict[str, Any]:
         """Write the picture; returns how even the steps are.
