@@ -14,6 +14,7 @@ ALLOWED = {
     "training": {"training", "handler.latents", "handler.images"},
     "export": {"export", "training", "handler"},
     "deploy": {"deploy", "training.files"},
+    "client": {"client"},
 }
 
 

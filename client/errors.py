@@ -1,0 +1,88 @@
+"""What can go wrong::
+
+ClientError
+  NotReachable     no connection, or no answer in time
+  Problem          the server answered with an error
+    BadRequest     400: ``field`` names what to change
+    NotAcceptable  406
+    TooLarge       413
+    Unavailable    429, 503: still so after the last retry
+    ServerFailed   any other status
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+_SHOWN_CHARS = 200
+
+
+class ClientError(Exception):
+    """Any failure of a call."""
+
+
+class NotReachable(ClientError):  # noqa: N818, reads as what it is
+    """No connection to the server, or no answer in time."""
+
+
+class Problem(ClientError):  # noqa: N818, the RFC's word
+    """An error that the server told (RFC 9457 problem document, or TorchServe's own JSON).
+
+    Args:
+        status: HTTP status.
+        type: URN of the kind of problem, or TorchServe's name of it; empty when unknown.
+        detail: what is wrong and what to do.
+        field: name of the field to blame, as in ``walk.between[3]``; empty when there is none.
+        seen, allowed: the offending value and what the field takes; empty when not told.
+    """
+
+    def __init__(
+        self, status: int, type: str, detail: str, field: str = "", seen: str = "",
+        allowed: str = "",
+    ) -> None:  # fmt: skip
+        where = f" ({field})" if field else ""
+        super().__init__(f"{status}{where}: {detail}")
+        self.status, self.type, self.detail = status, type, detail
+        self.field, self.seen, self.allowed = field, seen, allowed
+
+
+class BadRequest(Problem):
+    """400."""
+
+
+class NotAcceptable(Problem):
+    """406."""
+
+
+class TooLarge(Problem):
+    """413."""
+
+
+class Unavailable(Problem):
+    """429 or 503."""
+
+
+class ServerFailed(Problem):
+    """Any other status."""
+
+
+_CLASSES: dict[int, type[Problem]] = {
+    400: BadRequest, 406: NotAcceptable, 413: TooLarge, 429: Unavailable, 503: Unavailable,
+}  # fmt: skip
+
+
+def from_reply(status: int, reason: str, body: bytes) -> Problem:
+    """The exception for a reply that is no success, whatever wrote its body."""
+    found: dict[str, Any] = {}
+    try:
+        decoded = json.loads(body)
+        found = decoded if isinstance(decoded, dict) else {}
+    except ValueError:
+        pass
+    text = body[:_SHOWN_CHARS].decode("utf-8", "replace").strip()
+    detail = found.get("detail") or found.get("message") or text or reason or "no explanation"
+    parts = {name: str(found.get(name, "")) for name in ("field", "seen", "allowed")}
+    return _CLASSES.get(status, ServerFailed)(
+        status, str(found.get("type", "")), str(detail), **parts
+    )

@@ -1,0 +1,81 @@
+"""The client and its command line against a live server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import client
+from client import Client
+from client.__main__ import main
+from deploy.server import HOST, Server
+
+pytestmark = pytest.mark.contract
+
+
+@pytest.fixture
+def url(server: Server) -> str:
+    return f"http://{HOST}:{server.ports.inference}"
+
+
+def test_the_three_forms_agree(url: str) -> None:
+    with Client(url) as cats:
+        array = cats.array(seed=3, num_images=4)
+        images = cats.images(seed=3, num_images=4)
+        picture = cats.grid(seed=3, num_images=4, columns=4, padding=0)
+        again = cats.grid(**picture.made_by["request"])
+    assert array.shape == (4, 64, 64, 3)
+    assert all(np.array_equal(pixels, image) for pixels, image in zip(array, images, strict=True))
+    assert np.array_equal(np.concatenate(list(array), axis=1), picture.image)
+    assert picture.seed == 3
+    assert again.png == picture.png
+
+
+def test_walk_and_mix(url: str) -> None:
+    with Client(url) as cats:
+        walk = cats.array(walk={"between": [1, 7, 42], "steps": 9})
+        keys = cats.array(seeds=[1, 7, 42])
+        mixed = cats.array(mix=[{"weight": 1.0, "seeds": [7]}])
+    assert np.array_equal(walk[[0, 4, 8]], keys)
+    assert len({image.tobytes() for image in walk}) == 9
+    assert np.array_equal(mixed[0], keys[1])
+
+
+def test_a_problem(url: str) -> None:
+    with Client(url) as cats, pytest.raises(client.BadRequest) as caught:
+        cats.grid(sede=1)
+    assert caught.value.field == "sede"
+    assert "seed" in caught.value.detail
+
+
+def test_the_command_line(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    at = ["--url", url, "-o"]
+    assert main(["--seeds", "0-8", *at, str(tmp_path / "grid.png")]) == 0
+    assert Image.open(tmp_path / "grid.png").size == (200, 200)
+    assert main(["--walk", "1,7,42", "--steps", "6", *at, str(tmp_path / "walk.gif")]) == 0
+    assert getattr(Image.open(tmp_path / "walk.gif"), "n_frames", 1) == 6
+    assert main(["--seeds", "0-299", *at, str(tmp_path / "many.npy")]) == 0
+    assert np.load(tmp_path / "many.npy").shape == (300, 64, 64, 3)
+    assert main(["--seeds", "5-6", *at, str(tmp_path / "folder")]) == 0
+    names = sorted(path.name for path in (tmp_path / "folder").iterdir())
+    assert names == ["000005.png", "000006.png"]
+    assert main(["--mix", "1,2 - 3 + 0.5*4", *at, str(tmp_path / "mix.json")]) == 0
+    assert json.loads((tmp_path / "mix.json").read_text())["source"] == "mix"
+    np.save(tmp_path / "noise.npy", np.zeros((2, 100), np.float32))
+    assert main(["--noise", str(tmp_path / "noise.npy"), *at, str(tmp_path / "noise.png")]) == 0
+    capsys.readouterr()
+    assert main(["--read", str(tmp_path / "grid.png")]) == 0
+    made_by = json.loads(capsys.readouterr().out)
+    assert (made_by["request"]["seed"], made_by["request"]["num_images"]) == (0, 9)
+
+
+def test_a_refusal_leaves_the_old_file(url: str, tmp_path: Path) -> None:
+    old = tmp_path / "grid.png"
+    old.write_bytes(b"old")
+    assert main(["--seed", "-1", "--url", url, "-o", str(old)]) == 1
+    assert old.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [old]
