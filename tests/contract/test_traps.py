@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 import requests
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from deploy.server import HOST, Server
 
@@ -148,6 +150,33 @@ def test_a_hostile_request_gets_its_problem_and_harms_no_other(
     assert reply.content.isascii()
     assert len(reply.content) < 4096
     assert "x-injected" not in reply.headers
+
+
+GOOD_BODIES = st.one_of(
+    st.fixed_dictionaries({"seed": st.integers(0, 9), "num_images": st.integers(1, 9)}),
+    st.fixed_dictionaries({"seeds": st.lists(st.integers(0, 9), min_size=1, max_size=4),
+                           "format": st.sampled_from(["png", "json", "npy"])}),
+    st.builds(lambda a, b, n: {"walk": {"between": [a, b], "steps": n}},
+              st.integers(0, 9), st.integers(0, 9), st.integers(2, 9)),
+)  # fmt: skip
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(mix=st.lists(GOOD_BODIES | st.sampled_from(HOSTILE), min_size=8, max_size=40))
+def test_any_mix_of_requests(server: Server, mix: list[dict[str, Any] | Hostile]) -> None:
+    def ask(item: dict[str, Any] | Hostile) -> requests.Response:
+        if isinstance(item, Hostile):
+            return send(server, item.body, dict(item.headers))
+        return requests.post(server.predict_url, json=item, timeout=60)
+
+    with ThreadPoolExecutor(len(mix)) as pool:
+        replies = list(pool.map(ask, mix))
+    for item, reply in zip(mix, replies, strict=True):
+        if isinstance(item, Hostile):
+            assert reply.status_code == item.status
+        else:
+            assert reply.status_code == 200
+            assert reply.content == ask(item).content
 
 
 def test_the_nearest_name_is_told(server: Server) -> None:

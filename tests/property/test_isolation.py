@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,12 +27,22 @@ LIMITS = Limits(max_images=6, max_batch_images=4)
 
 seeds = st.integers(0, MAX_SEED - 5)
 numbers = st.floats(-4, 4, width=32)
+keys = seeds | st.lists(numbers, min_size=NZ, max_size=NZ)
+
+
+def to_base64(values: list[float]) -> str:
+    """The whole rows in a list of numbers, as base64 of float32."""
+    rows = np.array(values[: len(values) // NZ * NZ], "<f4")
+    return base64.b64encode(rows.tobytes()).decode("ascii")
+
+
 layout = st.fixed_dictionaries(
     {},
     optional={
         "columns": st.integers(1, 6),
         "padding": st.integers(0, 3),
         "background": st.from_regex(r"#[0-9a-f]{6}", fullmatch=True),
+        "format": st.sampled_from(["png", "json", "npy"]),
     },
 )
 sources = st.one_of(
@@ -39,9 +51,55 @@ sources = st.one_of(
     st.fixed_dictionaries(
         {"noise": st.lists(st.lists(numbers, min_size=NZ, max_size=NZ), min_size=1, max_size=6)}
     ),
+    st.fixed_dictionaries(
+        {"noise": st.lists(numbers, min_size=NZ, max_size=3 * NZ).map(to_base64)}
+    ),
+    st.fixed_dictionaries(
+        {
+            "walk": st.fixed_dictionaries(
+                {
+                    "between": st.lists(keys, min_size=2, max_size=3),
+                    "steps": st.integers(3, 6),
+                    "method": st.sampled_from(["slerp", "linear", None]),
+                }
+            )
+        }
+    ),
+    st.fixed_dictionaries(
+        {
+            "mix": st.lists(
+                st.fixed_dictionaries(
+                    {"weight": numbers, "seeds": st.lists(seeds, min_size=1, max_size=3)}
+                ),
+                min_size=1,
+                max_size=3,
+            )
+        }
+    ),
 )
+
+
+def few_images(body: dict[str, Any]) -> bool:
+    """All instances together within the limit, counted as the documentation says."""
+    return sum(map(count_images, body["instances"])) <= LIMITS.max_images
+
+
+def count_images(request: dict[str, Any]) -> int:
+    if "walk" in request:
+        return int(request["walk"]["steps"])
+    if isinstance(request.get("noise"), str):
+        return len(base64.b64decode(request["noise"])) // (4 * NZ)
+    if "mix" in request:
+        return 1
+    return len(request.get("seeds") or request.get("noise") or range(request["num_images"]))
+
+
 fields = st.builds(lambda source, extra: {**source, **extra}, sources, layout)
+instances = st.lists(fields, min_size=1, max_size=2).map(
+    lambda found: {"instances": [{**one, "format": "json"} for one in found]}
+)
 good = st.one_of(
+    instances.filter(few_images).map(lambda value: {"body": value}),
     fields.map(lambda value: {"body": value}),
     fields.map(lambda value: {"body": bytearray(json.dumps(value), "ascii")}),
     fields.map(lambda value: {json.dumps(value): bytearray()}),
@@ -51,7 +109,12 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-names = st.sampled_from(["seed", "seeds", "num_images", "noise", "columns", "padding", "x"])
+names = st.sampled_from(
+    ["seed", "seeds", "num_images", "noise", "walk", "mix", "instances", "columns", "format", "x"]
+)
+accepts = st.sampled_from(
+    ["", "*/*", "image/png", "application/json", "application/x-npy;q=0.5, */*;q=0.1"]
+)
 # Mostly bad; those without a seed that are good by chance are random and so not compared.
 arbitrary = st.one_of(
     json_values.map(lambda value: {"body": value}),
@@ -77,17 +140,21 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
 
 
 @settings(max_examples=60, deadline=None)
-@given(batch=st.lists(st.tuples(st.booleans(), good, arbitrary), min_size=1, max_size=8))
+@given(batch=st.lists(st.tuples(st.booleans(), good, arbitrary, accepts), min_size=1, max_size=8))
 def test_each_good_request_gets_the_bytes_it_gets_alone(
-    service: Service, batch: list[tuple[bool, dict[str, Any], dict[str, Any]]]
+    service: Service, batch: list[tuple[bool, dict[str, Any], dict[str, Any], str]]
 ) -> None:
-    raws = [well if is_good else ill for is_good, well, ill in batch]
-    replies = service.handle(raws)
+    raws = [well if is_good else ill for is_good, well, ill, _ in batch]
+    headers = [{"Accept": accept} for *_, accept in batch]
+    replies = service.handle(raws, headers)
     assert len(replies) == len(raws)
-    for raw, reply, (is_good, _, _) in zip(raws, replies, batch, strict=True):
+    for raw, own, reply, (is_good, *_) in zip(raws, headers, replies, batch, strict=True):
         if is_good:
-            assert reply.status == 200
-            assert reply == service.handle([raw])[0]
+            body = raw.get("body")
+            kserve = isinstance(body, dict) and "instances" in body
+            refused = kserve and own["Accept"] == "image/png"
+            assert reply.status == (406 if refused else 200)
+            assert reply == service.handle([raw], [own])[0]
 
 
 @settings(max_examples=200, deadline=None)
@@ -96,7 +163,7 @@ def test_anything_gets_a_reply_that_torchserve_can_send(
     service: Service, raw: dict[str, Any]
 ) -> None:
     (reply,) = service.handle([raw])
-    assert reply.status in (200, 400, 413)  # 500 would be an exception nobody foresaw
+    assert reply.status in (200, 400, 406, 413)  # 500 would be an exception nobody foresaw
     texts = [reply.phrase, reply.content_type, *reply.headers, *reply.headers.values()]
     assert all(text.isascii() and text.isprintable() and len(text) <= 1024 for text in texts)
     if reply.status != 200:
