@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -32,6 +33,8 @@ class ExportConfig:
     """generator.safetensors of a training run."""
     out: Path = Path("model_store")
     """Folder for dcgan.mar, its sha256 and parity.json."""
+    backend: Literal["torchscript", "onnx"] | None = None
+    """What runs the model; handler/model-config.yaml decides when left out."""
     model_version: str = "1.0"
     """Version that the served model reports."""
     keep_models: bool = False
@@ -68,7 +71,7 @@ def export(config: ExportConfig) -> dict[str, object]:
         parity = as_json(verify(generator, torchscript, onnx))
         card = make_card(config.weights, info, config.model_version, facts, parity)
         archive = config.out / f"{MODEL_NAME}.mar"
-        digest = build_archive(archive, torchscript, onnx, card)
+        digest = build_archive(archive, torchscript, onnx, card, config.backend)
         with atomic_path(config.out / "parity.json") as beside:
             beside.write_text(json.dumps(parity, indent=2) + "\n", encoding="utf-8")
         if config.keep_models:

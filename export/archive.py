@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,13 +32,16 @@ class ArchiveError(RuntimeError):
     """torch-model-archiver refused its inputs; the message is what it said."""
 
 
-def build_archive(path: Path, torchscript: Path, onnx: Path, card: ModelCard) -> str:
+def build_archive(
+    path: Path, torchscript: Path, onnx: Path, card: ModelCard, backend: str | None = None
+) -> str:
     """Write the archive atomically, and ``<path>.sha256`` beside it.
 
     Args:
         path: ``.../dcgan.mar``.
         torchscript, onnx: the exported model files.
         card: goes into the archive as ``card.json``.
+        backend: written into the archive's model-config.yaml; None leaves what is there.
 
     Returns:
         the archive's SHA-256, hexadecimal.
@@ -54,7 +58,9 @@ def build_archive(path: Path, torchscript: Path, onnx: Path, card: ModelCard) ->
         entry = Path(private) / f"{ENTRY.stem}_{_sha256(ENTRY)[:12]}.py"
         shutil.copy(ENTRY, entry)
         extra = _stage(Path(private) / "extra", torchscript, onnx, card)
-        laid_out = _run_archiver(Path(private), entry, extra, card.version)
+        config = Path(private) / MODEL_CONFIG
+        config.write_text(_configured(backend), encoding="utf-8")
+        laid_out = _run_archiver(Path(private), entry, extra, config, card.version)
         _normalise_manifest(laid_out / "MAR-INF" / "MANIFEST.json")
         with atomic_path(path) as beside:
             _write_zip(beside, laid_out)
@@ -72,7 +78,9 @@ def _stage(extra: Path, torchscript: Path, onnx: Path, card: ModelCard) -> Path:
     """A folder whose content becomes the archive's root, so that handler/ stays a folder."""
     extra.mkdir()
     shutil.copytree(
-        PACKAGE, extra / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", ".*")
+        PACKAGE,
+        extra / PACKAGE.name,
+        ignore=shutil.ignore_patterns("__pycache__", ".*", MODEL_CONFIG),
     )
     shutil.copy(torchscript, extra / "generator.pt")
     shutil.copy(onnx, extra / "generator.onnx")
@@ -80,14 +88,25 @@ def _stage(extra: Path, torchscript: Path, onnx: Path, card: ModelCard) -> Path:
     return extra
 
 
-def _run_archiver(private: Path, entry: Path, extra: Path, version: str) -> Path:
+def _configured(backend: str | None) -> str:
+    """The text of model-config.yaml with the backend chosen; its comments stay."""
+    text = (PACKAGE / MODEL_CONFIG).read_text(encoding="utf-8")
+    if backend is None:
+        return text
+    changed, count = re.subn(r"(?m)^(  backend: +)\w+", rf"\g<1>{backend}", text)
+    if count != 1:
+        raise ArchiveError(f"{MODEL_CONFIG} has no line for the backend in its handler block")
+    return changed
+
+
+def _run_archiver(private: Path, entry: Path, extra: Path, config: Path, version: str) -> Path:
     out = private / "out"
     out.mkdir()
     command = [
         sys.executable, "-c",
         "from model_archiver.model_packaging import generate_model_archive as main; main()",
         "--model-name", MODEL_NAME, "--version", version, "--handler", str(entry),
-        "--extra-files", str(extra), "--config-file", str(PACKAGE / MODEL_CONFIG),
+        "--extra-files", str(extra), "--config-file", str(config),
         "--archive-format", "no-archive", "--export-path", str(out),
     ]  # fmt: skip
     environment = {**os.environ, "TMPDIR": str(private)}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from export.__main__ import main
 from training.networks import new_generator
@@ -28,9 +29,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run_export(weights: Path, out: Path) -> dict[str, Any]:
+def run_export(weights: Path, out: Path, *flags: str) -> dict[str, Any]:
     """As a command: within one process TorchScript numbers its classes on and on."""
     command = [sys.executable, "-m", "export", "--weights", str(weights), "--out", str(out)]
+    command += flags
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
@@ -50,6 +52,19 @@ def test_two_exports_are_equal_and_complete(weights: Path, tmp_path: Path) -> No
     assert card["nz"] == 6
     batches = {(p["artefact"], p["batch"]) for p in card["parity"]["measured"]}
     assert batches == {(a, b) for a in ("torchscript", "onnx") for b in (1, 2, 5, 64)}
+
+
+def test_the_backend_can_be_chosen_at_export(weights: Path, tmp_path: Path) -> None:
+    run_export(weights, tmp_path / "a")
+    run_export(weights, tmp_path / "b", "--backend", "onnx")
+    configs = []
+    for name in ("a", "b"):
+        with zipfile.ZipFile(tmp_path / name / "dcgan.mar") as opened:
+            configs.append(yaml.safe_load(opened.read("model-config.yaml")))
+            assert "handler/model-config.yaml" not in opened.namelist()
+    assert configs[0]["handler"]["backend"] == "torchscript"
+    configs[0]["handler"]["backend"] = "onnx"
+    assert configs[1] == configs[0]
 
 
 def test_a_wrong_file_exits_2_and_says_what_it_is(
