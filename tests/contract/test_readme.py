@@ -1,7 +1,8 @@
-"""The commands of the README, taken from it and run."""
+"""The commands of the README and of docs/api.md, taken from them and run."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -15,8 +16,15 @@ from deploy.server import ROOT, Server
 
 pytestmark = pytest.mark.contract
 
-BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
-COMMANDS = [c for block in BLOCKS for c in block.replace("\\\n", " ").splitlines() if c.strip()]
+
+def commands_of(document: str) -> list[str]:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return [c for block in blocks for c in block.replace("\\\n", " ").splitlines() if c.strip()]
+
+
+COMMANDS = commands_of("README.md")
+API_COMMANDS = commands_of("docs/api.md")
 TINY = " --max-steps {} --batch-size 4 --image-size 32 --nz 4 --ngf 2 --ndf 2"
 
 
@@ -37,7 +45,8 @@ def run(command: str) -> str:
 def test_every_command_is_run_somewhere() -> None:
     """Those of make and torchserve by other tests or by being here at all; no unknown ones."""
     known = ("curl ", "make ", ".venv/bin/python -m training", ".venv/bin/python -m export",
-             "source .venv/bin/activate", "torchserve --start --models dcgan.mar")  # fmt: skip
+             ".venv/bin/python -m client", "source .venv/bin/activate",
+             "torchserve --start --models dcgan.mar")  # fmt: skip
     assert [c for c in COMMANDS if not c.startswith(known)] == []
 
 
@@ -46,17 +55,47 @@ def test_make_targets_exist(command: str) -> None:
     assert run(command.split("#")[0].replace("make", "make --dry-run"))
 
 
+def at(server: Server, command: str) -> str:
+    """The command, sent to the tests' server instead of the default ports."""
+    command = command.replace("127.0.0.1:8080", f"127.0.0.1:{server.ports.inference}")
+    command = command.replace("127.0.0.1:8081", f"127.0.0.1:{server.ports.management}")
+    if "-m client" in command and "--read" not in command:
+        command += f" --url http://127.0.0.1:{server.ports.inference}"
+    return command
+
+
 def test_curl(server: Server, tmp_path: Path) -> None:
     for command in commands("curl"):
-        moved = command.replace(
-            "http://127.0.0.1:8080", f"http://127.0.0.1:{server.ports.inference}"
-        )
-        moved = moved.replace(
-            "http://127.0.0.1:8081", f"http://127.0.0.1:{server.ports.management}"
-        )
-        run(f"cd {tmp_path} && {moved}")
+        run(f"cd {tmp_path} && {at(server, command)}")
     image = Image.open(tmp_path / "grid.png")
     assert image.size == (530, 530)
+
+
+def test_the_client(server: Server, tmp_path: Path) -> None:
+    for command in commands("-m client"):
+        moved = command
+        for name in ("grid.png", "walk.gif", "mix.png"):
+            moved = moved.replace(name, str(tmp_path / name))
+        run(at(server, moved))
+    assert {path.name for path in tmp_path.iterdir()} == {"grid.png", "walk.gif", "mix.png"}
+
+
+@pytest.mark.parametrize("command", API_COMMANDS)
+def test_each_command_of_the_api_page(server: Server, tmp_path: Path, command: str) -> None:
+    said = run(at(server, command) if "client" in command else f"cd {tmp_path} && "
+               + at(server, command))  # fmt: skip
+    for path in tmp_path.iterdir():
+        documented = ROOT / "docs" / "api" / path.name
+        if documented.exists():
+            ours, shown = Image.open(path), Image.open(documented)
+            assert ours.size == shown.size
+            difference = np.abs(np.asarray(ours, np.int16) - np.asarray(shown))
+            assert difference.max() <= 1  # another processor may round otherwise
+    if "sede" in command:
+        shown_problem = re.findall(
+            r"```json\n(.*?)```", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.DOTALL
+        )
+        assert json.loads(said) == json.loads(shown_problem[0])
 
 
 def test_training_on_your_own_pictures(tmp_path: Path) -> None:
