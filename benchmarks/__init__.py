@@ -1,1 +1,1 @@
-"""Comparisons, each of two or more things in one run. None of them is a test."""
+"""Measurements: serving against the stock handler, open-loop load, training recipes."""
