@@ -16,6 +16,8 @@ import psutil
 import yaml
 
 from deploy.server import ROOT, Ports, Server, stop
+from export.torchscript import export_torchscript
+from training.weights import load_generator
 
 STORE = ROOT / "model_store"
 
@@ -56,10 +58,11 @@ def ours(folder: Path) -> Iterator[Running]:
 
 @contextmanager
 def stock(folder: Path) -> Iterator[Running]:
-    """The stock handler with our TorchScript file and our batch size, delay and workers."""
+    """The stock handler with a plain trace of our weights, our batch size, delay and workers."""
     store = _made(folder / "store")
+    generator, _ = load_generator(STORE / "generator.safetensors")
+    export_torchscript(generator, folder / "generator.pt")
     with zipfile.ZipFile(STORE / "dcgan.mar") as archive:
-        (folder / "generator.pt").write_bytes(archive.read("generator.pt"))
         config = yaml.safe_load(archive.read("model-config.yaml"))
     del config["handler"]
     (folder / "model-config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")

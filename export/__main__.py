@@ -18,6 +18,7 @@ import tyro
 
 from export.archive import MODEL_NAME, ArchiveError, build_archive
 from export.card import make_card
+from export.fold import fold_batchnorm
 from export.onnx import export_onnx
 from export.torchscript import export_torchscript
 from export.verify import ParityError, as_json, verify
@@ -65,8 +66,9 @@ def export(config: ExportConfig) -> dict[str, object]:
     with tempfile.TemporaryDirectory(prefix="dcgan-export-") as work:
         torchscript, onnx = Path(work) / "generator.pt", Path(work) / "generator.onnx"
         print("exporting TorchScript and ONNX", file=sys.stderr)
-        export_torchscript(generator, torchscript)
-        facts = export_onnx(generator, onnx)
+        folded = fold_batchnorm(generator)
+        export_torchscript(folded, torchscript)
+        facts = export_onnx(folded, onnx)
         print("comparing both with the eager network", file=sys.stderr)
         parity = as_json(verify(generator, torchscript, onnx))
         card = make_card(config.weights, info, config.model_version, facts, parity)

@@ -1,0 +1,38 @@
+"""The folded Generator computes what the trained one does."""
+
+import pytest
+import torch
+from torch import nn
+
+from export.fold import fold_batchnorm
+from training.networks import Generator, new_generator
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def generator() -> Generator:
+    torch.manual_seed(0)
+    made = new_generator(nz=8, ngf=4, channels=3, image_size=32)
+    for layer in made.modules():
+        if isinstance(layer, nn.BatchNorm2d):  # statistics and gains far from 0 and 1
+            nn.init.normal_(layer.running_mean)
+            nn.init.uniform_(layer.running_var, 0.1, 4.0)
+            nn.init.normal_(layer.weight)
+            nn.init.normal_(layer.bias)
+    return made.eval()
+
+
+@torch.no_grad()
+def test_the_same_pictures(generator: Generator) -> None:
+    latents = torch.randn(5, 8)
+    before = generator(latents)
+    torch.testing.assert_close(fold_batchnorm(generator)(latents), before, rtol=0, atol=2e-6)
+    assert torch.equal(generator(latents), before)  # the original is left alone
+
+
+def test_no_batchnorm_is_left(generator: Generator) -> None:
+    kinds = [type(layer) for layer in fold_batchnorm(generator).layers]
+    assert nn.BatchNorm2d not in kinds
+    assert kinds.count(nn.ConvTranspose2d) == 4
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in generator.layers)
