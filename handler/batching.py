@@ -46,8 +46,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception of torch, ONNX Runtime or Python says that memory ran out."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    # ONNX Runtime has no class of its own for it, and torch on the CPU only a RuntimeError.
-    words = ("out of memory", "failed to allocate memory", "can't allocate memory")
+    # ONNX Runtime has no class of its own for it, nor has torch on the CPU; cuBLAS and cuDNN
+    # tell their status, and C++ the name of its exception.
+    words = (
+        "out of memory", "failed to allocate memory", "can't allocate memory",
+        "status_alloc_failed", "bad_alloc",
+    )  # fmt: skip
     return isinstance(error, Exception) and any(word in str(error).lower() for word in words)
 
 

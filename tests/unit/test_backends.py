@@ -98,6 +98,7 @@ def test_pixels_are_those_of_the_network(
 def test_facts(backend: Backend) -> None:
     assert backend.name in ("torchscript", "onnx")
     assert (backend.device, backend.nz, backend.image_shape) == ("cpu", NZ, (32, 32, 3))
+    assert backend.fallback is False
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -160,7 +161,8 @@ def test_a_gpu_that_is_not_there(model_dir: Path, name: str) -> None:
         open_backend(model_dir, card, Settings(backend=name), 0)
     assert "CUDA" not in str(caught.value)  # TorchServe would report a lack of memory
     fallback = Settings(backend=name, allow_cpu_fallback=True)
-    assert open_backend(model_dir, card, fallback, 0).device == "cpu"
+    fallen = open_backend(model_dir, card, fallback, 0)
+    assert (fallen.device, fallen.fallback) == ("cpu", True)
 
 
 def test_a_card_of_another_model(model_dir: Path) -> None:
