@@ -210,8 +210,9 @@ def open_service(
     observe: Observer = ignore
     if metrics is not None:
         observe = TorchServeMetrics(
-            metrics, batch_size, backend.name, backend.device, backend.fallback
-        )
+            metrics, batch_size, settings.limits.max_batch_images,
+            backend.name, backend.device, backend.fallback,
+        )  # fmt: skip
     return Service(backend, card, settings.limits, observe)
 
 

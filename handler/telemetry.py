@@ -48,13 +48,23 @@ class TorchServeMetrics:
     Args:
         metrics: ``context.metrics`` of TorchServe.
         batch_size: requests that fill a batch.
+        max_batch_images: images that fill a forward pass.
         backend, device, fallback: what the worker runs on.
     """
 
     def __init__(
-        self, metrics: Any, batch_size: int, backend: str, device: str, fallback: bool
+        self,
+        metrics: Any,
+        batch_size: int,
+        max_batch_images: int,
+        backend: str,
+        device: str,
+        fallback: bool,
     ) -> None:
         self._metrics, self._batch_size = metrics, max(batch_size, 1)
+        self._max_batch_images = max_batch_images
+        # TorchServe splits name:value at every colon, and drops what is not two parts.
+        device = device.replace(":", "_")
         self._info = {"Backend": backend, "Device": device, "Fallback": str(fallback).lower()}
         self._failed = False
 
@@ -74,6 +84,8 @@ class TorchServeMetrics:
         self._add("histogram", "dcgan_batch_fill_ratio", len(report.outcomes) / self._batch_size)
         self._add("histogram", "dcgan_latents_seconds", report.latents_s)
         if report.images:
+            passes = report.images / self._max_batch_images
+            self._add("histogram", "dcgan_batch_images_ratio", passes)
             self._add("histogram", "dcgan_forward_seconds", report.forward_s)
             self._add("histogram", "dcgan_encode_seconds", report.encode_s)
         self._add("gauge", "dcgan_backend_info", 1, **self._info)

@@ -50,6 +50,7 @@ def test_requests_images_and_times_are_counted(server: Server) -> None:
     assert gained["dcgan_images_total"] == 7
     assert gained["dcgan_batch_fill_ratio_count"] == 2
     assert gained["dcgan_batch_fill_ratio_sum"] == pytest.approx(2 / 32)
+    assert gained["dcgan_batch_images_ratio_sum"] == pytest.approx(7 / 64, abs=1e-6)
     for part in ("latents", "forward", "encode"):
         assert gained[f"dcgan_{part}_seconds_sum"] > 0
     info = 'dcgan_backend_info|Backend="torchscript"|Device="cpu"|Fallback="false"'

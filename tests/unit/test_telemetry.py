@@ -46,7 +46,7 @@ def test_each_line_is_declared_and_readable(
 ) -> None:
     caplog.set_level(logging.INFO)
     known = set(cache.cache_keys())
-    TorchServeMetrics(cache, 32, "onnx", "cpu", True)(REPORT)
+    TorchServeMetrics(cache, 32, 64, "onnx", "cpu", True)(REPORT)
     assert set(cache.cache_keys()) == known  # nothing that metrics.yaml does not declare
     lines = emitted(caplog)
     common = "ModelName:dcgan,Level:Model"
@@ -56,6 +56,7 @@ def test_each_line_is_declared_and_readable(
     ]
     assert lines["dcgan_images_total"] == [("5", common, "COUNTER")]
     assert lines["dcgan_batch_fill_ratio"] == [("0.09375", common, "HISTOGRAM")]
+    assert lines["dcgan_batch_images_ratio"] == [("0.078125", common, "HISTOGRAM")]
     assert lines["dcgan_forward_seconds"] == [("0.25", common, "HISTOGRAM")]
     assert lines["dcgan_encode_seconds"] == [("0.5", common, "HISTOGRAM")]
     assert float(lines["dcgan_latents_seconds"][0][0]) == 1e-5
@@ -64,8 +65,20 @@ def test_each_line_is_declared_and_readable(
     ]
 
 
+def test_every_dimension_reaches_torchserve(
+    cache: MetricsCacheYamlImpl, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its front end takes a dimension for one only if it has a single colon."""
+    caplog.set_level(logging.INFO)
+    TorchServeMetrics(cache, 32, 64, "torchscript", "cuda:1", False)(REPORT)
+    lines = emitted(caplog)
+    pairs = [d for line in lines.values() for _, text, _ in line for d in text.split(",")]
+    assert all(pair.count(":") == 1 for pair in pairs)
+    assert "Device:cuda_1" in pairs
+
+
 def test_a_failure_is_logged_once_and_never_raised(caplog: pytest.LogCaptureFixture) -> None:
-    broken = TorchServeMetrics(object(), 32, "onnx", "cpu", False)
+    broken = TorchServeMetrics(object(), 32, 64, "onnx", "cpu", False)
     broken(REPORT)
     broken(REPORT)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
