@@ -156,7 +156,8 @@ def open_backend(model_dir: Path, card: Card, settings: Settings, gpu_id: int | 
             text with "CUDA" in it for a lack of memory: our own texts say GPU.)
     """
     backend: Backend
-    if settings.backend == "torchscript":
+    on_gpu = gpu_id is not None
+    if settings.backend == "torchscript" or (settings.backend == "auto" and on_gpu):
         backend = TorchScriptBackend(model_dir / "generator.pt", card, settings, gpu_id)
     else:
         backend = OnnxBackend(model_dir / "generator.onnx", card, settings, gpu_id)

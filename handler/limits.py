@@ -53,7 +53,9 @@ class Settings:
     """How the model is run.
 
     Args:
-        backend: ``torchscript`` (generator.pt) or ``onnx`` (generator.onnx).
+        backend: ``torchscript`` (generator.pt), ``onnx`` (generator.onnx), or ``auto``: onnx on
+            the CPU, where ONNX Runtime keeps its weights in the layout that its kernels want,
+            and torchscript on a GPU.
         threads: slices of a batch that run side by side on the CPU, one thread each; 0 is one
             a processor.
         allow_cpu_fallback: let a worker that was given a GPU run on the CPU when the runtime
@@ -61,7 +63,7 @@ class Settings:
         limits: how much one request may ask for.
     """
 
-    backend: Literal["torchscript", "onnx"] = "torchscript"
+    backend: Literal["auto", "torchscript", "onnx"] = "auto"
     threads: int = 0
     allow_cpu_fallback: bool = False
     limits: Limits = field(default_factory=Limits)

@@ -93,20 +93,20 @@ def test_on_any_worker_in_small_batches_and_after_a_restart(
                 assert ask_together(live, {}) == expected
 
 
-def test_onnx_gives_the_pixels_of_torchscript_to_one_grey_level(
+def test_torchscript_gives_the_pixels_of_onnx_to_one_grey_level(
     tmp_path: Path, server: Server
 ) -> None:
-    def onnx(config: dict[str, Any]) -> None:
-        config["handler"]["backend"] = "onnx"
+    def torchscript(config: dict[str, Any]) -> None:
+        config["handler"]["backend"] = "torchscript"
 
-    repack(tmp_path, onnx)
+    repack(tmp_path, torchscript)
     as_npy = {"format": "npy"}
-    torchscript = [np.load(io.BytesIO(reply)) for reply in ask_together(server, as_npy)]
+    onnx = [np.load(io.BytesIO(reply)) for reply in ask_together(server, as_npy)]
     with served(tmp_path) as live:
         alone = requests.post(live.predict_url, json=BODIES[0], timeout=60)
-        assert alone.headers["x-backend"] == "onnx"
+        assert alone.headers["x-backend"] == "torchscript"
         replies = ask_together(live, as_npy)
         assert replies == ask_together(live, as_npy)
-    for ours, theirs in zip(torchscript, (np.load(io.BytesIO(r)) for r in replies), strict=True):
+    for ours, theirs in zip(onnx, (np.load(io.BytesIO(r)) for r in replies), strict=True):
         assert ours.shape == theirs.shape
         assert np.abs(ours.astype(int) - theirs).max() <= 1

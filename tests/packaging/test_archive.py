@@ -62,7 +62,7 @@ def test_the_backend_can_be_chosen_at_export(weights: Path, tmp_path: Path) -> N
         with zipfile.ZipFile(tmp_path / name / "dcgan.mar") as opened:
             configs.append(yaml.safe_load(opened.read("model-config.yaml")))
             assert "handler/model-config.yaml" not in opened.namelist()
-    assert configs[0]["handler"]["backend"] == "torchscript"
+    assert configs[0]["handler"]["backend"] == "auto"
     configs[0]["handler"]["backend"] = "onnx"
     assert configs[1] == configs[0]
 
