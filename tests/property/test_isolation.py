@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import warnings
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from export.onnx import export_onnx
+from export.torchscript import export_torchscript
 from handler.backends import open_backend
 from handler.card import Card
 from handler.latents import MAX_SEED
@@ -124,19 +125,19 @@ arbitrary = st.one_of(
 )
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
+@pytest.fixture(scope="module", params=["torchscript", "onnx"])
+def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Service:
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     network = new_generator(nz=NZ, ngf=4, channels=3, image_size=32)
     with torch.inference_mode():
         network(torch.randn(16, NZ))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        script = torch.jit.trace(network.eval(), torch.zeros(2, NZ))
-        script.save(str(folder / "generator.pt"))
+    export = {"torchscript": export_torchscript, "onnx": export_onnx}[request.param]
+    file = {"torchscript": "generator.pt", "onnx": "generator.onnx"}[request.param]
+    export(network.eval(), folder / file)
     card = Card("dcgan", "1", "0" * 64, NZ, 32, 3, {})
-    return Service(open_backend(folder, card, Settings(limits=LIMITS), None), card, LIMITS)
+    chosen = Settings(backend=request.param, limits=LIMITS)
+    return Service(open_backend(folder, card, chosen, None), card, LIMITS)
 
 
 @settings(max_examples=60, deadline=None)
