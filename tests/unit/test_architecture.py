@@ -11,10 +11,11 @@ ROOT = Path(__file__).resolve().parents[2]
 OURS = {"training", "export", "handler", "deploy", "client", "benchmarks", "tests"}
 ALLOWED = {
     "handler": {"handler"},
-    "training": {"training", "handler.latents", "handler.images"},
+    "training": {"training", "handler.arithmetic", "handler.latents", "handler.images"},
     "export": {"export", "training", "handler"},
     "deploy": {"deploy", "training.files"},
     "client": {"client"},
+    "benchmarks": {"benchmarks", "deploy", "export", "handler", "training"},
 }
 
 

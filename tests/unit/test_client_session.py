@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from urllib3 import HTTPResponse
 
 import client
 from client import Client
+from client.retries import LONGEST_WAIT_S, retries
 from client.session import read
 
 pytestmark = pytest.mark.unit
@@ -119,6 +121,24 @@ def test_retry_after_is_waited_for(server: Scripted, form: str) -> None:
     assert time.monotonic() - began > 0.9
 
 
+@pytest.mark.parametrize("value", ["soon", "9" * 5000, "-1", "Mon, 99 Foo 99999 99:99:99 GMT"])
+def test_an_ill_written_retry_after_is_no_hint(server: Scripted, value: str) -> None:
+    server.steps = [(503, {"Retry-After": value}, b""), OK]
+    assert connect(server).grid().seed == 7
+
+
+def test_waits_are_bounded_and_spread() -> None:
+    policy = retries(20, backoff_s=0.5)
+    assert policy.parse_retry_after("3600") == LONGEST_WAIT_S
+    for tried in range(1, 12):
+        busy = HTTPResponse(status=503)
+        policy = policy.increment("POST", "/", busy)
+        bound = min(LONGEST_WAIT_S, 0.5 * 2 ** (tried - 1))
+        waits = [policy.get_backoff_time() for _ in range(200)]
+        assert 0 <= min(waits) < 0.2 * bound
+        assert 0.8 * bound < max(waits) <= bound
+
+
 @pytest.mark.parametrize(
     ("status", "body", "expected", "words"),
     [
@@ -127,7 +147,7 @@ def test_retry_after_is_waited_for(server: Scripted, form: str) -> None:
         (413, b"", client.TooLarge, "413: Content Too Large|413: Request Entity Too Large"),
         (500, b"\xff" * 1000, client.ServerFailed, "500"),
         (507, b'["x"]', client.ServerFailed, "507"),
-        (404, b'{"code": 404, "type": "N", "message": "Model not found"}', client.ServerFailed,
+        (404, b'{"code": 404, "type": "N", "message": "Model not found"}', client.Problem,
          "404: Model not found"),
     ],
 )  # fmt: skip
@@ -137,6 +157,7 @@ def test_errors_are_told_and_not_tried_again(
     server.steps = [(status, {"Retry-After": "0"}, body)]
     with pytest.raises(expected, match=words) as caught:
         connect(server).grid(seed=-1)
+    assert type(caught.value) is expected
     assert caught.value.status == status
     assert len(str(caught.value)) < 400
     assert len(server.seen) == 1
@@ -148,7 +169,14 @@ def test_the_parts_of_a_problem(server: Scripted) -> None:
         connect(server).images(seed=-1)
     problem = caught.value
     assert (problem.field, problem.seen, problem.allowed) == ("seed", "-1", "more")
-    assert problem.type == PROBLEM["type"]
+    assert (problem.type, problem.title) == (PROBLEM["type"], "t")
+
+
+def test_a_redirect_is_not_followed(server: Scripted) -> None:
+    server.steps = [(302, {"Location": f"http://127.0.0.1:{server.server_port}/else"}, b""), OK]
+    with pytest.raises(client.Problem, match="302"):
+        connect(server, api_key="secret").grid()
+    assert len(server.seen) == 1
 
 
 def test_a_time_out_is_not_tried_again(server: Scripted) -> None:

@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from handler import arithmetic as served
 from handler.latents import from_seeds
 from training.networks import Generator, new_generator
 from training.samples import save_grid
@@ -16,7 +15,6 @@ from training.seeing.__main__ import main
 from training.seeing.canvas import draw, rows_of, save_gif
 from training.seeing.enlarge import blend, large_picture, latent_map
 from training.seeing.layers import feature_maps, strongest
-from training.seeing.paths import Method, between
 from training.seeing.walk import steps_of
 from training.weights import save_generator
 
@@ -38,31 +36,6 @@ def tiny(channels: int = 3) -> Generator:
 def weights(tmp_path: Path) -> str:
     save_generator(tmp_path / "g.safetensors", tiny(), MADE)
     return str(tmp_path / "g.safetensors")
-
-
-@pytest.mark.parametrize("method", ["slerp", "linear"])
-@pytest.mark.parametrize("seeds", [(1, 2), (3, 3), (4, 9)])
-def test_paths_are_those_that_the_server_walks(method: Method, seeds: tuple[int, int]) -> None:
-    keys = from_seeds(seeds, 100)
-    here = between(keys[0], keys[1], 7, method)
-    np.testing.assert_array_max_ulp(here, served.walk(keys, 7, method), maxulp=8)
-    assert np.array_equal(here[[0, -1]], keys)
-
-
-def test_slerp_keeps_the_length_and_linear_does_not() -> None:
-    keys = from_seeds([1, 2], 100)
-    keys *= 10 / np.linalg.norm(keys, axis=1, keepdims=True)
-    arc = np.linalg.norm(between(keys[0], keys[1], 9, "slerp"), axis=1)
-    line = np.linalg.norm(between(keys[0], keys[1], 9, "linear"), axis=1)
-    assert np.allclose(arc, 10, atol=1e-4)
-    assert line[4] < 8
-
-
-def test_opposite_keys_are_joined_by_a_line() -> None:
-    key = from_seeds([5], 10)[0]
-    path = between(key, -key, 5, "slerp")
-    assert np.allclose(path[2], 0, atol=1e-6)
-    assert np.allclose(path[1], key / 2)
 
 
 def test_steps_are_differences_of_neighbours() -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from handler.arithmetic import walk
 from handler.images import Images, to_uint8
 from handler.latents import MAX_SEED, from_seeds
 from training.networks import Generator
@@ -26,7 +27,6 @@ from training.seeing.canvas import (
     check_out,
     save_png,
 )
-from training.seeing.paths import between
 from training.weights import load_generator
 
 START_PX = 4  # height and width of the first feature maps of one latent
@@ -92,9 +92,9 @@ def blend(corners: Latents, rows: int, columns: int) -> Latents:
     Returns:
         float32 (rows, columns, nz).
     """
-    left = between(corners[0], corners[2], rows, "slerp")
-    right = between(corners[1], corners[3], rows, "slerp")
-    across = [between(a, b, columns, "slerp") for a, b in zip(left, right, strict=True)]
+    left = walk(corners[[0, 2]], rows, "slerp")
+    right = walk(corners[[1, 3]], rows, "slerp")
+    across = [walk(np.stack(ends), columns, "slerp") for ends in zip(left, right, strict=True)]
     return np.stack(across)
 
 

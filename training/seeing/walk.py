@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from handler.arithmetic import Method, walk
 from handler.images import Images
 from handler.latents import MAX_SEED, from_seeds
 from training.seeing.canvas import (
@@ -24,7 +25,6 @@ from training.seeing.canvas import (
     save_png,
     tiles,
 )
-from training.seeing.paths import Method, between
 from training.weights import load_generator
 
 
@@ -66,7 +66,7 @@ class WalkConfig:
         generator, _ = load_generator(self.weights)
         moving = self.out.suffix.lower() == ".gif"
         seeds = (*self.seeds, self.seeds[0]) if moving else self.seeds
-        legs = walk(from_seeds(seeds, generator.nz), self.steps, self.method)
+        legs = walk_legs(from_seeds(seeds, generator.nz), self.steps, self.method)
         images = draw(generator, legs.reshape(-1, generator.nz))
         by_leg = images.reshape(len(legs), self.steps, *images.shape[1:])
         if moving:
@@ -82,9 +82,9 @@ class WalkConfig:
         }
 
 
-def walk(keys: Latents, steps: int, method: Method) -> Latents:
+def walk_legs(keys: Latents, steps: int, method: Method) -> Latents:
     """One leg between each two neighbours: float32 (m, nz) -> (m - 1, steps, nz)."""
-    return np.stack([between(a, b, steps, method) for a, b in pairwise(keys)])
+    return np.stack([walk(np.stack(ends), steps, method) for ends in pairwise(keys)])
 
 
 def steps_of(legs: Images) -> dict[str, float]:
