@@ -6,6 +6,7 @@ found, as JSON) goes to stdout, everything else to stderr.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
@@ -17,9 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import tyro
-from PIL import Image
 from tqdm import tqdm
 
 from client import arguments
@@ -39,7 +38,7 @@ class ClientConfig:
 
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """.png (a grid; of a walk too), .gif (one frame an image), .npy, .json, or a folder (ends
-    in /) for one PNG an image."""
+    in /) for one PNG an image, named by its seed or its place."""
     seeds: str | None = None
     """Seeds and ranges: 0-63 or 1,7,42."""
     seed: int | None = None
@@ -134,9 +133,9 @@ def _save(client: Client, fields: dict[str, Any], out: Path) -> None:
         _write(out, client.post({**fields, "format": "json"}).content)
     elif suffix == ".npy":
         with _beside(out) as beside, beside.open("wb") as file:
-            np.save(file, np.concatenate(list(_pixels(client, fields))))
+            np.save(file, np.concatenate([client.array(**part) for part in _parts(fields)]))
     elif suffix == ".gif":
-        frames = [_image(pixels) for part in _pixels(client, fields) for pixels in part]
+        frames = [image for part in _parts(fields) for image in client.images(**part)]
         with _beside(out) as beside:
             frames[0].save(
                 beside,
@@ -148,28 +147,26 @@ def _save(client: Client, fields: dict[str, Any], out: Path) -> None:
             )
     else:
         out.mkdir(parents=True, exist_ok=True)
-        names = iter(fields.get("seeds") or range(sys.maxsize))
-        for part in _pixels(client, fields):
-            for pixels in part:
-                with _beside(out / f"{next(names):06d}.png") as beside:
-                    _image(pixels).save(beside, "PNG")
+        for part in _parts(fields):
+            document = client.post({**part, "format": "json"}).json()
+            # The bytes as sent: each of them says what made it, and --read can tell.
+            pngs = [base64.b64decode(text) for text in document["images"]]
+            names = document["seeds"] or range(len(pngs))
+            for name, png in zip(names, pngs, strict=True):
+                _write(out / f"{name:06d}.png", png)
 
 
-def _pixels(client: Client, fields: dict[str, Any]) -> Iterator[npt.NDArray[np.uint8]]:
-    """uint8 (n, H, W, C) in parts: a long list of seeds takes several calls."""
+def _parts(fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The calls to make: a long list of seeds takes several."""
     seeds = fields.get("seeds", [])
     if len(seeds) <= CHUNK:
-        yield client.array(**fields)
+        yield fields
         return
     with tqdm(total=len(seeds), unit="image") as bar:
         for start in range(0, len(seeds), CHUNK):
             part = seeds[start : start + CHUNK]
-            yield client.array(**{**fields, "seeds": part})
+            yield {**fields, "seeds": part}
             bar.update(len(part))
-
-
-def _image(pixels: npt.NDArray[np.uint8]) -> Image.Image:
-    return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -7,7 +7,9 @@ ClientError
     NotAcceptable  406
     TooLarge       413
     Unavailable    429, 503: still so after the last retry
-    ServerFailed   any other status
+    ServerFailed   any other 5xx
+
+A plain ``Problem`` is any other status: 404 for a model that is not there, 302 and its like.
 """
 
 from __future__ import annotations
@@ -32,18 +34,19 @@ class Problem(ClientError):  # noqa: N818, the RFC's word
     Args:
         status: HTTP status.
         type: URN of the kind of problem, or TorchServe's name of it; empty when unknown.
+        title: the kind of problem in words; empty when unknown.
         detail: what is wrong and what to do.
         field: name of the field to blame, as in ``walk.between[3]``; empty when there is none.
         seen, allowed: the offending value and what the field takes; empty when not told.
     """
 
     def __init__(
-        self, status: int, type: str, detail: str, field: str = "", seen: str = "",
-        allowed: str = "",
+        self, status: int, type: str, detail: str, title: str = "", field: str = "",
+        seen: str = "", allowed: str = "",
     ) -> None:  # fmt: skip
         where = f" ({field})" if field else ""
         super().__init__(f"{status}{where}: {detail}")
-        self.status, self.type, self.detail = status, type, detail
+        self.status, self.type, self.title, self.detail = status, type, title, detail
         self.field, self.seen, self.allowed = field, seen, allowed
 
 
@@ -64,7 +67,7 @@ class Unavailable(Problem):
 
 
 class ServerFailed(Problem):
-    """Any other status."""
+    """Any other 5xx."""
 
 
 _CLASSES: dict[int, type[Problem]] = {
@@ -82,7 +85,6 @@ def from_reply(status: int, reason: str, body: bytes) -> Problem:
         pass
     text = body[:_SHOWN_CHARS].decode("utf-8", "replace").strip()
     detail = found.get("detail") or found.get("message") or text or reason or "no explanation"
-    parts = {name: str(found.get(name, "")) for name in ("field", "seen", "allowed")}
-    return _CLASSES.get(status, ServerFailed)(
-        status, str(found.get("type", "")), str(detail), **parts
-    )
+    parts = {name: str(found.get(name, "")) for name in ("title", "field", "seen", "allowed")}
+    fallback = ServerFailed if status >= 500 else Problem
+    return _CLASSES.get(status, fallback)(status, str(found.get("type", "")), str(detail), **parts)

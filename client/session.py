@@ -13,16 +13,9 @@ import numpy.typing as npt
 import requests
 from PIL import Image
 from requests.adapters import HTTPAdapter
-from urllib3 import Retry
 
 from client.errors import ClientError, NotReachable, from_reply
-
-_RETRIED = (429, 503)  # the server did not take the request: sending it again is safe
-_LONGEST_WAIT_S = 30
-
-
-class _Retry(Retry):
-    RETRY_AFTER_STATUS_CODES = frozenset(_RETRIED)  # urllib3 would add 413
+from client.retries import retries as at_most
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,33 +48,27 @@ class Client:
     Args:
         url: of the inference port or of the proxy before it.
         model: its name.
+        version: of the model, as in "1.0"; the server's default version if left out.
         connect_timeout_s, read_timeout_s: longest wait for a connection, and for an answer.
-        retries: how often 429 and 503 are tried again. Nothing else is: a time-out or a broken
-            connection does not tell whether the request was worked on. The first retry comes at
-            once, then the wait doubles each time, with random jitter, or is what Retry-After
-            says (RFC 9110, section 10.2.3), 30 s at most.
-        backoff_s: half the wait before the second retry.
+        retries: how often 429 and 503 are tried again, and nothing else. The wait is random, up
+            to a bound that doubles each time, or is what Retry-After says; 30 s at most.
+        backoff_s: bound of the wait before the first retry.
         api_key: sent as ``X-API-Key``, for a proxy that wants one.
     """
 
     def __init__(
         self, url: str = "http://127.0.0.1:8080", model: str = "dcgan", *,
-        connect_timeout_s: float = 5.0, read_timeout_s: float = 60.0, retries: int = 4,
-        backoff_s: float = 0.2, api_key: str | None = None,
+        version: str | None = None, connect_timeout_s: float = 5.0, read_timeout_s: float = 60.0,
+        retries: int = 4, backoff_s: float = 0.4, api_key: str | None = None,
     ) -> None:  # fmt: skip
-        self._url = f"{url.rstrip('/')}/predictions/{model}"
+        self._model = model if version is None else f"{model}/{version}"
+        self._url = f"{url.rstrip('/')}/predictions/{self._model}"
         self._timeout_s = (connect_timeout_s, read_timeout_s)
         self._session = requests.Session()
         if api_key is not None:
             self._session.headers["X-API-Key"] = api_key
-        retry = _Retry(
-            total=retries, connect=0, read=0, redirect=0, other=0, status=retries,
-            status_forcelist=_RETRIED, allowed_methods=None, raise_on_status=False,
-            backoff_factor=backoff_s, backoff_jitter=backoff_s, backoff_max=_LONGEST_WAIT_S,
-            respect_retry_after_header=True, retry_after_max=_LONGEST_WAIT_S,
-        )  # fmt: skip
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(max_retries=retry))
+            self._session.mount(scheme, HTTPAdapter(max_retries=at_most(retries, backoff_s)))
 
     def __enter__(self) -> Client:
         return self
@@ -116,14 +103,34 @@ class Client:
             NotReachable: no connection, or no answer in time.
             Problem: the server answered with an error.
         """
-        body = json.dumps(fields, default=_plain)
+        return self._ask("POST", self._url, json.dumps(fields, default=_plain))
+
+    def describe(self, management_url: str = "http://127.0.0.1:8081") -> dict[str, Any]:
+        """What the model says of itself: fields, limits, weights, device, versions.
+
+        Args:
+            management_url: of the management port, which is not the inference port.
+
+        Raises:
+            NotReachable, Problem: as for ``post``.
+            ClientError: the model says nothing of itself.
+        """
+        url = f"{management_url.rstrip('/')}/models/{self._model}"
+        document = self._ask("GET", f"{url}?customized=true").json()
+        if not document[0].get("customizedMetadata"):
+            raise ClientError(f"{url} does not describe itself; is a worker of the model ready?")
+        return cast("dict[str, Any]", document[0]["customizedMetadata"])
+
+    def _ask(self, method: str, url: str, body: str | None = None) -> requests.Response:
+        headers = {} if body is None else {"Content-Type": "application/json"}
         try:
-            reply = self._session.post(
-                self._url, data=body, headers={"Content-Type": "application/json"},
-                timeout=self._timeout_s,
+            # A redirect would turn the POST into a GET and take the API key to another host.
+            reply = self._session.request(
+                method, url, data=body, headers=headers, timeout=self._timeout_s,
+                allow_redirects=False,
             )  # fmt: skip
         except requests.RequestException as error:
-            raise NotReachable(f"{self._url}: {error}; is the server up? (make serve)") from error
+            raise NotReachable(f"{url}: {error}; is the server up? (make serve)") from error
         if reply.status_code != requests.codes.ok:
             raise from_reply(reply.status_code, reply.reason, reply.content)
         return reply

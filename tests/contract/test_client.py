@@ -29,8 +29,8 @@ def test_the_three_forms_agree(url: str) -> None:
         picture = cats.grid(seed=3, num_images=4, columns=4, padding=0)
         again = cats.grid(**picture.made_by["request"])
     assert array.shape == (4, 64, 64, 3)
-    assert all(np.array_equal(pixels, image) for pixels, image in zip(array, images, strict=True))
-    assert np.array_equal(np.concatenate(list(array), axis=1), picture.image)
+    assert np.array_equal(array, np.stack([np.asarray(image) for image in images]))
+    assert np.array_equal(np.concatenate(list(array), axis=1), np.asarray(picture.image))
     assert picture.seed == 3
     assert again.png == picture.png
 
@@ -52,6 +52,21 @@ def test_a_problem(url: str) -> None:
     assert "seed" in caught.value.detail
 
 
+def test_the_description(server: Server, url: str) -> None:
+    management = f"http://{HOST}:{server.ports.management}"
+    with Client(url) as cats:
+        described = cats.describe(management)
+        version = cats.grid().headers["X-Model-Version"]
+    assert described["model"]["nz"] == 100
+    assert described["limits"]["max_images"] == 256
+    with Client(url, version=version) as cats:
+        assert cats.describe(management) == described
+        assert cats.grid(seed=3).seed == 3
+    with Client(url, version="0.0") as cats, pytest.raises(client.Problem, match="dcgan") as caught:
+        cats.grid()
+    assert caught.value.status == 404
+
+
 def test_the_command_line(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     at = ["--url", url, "-o"]
     assert main(["--seeds", "0-8", *at, str(tmp_path / "grid.png")]) == 0
@@ -61,8 +76,12 @@ def test_the_command_line(url: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["--seeds", "0-299", *at, str(tmp_path / "many.npy")]) == 0
     assert np.load(tmp_path / "many.npy").shape == (300, 64, 64, 3)
     assert main(["--seeds", "5-6", *at, str(tmp_path / "folder")]) == 0
+    assert main(["--seed", "7", "--num-images", "2", *at, str(tmp_path / "folder")]) == 0
     names = sorted(path.name for path in (tmp_path / "folder").iterdir())
-    assert names == ["000005.png", "000006.png"]
+    assert names == ["000005.png", "000006.png", "000007.png", "000008.png"]
+    capsys.readouterr()
+    assert main(["--read", str(tmp_path / "folder" / "000008.png")]) == 0
+    assert json.loads(capsys.readouterr().out)["request"]["seed"] == 8
     assert main(["--mix", "1,2 - 3 + 0.5*4", *at, str(tmp_path / "mix.json")]) == 0
     assert json.loads((tmp_path / "mix.json").read_text())["source"] == "mix"
     np.save(tmp_path / "noise.npy", np.zeros((2, 100), np.float32))
