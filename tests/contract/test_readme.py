@@ -80,6 +80,12 @@ def test_the_client(server: Server, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"grid.png", "walk.gif", "mix.png"}
 
 
+def test_seeing(tmp_path: Path) -> None:
+    (command,) = commands("-m training.seeing")
+    run(f"{command} --out {tmp_path}/walk.png")
+    assert Image.open(tmp_path / "walk.png").size[0] > 64
+
+
 @pytest.mark.parametrize("command", API_COMMANDS)
 def test_each_command_of_the_api_page(server: Server, tmp_path: Path, command: str) -> None:
     said = run(at(server, command) if "client" in command else f"cd {tmp_path} && "
