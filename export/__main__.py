@@ -21,7 +21,7 @@ from export.card import make_card
 from export.fold import fold_batchnorm
 from export.onnx import export_onnx
 from export.torchscript import export_torchscript
-from export.verify import ParityError, as_json, verify
+from export.verify import ParityError, as_json, measure_quality, verify
 from training.files import atomic_path
 from training.weights import WeightsError, load_generator
 
@@ -70,7 +70,9 @@ def export(config: ExportConfig) -> dict[str, object]:
         export_torchscript(folded, torchscript)
         facts = export_onnx(folded, onnx)
         print("comparing both with the eager network", file=sys.stderr)
-        parity = as_json(verify(generator, torchscript, onnx))
+        parity = as_json(
+            verify(generator, torchscript, onnx), measure_quality(generator, torchscript)
+        )
         card = make_card(config.weights, info, config.model_version, facts, parity)
         archive = config.out / f"{MODEL_NAME}.mar"
         digest = build_archive(archive, torchscript, onnx, card, config.backend)

@@ -81,9 +81,38 @@ def verify(generator: Generator, torchscript: Path, onnx: Path) -> list[Parity]:
     return report
 
 
-def as_json(report: list[Parity]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Quality:
+    """What a short float type costs, TorchScript on the CPU against eager float32.
+
+    Args:
+        psnr_db: peak signal-to-noise ratio of the grey levels, dB; None when they are equal.
+        max_grey_levels: largest difference.
+    """
+
+    precision: str
+    psnr_db: float | None
+    max_grey_levels: int
+
+
+def measure_quality(generator: Generator, torchscript: Path) -> list[Quality]:
+    """Both short types on the largest batch of ``verify``; figures to know, not bounds."""
+    noise = from_seeds(range(max(BATCHES)), generator.nz)
+    expected = to_uint8(_eager_run(generator)(noise)).astype(np.float64)
+    report = []
+    for precision in ("bfloat16", "float16"):
+        found = to_uint8(_torchscript_run(torchscript, getattr(torch, precision))(noise))
+        error = found - expected
+        mse = float(np.square(error).mean())
+        psnr_db = round(10 * float(np.log10(255**2 / mse)), 1) if mse else None
+        report.append(Quality(precision, psnr_db, int(np.abs(error).max())))
+    return report
+
+
+def as_json(report: list[Parity], quality: list[Quality]) -> dict[str, Any]:
     """The parity report, with its bounds."""
     return {
+        "short_precision": [asdict(entry) for entry in quality],
         "reference": "eager, float32, CPU",
         "allowed": {
             "max_absolute_error": MAX_ABSOLUTE_ERROR,
@@ -102,16 +131,18 @@ def _eager_run(generator: Generator) -> Run:
     return run
 
 
-def _torchscript_run(path: Path) -> Run:
+def _torchscript_run(path: Path, dtype: torch.dtype = torch.float32) -> Run:
     import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = torch.jit.load(path, map_location="cpu").eval()
+        module = torch.jit.load(path, map_location="cpu").eval().to(dtype)
 
     def run(noise: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         with torch.inference_mode():
-            images: npt.NDArray[np.float32] = module(torch.from_numpy(noise)).numpy()
+            images: npt.NDArray[np.float32] = (
+                module(torch.from_numpy(noise).to(dtype)).float().numpy()
+            )
         return images
 
     return run

@@ -35,6 +35,7 @@ class Backend(Protocol):
 
     name: str
     device: str
+    precision: str
     fallback: bool  # a GPU was meant, and the CPU is used
     nz: int
     image_shape: tuple[int, int, int]  # (H, W, C), px
@@ -76,9 +77,12 @@ class TorchScriptBackend:
             torch.backends.cudnn.allow_tf32 = False
         _need_file(path)
         try:
-            self._network = torch.jit.load(str(path), map_location=self.device).eval()
+            network = torch.jit.load(str(path), map_location=self.device).eval()
         except (RuntimeError, ValueError) as error:
             raise RuntimeError(f"{path.name} is not a TorchScript file: {error}") from error
+        self.precision: str = settings.precision
+        self._dtype = getattr(torch, settings.precision)
+        self._network = network.to(self._dtype)
         # A thread takes its number of OpenMP threads from the first torch call it makes.
         self._slices = _Slices(settings.threads, lambda: torch.set_num_threads(1))
 
@@ -93,7 +97,7 @@ class TorchScriptBackend:
 
     def _forward(self, latents: Latents) -> Images:
         with self._torch.inference_mode():
-            noise = self._torch.from_numpy(latents).to(self.device)
+            noise = self._torch.from_numpy(latents).to(self.device, self._dtype)
             pixels: Images = to_pixels(self._network(noise)).cpu().numpy()
         return pixels
 
@@ -105,6 +109,7 @@ class OnnxBackend:
     """
 
     name = "onnx"
+    precision = "float32"
 
     def __init__(self, path: Path, card: Card, settings: Settings, gpu_id: int | None) -> None:
         import onnxruntime
@@ -156,8 +161,14 @@ def open_backend(model_dir: Path, card: Card, settings: Settings, gpu_id: int | 
             text with "CUDA" in it for a lack of memory: our own texts say GPU.)
     """
     backend: Backend
+    short = settings.precision != "float32"
+    if settings.backend == "onnx" and short:
+        raise RuntimeError(
+            f"precision {settings.precision} is not for the backend onnx, whose file is float32; "
+            "use backend: torchscript"
+        )
     on_gpu = gpu_id is not None
-    if settings.backend == "torchscript" or (settings.backend == "auto" and on_gpu):
+    if settings.backend == "torchscript" or (settings.backend == "auto" and (on_gpu or short)):
         backend = TorchScriptBackend(model_dir / "generator.pt", card, settings, gpu_id)
     else:
         backend = OnnxBackend(model_dir / "generator.onnx", card, settings, gpu_id)

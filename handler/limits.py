@@ -58,6 +58,9 @@ class Settings:
             and torchscript on a GPU.
         threads: slices of a batch that run side by side on the CPU, one thread each; 0 is one
             a processor.
+        precision: of the network's arithmetic. The two short ones need torchscript (``auto`` then
+            means it) and a processor that is good at them; what they cost in quality is in the
+            parity report of the archive's card.
         allow_cpu_fallback: let a worker that was given a GPU run on the CPU when the runtime
             cannot use it; otherwise the worker refuses to start.
         limits: how much one request may ask for.
@@ -65,6 +68,7 @@ class Settings:
 
     backend: Literal["auto", "torchscript", "onnx"] = "auto"
     threads: int = 0
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     allow_cpu_fallback: bool = False
     limits: Limits = field(default_factory=Limits)
 

@@ -111,6 +111,7 @@ class Service:
             ],
             "backend": self._backend.name,
             "device": self._backend.device,
+            "precision": self._backend.precision,
             "fallback": self._backend.fallback,
             "png": png.COMPRESSOR,
             "versions": {"python": platform.python_version(), **_versions()},

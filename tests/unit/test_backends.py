@@ -101,6 +101,26 @@ def test_pixels_are_those_of_the_network(
     assert wanted.std() > 0
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_short_precision(
+    model_dir: Path, generator: nn.Module, precision: Literal["bfloat16", "float16"]
+) -> None:
+    settings = Settings(precision=precision, limits=Limits(max_batch_images=4))
+    short = open_backend(model_dir, Card.read(model_dir), settings, None)
+    assert (short.name, short.precision) == ("torchscript", precision)
+    latents = from_seeds(range(5), NZ)
+    with torch.inference_mode():
+        wanted = to_uint8(generator(torch.from_numpy(latents)).numpy())
+    difference = np.abs(short(latents).astype(int) - wanted)
+    assert 0 < difference.max() <= 8  # another arithmetic, the same picture
+
+
+def test_short_precision_is_not_for_onnx(model_dir: Path) -> None:
+    settings = Settings(backend="onnx", precision="bfloat16")
+    with pytest.raises(RuntimeError, match="backend: torchscript"):
+        open_backend(model_dir, Card.read(model_dir), settings, None)
+
+
 def test_facts(backend: Backend) -> None:
     assert backend.name in ("torchscript", "onnx")
     assert (backend.device, backend.nz, backend.image_shape) == ("cpu", NZ, (32, 32, 3))
