@@ -30,6 +30,7 @@ BODIES: list[dict[str, Any]] = [
     {"mix": [{"weight": 1, "seeds": [1, 2, 3]}, {"weight": -1, "seeds": [4, 5, 6]}]},
     {"noise": np.linspace(-2, 2, 300).reshape(3, 100).tolist()},
 ]
+HOSTILE: list[Any] = [{"seed": -1}, {"sede": 1}, [1], {"noise": [[1.0]]}, {"format": "x"}] * 3
 Settings = Callable[[dict[str, Any]], None]
 
 
@@ -61,13 +62,18 @@ def served(folder: Path) -> Iterator[Server]:
 
 
 def ask_together(server: Server, extra: dict[str, Any]) -> list[bytes]:
+    """Every body at once, among requests that must be refused."""
+
     def post(body: dict[str, Any]) -> bytes:
         reply = requests.post(server.predict_url, json={**body, **extra}, timeout=60)
         assert reply.status_code == 200, reply.text
         return reply.content
 
-    with ThreadPoolExecutor(len(BODIES)) as pool:
-        return list(pool.map(post, BODIES))
+    with ThreadPoolExecutor(len(BODIES) + len(HOSTILE)) as pool:
+        refused = [pool.submit(requests.post, server.predict_url, json=b) for b in HOSTILE]
+        answered = list(pool.map(post, BODIES))
+        assert [reply.result().status_code for reply in refused] == [400] * len(HOSTILE)
+        return answered
 
 
 @pytest.fixture(scope="module")
