@@ -9,7 +9,7 @@ BIN := .venv/bin
 WEIGHTS := model_store/generator.safetensors
 EXPORT_SOURCES := $(wildcard export/*.py handler/*.py handler/*.yaml training/networks.py training/weights.py)
 
-.PHONY: help setup serve stop test lint export clean
+.PHONY: help setup serve stop test lint export bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -42,6 +42,9 @@ lint: .venv/ready  ## style and types
 
 test: lint model_store/dcgan.mar  ## style, types and every test
 	$(BIN)/python -m pytest
+
+bench: model_store/dcgan.mar  ## ours beside the stock handler and the ceiling (5 minutes)
+	$(BIN)/python -m benchmarks.serving
 
 clean: stop  ## remove what make made, but for .venv
 	rm -rf .server model_store/dcgan.mar model_store/dcgan.mar.sha256 model_store/parity.json grid.png logs

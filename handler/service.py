@@ -141,19 +141,19 @@ class Service:
         if size <= self._limits.max_reply_bytes:
             return
         item = call.items[0]
-        empty = form == "png" and item.columns * 4 < len(item.latents)
+        narrow = form == "png" and item.columns * 4 < len(item.latents)
+        source = "num_images" if item.source == "seed" else item.source
         raise RequestError(
             Kind.TOO_LARGE,
             f"the reply could take {size} bytes; ask for fewer images"
             + (", lower padding, or choose more columns" if form == "png" else ""),
-            field="instances" if call.kserve else "columns" if empty else "num_images",
+            field="instances" if call.kserve else "columns" if narrow else source,
             seen=f"{size} bytes",
             allowed=f"at most {self._limits.max_reply_bytes} bytes",
         )
 
     def _generate(self, jobs: Sequence[_Job]) -> list[list[Images] | Reply]:
-        """Images an item of a job; when the batch fails, each job alone, so that only the
-        culprit fails."""
+        """Images an item of a job; when the batch fails, each job alone: only the culprit fails."""
         latents = [[item.latents for item in job.call.items] for job in jobs]
         try:
             images = iter(self._forward([rows for of_job in latents for rows in of_job]))
