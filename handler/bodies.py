@@ -56,10 +56,7 @@ def _object(body: object, nz: int, limits: Limits) -> Mapping[str, Any]:
     """A body in any stage of decoding -> the JSON object in it; nothing is ``{}``."""
     if isinstance(body, str | bytes | bytearray):
         _check_size(len(body), limits)
-        if isinstance(body, str):
-            body = _load(body) if body.strip() else None
-        else:
-            body = _from_bytes(bytes(body), nz)
+        body = _load(body) if isinstance(body, str) else _from_bytes(bytes(body), nz)
     if body is None:
         return {}
     if not isinstance(body, dict):

@@ -48,11 +48,11 @@ def test_a_missing_archive_names_the_command(tmp_path: Path) -> None:
 
 
 def test_a_broken_model_says_why(tmp_path: Path) -> None:
-    rewrite(STORE / "dcgan.mar", tmp_path / "store" / "dcgan.mar", {"generator.pt": b"broken"})
+    rewrite(STORE / "dcgan.mar", tmp_path / "store" / "dcgan.mar", {"generator.onnx": b"broken"})
     broken = Server(tmp_path / "server", tmp_path / "store", Ports.free())
     process = broken.start()
     try:
-        with pytest.raises(ServerError, match=r"generator\.pt is not a TorchScript file"):
+        with pytest.raises(ServerError, match=r"generator\.onnx is not a usable ONNX file"):
             broken.wait_until_ready(process, timeout_s=90)
     finally:
         stop(process.pid)

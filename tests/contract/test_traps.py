@@ -233,6 +233,10 @@ def test_form_fields_and_parts(server: Server, alone: list[bytes]) -> None:
     assert requests.post(server.predict_url, files=parts, timeout=60).content == alone[1]
 
 
+def test_an_empty_body_gives_a_random_image(server: Server) -> None:
+    assert send(server, b"", {"Content-Type": JSON}).status_code == 200
+
+
 def test_get_gives_a_random_image(server: Server) -> None:
     reply = requests.get(server.predict_url, timeout=60)
     assert reply.status_code == 200

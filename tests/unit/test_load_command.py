@@ -201,13 +201,18 @@ def test_an_unknown_flag_is_bad_usage() -> None:
     assert ended.value.code == 2
 
 
+def heed_ctrl_c() -> None:
+    """A test run that a shell put in the background was told to ignore Ctrl-C, and passes it on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     with planted(fine) as url:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.load", "--url", url, "--rate", "20", "21",
              "--duration-s", "1", "--warmup-s", "0", "-o", str(out)],
-            cwd=ROOT, stderr=subprocess.PIPE, text=True,
+            cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c,
         )  # fmt: skip
         assert process.stderr is not None
         assert process.stderr.readline().startswith("20/s: ")

@@ -34,7 +34,11 @@ def body(**fields: Any) -> dict[str, Any]:
     return {"body": fields}
 
 
-EMPTY = [{}, {"body": {}}, {"body": None}, {"body": b""}, {"body": bytearray(b" \n")}, {"body": ""}]
+EMPTY = [{}, {"body": {}}, {"body": None}, {"body": b""}, {"body": bytearray(b" \n")}]
+
+
+def test_an_empty_json_string_is_not_nothing() -> None:
+    assert refused({"body": ""}).kind is Kind.INVALID_JSON
 
 
 @pytest.mark.parametrize("raw", EMPTY, ids=itertools.count())
