@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from deploy.server import ROOT, Ports, Server, stop
+from deploy.server import ROOT, Ports, Server
 from export.torchscript import export_torchscript
 from training.weights import load_generator
 
@@ -82,12 +82,8 @@ def stock(folder: Path) -> Iterator[Running]:
 @contextmanager
 def _running(server: Server) -> Iterator[Running]:
     began = time.perf_counter()
-    process = server.start()
-    try:
-        server.wait_until_ready(process, timeout_s=180)
+    with server.running() as process:
         yield Running(server, psutil.Process(process.pid), time.perf_counter() - began)
-    finally:
-        stop(process.pid)
 
 
 def _made(folder: Path) -> Path:

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -136,6 +137,20 @@ class Server:
                 command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
+
+    @contextlib.contextmanager
+    def running(self, timeout_s: float = 180.0) -> Iterator[subprocess.Popen[bytes]]:
+        """The server, ready, for the length of a ``with`` block; gives its launcher.
+
+        Raises:
+            ServerError, NoJavaError: as ``start`` and ``wait_until_ready``.
+        """
+        process = self.start()
+        try:
+            self.wait_until_ready(process, timeout_s)
+            yield process
+        finally:
+            stop(process.pid)
 
     def wait_until_ready(self, process: subprocess.Popen[bytes], timeout_s: float) -> None:
         """Return when a real image has been served.

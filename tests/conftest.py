@@ -6,15 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from deploy.server import ROOT, Ports, Server, stop
+from deploy.server import ROOT, Ports, Server
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     live = Server(tmp_path_factory.mktemp("server"), ROOT / "model_store", Ports.free())
-    process = live.start()
-    try:
-        live.wait_until_ready(process, timeout_s=180)
+    with live.running():
         yield live
-    finally:
-        stop(process.pid)

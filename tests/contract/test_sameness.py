@@ -19,7 +19,7 @@ import pytest
 import requests
 import yaml
 
-from deploy.server import ROOT, Ports, Server, stop
+from deploy.server import ROOT, Ports, Server
 
 pytestmark = pytest.mark.contract
 
@@ -53,12 +53,8 @@ def repack(folder: Path, change: Settings) -> None:
 def served(folder: Path) -> Iterator[Server]:
     """A server of the archive in ``folder``."""
     live = Server(folder, folder, Ports.free())
-    process = live.start()
-    try:
-        live.wait_until_ready(process, timeout_s=180)
+    with live.running():
         yield live
-    finally:
-        stop(process.pid)
 
 
 def ask_together(server: Server, extra: dict[str, Any]) -> list[bytes]:
