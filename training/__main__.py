@@ -28,6 +28,7 @@ from training.config import (
 from training.devices import choose_device, choose_precision
 from training.files import atomic_path
 from training.loop import train
+from training.weights import WeightsError, load_generator
 
 RUNS = Path("runs")
 
@@ -44,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             channels=config.channels, background=config.background, seed=config.seed,
             workers=config.workers, batch_size=config.batch_size,
         )  # fmt: skip
-    except (ConfigError, data.DataError, FileNotFoundError) as error:
+        start = _starting_weights(config, pictures.images.shape[-1])
+    except (ConfigError, WeightsError, data.DataError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out.mkdir(parents=True, exist_ok=True)
         with atomic_path(out / "config.json") as beside:
             beside.write_text(config.to_json() + "\n", encoding="utf-8")
-        outcome = train(config, pictures, out, device, precision)
+        outcome = train(config, pictures, out, device, precision, start)
     except (CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -132,6 +134,29 @@ def _check_resumed(config: TrainConfig, out: Path) -> TrainConfig:
             "change:\n  " + "\n  ".join(changed) + "\nleave these flags out, or start a new run"
         )
     return config
+
+
+def _starting_weights(config: TrainConfig, channels: int) -> networks.Generator | None:
+    """What ``start_from`` holds; a resumed run has weights of its own.
+
+    Raises:
+        ConfigError: its shape is not that of this run.
+        FileNotFoundError, WeightsError: it holds no Generator.
+    """
+    if config.start_from is None or config.resume:
+        return None
+    generator, info = load_generator(config.start_from)
+    needed = {"nz": config.nz, "ngf": config.ngf, "channels": channels,
+              "image_size": config.image_size}  # fmt: skip
+    other = [f"{name} {getattr(info, name)}" for name in needed
+             if getattr(info, name) != needed[name]]  # fmt: skip
+    if other:
+        raise ConfigError(
+            f"{config.start_from} was trained with {', '.join(other)}, this run has "
+            f"{', '.join(f'{name} {value}' for name, value in needed.items())}; "
+            "give the run the same settings, or leave --start-from out"
+        )
+    return generator
 
 
 def _describe(config: TrainConfig, channels: int) -> str:

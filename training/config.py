@@ -39,6 +39,8 @@ class TrainConfig:
     """stable: does not collapse on small data. paper: the tutorial's settings to the letter."""
     config: Path | None = None
     """JSON file of settings, between the recipe and the flags."""
+    start_from: Path | None = None
+    """generator.safetensors of another run, to start G from (transfer: arXiv:1805.01677)."""
     max_steps: int = 4000
     """Updates of the Generator in all, those of a resumed run included."""
     batch_size: int = 32
@@ -61,6 +63,8 @@ class TrainConfig:
     """Adam's learning rate, Generator."""
     lr_d: float = 2e-4
     """Adam's learning rate, Discriminator (two rates: arXiv:1706.08500)."""
+    lr_g_warmup_steps: int = 0
+    """G's learning rate rises from 0 over the first so many; gives D a start with --start-from."""
     lr_decay_steps: int = 0
     """Both learning rates fall linearly to 0 over the last so many steps; 0 keeps them."""
     beta1: float = 0.5
@@ -107,7 +111,7 @@ class TrainConfig:
     def _check_ranges(self) -> None:
         least = {"max_steps": 1, "batch_size": 2, "nz": 1, "ngf": 1, "ndf": 1, "workers": 1,
                  "r1_every": 1, "log_every": 1, "sample_every": 1, "checkpoint_every": 1,
-                 "lr_decay_steps": 0,
+                 "lr_decay_steps": 0, "lr_g_warmup_steps": 0,
                  "seed": 0, "lr_g": 0, "lr_d": 0, "r1_gamma": 0, "instance_noise": 0}  # fmt: skip
         for name, minimum in least.items():
             if not minimum <= getattr(self, name) < float("inf"):  # NaN is not in it either
@@ -148,7 +152,7 @@ def from_mapping(values: dict[str, Any], base: TrainConfig) -> TrainConfig:
             near = difflib.get_close_matches(key, types, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(types)}"
             raise ConfigError(f"unknown setting {key!r}; {hint}")
-        if key in ("out", "config", "data_root"):
+        if key in ("out", "config", "data_root", "start_from"):
             value = None if value is None else Path(value)
         elif types[key] is float and type(value) is int:
             value = float(value)

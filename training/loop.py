@@ -28,6 +28,7 @@ from training.files import atomic_path
 from training.health import HealthMonitor, Verdict
 from training.interrupts import StopRequest, catch_stop_signals
 from training.metrics import pairwise_diversity
+from training.networks import Generator
 from training.samples import generate, save_grid
 from training.step import StepStats, Trainer
 from training.weights import save_generator
@@ -70,9 +71,16 @@ def batches(pictures: Pictures, batch_size: int, seed: int, first_step: int) -> 
 
 
 def train(
-    config: TrainConfig, pictures: Pictures, out: Path, device: torch.device, precision: torch.dtype
+    config: TrainConfig,
+    pictures: Pictures,
+    out: Path,
+    device: torch.device,
+    precision: torch.dtype,
+    start: Generator | None = None,
 ) -> Outcome:
     """Train, or go on training, in the folder ``out``.
+
+    A new run begins with the weights of ``start``, where there is one.
 
     Ctrl-C and SIGTERM are ordinary ends, after the update that runs: the state is saved and
     ``ended`` is "interrupted".
@@ -85,6 +93,8 @@ def train(
     trainer = Trainer(config, pictures.images.shape[-1], device, precision)
     step = checkpoint.load_latest(out / "checkpoints", trainer) if config.resume else 0
     if not config.resume:
+        if start is not None:
+            trainer.start_from(start)
         save_grid(out / "samples" / "real.png", pictures.images[: len(PREVIEW_SEEDS)])
     seconds = _cut_stats(out / "stats.jsonl", step)
     with (out / "stats.jsonl").open("a", encoding="utf-8") as stats_file:
@@ -195,7 +205,7 @@ class _Run:
     def _provenance(self, ended: str) -> dict[str, Any]:
         kept = ("recipe", "batch_size", "r1_gamma", "r1_every", "ema_decay", "d_norm",
                 "diffaugment", "label_smoothing", "instance_noise", "lr_g", "lr_d",
-                "lr_decay_steps",
+                "lr_decay_steps", "lr_g_warmup_steps",
                 "background", "seed")  # fmt: skip
         return {
             "data": self.pictures.source,
@@ -206,6 +216,7 @@ class _Run:
             "precision": str(self.trainer.precision).removeprefix("torch."),
             "device": _device_name(self.trainer.device),
             "torch": str(torch.__version__),
+            "start_from": self.config.start_from and str(self.config.start_from),
             **{name: getattr(self.config, name) for name in kept},
         }
 

@@ -71,6 +71,11 @@ class Trainer:
             self.discriminator.parameters(), config.lr_d, betas, fused=True
         )
 
+    def start_from(self, generator: Generator) -> None:
+        """Begin with another run's Generator, of the same shape; D keeps its initial weights."""
+        for network in (self.generator, self.ema.generator):
+            network.load_state_dict(generator.state_dict())
+
     def step(self, real: Tensor, step: int) -> StepStats:
         """Update D, then G, on one batch.
 
@@ -121,8 +126,11 @@ class Trainer:
         config = self.config
         left = (config.max_steps - step) / max(1, config.lr_decay_steps)
         factor = min(1.0, left) if config.lr_decay_steps else 1.0
-        for adam, rate in ((self.adam_g, config.lr_g), (self.adam_d, config.lr_d)):
-            adam.param_groups[0]["lr"] = rate * factor
+        rise = (
+            min(1.0, step / max(1, config.lr_g_warmup_steps)) if config.lr_g_warmup_steps else 1.0
+        )
+        self.adam_g.param_groups[0]["lr"] = config.lr_g * factor * rise
+        self.adam_d.param_groups[0]["lr"] = config.lr_d * factor
 
     def _autocast(self) -> torch.autocast:
         enabled = self.precision is torch.bfloat16

@@ -88,6 +88,38 @@ def assert_same(a: object, b: object, where: str = "") -> None:
         assert a == b, where
 
 
+def test_starts_from_the_weights_of_another_run(tmp_path: Path, pictures: Pictures) -> None:
+    first = run(replace(TINY, max_steps=3), pictures, tmp_path / "first")
+    start, _ = load_generator(tmp_path / "first" / "generator.safetensors")
+    trainer = Trainer(TINY, 3, CPU, torch.float32)
+    trainer.start_from(start)
+    for network in (trainer.generator, trainer.ema.generator):
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, first[name]), name
+
+
+def test_generator_rests_at_the_start_of_its_warmup(pictures: Pictures) -> None:
+    trainer = Trainer(replace(TINY, lr_g_warmup_steps=4), 3, CPU, torch.float32)
+    before = {name: value.clone() for name, value in trainer.generator.named_parameters()}
+    real = next(batches(pictures, 4, 0, 0))
+    trainer.step(real, 0)
+    assert all(torch.equal(value, before[name])
+               for name, value in trainer.generator.named_parameters())  # fmt: skip
+    trainer.step(real, 1)
+    assert trainer.adam_g.param_groups[0]["lr"] == pytest.approx(TINY.lr_g / 4)
+    assert not torch.equal(next(trainer.generator.parameters()), before["layers.0.weight"])
+
+
+def test_weights_of_another_shape_are_no_start(
+    tmp_path: Path, folder: Path, pictures: Pictures, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(replace(TINY, max_steps=1, nz=7), pictures, tmp_path / "first")
+    weights = tmp_path / "first" / "generator.safetensors"
+    assert main(flags(folder, tmp_path / "second", "--start-from", str(weights))) == 2
+    assert "was trained with nz 7, this run has nz 6" in capsys.readouterr().err
+    assert not (tmp_path / "second").exists()
+
+
 def test_a_run_leaves_what_it_promises(pictures: Pictures, tmp_path: Path) -> None:
     run(replace(TINY, max_steps=11), pictures, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
