@@ -19,9 +19,10 @@ class DcganHandler:
         """Load the model on the worker's device. Raises RuntimeError, which TorchServe logs."""
         properties = context.system_properties
         sys.path.insert(0, str(properties["model_dir"]))
-        from handler.service import open_service
+        from handler import logs, service
 
-        self.service = open_service(
+        logs.configure()
+        self.service = service.open_service(
             Path(properties["model_dir"]), context.model_yaml_config, properties.get("gpu_id"),
             context.metrics, int(properties.get("batch_size") or 1),
         )  # fmt: skip
@@ -29,7 +30,8 @@ class DcganHandler:
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """One body a request; its status, content type and headers go into the context."""
         headers = [context.get_all_request_header(i) for i in range(len(data))]
-        replies = self.service.handle(data, headers)
+        ids = [context.get_request_id(i) for i in range(len(data))]
+        replies = self.service.handle(data, headers, ids)
         for i, reply in enumerate(replies):
             context.set_response_status(reply.status, reply.phrase, i)
             context.set_response_content_type(i, reply.content_type)

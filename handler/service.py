@@ -21,19 +21,26 @@ from handler.backends import Backend, open_backend
 from handler.batching import generate, is_out_of_memory
 from handler.card import Card
 from handler.errors import Kind, RequestError
-from handler.headers import check_not_dropped
+from handler.headers import check_not_dropped, header
 from handler.images import Images
 from handler.limits import Limits, Settings, processors
 from handler.negotiation import FORMATS, MEDIA_TYPES, Format, choose
 from handler.replies import Renderer, Reply
 from handler.requests import Call
-from handler.telemetry import BatchReport, Observer, TorchServeMetrics, ignore
+from handler.telemetry import (
+    BatchReport,
+    Observer,
+    RequestReport,
+    TorchServeMetrics,
+    log_requests,
+)
 
 logger = logging.getLogger(__name__)
 
 Raw = Mapping[str, Any]
 T = TypeVar("T")
 
+_CLIENT_ID_CHARS = 64
 _LIBRARIES = ("torch", "onnxruntime-gpu", "onnxruntime", "numpy", "pydantic", "isal")
 
 
@@ -52,23 +59,26 @@ class Service:
         backend: runs the network.
         card: the facts of the packed model.
         limits: how much one request may ask for.
-        observe: is told of every batch.
+        observers: each is told of every batch.
     """
 
     def __init__(
-        self, backend: Backend, card: Card, limits: Limits, observe: Observer = ignore
+        self, backend: Backend, card: Card, limits: Limits, observers: Sequence[Observer] = ()
     ) -> None:
         self._backend, self._card, self._limits = backend, card, limits
         self._renderer = Renderer(card, backend.image_shape)
         self._encoders = ThreadPoolExecutor(processors(), "encode")
-        self._observe = observe
+        self._observers = observers
 
-    def handle(self, raws: Sequence[Raw], headers: Sequence[Raw] = ()) -> list[Reply]:
+    def handle(
+        self, raws: Sequence[Raw], headers: Sequence[Raw] = (), ids: Sequence[str] = ()
+    ) -> list[Reply]:
         """Answer every request of a batch.
 
         Args:
             raws: one mapping a request, as ``handler.requests.parse`` takes it.
             headers: the request headers, one mapping a request; none at all if left out.
+            ids: what the observers call the requests; empty texts if left out.
 
         Returns:
             One reply a request, in the same order.
@@ -84,19 +94,27 @@ class Service:
         rendered = list(self._encoders.map(self._finish, jobs, pictures))
         waiting = iter(rendered)
         answers = [next(waiting) if isinstance(plan, _Job) else plan for plan in plans]
-        self._observe(
-            BatchReport(
-                outcomes=tuple((reply.status, reply.kind or "none") for reply in answers),
-                images=sum(
-                    sum(len(item.latents) for item in job.call.items)
-                    for job, reply in zip(jobs, rendered, strict=True)
-                    if reply.status == 200
-                ),
-                latents_s=planned - began,
-                forward_s=generated - planned,
-                encode_s=perf_counter() - generated,
-            )
+        ended = perf_counter()
+        report = BatchReport(
+            tuple(
+                RequestReport(
+                    id=ids[i] if ids else "",
+                    client_id=header(headers[i], "X-Request-Id")[:_CLIENT_ID_CHARS]
+                    if headers
+                    else "",
+                    status=reply.status,
+                    kind=reply.kind or "none",
+                    images=_images(plan) if reply.status == 200 else 0,
+                    size_bytes=len(reply.body),
+                )
+                for i, (plan, reply) in enumerate(zip(plans, answers, strict=True))
+            ),
+            latents_s=planned - began,
+            forward_s=generated - planned,
+            encode_s=ended - generated,
         )
+        for observe in self._observers:
+            observe(report)
         return answers
 
     def describe(self) -> dict[str, Any]:
@@ -208,13 +226,20 @@ def open_service(
         raise RuntimeError(f"the handler block of model-config.yaml: {error}") from error
     card = Card.read(model_dir)
     backend = open_backend(model_dir, card, settings, gpu_id)
-    observe: Observer = ignore
+    observers: list[Observer] = [log_requests]
     if metrics is not None:
-        observe = TorchServeMetrics(
-            metrics, batch_size, settings.limits.max_batch_images,
-            backend.name, backend.device, backend.fallback,
+        observers.append(
+            TorchServeMetrics(
+                metrics, batch_size, settings.limits.max_batch_images,
+                backend.name, backend.device, backend.fallback,
+            )
         )  # fmt: skip
-    return Service(backend, card, settings.limits, observe)
+    return Service(backend, card, settings.limits, observers)
+
+
+def _images(plan: _Job | Reply) -> int:
+    """Images that a plan asks for."""
+    return sum(len(item.latents) for item in plan.call.items) if isinstance(plan, _Job) else 0
 
 
 def _attempt(work: Callable[..., T], *args: Any) -> T | Reply:

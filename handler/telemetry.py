@@ -1,4 +1,4 @@
-"""What a worker tells about its batches, and how that reaches TorchServe's metrics.
+"""What a worker tells about its batches: lines of its log, and TorchServe's metrics.
 
 TorchServe has fixed histogram buckets that suit seconds and ratios, hence these units. Names
 and dimensions are declared in ``metrics.yaml``; TorchServe adds model name, level and host.
@@ -17,29 +17,68 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class RequestReport:
+    """One request, observed.
+
+    Args:
+        id: TorchServe's, which the client sees as ``x-request-id``; empty when unknown.
+        client_id: the ``X-Request-Id`` that came with the request, at most 64 characters of
+            whatever was sent.
+        status: HTTP status of the reply.
+        kind: of the problem; "none" when there is none.
+        images: images that were sent.
+        size_bytes: of the reply's body.
+    """
+
+    id: str
+    client_id: str
+    status: int
+    kind: str
+    images: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class BatchReport:
     """One batch, observed.
 
     Args:
-        outcomes: (status, kind of problem or "none") a request.
-        images: images that were sent.
+        requests: in the order of the batch.
         latents_s: reading the requests and drawing their latents, s.
         forward_s: the network, s.
         encode_s: grids, PNG and JSON, s.
     """
 
-    outcomes: tuple[tuple[int, str], ...]
-    images: int
+    requests: tuple[RequestReport, ...]
     latents_s: float
     forward_s: float
     encode_s: float
+
+    @property
+    def images(self) -> int:
+        """Images that were sent."""
+        return sum(request.images for request in self.requests)
 
 
 Observer = Callable[[BatchReport], None]
 
 
-def ignore(report: BatchReport) -> None:
-    """An observer that keeps nothing."""
+def log_requests(report: BatchReport) -> None:
+    """An observer that writes one line a request, at level ``info``.
+
+    The times are the batch's: what one request of it took alone is not known.
+    """
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    of_batch = {
+        "batch_requests": len(report.requests),
+        "batch_images": report.images,
+        "latents_ms": round(1000 * report.latents_s, 2),
+        "forward_ms": round(1000 * report.forward_s, 2),
+        "encode_ms": round(1000 * report.encode_s, 2),
+    }
+    for request in report.requests:
+        logger.info("request", extra={"fields": {**vars(request), **of_batch}})
 
 
 class TorchServeMetrics:
@@ -78,10 +117,11 @@ class TorchServeMetrics:
             self._failed = True
 
     def _emit(self, report: BatchReport) -> None:
-        for (status, kind), count in Counter(report.outcomes).items():
+        outcomes = Counter((request.status, request.kind) for request in report.requests)
+        for (status, kind), count in outcomes.items():
             self._add("counter", "dcgan_requests_total", count, Status=str(status), Kind=kind)
         self._add("counter", "dcgan_images_total", report.images)
-        self._add("histogram", "dcgan_batch_fill_ratio", len(report.outcomes) / self._batch_size)
+        self._add("histogram", "dcgan_batch_fill_ratio", len(report.requests) / self._batch_size)
         self._add("histogram", "dcgan_latents_seconds", report.latents_s)
         if report.images:
             passes = report.images / self._max_batch_images

@@ -24,7 +24,7 @@ from handler.latents import from_seeds
 from handler.limits import Limits
 from handler.replies import Reply
 from handler.service import Service, open_service
-from handler.telemetry import BatchReport
+from handler.telemetry import BatchReport, RequestReport
 
 pytestmark = pytest.mark.unit
 
@@ -183,11 +183,18 @@ def test_memory_that_does_not_suffice_for_one_image_is_507() -> None:
 
 def test_what_the_observer_is_told() -> None:
     seen: list[BatchReport] = []
-    Service(Fake(), CARD, Limits(), seen.append).handle(
-        [{"body": {"num_images": 4}}, {"body": {"seed": -1}}, {"body": {}}]
+    replies = Service(Fake(), CARD, Limits(), [seen.append]).handle(
+        [{"body": {"num_images": 4}}, {"body": {"seed": -1}}, {"body": {}}],
+        [{"x-request-id": "t" * 1000}, {}, {}],
+        ["a", "b", "c"],
     )
     (report,) = seen
-    assert report.outcomes == ((200, "none"), (400, "invalid-field"), (200, "none"))
+    sizes = [len(reply.body) for reply in replies]
+    assert report.requests == (
+        RequestReport("a", "t" * 64, 200, "none", 4, sizes[0]),
+        RequestReport("b", "", 400, "invalid-field", 0, sizes[1]),
+        RequestReport("c", "", 200, "none", 1, sizes[2]),
+    )
     assert report.images == 5
     assert min(report.latents_s, report.forward_s, report.encode_s) > 0
 

@@ -10,12 +10,19 @@ import pytest
 import yaml
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
-from handler.telemetry import BatchReport, TorchServeMetrics
+from handler.telemetry import BatchReport, RequestReport, TorchServeMetrics, log_requests
 
 pytestmark = pytest.mark.unit
 
 CONFIG = Path(__file__).resolve().parents[2] / "handler" / "metrics.yaml"
-REPORT = BatchReport(((200, "none"), (200, "none"), (400, "invalid-field")), 5, 1e-5, 0.25, 0.5)
+REPORT = BatchReport(
+    (
+        RequestReport("a", "trace-1", 200, "none", 4, 3000),
+        RequestReport("b", "", 200, "none", 1, 1000),
+        RequestReport("c", "", 400, "invalid-field", 0, 200),
+    ),
+    1e-5, 0.25, 0.5,
+)  # fmt: skip
 # What TorchServe 0.12 takes for a metric; another line is only a line of the log.
 LINE = re.compile(
     r"\[METRICS\]([\w\s]+)\.([\w\s]+):([0-9\-,.e]+)\|#([^|]*)\|#type:(\w+)\|#hostname:.+"
@@ -82,6 +89,25 @@ def test_a_failure_is_logged_once_and_never_raised(caplog: pytest.LogCaptureFixt
     broken(REPORT)
     broken(REPORT)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_one_line_a_request_with_the_times_of_its_batch(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    log_requests(REPORT)
+    assert [record.getMessage() for record in caplog.records] == ["request"] * 3
+    first, _, last = (getattr(record, "fields") for record in caplog.records)  # noqa: B009
+    assert first == {
+        "id": "a", "client_id": "trace-1", "status": 200, "kind": "none", "images": 4,
+        "size_bytes": 3000, "batch_requests": 3, "batch_images": 5, "latents_ms": 0.01,
+        "forward_ms": 250.0, "encode_ms": 500.0,
+    }  # fmt: skip
+    assert (last["id"], last["status"], last["kind"]) == ("c", 400, "invalid-field")
+
+
+def test_no_line_above_level_info(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    log_requests(REPORT)
+    assert caplog.records == []
 
 
 def test_torchserves_own_metrics_are_kept() -> None:
