@@ -5,7 +5,6 @@ Exit codes: 0 serving (or stopped), 1 the server cannot start or serve, 2 bad us
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ import requests
 import tyro
 
 from deploy.java import NoJavaError
-from deploy.server import ROOT, Ports, Server, ServerError, stop
+from deploy.server import ROOT, Ports, Server, ServerError, check_archive, stop
 from training.files import atomic_path
 
 FOLDER = ROOT / ".server"
@@ -61,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(command: Start) -> None:
     server = Server(FOLDER, ROOT / "model_store", command.ports)
-    wanted = {"ports": asdict(command.ports), "archive_sha256": _digest(server)}
+    wanted = {
+        "ports": asdict(command.ports),
+        "archive_sha256": check_archive(server.model_store / server.archive),
+    }
     running = _running()
     if running is not None and running["ports"] != wanted["ports"]:
         raise ServerError(
@@ -98,13 +100,6 @@ def _start(server: Server, wanted: dict[str, Any], timeout_s: float) -> None:
     except ServerError:
         _stop_running()
         raise
-
-
-def _digest(server: Server) -> str:
-    archive = server.model_store / server.archive
-    if not archive.is_file():
-        raise ServerError(f"{archive} does not exist; make it: python -m export")
-    return hashlib.sha256(archive.read_bytes()).hexdigest()
 
 
 def _running() -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ Used by ``make serve`` and by the tests. Readiness is every worker READY and one
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import socket
@@ -77,6 +78,8 @@ class Server:
         ports: where it listens.
         archive: file name in the model store.
         model: the name that requests use.
+        other_archives: file names of further versions of the model; ``archive`` is the one that
+            requests get unless they name a version.
         settings: properties over those of config.properties.
         environment: variables over those of this process, for TorchServe and its workers.
     """
@@ -86,6 +89,7 @@ class Server:
     ports: Ports
     archive: str = "dcgan.mar"
     model: str = "dcgan"
+    other_archives: tuple[str, ...] = ()
     settings: tuple[tuple[str, str], ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
 
@@ -105,12 +109,13 @@ class Server:
         """Start TorchServe in a process group of its own; it goes on when this process ends.
 
         Raises:
-            ServerError: a port is taken or the archive is missing.
+            ServerError: a port is taken, or an archive is missing or is not the one whose digest
+                lies beside it.
             NoJavaError: no Java.
         """
-        archive = self.model_store / self.archive
-        if not archive.is_file():
-            raise ServerError(f"{archive} does not exist; make it: python -m export")
+        archives = (self.archive, *self.other_archives)
+        for archive in archives:
+            check_archive(self.model_store / archive)
         if taken := self.ports.taken():
             raise ServerError(
                 f"port taken: {', '.join(taken)}. Stop what listens there (make stop, if it is "
@@ -130,7 +135,7 @@ class Server:
         }  # fmt: skip
         command = [
             str(Path(sys.executable).parent / "torchserve"), "--start", "--foreground", "--ncs",
-            "--models", f"{self.model}={self.archive}",
+            "--models", *(f"{self.model}={archive}" for archive in archives),
         ]  # fmt: skip
         with self.log.open("wb") as log:
             return subprocess.Popen(
@@ -169,14 +174,17 @@ class Server:
             time.sleep(0.2)
 
     def is_ready(self) -> bool:
-        """Every worker is READY and one image comes back."""
+        """Every worker of every version is READY and one image comes back."""
         try:
-            described = requests.get(self.describe_url, timeout=5)
-            workers = described.json()[0]["workers"] if described.ok else []
-            if not workers or any(w["status"] != "READY" for w in workers):
+            described = requests.get(f"{self.describe_url}/all", timeout=5)
+            versions = described.json() if described.ok else []
+            if len(versions) != 1 + len(self.other_archives):
+                return False
+            workers = [version["workers"] for version in versions]
+            if not all(workers) or any(w["status"] != "READY" for some in workers for w in some):
                 return False
             return requests.post(self.predict_url, json={"seed": 0}, timeout=30).ok
-        except (requests.RequestException, ValueError, KeyError, IndexError):
+        except (requests.RequestException, ValueError, KeyError):
             return False
 
     def _properties(self) -> str:
@@ -208,6 +216,31 @@ class Server:
         telling = [line for line in lines if re.search(r"Error\b|error:|Exception|WARN", line)]
         chosen = (telling or lines)[-8:]
         return "\n  " + "\n  ".join(line[:300] for line in chosen) + f"\nThe whole log: {self.log}"
+
+
+def check_archive(archive: Path) -> str:
+    """Compare the archive with the SHA-256 that the export wrote beside it, if it is there.
+
+    Returns:
+        the archive's SHA-256, hexadecimal.
+
+    Raises:
+        ServerError: the archive is missing, or it is not what was exported.
+    """
+    if not archive.is_file():
+        raise ServerError(f"{archive} does not exist; make it: python -m export")
+    with archive.open("rb") as opened:
+        seen = hashlib.file_digest(opened, "sha256").hexdigest()
+    beside = archive.with_name(archive.name + ".sha256")
+    if not beside.is_file():
+        return seen
+    wanted = beside.read_text(encoding="utf-8", errors="replace").partition(" ")[0].strip()
+    if seen != wanted:
+        raise ServerError(
+            f"{archive} is damaged or was changed: its SHA-256 is {seen}, {beside.name} says "
+            f"{wanted[:64]!r}. Copy both again, or make them: python -m export"
+        )
+    return seen
 
 
 def stop(pid: int, timeout_s: float = 30.0) -> None:
