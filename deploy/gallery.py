@@ -1,0 +1,140 @@
+"""``make gallery``: a page to look at what the model draws, beside this checkout's server.
+
+The page (deploy/gallery/) and the model have one origin here, as they have behind the proxy:
+/predictions/dcgan and the model's description are passed on to TorchServe, so TorchServe needs no
+CORS and the page may forbid itself every other address.
+
+Exit codes: 1 the page or the model server cannot start, 2 bad usage, 130 after Ctrl-C, which also
+stops a model server that was started for the page.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import tyro
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.middleware.http_proxy import ProxyMiddleware
+from werkzeug.serving import make_server
+from werkzeug.utils import redirect, send_from_directory
+from werkzeug.wrappers import Request, Response
+
+from deploy import serve
+from deploy.server import HOST, ROOT, Ports
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+PAGE = ROOT / "deploy" / "gallery"
+PATH = "/gallery/"
+# What the page's own policy, a meta element, cannot say. deploy/proxy/gallery.conf has the same.
+HEADERS = {
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+PASSED = {"/predictions/dcgan": "POST", "/models/dcgan": "GET"}
+_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Serve the page on 127.0.0.1 until Ctrl-C, and the model unless it is served already."""
+
+    ports: Annotated[Ports, tyro.conf.arg(name="")] = field(default_factory=Ports)
+    port: int = 8090
+    """Where the page is; 0 takes a free one."""
+
+
+def application(ports: Ports) -> WSGIApplication:
+    """The page as a WSGI application.
+
+    Args:
+        ports: of the TorchServe that the requests are passed on to.
+    """
+    inference, management = (f"http://{HOST}:{p}" for p in (ports.inference, ports.management))
+    passing = ProxyMiddleware(
+        _page,
+        {"/predictions": {"target": inference}, "/models": {"target": management}},
+        timeout=_TIMEOUT_S,
+    )
+
+    def checked(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Nothing but what the page asks for: /models is TorchServe's management."""
+        request = Request(environ)
+        if request.path.startswith(tuple(passing.targets)):
+            allowed = PASSED.get(request.path)
+            if allowed is None:
+                return NotFound()(environ, start_response)
+            if request.method != allowed:
+                return MethodNotAllowed([allowed])(environ, start_response)
+        return passing(environ, start_response)
+
+    return checked
+
+
+@Request.application
+def _page(request: Request) -> Response | HTTPException:
+    if request.path in ("/", PATH.rstrip("/")):
+        return redirect(PATH)
+    if not request.path.startswith(PATH):
+        return NotFound()
+    name = request.path.removeprefix(PATH) or "index.html"
+    response = send_from_directory(PAGE, name, request.environ)  # raises NotFound
+    response.headers.update(HEADERS)
+    return response
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    command = tyro.cli(Gallery, prog="python -m deploy.gallery", args=arguments)
+    try:
+        opened = socket.create_server((HOST, command.port))
+    except OSError as error:
+        print(
+            f"error: the page cannot listen on port {command.port} ({error.strerror}); choose "
+            "another one: make gallery GALLERY_PORT=8091",
+            file=sys.stderr,
+        )
+        return 1
+    signal.signal(signal.SIGTERM, _interrupt)
+    started_here = serve.find_running() is None
+    try:
+        code = serve.main(["start", *_flags(command.ports)])
+        if code != 0:
+            return code
+        _serve_page(opened, command.ports)
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        opened.close()
+        if started_here:
+            serve.main(["stop"])
+
+
+def _serve_page(opened: socket.socket, ports: Ports) -> NoReturn:
+    port = opened.getsockname()[1]
+    server = make_server(HOST, port, application(ports), threaded=True, fd=opened.fileno())
+    print(f"http://{HOST}:{port}{PATH}", flush=True)
+    server.serve_forever()
+    raise KeyboardInterrupt  # werkzeug ends serve_forever quietly at Ctrl-C
+
+
+def _flags(ports: Ports) -> list[str]:
+    named = (
+        (f"--{item.name.replace('_', '-')}", getattr(ports, item.name)) for item in fields(ports)
+    )
+    return [text for name, port in named for text in (name, str(port))]
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+// What the page shows, and the same in the address so that a view can be shared.
+
+const DEFAULTS = {
+  seed: "1", // as typed; empty is random
+  count: "48",
+  columns: "", // empty is as many as fit
+  keep: [], // seeds
+  view: "walk",
+  steps: "24",
+  method: "slerp",
+  frame: 0,
+  a: [], // seeds of the terms; each is kept too
+  b: [],
+  c: [],
+};
+const CHOICES = { view: ["walk", "mix"], method: ["slerp", "linear"] };
+
+/** State with listeners by key; every change goes into the address. */
+export class Store {
+  #listeners = [];
+
+  constructor() {
+    this.state = read(location.hash);
+    addEventListener("hashchange", () => this.#change(read(location.hash)));
+  }
+
+  /** Change some keys, write the address, and tell who listens to them. */
+  set(patch) {
+    this.#change(patch);
+    history.replaceState(null, "", write(this.state));
+  }
+
+  /** Call back when one of these keys has changed. */
+  on(keys, listener) {
+    this.#listeners.push([keys, listener]);
+  }
+
+  #change(patch) {
+    const before = this.state;
+    this.state = { ...before, ...patch };
+    const changed = Object.keys(patch).filter(
+      (key) => String(before[key]) !== String(this.state[key]),
+    );
+    for (const [keys, listener] of this.#listeners) {
+      if (keys.some((key) => changed.includes(key))) listener();
+    }
+  }
+}
+
+/** State from an address; what is missing or makes no sense is as at the start. */
+function read(hash) {
+  const state = { ...DEFAULTS };
+  for (const [key, value] of new URLSearchParams(hash.slice(1))) {
+    if (!(key in DEFAULTS)) continue;
+    if (Array.isArray(DEFAULTS[key])) state[key] = seedsIn(value);
+    else if (key === "frame") state.frame = /^\d{1,4}$/.test(value) ? Number(value) : 0;
+    else if (!(key in CHOICES) || CHOICES[key].includes(value)) state[key] = value;
+  }
+  for (const term of ["a", "b", "c"]) {
+    state[term] = state[term].filter((seed) => state.keep.includes(seed));
+  }
+  return state;
+}
+
+function seedsIn(text) {
+  const seeds = text.split(",").filter((item) => /^\d{1,16}$/.test(item)).map(Number);
+  return [...new Set(seeds.filter(Number.isSafeInteger))];
+}
+
+function write(state) {
+  const parts = Object.keys(DEFAULTS)
+    .filter((key) => ["seed", "count"].includes(key) || String(state[key]) !== String(DEFAULTS[key]))
+    .map((key) => `${key}=${[state[key]].flat().map(encodeURIComponent).join(",")}`);
+  return `#${parts.join("&")}`;
+}

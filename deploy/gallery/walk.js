@@ -1,0 +1,117 @@
+// The path between the kept pictures, frame by frame.
+
+import { askImages, fileOf, pictureUrl } from "./api.js";
+import { $, latest, say } from "./dom.js";
+import { valueOf } from "./fields.js";
+import { attempt, sayWait } from "./report.js";
+import { saveButtons, saveFile } from "./save.js";
+import { keptImage } from "./shelf.js";
+
+const FRAME_MS = 90;
+const SETTLE_MS = 200; // several clicks make one request
+
+/** Make the walk work. */
+export function walk(store) {
+  const one = latest();
+  const slider = $("walk-slider");
+  let frames = []; // sources of <img>
+  let shown = null; // the request of those frames
+  let settle = 0;
+  let timer = 0;
+
+  function changed() {
+    $("steps").value = store.state.steps;
+    for (const radio of document.getElementsByName("method")) {
+      radio.checked = radio.value === store.state.method;
+    }
+    const enough = store.state.keep.length >= 2;
+    $("walk-empty").hidden = enough;
+    $("walk-body").hidden = !enough;
+    clearTimeout(settle);
+    if (store.state.view === "walk" && enough) settle = setTimeout(refresh, SETTLE_MS);
+    else play(false);
+  }
+
+  async function refresh() {
+    await attempt($("walk-problem"), refresh, () => one(async (signal) => {
+      const { keep, method } = store.state;
+      const steps = valueOf("walk.steps", "Number of frames", store.state.steps);
+      const request = { walk: { between: keep, steps, method } };
+      if (JSON.stringify(request) === JSON.stringify(shown)) return;
+      $("walk-body").setAttribute("aria-busy", "true");
+      try {
+        const reply = await askImages(request, { signal, onWait: sayWait });
+        frames = reply.images.map(pictureUrl);
+        shown = request;
+        lay();
+        say(`A walk of ${frames.length} frames is ready.`);
+      } finally {
+        if (!signal.aborted) $("walk-body").setAttribute("aria-busy", "false");
+      }
+    }));
+  }
+
+  /** Frames at which the path is at a kept picture, by the server's rule. */
+  function places() {
+    const { between } = shown.walk;
+    return between.map((_, j) => Math.floor((j * (frames.length - 1)) / (between.length - 1)));
+  }
+
+  function lay() {
+    slider.max = frames.length - 1;
+    slider.value = Math.min(store.state.frame, frames.length - 1);
+    const at = places();
+    $("walk-track").replaceChildren(...shown.walk.between.map((seed, j) => {
+      const image = keptImage(seed);
+      image.style.setProperty("--at", at[j] / (frames.length - 1));
+      return image;
+    }));
+    show();
+  }
+
+  function show() {
+    const frame = Number(slider.value);
+    const { between } = shown.walk;
+    const at = places();
+    const j = at.findLastIndex((place) => place <= frame);
+    const where = at[j] === frame
+      ? `seed ${between[j]}` : `between seeds ${between[j]} and ${between[j + 1]}`;
+    const text = `Frame ${frame + 1} of ${frames.length}, ${where}`;
+    $("walk-frame").src = frames[frame];
+    $("walk-frame").alt = text;
+    $("walk-caption").textContent = text;
+    slider.setAttribute("aria-valuetext", text);
+  }
+
+  function play(on) {
+    clearInterval(timer);
+    $("walk-play").setAttribute("aria-pressed", on);
+    $("walk-play").textContent = on ? "Pause" : "Play";
+    if (!on) return;
+    let step = 1;
+    timer = setInterval(() => {
+      const next = Number(slider.value) + step;
+      if (next < 0 || next > Number(slider.max)) step = -step; // to and fro
+      slider.value = Number(slider.value) + step;
+      show();
+    }, FRAME_MS);
+  }
+
+  slider.addEventListener("input", show);
+  slider.addEventListener("change", () => store.set({ frame: Number(slider.value) }));
+  $("walk-play").addEventListener("click", () => {
+    const on = $("walk-play").getAttribute("aria-pressed") !== "true";
+    play(on);
+    if (!on) store.set({ frame: Number(slider.value) });
+  });
+  $("steps").addEventListener("change", () => store.set({ steps: $("steps").value }));
+  for (const radio of document.getElementsByName("method")) {
+    radio.addEventListener("change", () => store.set({ method: radio.value }));
+  }
+  $("walk-frame-download").addEventListener("click", () => {
+    saveFile(fileOf(frames[slider.value]), `dcgan-walk-frame-${Number(slider.value) + 1}.png`);
+  });
+  saveButtons("walk", $("walk-problem"), () => ({ request: shown, file: "dcgan-walk.png" }));
+  store.on(["keep", "steps", "method", "view"], changed);
+  changed();
+}
