@@ -64,7 +64,7 @@ def _serve(command: Start) -> None:
         "ports": asdict(command.ports),
         "archive_sha256": check_archive(server.model_store / server.archive),
     }
-    running = _running()
+    running = find_running()
     if running is not None and running["ports"] != wanted["ports"]:
         raise ServerError(
             f"this checkout's server runs on port {running['ports']['inference']}; "
@@ -102,7 +102,7 @@ def _start(server: Server, wanted: dict[str, Any], timeout_s: float) -> None:
         raise
 
 
-def _running() -> dict[str, Any] | None:
+def find_running() -> dict[str, Any] | None:
     """The recorded server, if that very process still exists (a pid alone can be reused)."""
     try:
         state: dict[str, Any] = json.loads(STATE.read_text(encoding="utf-8"))
@@ -114,7 +114,7 @@ def _running() -> dict[str, Any] | None:
 
 
 def _stop_running() -> bool:
-    state = _running()
+    state = find_running()
     if state is not None:
         stop(state["pid"])
     STATE.unlink(missing_ok=True)
