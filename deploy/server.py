@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import socket
@@ -26,6 +27,7 @@ from training.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE_CONFIG = ROOT / "config.properties"
+LOG_CONFIG = ROOT / "deploy" / "log4j2.xml"
 HOST = "127.0.0.1"
 _LOAD_FAILURE = re.compile(
     r"Failed to load model|Load model failed|Backend worker monitoring thread interrupted or "
@@ -103,10 +105,18 @@ class Server:
 
     @property
     def log(self) -> Path:
-        return self.folder / "torchserve.log"
+        """One JSON object a line, of TorchServe and its workers; bounded, see log4j2.xml."""
+        return self.folder / "logs" / "torchserve.log"
+
+    @property
+    def console(self) -> Path:
+        """What the launcher and Java print when they cannot log."""
+        return self.folder / "console.log"
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start TorchServe in a process group of its own; it goes on when this process ends.
+
+        The log of an earlier start in the same folder becomes ``torchserve.previous.log``.
 
         Raises:
             ServerError: a port is taken, or an archive is missing or is not the one whose digest
@@ -127,20 +137,22 @@ class Server:
         config = (self.folder / "config.properties").resolve()
         with atomic_path(config) as beside:
             beside.write_text(self._properties(), encoding="utf-8")
-        logs = str((self.folder / "logs").resolve())
+        logs = str(self.log.parent.resolve())
+        if self.log.exists():
+            self.log.replace(self.log.with_suffix(".previous.log"))
         environment = {
             **os.environ, "JAVA_HOME": str(java_home), "TS_CONFIG_FILE": str(config),
-            "TEMP": str(temporary), "TMPDIR": str(temporary),
+            "TEMP": str(temporary), "TMPDIR": str(temporary), "DCGAN_LOG_TO": "file",
             "LOG_LOCATION": logs, "METRICS_LOCATION": logs, **dict(self.environment),
         }  # fmt: skip
         command = [
             str(Path(sys.executable).parent / "torchserve"), "--start", "--foreground", "--ncs",
             "--models", *(f"{self.model}={archive}" for archive in archives),
         ]  # fmt: skip
-        with self.log.open("wb") as log:
+        with self.console.open("wb") as console:
             return subprocess.Popen(
                 command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                stdout=console, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 
     @contextlib.contextmanager
@@ -198,6 +210,8 @@ class Server:
             "model_store": str(self.model_store.resolve()),
             "load_models": self.archive,
             "metrics_config": str(ROOT / "handler" / "metrics.yaml"),
+            # As a URI: TorchServe splits vmargs at blanks.
+            "vmargs": f"-Dlog4j.configurationFile={LOG_CONFIG.as_uri()}",
             **dict(self.settings),
         }
         kept = [
@@ -208,14 +222,27 @@ class Server:
         return "\n".join([*kept, *(f"{key}={value}" for key, value in own.items()), ""])
 
     def _log_text(self) -> str:
-        return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+        return "".join(
+            path.read_text(encoding="utf-8", errors="replace")
+            for path in (self.console, self.log)
+            if path.exists()
+        )
 
     def _log_end(self) -> str:
         """The lines that say why, or else the last ones, with the path of the whole log."""
-        lines = [line for line in self._log_text().splitlines() if line.strip()]
-        telling = [line for line in lines if re.search(r"Error\b|error:|Exception|WARN", line)]
+        lines = [_readable(line) for line in self._log_text().splitlines() if line.strip()]
+        telling = [line for line in lines if re.search(r"Error\b|error:|Exception|warn:", line)]
         chosen = (telling or lines)[-8:]
         return "\n  " + "\n  ".join(line[:300] for line in chosen) + f"\nThe whole log: {self.log}"
+
+
+def _readable(line: str) -> str:
+    """A line of the log for people; one that is no JSON stays as it is."""
+    try:
+        entry = json.loads(line)
+        return f"{entry['level']}: {entry['message']} {entry.get('error', '')}".strip()
+    except (ValueError, KeyError, TypeError):
+        return line
 
 
 def check_archive(archive: Path) -> str:
