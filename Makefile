@@ -5,14 +5,17 @@ MANAGEMENT_PORT ?= 8081
 METRICS_PORT ?= 8082
 GRPC_PORT ?= 7070
 GRPC_MANAGEMENT_PORT ?= 7071
+GALLERY_PORT ?= 8090
+PORTS = --inference $(PORT) --management $(MANAGEMENT_PORT) --metrics $(METRICS_PORT) \
+  --grpc-inference $(GRPC_PORT) --grpc-management $(GRPC_MANAGEMENT_PORT)
 BIN := .venv/bin
 WEIGHTS := model_store/generator.safetensors
-EXPORT_SOURCES := $(wildcard export/*.py handler/*.py handler/*.yaml training/networks.py training/weights.py)
+EXPORT_SOURCES := $(wildcard export/*.py handler/*.py handler/*/*.py handler/*.yaml training/networks.py training/weights.py)
 
-.PHONY: help setup serve stop test lint export bench clean
+.PHONY: help setup serve gallery stop test lint export bench bench-peers clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: .venv/ready  ## make .venv from the pins in requirements.txt
 
@@ -29,8 +32,10 @@ model_store/dcgan.mar: $(WEIGHTS) $(EXPORT_SOURCES) | .venv/ready
 	$(BIN)/python -m export
 
 serve: model_store/dcgan.mar  ## serve on 127.0.0.1 and write grid.png
-	@$(BIN)/python -m deploy.serve start --inference $(PORT) --management $(MANAGEMENT_PORT) \
-	  --metrics $(METRICS_PORT) --grpc-inference $(GRPC_PORT) --grpc-management $(GRPC_MANAGEMENT_PORT)
+	@$(BIN)/python -m deploy.serve start $(PORTS)
+
+gallery: model_store/dcgan.mar  ## a page to look at it all, until Ctrl-C; starts the server if needed
+	@$(BIN)/python -m deploy.gallery --port $(GALLERY_PORT) $(PORTS)
 
 stop: .venv/ready  ## stop the server
 	@$(BIN)/python -m deploy.serve stop
@@ -43,8 +48,11 @@ lint: .venv/ready  ## style and types
 test: lint model_store/dcgan.mar  ## style, types and every test
 	$(BIN)/python -m pytest
 
-bench: model_store/dcgan.mar  ## ours beside the stock handler and the ceiling (5 minutes)
-	$(BIN)/python -m benchmarks.serving
+bench: model_store/dcgan.mar  ## ours, the stock handler, the ceiling, and the peers in .peers/ (6 to 20 minutes)
+	$(BIN)/python -m benchmarks.serving --peers installed
+
+bench-peers: model_store/dcgan.mar  ## the same with all peers, set up in .peers/ (0.5 GB)
+	$(BIN)/python -m benchmarks.serving --peers all
 
 clean: stop  ## remove what make made, but for .venv
 	rm -rf .server model_store/dcgan.mar model_store/dcgan.mar.sha256 model_store/parity.json grid.png logs
