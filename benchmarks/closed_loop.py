@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from urllib.parse import urlsplit
@@ -15,6 +16,13 @@ from urllib.parse import urlsplit
 import gevent
 import numpy as np
 from geventhttpclient import HTTPClient
+
+Body = Callable[[int, int], bytes]  # of a request, from its seed and number of images
+
+
+def json_body(seed: int, num_images: int) -> bytes:
+    """A request as every server but Triton takes it."""
+    return json.dumps({"seed": seed, "num_images": num_images}).encode()
 
 
 @dataclass(frozen=True)
@@ -38,14 +46,16 @@ class Load:
 
     Args:
         images_per_s: images in answered requests by wall time.
-        p50_ms, p99_ms: latency of answered requests.
+        images: in answered requests.
+        p50_ms, p99_ms: latency of answered requests; None if there were none.
         requests: answered with 200.
         failed: any other status, time-outs and broken connections.
     """
 
     images_per_s: float
-    p50_ms: float
-    p99_ms: float
+    images: int
+    p50_ms: float | None
+    p99_ms: float | None
     requests: int
     failed: int
 
@@ -57,8 +67,8 @@ class _Tally:
     failed: int = 0
 
 
-def run(url: str, work: Work, seconds: float, first_seed: int = 0) -> Load:
-    """Keep the connections busy for so many seconds.
+def run(url: str, work: Work, seconds: float, first_seed: int = 0, body: Body = json_body) -> Load:
+    """Keep the connections busy for so many seconds, and wait for the last answers.
 
     Every request has a seed of its own, so that no cache can answer.
     """
@@ -75,9 +85,9 @@ def run(url: str, work: Work, seconds: float, first_seed: int = 0) -> Load:
         sizes = count(index)
         while (start := time.perf_counter()) < deadline:
             images = work.num_images[next(sizes) % len(work.num_images)]
-            body = json.dumps({"seed": next(seeds), "num_images": images})
+            said = body(next(seeds), images)
             try:
-                reply = client.post(parts.path, body, {"Content-Type": "application/json"})
+                reply = client.post(parts.path, said, {"Content-Type": "application/json"})
                 reply.read()
                 good = reply.status_code == 200
             except OSError:
@@ -93,11 +103,15 @@ def run(url: str, work: Work, seconds: float, first_seed: int = 0) -> Load:
     began = time.perf_counter()
     gevent.joinall([gevent.spawn(connection, i) for i in range(work.connections)], raise_error=True)
     wall_s = time.perf_counter() - began
-    latencies_ms = 1000 * np.array(tally.latencies_s or [np.nan])
+    p50_ms, p99_ms = (
+        1000 * float(np.quantile(tally.latencies_s, share)) if tally.latencies_s else None
+        for share in (0.5, 0.99)
+    )
     return Load(
         images_per_s=tally.images / wall_s,
-        p50_ms=float(np.quantile(latencies_ms, 0.5)),
-        p99_ms=float(np.quantile(latencies_ms, 0.99)),
+        images=tally.images,
+        p50_ms=p50_ms,
+        p99_ms=p99_ms,
         requests=len(tally.latencies_s),
         failed=tally.failed,
     )

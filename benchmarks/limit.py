@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import yaml
+
 from handler import latents
 from handler.backends import open_backend
 from handler.batching import generate
@@ -35,9 +37,16 @@ class Limit:
     def __init__(self, archive: Path, folder: Path) -> None:
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(folder)
-        self._service = open_service(folder, None, None)
+        config = yaml.safe_load((folder / "model-config.yaml").read_text(encoding="utf-8"))
+        self._service = open_service(folder, config, None)
         self._card = Card.read(folder)
-        self._backend = open_backend(folder, self._card, Settings(), None)
+        settings = Settings.from_yaml(config["handler"])
+        self._backend = open_backend(folder, self._card, settings, None)
+
+    @property
+    def backend(self) -> str:
+        """What runs the network here and in the worker, such as ``onnx float32``."""
+        return f"{self._backend.name} {self._backend.precision}"
 
     def images_per_s(self, num_images: int, seconds: float) -> float:
         """Batches of 32 requests (2 of grids) answered one after the other for so long."""

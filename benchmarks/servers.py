@@ -9,50 +9,51 @@ import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import yaml
 
+from benchmarks.running import Running
 from deploy.server import ROOT, Ports, Server
 from export.torchscript import export_torchscript
+from handler.limits import Settings
 from training.weights import load_generator
 
 STORE = ROOT / "model_store"
+CONFIG = "model-config.yaml"
 
 
-@dataclass(frozen=True)
-class Running:
-    """A server that is ready.
+def archive(folder: Path, precision: str | None) -> Path:
+    """The archive of the model store, or a copy whose handler block says ``precision``.
 
     Args:
-        server: where it listens.
-        process: its launcher; Java and the workers are below it.
-        ready_s: seconds from its start to the first image.
+        folder: for the copy.
+        precision: a value of ``precision`` in model-config.yaml; None leaves the archive as it is.
+
+    Raises:
+        ValueError: there is no such precision.
     """
-
-    server: Server
-    process: psutil.Process
-    ready_s: float
-
-    def cpu_s(self) -> float:
-        """Processor seconds of Java and the workers so far."""
-        return sum(sum(p.cpu_times()[:2]) for p in self._family())
-
-    def worker_rss_mb(self) -> float:
-        """Resident memory of the largest worker, MB (10^6 bytes)."""
-        workers = [p for p in self._family() if "model_service_worker" in " ".join(p.cmdline())]
-        return max(p.memory_info().rss for p in workers) / 1e6
-
-    def _family(self) -> list[psutil.Process]:
-        return [self.process, *self.process.children(recursive=True)]
+    packed = STORE / "dcgan.mar"
+    if precision is None:
+        return packed
+    changed = _made(folder) / packed.name
+    with zipfile.ZipFile(packed) as source, zipfile.ZipFile(changed, "w") as target:
+        for entry in source.infolist():
+            content = source.read(entry)
+            if entry.filename == CONFIG:
+                config = yaml.safe_load(content)
+                config["handler"]["precision"] = precision
+                Settings.from_yaml(config["handler"])
+                content = yaml.safe_dump(config).encode()
+            target.writestr(entry, content)
+    return changed
 
 
 @contextmanager
-def ours(folder: Path) -> Iterator[Running]:
-    """The archive of the model store, as ``make serve`` serves it."""
-    with _running(Server(_made(folder), STORE, Ports.free())) as running:
+def ours(folder: Path, packed: Path) -> Iterator[Running]:
+    """An archive of ours, as ``make serve`` serves it."""
+    with _running(Server(_made(folder), packed.parent, Ports.free())) as running:
         yield running
 
 
@@ -62,16 +63,16 @@ def stock(folder: Path) -> Iterator[Running]:
     store = _made(folder / "store")
     generator, _ = load_generator(STORE / "generator.safetensors")
     export_torchscript(generator, folder / "generator.pt")
-    with zipfile.ZipFile(STORE / "dcgan.mar") as archive:
-        config = yaml.safe_load(archive.read("model-config.yaml"))
+    with zipfile.ZipFile(STORE / "dcgan.mar") as packed:
+        config = yaml.safe_load(packed.read(CONFIG))
     del config["handler"]
-    (folder / "model-config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    (folder / CONFIG).write_text(yaml.safe_dump(config), encoding="utf-8")
     command = [
         str(Path(sys.executable).parent / "torch-model-archiver"),
         "--model-name", "dcgan", "--version", "1.0",
         "--serialized-file", str(folder / "generator.pt"),
         "--handler", str(ROOT / "benchmarks" / "stock_handler.py"),
-        "--config-file", str(folder / "model-config.yaml"), "--export-path", str(store),
+        "--config-file", str(folder / CONFIG), "--export-path", str(store),
     ]  # fmt: skip
     private = _made(folder / "tmp")  # the archiver deletes $TMPDIR/dcgan
     subprocess.run(command, check=True, env={**os.environ, "TMPDIR": str(private)})
@@ -83,7 +84,8 @@ def stock(folder: Path) -> Iterator[Running]:
 def _running(server: Server) -> Iterator[Running]:
     began = time.perf_counter()
     with server.running() as process:
-        yield Running(server, psutil.Process(process.pid), time.perf_counter() - began)
+        ready_s = time.perf_counter() - began
+        yield Running(server.predict_url, psutil.Process(process.pid), ready_s)
 
 
 def _made(folder: Path) -> Path:

@@ -1,8 +1,10 @@
-"""``python -m benchmarks.serving``: our handler, the stock one, and the ceiling, in one run.
+"""``python -m benchmarks.serving``: our handler, the stock one, other servers and the ceiling.
 
-Both servers are up all the time and take turns, so that what the machine does meanwhile falls
-on both. Medians over the rounds, with the smallest and the largest; ratios are taken round by
-round. Progress goes to stderr, the table to stdout, everything to a JSON file.
+All in one run. The servers are up all the time and take turns, each held still while another has
+its turn (LitServe polls when idle), so that what the machine does meanwhile falls on all alike.
+Progress goes to stderr, the tables to stdout, everything to a JSON file. A peer that cannot be
+set up, started or asked is told in both, with the reason. Exit codes: 0 measured, 1 our server
+or the stock one failed, 2 bad usage, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -10,14 +12,15 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import psutil
 import tyro
@@ -25,126 +28,175 @@ import tyro
 from benchmarks import servers
 from benchmarks.closed_loop import Load, Work, run
 from benchmarks.limit import Limit
+from benchmarks.peers import environments, launch
+from benchmarks.peers.catalogue import PEERS, PeerError
+from benchmarks.running import Memory, Running
+from benchmarks.serving_config import ServingConfig
+from benchmarks.serving_table import tables
+from deploy.java import NoJavaError
+from deploy.server import ServerError
 from training.files import atomic_path
 
-WORKS = [
-    *(Work(f"1 image, {c} connections", (1,), c) for c in (1, 8, 32, 64)),
-    *(Work(f"64-image grid, {c} connections", (64,), c) for c in (2, 8)),
-    Work("mix of 1, 1, 1 and 64 images, 8 connections", (1, 1, 1, 64), 8),
-]
-
-
-@dataclass(frozen=True)
-class ServingConfig:
-    """Compare our server with the stock handler and with the in-process ceiling."""
-
-    rounds: int = 5
-    """Turns each server gets for each kind of work."""
-    seconds: float = 4.0
-    """Length of a turn, s."""
-    out: Path = Path("docs/performance.json")
-    """Where everything measured goes."""
+TITLES = {"ours": "ours", "stock": "stock", **{name: peer.title for name, peer in PEERS.items()}}
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One server's turn: what the clients saw and what it cost."""
+    """One server's turn: what the clients saw, what it cost, what it held at the end."""
 
     load: Load
     cpu_ms_per_image: float
-    worker_rss_mb: float
+    memory: Memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    config = tyro.cli(ServingConfig, prog="python -m benchmarks.serving", args=arguments)
-    result = measure(config)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    config = tyro.cli(ServingConfig, prog="python -m benchmarks.serving", args=given)
+    try:
+        config.check()
+        with tempfile.TemporaryDirectory(prefix="dcgan-bench-") as folder, ExitStack() as stack:
+            measurement = Measurement(config, Path(folder), stack)
+            result = measurement.result(shlex.join(["python", "-m", "benchmarks.serving", *given]))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (ServerError, NoJavaError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
     config.out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(config.out) as beside:
         beside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(table(result))
+    print(tables(result))
     return 0
 
 
-def measure(config: ServingConfig) -> dict[str, object]:
-    """Everything, as JSON values."""
-    with tempfile.TemporaryDirectory(prefix="dcgan-bench-") as temporary, ExitStack() as stack:
-        folder = Path(temporary)
-        limit = Limit(servers.STORE / "dcgan.mar", folder / "limit")
-        both = {
-            "ours": stack.enter_context(servers.ours(folder / "ours")),
-            "stock": stack.enter_context(servers.stock(folder / "stock")),
-        }
-        rows = []
-        for work in WORKS:
-            turns: dict[str, list[Turn]] = {name: [] for name in both}
-            ceilings = []
-            for number in range(config.rounds):
-                print(f"{work.name}, round {number + 1} of {config.rounds}", file=sys.stderr)
-                for name, running in both.items():
-                    turns[name].append(_turn(running, work, config.seconds, number))
-                if len(work.num_images) == 1:
-                    ceilings.append(limit.images_per_s(work.num_images[0], config.seconds / 2))
-            rows.append(
-                {
-                    "work": asdict(work),
-                    "limit_images_per_s": ceilings,
-                    **{name: [asdict(turn) for turn in of] for name, of in turns.items()},
-                }
-            )
+@dataclass
+class Measurement:
+    """The servers of one run, started, and what they give.
+
+    Args:
+        config: what to measure.
+        folder: for archives and logs.
+        stack: stops the servers.
+
+    Raises:
+        ServerError, NoJavaError: our server or the stock one does not start.
+        ValueError: there is no such precision.
+    """
+
+    config: ServingConfig
+    folder: Path
+    stack: ExitStack
+    running: dict[str, Running] = field(default_factory=dict)
+    idle_cores: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        packed = servers.archive(self.folder / "packed", self.config.precision)
+        chosen = self._chosen()  # environments first: pip must not run beside a server that starts
+        self.limit = Limit(packed, self.folder / "limit")
+        self._up("ours", self.stack.enter_context(servers.ours(self.folder / "ours", packed)))
+        self._up("stock", self.stack.enter_context(servers.stock(self.folder / "stock")))
+        for name in chosen:
+            script = self.folder / "limit" / "generator.pt"
+            try:
+                peer = self.stack.enter_context(launch.running(name, self.folder / "peers", script))
+            except PeerError as error:
+                self._leave_out(name, str(error))
+            else:
+                self._up(name, peer)
+
+    def result(self, command: str) -> dict[str, Any]:
+        """Measure everything; JSON values."""
+        rows = [self._row(work) for work in self.config.works()]
         return {
             "machine": _machine(),
             "date": time.strftime("%Y-%m-%d"),
-            "command": "python -m benchmarks.serving "
-            f"--rounds {config.rounds} --seconds {config.seconds}",
-            "ready_s": {name: running.ready_s for name, running in both.items()},
+            "command": command,
+            "backend": self.limit.backend,
+            "servers": {
+                name: {
+                    "title": TITLES[name], "ready_s": running.ready_s,
+                    "idle_cores": self.idle_cores[name],
+                }
+                for name, running in self.running.items()
+            },
+            "left_out": {TITLES[name]: reason for name, reason in self.left_out.items()},
             "parts_ms": {
-                "32 requests of 1 image": limit.parts_ms(1),
-                "2 requests of 64 images": limit.parts_ms(64),
+                "32 requests of 1 image": self.limit.parts_ms(1),
+                "2 requests of 64 images": self.limit.parts_ms(64),
             },
             "rows": rows,
+        }  # fmt: skip
+
+    def _chosen(self) -> list[str]:
+        """The peers that were asked for and have an environment."""
+        chosen = []
+        for name in self.config.named_peers():
+            try:
+                environments.install(name)
+                chosen.append(name)
+            except PeerError as error:
+                self._leave_out(name, str(error))
+        return chosen
+
+    def _up(self, name: str, running: Running) -> None:
+        """Take in a server that is ready: see what it does when idle, then hold it still."""
+        self.stack.callback(running.resume)  # before it is stopped
+        before = running.cpu_s()
+        time.sleep(1)
+        self.idle_cores[name] = running.cpu_s() - before
+        running.pause()
+        self.running[name] = running
+
+    def _leave_out(self, name: str, reason: str) -> None:
+        self.left_out[name] = reason
+        print(f"{TITLES[name]} is left out: {reason}", file=sys.stderr)
+
+    def _row(self, work: Work) -> dict[str, Any]:
+        names = [name for name in self.running if name not in self.left_out]
+        turns: dict[str, list[Turn]] = {name: [] for name in names}
+        ceilings = []
+        for number in range(self.config.rounds):
+            print(f"{work.name}, round {number + 1} of {self.config.rounds}", file=sys.stderr)
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
+                if name in self.left_out:
+                    continue
+                turn = self._turn(self.running[name], work, number)
+                turns[name].append(turn)
+                if not turn.load.requests:
+                    self._silent(name, work)
+            if len(work.num_images) == 1:
+                seconds = self.config.seconds / 2
+                ceilings.append(self.limit.images_per_s(work.num_images[0], seconds))
+        return {
+            "work": asdict(work),
+            "limit_images_per_s": ceilings,
+            "turns": {name: [asdict(turn) for turn in of] for name, of in turns.items()},
         }
 
+    def _silent(self, name: str, work: Work) -> None:
+        reason = f"answered nothing to {work.name}; left out from there on"
+        if name not in PEERS:
+            raise ServerError(f"{name} {reason}")
+        self._leave_out(name, reason)
 
-def _turn(running: servers.Running, work: Work, seconds: float, number: int) -> Turn:
-    run(running.server.predict_url, work, 0.3)  # the connections and queues come to life
-    before = running.cpu_s()
-    load = run(running.server.predict_url, work, seconds, first_seed=10_000_000 * (number + 1))
-    images = load.images_per_s * seconds
-    return Turn(load, 1000 * (running.cpu_s() - before) / max(images, 1.0), running.worker_rss_mb())
-
-
-def table(result: dict[str, object]) -> str:
-    """The result as Markdown."""
-    lines = [
-        "| work | ours, images/s | stock | ours / stock | ours / ceiling | p50, ms (stock) "
-        "| p99, ms (stock) | CPU ms an image (stock) |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in result["rows"]:  # type: ignore[attr-defined]
-        ours, stock = row["ours"], row["stock"]
-        rates = [[turn["load"]["images_per_s"] for turn in turns] for turns in (ours, stock)]
-        ratios = [a / b for a, b in zip(*rates, strict=True) if b]
-        ceiling = row["limit_images_per_s"]
-        share = [a / b for a, b in zip(rates[0], ceiling, strict=False)]
-        cells = [
-            row["work"]["name"], _spread(rates[0], 0), _spread(rates[1], 0), _spread(ratios, 2),
-            _spread(share, 2) if share else "",
-            *(
-                f"{median(t['load'][name] for t in ours):.1f} "
-                f"({median(t['load'][name] for t in stock):.1f})"
-                for name in ("p50_ms", "p99_ms")
-            ),
-            f"{median(t['cpu_ms_per_image'] for t in ours):.2f} "
-            f"({median(t['cpu_ms_per_image'] for t in stock):.2f})",
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    low, high = min(values), max(values)
-    return f"{median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    def _turn(self, running: Running, work: Work, number: int) -> Turn:
+        running.resume()
+        try:
+            # Connections, queues and what was swapped out come to life.
+            run(running.url, work, 0.3, body=running.body)
+            before = running.cpu_s()
+            first_seed = 10_000_000 * (number + 1)
+            load = run(running.url, work, self.config.seconds, first_seed, running.body)
+            cpu_s = running.cpu_s() - before
+            return Turn(load, 1000 * cpu_s / max(load.images, 1), running.memory())
+        finally:
+            running.pause()
 
 
 def _machine() -> str:

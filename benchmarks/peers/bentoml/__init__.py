@@ -1,0 +1,1 @@
+"""BentoML, as its documentation teaches it."""

@@ -1,0 +1,1 @@
+"""FastAPI, as its documentation teaches it."""

@@ -1,0 +1,1 @@
+"""LitServe, as its documentation teaches it."""

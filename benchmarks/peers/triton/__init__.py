@@ -1,0 +1,1 @@
+"""Triton, as its documentation teaches it."""

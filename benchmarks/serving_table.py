@@ -1,0 +1,132 @@
+"""The result of ``benchmarks.serving`` as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+Turn = dict[str, Any]
+_OWN = ("ours", "stock")
+_NONE = "-"
+
+
+def tables(result: dict[str, Any]) -> str:
+    """Throughput and ratios, latency, processor time, the servers, and what went wrong.
+
+    Cells are medians over the rounds, with the smallest and the largest in brackets; ratios are
+    taken round by round. A server without a turn has "-".
+    """
+    servers, rows = result["servers"], result["rows"]
+    titles = {name: server["title"] for name, server in servers.items()}
+    blocks = [
+        "Images/s:\n\n" + _rates(rows, titles),
+        "Ours against the others, by images/s:\n\n" + _ratios(rows, titles),
+        "Latency, ms, p50 / p99:\n\n" + _by_server(rows, titles, _latency),
+        "Processor time, ms an image, of all processes of a server:\n\n"
+        + _by_server(rows, titles, lambda turns: _spread(_of(turns, "cpu_ms_per_image"), 2)),
+        "The servers:\n\n" + _servers(rows, servers),
+        *(f"{title} is left out: {reason}" for title, reason in result["left_out"].items()),
+        *_failures(rows, titles),
+    ]
+    return "\n\n".join(blocks)
+
+
+def _rates(rows: Sequence[Any], titles: dict[str, str]) -> str:
+    lines = []
+    for row in rows:
+        ceiling = row["limit_images_per_s"]
+        cells = [_spread(_images(row, name), 0) for name in titles]
+        lines.append([row["work"]["name"], *cells, _spread(ceiling, 0)])
+    return _markdown(["work", *titles.values(), "ceiling"], lines)
+
+
+def _ratios(rows: Sequence[Any], titles: dict[str, str]) -> str:
+    peers = [name for name in titles if name not in _OWN]
+    lines = []
+    for row in rows:
+        rates = {name: _images(row, name) for name in titles}
+        best = max(peers, key=lambda name: median(rates[name] or [0.0]), default=None)
+        cells = [_ratio(rates["ours"], rates["stock"])]
+        if best is not None:
+            against = _ratio(rates["ours"], rates[best])
+            cells.append(against if against == _NONE else f"{against} {titles[best]}")
+        cells.append(_ratio(rates["ours"], row["limit_images_per_s"]))
+        lines.append([row["work"]["name"], *cells])
+    best_title = ["ours / best peer"] if peers else []
+    return _markdown(["work", "ours / stock", *best_title, "ours / ceiling"], lines)
+
+
+def _by_server(
+    rows: Sequence[Any], titles: dict[str, str], cell: Callable[[list[Turn]], str]
+) -> str:
+    lines = [
+        [row["work"]["name"], *(cell(row["turns"].get(name, [])) for name in titles)]
+        for row in rows
+    ]
+    return _markdown(["work", *titles.values()], lines)
+
+
+def _servers(rows: Sequence[Any], servers: dict[str, Any]) -> str:
+    lines = []
+    for name, server in servers.items():
+        held = [turn["memory"] for row in rows for turn in row["turns"].get(name, [])]
+        lines.append(
+            [
+                server["title"],
+                f"{server['ready_s']:.1f}",
+                f"{max((m['worker_peak_mb'] for m in held), default=0):.0f}",
+                f"{max((m['tree_mb'] for m in held), default=0):.0f}",
+                f"{server['idle_cores']:.2f}",
+            ]
+        )
+    head = [
+        "server", "start to first image, s", "worker, peak MB", "all processes, MB",
+        "cores when idle",
+    ]  # fmt: skip
+    return _markdown(head, lines)
+
+
+def _failures(rows: Sequence[Any], titles: dict[str, str]) -> list[str]:
+    found = []
+    for row in rows:
+        for name, title in titles.items():
+            loads = [turn["load"] for turn in row["turns"].get(name, [])]
+            if failed := sum(load["failed"] for load in loads):
+                asked = failed + sum(load["requests"] for load in loads)
+                found.append(f"{title}, {row['work']['name']}: {failed} of {asked} requests failed")
+    return found
+
+
+def _latency(turns: list[Turn]) -> str:
+    answered = [turn["load"] for turn in turns if turn["load"]["requests"]]
+    if not answered:
+        return _NONE
+    return " / ".join(
+        f"{median(load[name] for load in answered):.1f}" for name in ("p50_ms", "p99_ms")
+    )
+
+
+def _images(row: Any, name: str) -> list[float]:
+    return [turn["load"]["images_per_s"] for turn in row["turns"].get(name, [])]
+
+
+def _of(turns: list[Turn], name: str) -> list[float]:
+    return [turn[name] for turn in turns if turn["load"]["requests"]]
+
+
+def _ratio(above: Sequence[float], below: Sequence[float]) -> str:
+    # A peer that was left out on the way has fewer rounds.
+    return _spread([a / b for a, b in zip(above, below, strict=False) if b], 2)
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return _NONE
+    low, high = min(values), max(values)
+    return f"{median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    table = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
