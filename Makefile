@@ -48,7 +48,7 @@ lint: .venv/ready  ## style and types
 test: lint model_store/dcgan.mar  ## style, types and every test
 	$(BIN)/python -m pytest
 
-bench: model_store/dcgan.mar  ## ours, the stock handler, the ceiling, and the peers in .peers/ (6 to 20 minutes)
+bench: model_store/dcgan.mar  ## ours, the stock handler, the ceiling, the peers in .peers/ (6 minutes, 16 with all)
 	$(BIN)/python -m benchmarks.serving --peers installed
 
 bench-peers: model_store/dcgan.mar  ## the same with all peers, set up in .peers/ (0.5 GB)

@@ -34,7 +34,7 @@ class ExportConfig:
     """generator.safetensors of a training run."""
     out: Path = Path("model_store")
     """Folder for dcgan.mar, its sha256 and parity.json."""
-    backend: Literal["auto", "torchscript", "onnx"] | None = None
+    backend: Literal["auto", "torchscript", "onnx", "packed"] | None = None
     """What runs the model; handler/model-config.yaml decides when left out."""
     model_version: str = "1.0"
     """Version that the served model reports."""

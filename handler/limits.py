@@ -53,22 +53,22 @@ class Settings:
     """How the model is run.
 
     Args:
-        backend: ``torchscript`` (generator.pt), ``onnx`` (generator.onnx), or ``auto``: onnx on
-            the CPU, where ONNX Runtime keeps its weights in the layout that its kernels want,
-            and torchscript on a GPU.
+        backend: ``torchscript`` (generator.pt), ``onnx`` (generator.onnx in ONNX Runtime),
+            ``packed`` (generator.pt on oneDNN, CPUs only), or ``auto``: what was measured to be
+            the fastest on the hardware at hand (``handler.backends.choice``).
         threads: slices of a batch that run side by side on the CPU, one thread each; 0 is one
             a processor.
-        precision: of the network's arithmetic. The two short ones need torchscript (``auto`` then
-            means it) and a processor that is good at them; what they cost in quality is in the
-            parity report of the archive's card.
+        precision: of the network's arithmetic. ``auto``: float16 on a GPU with tensor cores,
+            bfloat16 on a CPU with a unit for it, float32 elsewhere and for onnx always. What the
+            short ones cost in quality is in the parity report of the archive's card.
         allow_cpu_fallback: let a worker that was given a GPU run on the CPU when the runtime
             cannot use it; otherwise the worker refuses to start.
         limits: how much one request may ask for.
     """
 
-    backend: Literal["auto", "torchscript", "onnx"] = "auto"
+    backend: Literal["auto", "torchscript", "onnx", "packed"] = "auto"
     threads: int = 0
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     allow_cpu_fallback: bool = False
     limits: Limits = field(default_factory=Limits)
 

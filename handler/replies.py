@@ -132,6 +132,7 @@ def model_headers(card: Card, backend: Backend) -> dict[str, str]:
         "X-Model-Version": card.version,
         "X-Weights-SHA256": card.weights_sha256,
         "X-Backend": backend.name,
+        "X-Precision": backend.precision,
         "X-Device": backend.device,
     }
     return {**headers, "X-Fallback": "cpu"} if backend.fallback else headers

@@ -1,5 +1,6 @@
-"""Same request, same image: alone or in any batch, on any worker, either backend, after a restart.
+"""Same request, same image: alone or in any batch, on any worker, any backend, after a restart.
 
+Bit by bit in float32 on a CPU; where ``precision: auto`` means short floats, to a few grey levels.
 The archive is repacked with other settings of its model-config.yaml and served beside the
 server that the other tests use.
 """
@@ -72,13 +73,34 @@ def ask_together(server: Server, extra: dict[str, Any]) -> list[bytes]:
         return answered
 
 
+def in_float32(config: dict[str, Any]) -> None:
+    config["handler"]["precision"] = "float32"
+
+
 @pytest.fixture(scope="module")
-def expected(server: Server) -> list[bytes]:
-    return [requests.post(server.predict_url, json=body, timeout=60).content for body in BODIES]
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("exact")
+    repack(folder, in_float32)
+    with served(folder) as live:
+        yield live
 
 
-def test_in_one_batch_as_alone(server: Server, expected: list[bytes]) -> None:
-    assert ask_together(server, {}) == expected
+@pytest.fixture(scope="module")
+def expected(exact: Server) -> list[bytes]:
+    return [requests.post(exact.predict_url, json=body, timeout=60).content for body in BODIES]
+
+
+def test_in_one_batch_as_alone(exact: Server, expected: list[bytes]) -> None:
+    assert ask_together(exact, {}) == expected
+
+
+def test_as_shipped_close_to_float32(server: Server, exact: Server) -> None:
+    as_npy = {"format": "npy"}
+    short = requests.post(server.predict_url, json={}, timeout=60).headers["x-precision"]
+    allowed = 0 if short == "float32" else 8
+    for ours, theirs in zip(ask_together(server, as_npy), ask_together(exact, as_npy), strict=True):
+        difference = np.load(io.BytesIO(ours)).astype(int) - np.load(io.BytesIO(theirs))
+        assert np.abs(difference).max() <= allowed
 
 
 def test_on_any_worker_in_small_batches_and_after_a_restart(
@@ -87,6 +109,7 @@ def test_on_any_worker_in_small_batches_and_after_a_restart(
     def two_workers(config: dict[str, Any]) -> None:
         config |= {"minWorkers": 2, "maxWorkers": 2, "batchSize": 8, "maxBatchDelay": 20}
         config["handler"]["limits"]["max_batch_images"] = 16
+        in_float32(config)
 
     repack(tmp_path, two_workers)
     for _ in range(2):
@@ -95,18 +118,20 @@ def test_on_any_worker_in_small_batches_and_after_a_restart(
                 assert ask_together(live, {}) == expected
 
 
-def test_torchscript_gives_the_pixels_of_onnx_to_one_grey_level(
-    tmp_path: Path, server: Server
+@pytest.mark.parametrize("backend", ["torchscript", "packed"])
+def test_other_backends_give_the_pixels_of_onnx_to_one_grey_level(
+    tmp_path: Path, exact: Server, backend: str
 ) -> None:
-    def torchscript(config: dict[str, Any]) -> None:
-        config["handler"]["backend"] = "torchscript"
+    def chosen(config: dict[str, Any]) -> None:
+        config["handler"]["backend"] = backend
+        in_float32(config)
 
-    repack(tmp_path, torchscript)
+    repack(tmp_path, chosen)
     as_npy = {"format": "npy"}
-    onnx = [np.load(io.BytesIO(reply)) for reply in ask_together(server, as_npy)]
+    onnx = [np.load(io.BytesIO(reply)) for reply in ask_together(exact, as_npy)]
     with served(tmp_path) as live:
         alone = requests.post(live.predict_url, json=BODIES[0], timeout=60)
-        assert alone.headers["x-backend"] == "torchscript"
+        assert alone.headers["x-backend"] == backend
         replies = ask_together(live, as_npy)
         assert replies == ask_together(live, as_npy)
     for ours, theirs in zip(onnx, (np.load(io.BytesIO(r)) for r in replies), strict=True):

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from export.fold import fold_batchnorm
 from export.onnx import export_onnx
 from export.torchscript import export_torchscript
 from handler.backends import open_backend
@@ -125,18 +126,18 @@ arbitrary = st.one_of(
 )
 
 
-@pytest.fixture(scope="module", params=["torchscript", "onnx"])
+@pytest.fixture(scope="module", params=["torchscript", "onnx", "packed"])
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Service:
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     network = new_generator(nz=NZ, ngf=4, channels=3, image_size=32)
     with torch.inference_mode():
         network(torch.randn(16, NZ))
-    export = {"torchscript": export_torchscript, "onnx": export_onnx}[request.param]
-    file = {"torchscript": "generator.pt", "onnx": "generator.onnx"}[request.param]
-    export(network.eval(), folder / file)
+    network = fold_batchnorm(network.eval())
+    export_torchscript(network, folder / "generator.pt")
+    export_onnx(network, folder / "generator.onnx")
     card = Card("dcgan", "1", "0" * 64, NZ, 32, 3, {})
-    chosen = Settings(backend=request.param, limits=LIMITS)
+    chosen = Settings(backend=request.param, precision="float32", limits=LIMITS)
     return Service(open_backend(folder, card, chosen, None), card, LIMITS)
 
 

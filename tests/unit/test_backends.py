@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from ts.context import Context
 from ts.utils.util import list_classes_from_module
 
-from handler.backends import Backend, open_backend, to_pixels
+from export.fold import fold_batchnorm
+from handler.backends import Backend, open_backend
+from handler.backends.base import to_pixels
 from handler.card import Card
 from handler.dcgan_handler import DcganHandler
 from handler.images import to_uint8
 from handler.latents import from_seeds
 from handler.limits import Limits, Settings
-from training.networks import new_generator
+from training.networks import Generator, new_generator
 
 pytestmark = pytest.mark.unit
 
@@ -48,12 +50,12 @@ class Loud(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def generator() -> nn.Module:
+def generator() -> Generator:
     torch.manual_seed(0)
     network = new_generator(nz=NZ, ngf=8, channels=3, image_size=32)
     with torch.inference_mode():
         network(torch.randn(16, NZ))  # BatchNorm statistics that are not the initial ones
-    return network.eval()
+    return fold_batchnorm(network.eval())
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +83,11 @@ def _export(network: nn.Module, folder: Path) -> None:
         )
 
 
-@pytest.fixture(scope="module", params=["torchscript", "onnx"])
+@pytest.fixture(scope="module", params=["torchscript", "onnx", "packed"])
 def backend(request: pytest.FixtureRequest, model_dir: Path) -> Backend:
-    settings = Settings(backend=request.param, threads=2, limits=Limits(max_batch_images=4))
+    settings = Settings(
+        backend=request.param, precision="float32", threads=2, limits=Limits(max_batch_images=4)
+    )
     return open_backend(model_dir, Card.read(model_dir), settings, None)
 
 
@@ -105,7 +109,9 @@ def test_pixels_are_those_of_the_network(
 def test_short_precision(
     model_dir: Path, generator: nn.Module, precision: Literal["bfloat16", "float16"]
 ) -> None:
-    settings = Settings(precision=precision, limits=Limits(max_batch_images=4))
+    settings = Settings(
+        backend="torchscript", precision=precision, limits=Limits(max_batch_images=4)
+    )
     short = open_backend(model_dir, Card.read(model_dir), settings, None)
     assert (short.name, short.precision) == ("torchscript", precision)
     latents = from_seeds(range(5), NZ)
@@ -122,7 +128,7 @@ def test_short_precision_is_not_for_onnx(model_dir: Path) -> None:
 
 
 def test_facts(backend: Backend) -> None:
-    assert backend.name in ("torchscript", "onnx")
+    assert backend.name in ("torchscript", "onnx", "packed")
     assert (backend.device, backend.nz, backend.image_shape) == ("cpu", NZ, (32, 32, 3))
     assert backend.fallback is False
 
@@ -135,7 +141,8 @@ def test_an_image_has_the_same_bits_in_any_batch(
     """With more than one thread a pass, TorchScript differs by 1e-9 in odd batches."""
     _export(Loud(generator), tmp_path)
     card = Card(**FACTS, facts={})
-    loud = open_backend(tmp_path, card, Settings(backend=name, threads=threads), None)
+    settings = Settings(backend=name, precision="float32", threads=threads)
+    loud = open_backend(tmp_path, card, settings, None)
     latents = from_seeds(range(64), NZ)
     alone = np.concatenate([loud(latents[i : i + 1]) for i in range(64)])
     for count in (2, 3, 5, 7, 16, 33, 64):

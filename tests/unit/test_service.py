@@ -92,6 +92,7 @@ def test_a_grid(service: Service) -> None:
         "X-Model-Version": "1.2",
         "X-Weights-SHA256": "ab" * 32,
         "X-Backend": "fake",
+        "X-Precision": "float32",
         "X-Device": "cpu",
     }
 

@@ -1,0 +1,103 @@
+"""``generator.pt`` as TorchScript: on a CPU in slices, on a GPU from CUDA graphs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from handler.backends.base import Latents, Slices, need_fallback, need_file, to_pixels
+from handler.backends.graphs import Buckets, capture
+from handler.card import Card
+from handler.images import Images
+from handler.limits import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class TorchScriptBackend:
+    """``generator.pt``: noise (N, nz) -> (N, C, H, W) in [-1, 1].
+
+    Args:
+        path: the TorchScript file.
+        card: what the file holds.
+        settings: threads, largest batch, and whether a GPU may be missing.
+        gpu_id: index of the GPU; None for the CPU.
+        precision: float32, bfloat16 or float16.
+
+    Raises:
+        RuntimeError: the file cannot be loaded, or the GPU cannot be used.
+    """
+
+    name = "torchscript"
+
+    def __init__(
+        self, path: Path, card: Card, settings: Settings, gpu_id: int | None, precision: str
+    ) -> None:
+        import torch
+
+        self._torch = torch
+        self.nz, self.image_shape = card.nz, card.image_shape
+        self.fallback = gpu_id is not None and not torch.cuda.is_available()
+        if gpu_id is not None and self.fallback:
+            need_fallback(settings, gpu_id, "torch finds no GPU")
+            gpu_id = None
+        self.device = "cpu" if gpu_id is None else f"cuda:{gpu_id}"
+        if gpu_id is not None:
+            torch.cuda.set_device(gpu_id)
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
+        network = load_torchscript(path, self.device)
+        self.precision = precision
+        self._dtype = getattr(torch, precision)
+        self._network = network.to(self._dtype)
+        # A thread takes its number of OpenMP threads from the first torch call it makes.
+        self._slices = Slices(settings.threads, lambda: torch.set_num_threads(1))
+        self._buckets = self._captured(settings) if self.device != "cpu" else None
+
+    def __call__(self, latents: Latents) -> Images:
+        if self._buckets is not None:
+            return self._buckets(latents)
+        if self.device == "cpu":
+            return self._slices.run(self._forward, latents)
+        return self._forward(latents)
+
+    def free_memory(self) -> None:
+        if self.device != "cpu":
+            self._torch.cuda.empty_cache()
+
+    def _forward(self, latents: Latents) -> Images:
+        with self._torch.inference_mode():
+            noise = self._torch.from_numpy(latents).to(self.device, self._dtype)
+            pixels: Images = to_pixels(self._network(noise)).cpu().numpy()
+        return pixels
+
+    def _captured(self, settings: Settings) -> Buckets | None:
+        """CUDA graphs of the forward pass; None, and a warning, where it cannot be captured."""
+
+        def pixels(noise: Any) -> Any:
+            return to_pixels(self._network(noise.to(self._dtype)))
+
+        try:
+            return Buckets(
+                settings.limits.max_batch_images,
+                lambda count: capture(pixels, count, self.nz, self.device),
+            )
+        except RuntimeError as error:
+            logger.warning("no CUDA graphs, the GPU runs kernel by kernel: %s", error)
+            return None
+
+
+def load_torchscript(path: Path, device: str) -> Any:
+    """A ``torch.jit.ScriptModule`` in eval mode on the device.
+
+    Raises:
+        RuntimeError: the file is missing or is not a TorchScript file.
+    """
+    import torch
+
+    need_file(path)
+    try:
+        return torch.jit.load(str(path), map_location=device).eval()
+    except (RuntimeError, ValueError) as error:
+        raise RuntimeError(f"{path.name} is not a TorchScript file: {error}") from error
