@@ -1,0 +1,148 @@
+#!/bin/sh
+# Start the proxy (no argument), or let a running one read its keys and certificate again
+# (reload). What it does not find it makes on the first start and keeps in STATE:
+#
+#   SECRETS/api_keys  a line a key: NAME KEY, or NAME sha256:HEX; # begins a comment
+#   SECRETS/tls.crt, SECRETS/tls.key  the certificate chain and its key, PEM
+#
+# Without the first a key is made and printed once, without the second a self-signed certificate.
+set -eu
+umask 077
+
+: "${SECRETS:=/run/dcgan-secrets}" "${STATE:=/var/lib/dcgan-proxy}" "${RUN:=/tmp/dcgan-proxy}"
+: "${LISTEN:=8443}" "${METRICS_LISTEN:=9145}"
+: "${INFERENCE:=http://torchserve:8080}" "${MANAGEMENT:=http://torchserve:8081}"
+: "${METRICS:=http://torchserve:8082}"
+: "${RATE:=20r/s}" "${BURST:=40}" "${CONNECTIONS:=64}"
+: "${TLS_NAMES:=DNS:localhost,IP:127.0.0.1,DNS:proxy}"
+: "${ACCESS_LOG:=/dev/stdout}" "${ERROR_LEVEL:=warn}"
+: "${RESOLVER:=$(sed -n 's/^nameserver *//p' /etc/resolv.conf | head -n 1)}"
+HERE=$(dirname "$(readlink -f "$0")")
+: "${GALLERY:=$HERE/../gallery}" "${CORS_ORIGINS:=}"
+
+say() { printf '%s\n' "$*" >&2; }
+fail() { say "error: $*"; exit 2; }
+digest() { printf '%s' "$1" | openssl dgst -sha256 -r | cut -d ' ' -f 1; }
+
+# NAME KEY lines on stdin -> lines of an nginx map on stdout, digests instead of keys.
+table_of_keys() {
+    number=0 names=' ' digests=' '
+    while read -r name key rest || [ -n "$name" ]; do
+        number=$((number + 1))
+        case $name in '' | '#'*) continue ;; esac
+        at="$file, line $number"
+        case $name in *[!A-Za-z0-9._-]*) fail "$at: a name has letters, digits, '.', '_' and '-' only" ;; esac
+        [ ${#name} -le 64 ] || fail "$at: the name has ${#name} characters; at most 64 are allowed"
+        [ -n "$key" ] || fail "$at: no key after the name $name; write: NAME KEY"
+        case $rest in '' | '#'*) ;; *) fail "$at: something follows the key of $name" ;; esac
+        case $key in
+            sha256:*)
+                hex=${key#sha256:}
+                case $hex in *[!0-9a-f]*) hex='' ;; esac
+                [ ${#hex} -eq 64 ] || fail "$at: sha256: of $name takes 64 digits 0-9a-f" ;;
+            *)
+                [ ${#key} -ge 24 ] || fail "$at: the key of $name has ${#key} characters; at least 24 are needed: openssl rand -hex 32"
+                case $key in *[!A-Za-z0-9._~+/=-]*) fail "$at: the key of $name has characters other than A-Za-z0-9._~+/=-" ;; esac
+                hex=$(digest "$key") ;;
+        esac
+        case $names in *" $name "*) fail "$at: the name $name is there twice" ;; esac
+        case $digests in *" $hex "*) fail "$at: the key of $name is there twice" ;; esac
+        names="$names$name " digests="$digests$hex "
+        printf '"%s" "%s";\n' "$hex" "$name"
+    done
+    [ "$names" != ' ' ] || fail "$file: there is no key in it; write a line: NAME KEY"
+}
+
+keys() {
+    file=$SECRETS/api_keys
+    if [ ! -e "$file" ]; then
+        file=$STATE/api_keys
+        if [ ! -e "$file" ]; then
+            key=$(openssl rand -hex 32)
+            printf 'first sha256:%s\n' "$(digest "$key")" > "$file.new"
+            mv "$file.new" "$file"
+            say "no $SECRETS/api_keys: made one key, named first, which is shown this once:"
+            say "    X-API-Key: $key"
+        fi
+    fi
+    [ -r "$file" ] || fail "$file cannot be read by user $(id -u) of this container; run: chmod 0644 on it"
+    table_of_keys < "$file" > "$RUN/keys.new"
+    mv "$RUN/keys.new" "$RUN/keys.map"
+}
+
+certificate() {
+    CERTIFICATE=$SECRETS/tls.crt CERTIFICATE_KEY=$SECRETS/tls.key
+    if [ -e "$CERTIFICATE" ] || [ -e "$CERTIFICATE_KEY" ]; then
+        for file in "$CERTIFICATE" "$CERTIFICATE_KEY"; do
+            [ -r "$file" ] || fail "$file is missing, or cannot be read by user $(id -u) of this container"
+        done
+        [ "$(openssl x509 -in "$CERTIFICATE" -noout -pubkey)" = "$(openssl pkey -in "$CERTIFICATE_KEY" -pubout)" ] ||
+            fail "$CERTIFICATE_KEY is not the key of $CERTIFICATE"
+    else
+        CERTIFICATE=$STATE/tls.crt CERTIFICATE_KEY=$STATE/tls.key
+        # A certificate that ends within a day, or that is half written, is made again.
+        if [ ! -e "$CERTIFICATE_KEY" ] || ! openssl x509 -in "$CERTIFICATE" -noout -checkend 86400 > /dev/null 2>&1; then
+            openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 365 \
+                -subj /CN=dcgan -addext "subjectAltName=$TLS_NAMES" \
+                -keyout "$CERTIFICATE_KEY" -out "$CERTIFICATE" 2> /dev/null ||
+                fail "no certificate could be made for TLS_NAMES=$TLS_NAMES"
+            say "no $SECRETS/tls.crt: made a self-signed certificate for $TLS_NAMES"
+        fi
+    fi
+    openssl x509 -in "$CERTIFICATE" -noout -checkend 0 > /dev/null || fail "$CERTIFICATE has expired"
+}
+
+# CORS_ORIGINS, origins or * -> a regular expression of the origins that may call.
+origins() {
+    set -f  # * is no pattern of files
+    pattern=
+    for origin in $CORS_ORIGINS; do
+        case $origin in
+            '*') pattern="$pattern|.+"; continue ;;
+            http://*) name=${origin#http://} ;;
+            https://*) name=${origin#https://} ;;
+            *) name='' ;;
+        esac
+        case $name in
+            '' | *[!a-z0-9.:-]*) fail "CORS_ORIGINS: $origin is no origin; write https://app.example, in lower case and without a path, or *" ;;
+        esac
+        pattern="$pattern|$(printf '%s' "$origin" | sed 's/[.]/[.]/g')"
+    done
+    set +f
+    printf '%s' "${pattern#|}"
+}
+
+configuration() {
+    for part in headers.conf problems.conf proxy.js; do
+        cp "$HERE/$part" "$RUN/$part"
+    done
+    rm -f "$RUN/cors.conf" "$RUN/gallery.conf"
+    if [ -n "$CORS_ORIGINS" ]; then
+        allowed=$(origins)
+        sed -e "s#@ORIGINS@#$allowed#" "$HERE/cors.conf" > "$RUN/cors.conf"
+    fi
+    if [ -e "$GALLERY/index.html" ]; then
+        sed -e "s|@GALLERY@|$(readlink -f "$GALLERY")|" "$HERE/gallery.conf" > "$RUN/gallery.conf"
+    fi
+    for part in nginx.conf key.conf; do
+        sed -e "s|@RUN@|$RUN|g" -e "s|@LISTEN@|$LISTEN|g" -e "s|@METRICS_LISTEN@|$METRICS_LISTEN|g" \
+            -e "s|@INFERENCE@|$INFERENCE|g" -e "s|@MANAGEMENT@|$MANAGEMENT|g" -e "s|@METRICS@|$METRICS|g" \
+            -e "s|@RATE@|$RATE|g" -e "s|@BURST@|$BURST|g" -e "s|@CONNECTIONS@|$CONNECTIONS|g" \
+            -e "s|@CERTIFICATE@|$CERTIFICATE|g" -e "s|@CERTIFICATE_KEY@|$CERTIFICATE_KEY|g" \
+            -e "s|@RESOLVER@|$RESOLVER|g" -e "s|@ACCESS_LOG@|$ACCESS_LOG|g" -e "s|@ERROR_LEVEL@|$ERROR_LEVEL|g" \
+            "$HERE/$part" > "$RUN/$part"
+    done
+}
+
+mkdir -p "$RUN"
+chmod 711 "$RUN"  # where root starts it, nginx works as another user
+[ -w "$STATE" ] || fail "$STATE cannot be written by user $(id -u); mount a volume there"
+keys
+certificate
+configuration
+nginx -q -t -c "$RUN/nginx.conf" || fail "nginx does not take its settings"
+case ${1:-start} in
+    start) exec nginx -c "$RUN/nginx.conf" -g 'daemon off;' ;;
+    reload) nginx -c "$RUN/nginx.conf" -s reload ;;
+    *) fail "there is no $1; use: proxy.sh, or proxy.sh reload" ;;
+esac

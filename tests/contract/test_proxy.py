@@ -1,0 +1,465 @@
+"""The proxy: real nginx with its real settings, in front of a live TorchServe."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+import urllib3
+from PIL import Image
+
+from client import Client
+from deploy.server import HOST, ROOT, Ports, Server
+from handler.errors import CONTENT_TYPE
+
+JS_MODULE = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
+pytestmark = [
+    pytest.mark.contract,
+    pytest.mark.skipif(
+        shutil.which("nginx") is None or not JS_MODULE.exists(),
+        reason="needs nginx: apt-get install nginx-light libnginx-mod-http-js",
+    ),
+]
+
+ALICE, BOB, CAROL = "a" * 32, "b" * 32, "C" * 40
+KEYS = f"# who may call\nalice {ALICE}\nbob {BOB}  # a comment\n\ncarol sha256:" + (
+    hashlib.sha256(CAROL.encode()).hexdigest() + "\n"
+)
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A running proxy; ``certificate`` is what clients have to trust."""
+
+    url: str
+    metrics_url: str
+    folder: Path
+    variables: dict[str, str]
+
+    @property
+    def certificate(self) -> str:
+        return str(self.folder / "state" / "tls.crt")
+
+    def call(self, method: str, path: str, key: str = "", **options: object) -> requests.Response:
+        headers = {**({"X-API-Key": key} if key else {}), **options.pop("headers", {})}  # type: ignore[dict-item]
+        return requests.request(
+            method, self.url + path, headers=headers, verify=self.certificate, timeout=60, **options
+        )
+
+    def predict(self, key: str = ALICE, **fields: object) -> requests.Response:
+        return self.call("POST", "/predictions/dcgan", key, json=fields)
+
+    def log(self) -> list[dict[str, str]]:
+        """The access log; every line has to be JSON."""
+        time.sleep(0.1)
+        return [json.loads(x) for x in (self.folder / "access.log").read_text().splitlines()]
+
+
+def environment(folder: Path, ports: Ports, port: int = 0, **more: str) -> dict[str, str]:
+    """What proxy.sh reads, with folders and ports of the test's own."""
+    (folder / "state").mkdir(exist_ok=True)
+    (folder / "secrets").mkdir(exist_ok=True)
+    return {
+        **os.environ, "SECRETS": str(folder / "secrets"), "STATE": str(folder / "state"),
+        "RUN": str(folder / "run"), "LISTEN": f"{HOST}:{port}",
+        "INFERENCE": f"http://{HOST}:{ports.inference}",
+        "MANAGEMENT": f"http://{HOST}:{ports.management}",
+        "METRICS": f"http://{HOST}:{ports.metrics}",
+        "RESOLVER": HOST, "ACCESS_LOG": str(folder / "access.log"), **more,
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def running(folder: Path, upstream: Ports, keys: str = KEYS, **more: str) -> Iterator[Proxy]:
+    folder.mkdir(exist_ok=True)
+    own = Ports.free()
+    port, metrics_port = own.inference, own.metrics
+    # Started by root, nginx works as another user, who cannot enter pytest's folders.
+    run = tempfile.mkdtemp(prefix="dcgan-proxy-")
+    variables = environment(
+        folder, upstream, port, METRICS_LISTEN=f"{HOST}:{metrics_port}", RUN=run, **more
+    )
+    if keys:
+        (folder / "secrets" / "api_keys").write_text(keys)
+    with (folder / "stderr").open("wb") as stderr:
+        process = subprocess.Popen([ROOT / "deploy/proxy/proxy.sh"], env=variables, stderr=stderr)
+    proxy = Proxy(f"https://{HOST}:{port}", f"http://{HOST}:{metrics_port}", folder, variables)
+    try:
+        deadline = time.monotonic() + 20
+        while process.poll() is None:
+            # A port that opens is not enough: it does so while nginx tests its settings.
+            with contextlib.suppress(OSError):
+                requests.get(f"{proxy.metrics_url}/anything", timeout=1)
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert process.poll() is None, (folder / "stderr").read_text()
+        yield proxy
+    finally:
+        process.terminate()
+        process.wait(20)
+        shutil.rmtree(run)
+
+
+@pytest.fixture(scope="module")
+def proxy(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    with running(tmp_path_factory.mktemp("proxy"), server.ports, RATE="1000r/s") as live:
+        yield live
+
+
+def check_problem(reply: requests.Response, status: int, slug: str) -> None:
+    assert reply.status_code == status, reply.text
+    assert reply.headers["content-type"] == CONTENT_TYPE
+    assert reply.json()["type"] == f"urn:dcgan:problem:{slug}"
+    assert reply.json()["status"] == status
+    assert re.fullmatch("[0-9a-f]{32}", reply.headers["x-request-id"])
+    assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {}, {"X-API-Key": ""}, {"X-API-Key": "z" * 32}, {"X-API-Key": ALICE[:-1]},
+        {"X-API-Key": ALICE + "a"}, {"X-API-Key": ALICE.upper()}, {"X-API-Key": "alice"},
+        {"X-API-Key": hashlib.sha256(ALICE.encode()).hexdigest()},
+        {"Authorization": f"Basic {ALICE}"}, {"Authorization": f"Bearer  {ALICE}"},
+        {"X-API-Key": "wrong" * 8, "Authorization": f"Bearer {ALICE}"},
+    ],
+)  # fmt: skip
+def test_without_a_valid_key_401(proxy: Proxy, headers: dict[str, str]) -> None:
+    reply = proxy.call("POST", "/predictions/dcgan", json={"seed": 1}, headers=headers)
+    check_problem(reply, 401, "unauthorized")
+    assert reply.headers["www-authenticate"] == 'Bearer realm="dcgan"'
+
+
+@pytest.mark.parametrize("key", [ALICE, BOB, CAROL])
+def test_every_key_opens_by_either_header(proxy: Proxy, server: Server, key: str) -> None:
+    direct = requests.post(server.predict_url, json={"seed": 1, "num_images": 4}, timeout=60)
+    reply = proxy.predict(key, seed=1, num_images=4)
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["content-type"] == "image/png"
+    assert reply.content == direct.content
+    assert Image.open(io.BytesIO(reply.content)).size == (134, 134)
+    bearer = {"Authorization": f"Bearer {key}"}
+    again = proxy.call("POST", "/predictions/dcgan", json={"seed": 1}, headers=bearer)
+    assert again.status_code == 200
+
+
+def test_the_handlers_own_errors_pass_as_they_are(proxy: Proxy) -> None:
+    reply = proxy.predict(sede=1)
+    check_problem(reply, 400, "unknown-field")
+    assert reply.json()["field"] == "sede"
+
+
+def test_kserve_and_the_description(proxy: Proxy) -> None:
+    body = {"instances": [{"seed": 1}, {"seed": 2}]}
+    reply = proxy.call("POST", "/v1/models/dcgan:predict", ALICE, json=body)
+    assert len(reply.json()["predictions"]) == 2
+    described = proxy.call("GET", "/models/dcgan", ALICE).json()[0]
+    assert described["customizedMetadata"]["limits"]["max_images"] == 256
+    check_problem(proxy.call("GET", "/models/dcgan"), 401, "unauthorized")
+    check_problem(proxy.call("POST", "/v1/models/dcgan:predict", json=body), 401, "unauthorized")
+
+
+def test_our_client_works_through_it(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", proxy.certificate)
+    assert len(Client(proxy.url, api_key=ALICE).images(seed=1, num_images=3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"), ("GET", "/ping"), ("GET", "/metrics"), ("GET", "/models"),
+        ("GET", "/workers"),
+        ("POST", "/models?url=http://127.0.0.1/x.mar"), ("DELETE", "/models/dcgan/1.0"),
+        ("PUT", "/models/dcgan/1.0/set-default"), ("GET", "/models/dcgan/all"),
+        ("POST", "/workflows?url=http://127.0.0.1/x.war"), ("GET", "/workflows"),
+        ("GET", "/models/dcgan/../../workflows"), ("GET", "/models/dcgan/..%2f..%2fworkflows"),
+        ("GET", "/internal/workers"), ("POST", "/explanations/dcgan"), ("GET", "/api-description"),
+        ("GET", "/token?type=management"), ("POST", "/predictions/other"),
+        ("POST", "/predictions/dcgan/1.0"), ("POST", "/v2/models/dcgan/infer"),
+        ("POST", "/models/dcgan/invoke"), ("POST", "/predictions/dcgan%2f..%2f..%2fworkflows"),
+        ("POST", "/wfpredict/x"), ("GET", "/v1/models/dcgan"),
+    ],
+)  # fmt: skip
+def test_everything_else_is_404(proxy: Proxy, method: str, path: str) -> None:
+    # requests would tidy the dots away before sending.
+    with urllib3.HTTPSConnectionPool(
+        HOST, int(proxy.url.rsplit(":", 1)[1]), ca_certs=proxy.certificate
+    ) as pool:
+        reply = pool.urlopen(method, path, headers={"X-API-Key": ALICE}, redirect=False)
+    assert reply.status == 404
+    assert json.loads(reply.data)["type"] == "urn:dcgan:problem:not-found"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/predictions/dcgan", "POST, OPTIONS"),
+        ("PUT", "/predictions/dcgan", "POST, OPTIONS"),
+        ("GET", "/v1/models/dcgan:predict", "POST, OPTIONS"),
+        ("POST", "/models/dcgan", "GET, HEAD, OPTIONS"),
+        ("PUT", "/models/dcgan", "GET, HEAD, OPTIONS"),
+        ("DELETE", "/models/dcgan", "GET, HEAD, OPTIONS"),
+    ],
+)
+def test_other_methods_405(proxy: Proxy, method: str, path: str, allow: str) -> None:
+    reply = proxy.call(method, path, ALICE)
+    check_problem(reply, 405, "method-not-allowed")
+    assert reply.headers["allow"] == allow
+
+
+def test_the_query_of_a_description_reaches_nobody(proxy: Proxy) -> None:
+    """/models/dcgan?min_worker=0 scales on the management port, with PUT."""
+    reply = proxy.call("GET", "/models/dcgan?min_worker=0&customized=false", ALICE)
+    assert "customizedMetadata" in reply.json()[0]
+
+
+def test_too_big_413(proxy: Proxy) -> None:
+    octets = {"Content-Type": "application/octet-stream"}
+    path = "/predictions/dcgan"
+    check_problem(
+        proxy.call("POST", path, ALICE, data=b"\0" * 6553501, headers=octets), 413, "too-large"
+    )
+    chunks = (b"\0" * 65536 for _ in range(101))  # no Content-Length
+    with contextlib.suppress(requests.ConnectionError):  # the answer may overtake the body
+        reply = proxy.call("POST", path, ALICE, data=chunks, headers=octets)
+        check_problem(reply, 413, "too-large")
+    assert proxy.log()[-1]["status"] == "413"
+    # The largest body that passes is judged by the handler.
+    reply = proxy.call("POST", path, ALICE, data=b"\0" * 6553500, headers=octets)
+    assert reply.json()["type"].startswith("urn:dcgan:problem:")
+    assert reply.json()["title"] != "The request body is too large"
+
+
+def test_too_fast_429_for_that_key_only(server: Server, tmp_path: Path) -> None:
+    with running(tmp_path, server.ports, RATE="1r/m", BURST="2") as slow:
+        replies = [slow.predict(ALICE, seed=1) for _ in range(4)]
+        assert [r.status_code for r in replies] == [200, 200, 200, 429]
+        check_problem(replies[-1], 429, "too-many-requests")
+        assert int(replies[-1].headers["retry-after"]) >= 1
+        assert slow.predict(BOB, seed=1).status_code == 200
+        check_problem(slow.predict("z" * 32, seed=1), 401, "unauthorized")
+
+
+def test_too_many_at_once_429(server: Server, tmp_path: Path) -> None:
+    with (
+        running(tmp_path, server.ports, CONNECTIONS="2", RATE="1000r/s") as narrow,
+        concurrent.futures.ThreadPoolExecutor(8) as pool,
+    ):
+        calls = [pool.submit(narrow.predict, seed=i, num_images=64) for i in range(8)]
+        statuses = sorted(c.result().status_code for c in calls)
+    assert statuses[0] == 200
+    assert statuses[-1] == 429
+
+
+def test_health_tells_whether_the_model_answers(proxy: Proxy, tmp_path: Path) -> None:
+    good = proxy.call("GET", "/healthz")
+    assert (good.status_code, good.json()) == (200, {"status": "ready"})
+    assert good.headers["cache-control"] == "no-store"
+    assert proxy.call("POST", "/healthz").status_code == 405
+    with running(tmp_path, Ports.free()) as alone:
+        bad = alone.call("GET", "/healthz")
+        assert bad.status_code == 503
+        assert bad.headers["content-type"] == CONTENT_TYPE
+        assert bad.headers["retry-after"] == "2"
+
+
+def test_no_model_server_503_to_be_tried_again(tmp_path: Path) -> None:
+    with running(tmp_path, Ports.free()) as alone:
+        reply = alone.predict(seed=1)
+        check_problem(reply, 503, "unavailable")
+        assert reply.headers["retry-after"] == "2"
+
+
+def test_a_broken_reply_is_502_and_not_sent_twice(tmp_path: Path) -> None:
+    """What the model server may have worked on is not repeated, and the client is told so."""
+    ports, seen = Ports.free(), []
+    with socket.create_server((HOST, ports.inference)) as listener:
+
+        def hang_up() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    seen.append(connection.recv(65536))
+
+        with (
+            concurrent.futures.ThreadPoolExecutor(1) as pool,
+            running(tmp_path, ports) as proxy,
+        ):
+            pool.submit(hang_up)
+            try:
+                check_problem(proxy.predict(seed=1), 502, "bad-gateway")
+            finally:
+                listener.shutdown(socket.SHUT_RDWR)
+    assert len(seen) == 1
+    text = seen[0].decode().lower()
+    assert ALICE not in text  # the key ends at the proxy
+    assert "x-request-id: " in text
+
+
+def test_one_json_line_a_request_with_the_keys_name(proxy: Proxy) -> None:
+    proxy.call(
+        "POST", '/predictions/dcgan?token=hushhush"', ALICE, json={"seed": 1},
+        headers={"X-Request-Id": "my-request-0001", "User-Agent": 'odd "agent"'},
+    )  # fmt: skip
+    proxy.predict("z" * 32)
+    mine, refused = proxy.log()[-2:]
+    assert mine["request_id"] == "my-request-0001"
+    assert (mine["key"], mine["status"], mine["path"]) == ("alice", "200", "/predictions/dcgan")
+    assert float(mine["request_s"]) >= float(mine["upstream_s"]) > 0
+    assert mine["upstream_request_id"]
+    assert (refused["key"], refused["status"], refused["upstream"]) == ("", "401", "")
+    text = (proxy.folder / "access.log").read_text() + (proxy.folder / "stderr").read_text()
+    assert "hushhush" not in text
+    for key in (ALICE, BOB, CAROL, "z" * 32):
+        assert key not in text
+
+
+def test_an_unsafe_request_id_is_replaced(proxy: Proxy) -> None:
+    reply = proxy.call("GET", "/healthz", headers={"X-Request-Id": "a b<script>"})
+    assert reply.ok
+    reply = proxy.call("GET", "/nothing", headers={"X-Request-Id": "a b<script>"})
+    assert re.fullmatch("[0-9a-f]{32}", reply.headers["x-request-id"])
+
+
+def test_old_tls_and_plain_http_are_refused(proxy: Proxy) -> None:
+    port = int(proxy.url.rsplit(":", 1)[1])
+    context = ssl.create_default_context(cafile=proxy.certificate)
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.maximum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with (
+        socket.create_connection((HOST, port), 5) as plain,
+        pytest.raises(ssl.SSLError),
+    ):
+        context.wrap_socket(plain, server_hostname=HOST)
+    assert requests.get(f"http://{HOST}:{port}/healthz", timeout=5).status_code == 400
+
+
+def test_metrics_for_prometheus_on_their_own_port(proxy: Proxy) -> None:
+    assert "dcgan_requests_total" in requests.get(f"{proxy.metrics_url}/metrics", timeout=30).text
+    text = requests.get(f"{proxy.metrics_url}/workers", timeout=30).text
+    found = dict(re.findall(r"^(dcgan_\S+) (\d+)$", text, re.MULTILINE))
+    assert found["dcgan_workers"] == found["dcgan_workers_ready"] == "1"
+    assert found["dcgan_queue_requests"] == "0"
+    assert int(found["dcgan_queue_free_requests"]) > 0
+    for path in ("/models", "/workflows", "/predictions/dcgan", "/internal/workers"):
+        assert requests.get(proxy.metrics_url + path, timeout=5).status_code == 404
+
+
+def test_the_first_start_makes_a_key_and_shows_it_once(server: Server, tmp_path: Path) -> None:
+    with running(tmp_path, server.ports, keys="") as fresh:
+        shown = re.search(r"X-API-Key: ([0-9a-f]{64})", (tmp_path / "stderr").read_text())
+        assert shown
+        assert fresh.predict(shown.group(1), seed=1).status_code == 200
+        certificate = Path(fresh.certificate).read_bytes()
+        kept = Path(fresh.variables["RUN"], "keys.map").read_text()
+    assert shown.group(1) not in kept
+    for file in (p for p in tmp_path.rglob("*") if p.is_file() and p.name != "stderr"):
+        assert shown.group(1).encode() not in file.read_bytes(), file
+    with running(tmp_path, server.ports, keys="") as again:
+        assert "X-API-Key" not in (tmp_path / "stderr").read_text()
+        assert again.predict(shown.group(1), seed=1).status_code == 200
+        assert Path(again.certificate).read_bytes() == certificate
+
+
+def test_keys_change_without_a_restart(server: Server, tmp_path: Path) -> None:
+    with running(tmp_path, server.ports, RATE="1000r/s") as proxy:
+        (tmp_path / "secrets" / "api_keys").write_text(f"dora {'d' * 24}\n")
+        subprocess.run([ROOT / "deploy/proxy/proxy.sh", "reload"], env=proxy.variables, check=True)
+        deadline = time.monotonic() + 10
+        while proxy.predict("d" * 24, seed=1).status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        check_problem(proxy.predict(ALICE, seed=1), 401, "unauthorized")
+
+
+def test_a_certificate_of_ones_own(server: Server, tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    subprocess.run(
+        [
+            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", "-days", "2",
+            "-subj", "/CN=mine",
+            "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", secrets / "tls.key",
+            "-out", secrets / "tls.crt",
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with running(tmp_path, server.ports) as proxy:
+        reply = requests.get(f"{proxy.url}/healthz", verify=secrets / "tls.crt", timeout=5)
+        assert reply.ok
+        assert not (tmp_path / "state" / "tls.crt").exists()
+
+
+GOOD = "k" * 32
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("", "there is no key in it"),
+        ("# none\n", "there is no key in it"),
+        ("alice\n", "line 1: no key after the name alice"),
+        (f"al!ice {GOOD}\n", "line 1: a name has letters"),
+        (f"{'n' * 65} {GOOD}\n", "the name has 65 characters; at most 64"),
+        ("# x\nalice short\n", "line 2: the key of alice has 5 characters; at least 24"),
+        (f"alice {GOOD} more\n", "something follows the key of alice"),
+        (f'alice {GOOD}"\n', "the key of alice has characters other than"),
+        (f"alice {GOOD};\n", "the key of alice has characters other than"),
+        ("alice sha256:123\n", "sha256: of alice takes 64 digits"),
+        (f"alice {GOOD}\nalice {GOOD}x\n", "line 2: the name alice is there twice"),
+        (f"alice {GOOD}\nbob {GOOD}\n", "line 2: the key of bob is there twice"),
+    ],
+)
+def test_a_bad_file_of_keys_stops_the_start(tmp_path: Path, keys: str, message: str) -> None:
+    variables = environment(tmp_path, Ports())
+    (tmp_path / "secrets" / "api_keys").write_text(keys)
+    done = subprocess.run(
+        [ROOT / "deploy/proxy/proxy.sh"], env=variables, capture_output=True, text=True,
+        check=False, timeout=20,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert GOOD not in done.stderr
+    assert not (tmp_path / "run" / "keys.map").exists()
+
+
+def test_a_key_of_another_certificate_stops_the_start(tmp_path: Path) -> None:
+    variables = environment(tmp_path, Ports())
+    for name in ("tls", "other"):
+        subprocess.run(
+            [
+                "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+                "-noenc", "-subj", "/CN=x", "-keyout", tmp_path / "secrets" / f"{name}.key",
+                "-out", tmp_path / "secrets" / f"{name}.crt",
+            ],
+            check=True, capture_output=True,
+        )  # fmt: skip
+    shutil.move(tmp_path / "secrets" / "other.key", tmp_path / "secrets" / "tls.key")
+    done = subprocess.run(
+        [ROOT / "deploy/proxy/proxy.sh"], env=variables, capture_output=True, text=True,
+        check=False, timeout=20,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "tls.key is not the key of" in done.stderr
