@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,6 +41,19 @@ def generate(
         images[batch] = _within_memory(backend, flat[batch])
     ends = np.cumsum([len(rows) for rows in latents])
     return np.split(images, ends[:-1])
+
+
+def equal_shares(weights: Sequence[int], parts: int) -> list[slice]:
+    """Neighbours put together into at most ``parts`` slices of about equal weight, none empty.
+
+    Args:
+        weights: of the things to be shared, each >= 1.
+        parts: >= 1.
+    """
+    total, ends = sum(weights), np.cumsum(weights)
+    middles = ends - np.asarray(weights) / 2
+    bounds = np.searchsorted(middles, [total * k / parts for k in range(parts + 1)])
+    return [slice(a, b) for a, b in itertools.pairwise(bounds) if a < b]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -72,25 +72,31 @@ class Renderer:
         self._name = card.model
         self._facts = {"version": card.version, "weights_sha256": card.weights_sha256}
 
-    def most_bytes(self, item: GenerateRequest, form: Format) -> int:
-        """Most bytes that the body can take, known before any image is."""
-        count, (height, width, channels) = len(item.latents), self._image_shape
+    def text(self, item: GenerateRequest) -> dict[str, str]:
+        """The text of the grid's PNG: how to make it again."""
+        return self._text(item.again)
+
+    def most_bytes(self, item: GenerateRequest, form: Format, text: Mapping[str, str]) -> int:
+        """Most bytes that the body can take, known before any image is.
+
+        Args:
+            text: of the grid, for ``png``.
+        """
+        count, (height, width, channels) = item.count, self._image_shape
         if form == "npy":
             return _NPY_HEADER_BYTES + count * height * width * channels
         if form == "png":
             rows, columns = grid_size(count, item.columns, item.padding, (height, width))
-            return png.worst_case_bytes(rows, columns, channels) + png.text_bytes(
-                self._text(item.again)
-            )
+            return png.worst_case_bytes(rows, columns, channels) + png.text_bytes(text)
         # Every image has a text of the same length, but for the digits of its seed.
         longest = png.text_bytes(self._text(_alone(item, 0))) + _JSON_SEED_BYTES
         one = -(-(png.worst_case_bytes(height, width, channels) + longest) // 3) * 4
         return _JSON_FRAME_BYTES + count * (one + 4 + _JSON_SEED_BYTES)
 
-    def grid(self, item: GenerateRequest, images: Images) -> bytes:
-        """One PNG with all images, and a text that says how to make it again."""
+    def grid(self, item: GenerateRequest, images: Images, text: Mapping[str, str]) -> bytes:
+        """One PNG with all images, and the text of ``text``."""
         grid = compose_grid(images, item.columns, item.padding, item.background)
-        return png.encode(grid, self._text(item.again))
+        return png.encode(grid, text)
 
     def json_object(self, item: GenerateRequest, images: Images) -> dict[str, Any]:
         """Each image as a PNG of its own in base64, and what they are."""
@@ -140,7 +146,7 @@ def model_headers(card: Card, backend: Backend) -> dict[str, str]:
 
 def item_headers(items: Sequence[GenerateRequest]) -> dict[str, str]:
     """The headers that say what was drawn; of several instances only how many images."""
-    count = sum(len(item.latents) for item in items)
+    count = sum(item.count for item in items)
     if len(items) != 1:
         return {"X-Num-Images": str(count)}
     item = items[0]
@@ -161,4 +167,5 @@ def _alone(item: GenerateRequest, i: int) -> dict[str, Any]:
     """The request that makes image i of a call alone."""
     if item.seeds is not None:
         return {"seed": item.seeds[i], "padding": 0}
+    assert item.latents is not None
     return {"noise": to_base64(item.latents[i : i + 1]), "padding": 0}

@@ -1,13 +1,14 @@
-"""One request as TorchServe gives it -> Call, or RequestError.
+"""One request as TorchServe gives it -> Call, or RequestError; many calls -> their latents.
 
 The way of a request, a module a step: ``handler.bodies`` brings every way a body can arrive in
 to field names and JSON values, ``handler.validation`` checks those against ``handler.fields``,
-``handler.sources`` draws the latents.
+``handler.sources`` finds the latents, or the seeds from which ``draw_together`` draws those of a
+whole batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,11 +17,12 @@ from handler.arithmetic import Latents
 from handler.errors import Kind, RequestError, show
 from handler.fields import schema
 from handler.images import default_columns
+from handler.latents import from_seeds
 from handler.limits import Limits
 from handler.sources import Source, check_alone, draw
 from handler.validation import validate
 
-__all__ = ["Call", "GenerateRequest", "parse", "schema"]
+__all__ = ["Call", "GenerateRequest", "draw_together", "parse", "schema"]
 
 DEFAULT_PADDING_PX = 2  # between tiles; a single image has none
 DEFAULT_BACKGROUND = "#ffffff"
@@ -28,10 +30,11 @@ DEFAULT_BACKGROUND = "#ffffff"
 
 @dataclass(frozen=True, eq=False)
 class GenerateRequest:
-    """What one request asks for, checked and with its latents drawn.
+    """What one request asks for, checked.
 
     Args:
-        latents: float32 (n, nz), finite, n >= 1.
+        count: images, n >= 1.
+        latents: float32 (n, nz), finite; None when they are those of ``seeds``.
         source: where the latents come from; ``seed`` also when the seed was drawn here.
         seeds: the seed of each image; None when an image has none of its own.
         columns: tiles in a row, 1 to n.
@@ -42,7 +45,8 @@ class GenerateRequest:
             values, ``format`` never among them.
     """
 
-    latents: Latents
+    count: int
+    latents: Latents | None
     source: Source
     seeds: tuple[int, ...] | None
     columns: int
@@ -66,7 +70,7 @@ class Call:
 
 
 def parse(raw: Mapping[str, Any], nz: int, limits: Limits) -> Call:
-    """Check one call and draw its latents.
+    """Check one call.
 
     Args:
         raw: what TorchServe gives for one request; see ``handler.bodies``.
@@ -82,17 +86,38 @@ def parse(raw: Mapping[str, Any], nz: int, limits: Limits) -> Call:
     return Call((_request(body, nz, limits),), kserve=False)
 
 
+def draw_together(items: Sequence[GenerateRequest], nz: int) -> list[Latents]:
+    """The latents of each request, float32 (n, nz); all seeds of a batch in one draw.
+
+    A latent depends on nothing but its seed, so it is the same as drawn alone.
+    """
+    seeds = [seed for item in items if item.latents is None for seed in item.seeds or ()]
+    drawn = from_seeds(seeds, nz) if seeds else None
+    latents, used = [], 0
+    for item in items:
+        if item.latents is not None:
+            latents.append(item.latents)
+        else:
+            assert drawn is not None
+            latents.append(drawn[used : used + item.count])
+            used += item.count
+    return latents
+
+
 def _request(given: Mapping[str, Any], nz: int, limits: Limits) -> GenerateRequest:
     check_alone(given)
     body = validate(given, nz, limits)
     drawn = draw(body, given, nz)
-    count = len(drawn.latents)
+    rows = drawn.seeds if drawn.latents is None else drawn.latents
+    assert rows is not None
+    count = len(rows)
     columns = min(body.get("columns", default_columns(count)), count)
     padding = body.get("padding", DEFAULT_PADDING_PX if count > 1 else 0)
     background = body.get("background", DEFAULT_BACKGROUND).lower()
     red, green, blue = bytes.fromhex(background[1:])
     layout = {"columns": columns, "padding": padding, "background": background}
     return GenerateRequest(
+        count=count,
         latents=drawn.latents,
         source=drawn.source,
         seeds=drawn.seeds,
@@ -129,7 +154,7 @@ def _instances(body: Mapping[str, Any], nz: int, limits: Limits) -> tuple[Genera
     images = 0
     for i, instance in enumerate(given):
         items.append(_instance(instance, f"instances[{i}]", nz, limits))
-        images += len(items[-1].latents)
+        images += items[-1].count
         if images > limits.max_images:  # before the rest is drawn
             raise RequestError(
                 Kind.TOO_LARGE,

@@ -17,8 +17,8 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from handler import png, replies, requests
-from handler.backends import Backend, open_backend
-from handler.batching import generate, is_out_of_memory
+from handler.backends import Backend, Latents, open_backend
+from handler.batching import equal_shares, generate, is_out_of_memory
 from handler.card import Card
 from handler.errors import Kind, RequestError
 from handler.headers import check_not_dropped, header
@@ -46,10 +46,15 @@ _LIBRARIES = ("torch", "onnxruntime-gpu", "onnxruntime", "numpy", "pydantic", "i
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """A call that can be answered, and in which form."""
+    """A call that can be answered, in which form, and the text of its grid's PNG."""
 
     call: Call
     form: Format
+    text: Mapping[str, str]
+
+    @property
+    def images(self) -> int:
+        return sum(item.count for item in self.call.items)
 
 
 class Service:
@@ -88,11 +93,12 @@ class Service:
             _attempt(self._plan, raw, headers[i] if headers else {}) for i, raw in enumerate(raws)
         ]
         jobs = [plan for plan in plans if isinstance(plan, _Job)]
+        items = [item for job in jobs for item in job.call.items]
+        latents = requests.draw_together(items, self._card.nz)
         planned = perf_counter()
-        pictures = self._generate(jobs)
+        pictures = self._generate(jobs, latents)
         generated = perf_counter()
-        rendered = list(self._encoders.map(self._finish, jobs, pictures))
-        waiting = iter(rendered)
+        waiting = iter(self._finish_all(jobs, pictures))
         answers = [next(waiting) if isinstance(plan, _Job) else plan for plan in plans]
         ended = perf_counter()
         report = BatchReport(
@@ -150,16 +156,17 @@ class Service:
             form = choose(None, headers, offered=("json",))
         else:
             form = choose(call.items[0].format, headers)
-        self._check_reply_size(call, form)
-        return _Job(call, form)
+        text = self._renderer.text(call.items[0]) if form == "png" else {}
+        self._check_reply_size(call, form, text)
+        return _Job(call, form, text)
 
-    def _check_reply_size(self, call: Call, form: Format) -> None:
+    def _check_reply_size(self, call: Call, form: Format, text: Mapping[str, str]) -> None:
         """Refuse before any work: TorchServe kills the worker over a reply that is too long."""
-        size = sum(self._renderer.most_bytes(item, form) for item in call.items)
+        size = sum(self._renderer.most_bytes(item, form, text) for item in call.items)
         if size <= self._limits.max_reply_bytes:
             return
         item = call.items[0]
-        narrow = form == "png" and item.columns * 4 < len(item.latents)
+        narrow = form == "png" and item.columns * 4 < item.count
         source = "num_images" if item.source == "seed" else item.source
         raise RequestError(
             Kind.TOO_LARGE,
@@ -170,18 +177,35 @@ class Service:
             allowed=f"at most {self._limits.max_reply_bytes} bytes",
         )
 
-    def _generate(self, jobs: Sequence[_Job]) -> list[list[Images] | Reply]:
+    def _generate(
+        self, jobs: Sequence[_Job], latents: Sequence[Latents]
+    ) -> list[list[Images] | Reply]:
         """Images an item of a job; when the batch fails, each job alone: only the culprit fails."""
-        latents = [[item.latents for item in job.call.items] for job in jobs]
+        rows = iter(latents)
+        of_jobs = [[next(rows) for _ in job.call.items] for job in jobs]
         try:
-            images = iter(self._forward([rows for of_job in latents for rows in of_job]))
-            return [[next(images) for _ in of_job] for of_job in latents]
+            images = iter(self._forward(latents))
+            return [[next(images) for _ in of_job] for of_job in of_jobs]
         except Exception:
             logger.exception("generating %d requests together failed; trying each alone", len(jobs))
-        return [_attempt(self._forward, of_job) for of_job in latents]
+        return [_attempt(self._forward, of_job) for of_job in of_jobs]
 
-    def _forward(self, latents: Sequence[Any]) -> list[Images]:
+    def _forward(self, latents: Sequence[Latents]) -> list[Images]:
         return generate(self._backend, latents, self._limits.max_batch_images)
+
+    def _finish_all(
+        self, jobs: Sequence[_Job], pictures: Sequence[list[Images] | Reply]
+    ) -> list[Reply]:
+        """Encode in parallel, each thread a share of about equally many images.
+
+        With one task a request, handing over would cost more than a single image's encoding.
+        """
+
+        def finish(part: slice) -> list[Reply]:
+            return list(map(self._finish, jobs[part], pictures[part]))
+
+        parts = equal_shares([job.images for job in jobs], processors())
+        return [reply for replies in self._encoders.map(finish, parts) for reply in replies]
 
     def _finish(self, job: _Job, images: list[Images] | Reply) -> Reply:
         return images if isinstance(images, Reply) else _attempt(self._render, job, images)
@@ -192,7 +216,7 @@ class Service:
             answers = map(self._renderer.json_object, items, images)
             body = replies.to_json({"predictions": list(answers)})
         elif job.form == "png":
-            body = self._renderer.grid(items[0], images[0])
+            body = self._renderer.grid(items[0], images[0], job.text)
         elif job.form == "json":
             body = replies.to_json(self._renderer.json_object(items[0], images[0]))
         else:
@@ -239,7 +263,7 @@ def open_service(
 
 def _images(plan: _Job | Reply) -> int:
     """Images that a plan asks for."""
-    return sum(len(item.latents) for item in plan.call.items) if isinstance(plan, _Job) else 0
+    return plan.images if isinstance(plan, _Job) else 0
 
 
 def _attempt(work: Callable[..., T], *args: Any) -> T | Reply:

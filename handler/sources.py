@@ -21,16 +21,17 @@ SOURCES: tuple[Source, ...] = ("seed", "seeds", "noise", "walk", "mix")
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """The latents of one request.
+    """The latents of one request, or the seeds that they will be drawn from.
 
     Args:
-        latents: float32 (n, nz), finite, n >= 1.
+        latents: float32 (n, nz), finite, n >= 1; None when they are those of ``seeds``, which
+            are drawn for a whole batch at once (``handler.requests.draw_together``).
         source: where they come from; ``seed`` also when the seed was drawn here.
         seeds: the seed of each image; None when an image has none of its own.
         again: the field or two that draw the same latents, bit by bit.
     """
 
-    latents: Latents
+    latents: Latents | None
     source: Source
     seeds: tuple[int, ...] | None
     again: Mapping[str, Any]
@@ -75,13 +76,13 @@ def draw(body: Mapping[str, Any], given: Mapping[str, Any], nz: int) -> Drawn:
         return Drawn(latents, "noise", None, {"noise": to_base64(latents)})
     if "seeds" in body:
         seeds = body["seeds"]
-        return Drawn(from_seeds(seeds, nz), "seeds", tuple(seeds), _same_seeds(seeds))
+        return Drawn(None, "seeds", tuple(seeds), _same_seeds(seeds))
     if "walk" in body:
         return _walk(body["walk"], nz)
     if "mix" in body:
         return _mix(body["mix"], given["mix"], nz)
     seeds = _consecutive(body.get("seed"), body.get("num_images", 1))
-    return Drawn(from_seeds(seeds, nz), "seed", tuple(seeds), _same_seeds(seeds))
+    return Drawn(None, "seed", tuple(seeds), {"seed": seeds[0], "num_images": len(seeds)})
 
 
 def to_base64(latents: Latents) -> str:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from handler.batching import generate, is_out_of_memory
+from handler.batching import equal_shares, generate, is_out_of_memory
 from handler.images import Images
 
 pytestmark = pytest.mark.unit
@@ -111,3 +111,21 @@ def test_a_real_lack_of_memory_is_known(allocate: Any) -> None:
 )
 def test_texts_that_tell_of_memory(text: str, expected: bool) -> None:
     assert is_out_of_memory(RuntimeError(text)) is expected
+
+
+@pytest.mark.parametrize(
+    ("weights", "parts", "shares"),
+    [
+        ([], 2, []),
+        ([1], 2, [[1]]),
+        ([1] * 5, 1, [[1] * 5]),
+        ([1, 1, 1, 1], 2, [[1, 1], [1, 1]]),
+        ([64, 64], 2, [[64], [64]]),
+        ([1, 1, 1, 64], 2, [[1, 1, 1], [64]]),
+        ([64, 1, 1, 1], 2, [[64], [1, 1, 1]]),
+        ([1] * 32, 3, [[1] * 11, [1] * 10, [1] * 11]),
+        ([1, 2], 16, [[1], [2]]),
+    ],
+)
+def test_shares_are_about_equal(weights: list[int], parts: int, shares: list[list[int]]) -> None:
+    assert [weights[part] for part in equal_shares(weights, parts)] == shares

@@ -11,7 +11,7 @@ import pytest
 from handler import latents, requests
 from handler.errors import Kind, RequestError
 from handler.limits import Limits
-from handler.requests import GenerateRequest
+from handler.requests import GenerateRequest, draw_together
 
 pytestmark = pytest.mark.unit
 
@@ -44,7 +44,7 @@ def test_an_empty_json_string_is_not_nothing() -> None:
 @pytest.mark.parametrize("raw", EMPTY, ids=itertools.count())
 def test_nothing_is_one_random_image(raw: dict[str, Any]) -> None:
     first, second = parse(raw), parse(raw)
-    assert first.latents.shape == (1, NZ)
+    assert draw_together([first], NZ)[0].shape == (1, NZ)
     assert first.seeds is not None
     assert first.seeds != second.seeds  # equal once in 2^53 runs
     assert (first.source, first.columns, first.padding) == ("seed", 1, 0)
@@ -69,7 +69,7 @@ SAME = [
 def test_every_way_in_means_the_same(raw: dict[str, Any]) -> None:
     request = parse(raw)
     assert request.seeds == (42, 43, 44)
-    assert np.array_equal(request.latents, latents.from_seeds([42, 43, 44], NZ))
+    assert np.array_equal(draw_together([request], NZ)[0], latents.from_seeds([42, 43, 44], NZ))
     assert (request.columns, request.padding) == (2, 2)
 
 
@@ -89,13 +89,13 @@ def test_a_form_takes_a_colour_as_it_is() -> None:
 def test_noise_is_taken_row_by_row_as_float32() -> None:
     rows = [[0.1, -2, 3.5, 4], [5, 6, 7, 8]]
     request = parse(body(noise=rows))
-    assert request.latents.dtype == np.float32
-    assert np.array_equal(request.latents, np.array(rows, np.float32))
+    assert draw_together([request], NZ)[0].dtype == np.float32
+    assert np.array_equal(draw_together([request], NZ)[0], np.array(rows, np.float32))
     assert (request.source, request.seeds) == ("noise", None)
 
 
 def test_a_flat_list_is_one_row() -> None:
-    assert np.array_equal(parse(body(noise=[1, 2, 3, 4])).latents, [[1, 2, 3, 4]])
+    assert np.array_equal(draw_together([parse(body(noise=[1, 2, 3, 4]))], NZ)[0], [[1, 2, 3, 4]])
 
 
 def test_a_random_base_seed_leaves_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def test_more_images_than_the_limit_is_a_413(fields: dict[str, Any]) -> None:
 
 
 def test_the_limit_itself_is_fine() -> None:
-    assert len(parse(body(num_images=3), max_images=3).latents) == 3
+    assert len(draw_together([parse(body(num_images=3), max_images=3)], NZ)[0]) == 3
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from handler import arithmetic, requests
 from handler.errors import Kind, RequestError
 from handler.latents import MAX_SEED, from_seeds
 from handler.limits import Limits
-from handler.requests import GenerateRequest
+from handler.requests import GenerateRequest, draw_together
 
 pytestmark = pytest.mark.unit
 
@@ -49,7 +49,7 @@ def a_mix(**term: Any) -> dict[str, Any]:
 def test_a_walk_goes_through_seeds_and_latents() -> None:
     request = parse(a_walk(1, "2", ROW, steps=6))
     keys = np.concatenate([from_seeds([1, 2], NZ), np.array([ROW], np.float32)])
-    assert np.array_equal(request.latents, arithmetic.walk(keys, 6, "slerp"))
+    assert np.array_equal(draw_together([request], NZ)[0], arithmetic.walk(keys, 6, "slerp"))
     assert (request.source, request.seeds, request.columns) == ("walk", None, 3)
     assert request.again == {
         "walk": {"between": [1, 2, ROW], "steps": 6, "method": "slerp"},
@@ -61,7 +61,7 @@ def test_a_walk_goes_through_seeds_and_latents() -> None:
 
 def test_a_walk_may_be_straight() -> None:
     request = parse(a_walk([0] * NZ, [4] * NZ, steps=5, method="linear"))
-    assert request.latents.tolist() == [[i] * NZ for i in range(5)]
+    assert draw_together([request], NZ)[0].tolist() == [[i] * NZ for i in range(5)]
 
 
 def test_a_mix_is_the_weighted_sum_of_means() -> None:
@@ -73,7 +73,9 @@ def test_a_mix_is_the_weighted_sum_of_means() -> None:
     ]
     request = parse({"mix": terms})
     one, two, three = from_seeds([1, 2], NZ), np.array(rows, np.float32), np.float32([ROW])
-    assert np.array_equal(request.latents, arithmetic.mix([(1, one), (-0.5, two), (2.5, three)]))
+    assert np.array_equal(
+        draw_together([request], NZ)[0], arithmetic.mix([(1, one), (-0.5, two), (2.5, three)])
+    )
     assert (request.source, request.seeds, request.padding) == ("mix", None, 0)
     assert request.again["mix"] == [
         {"weight": 1, "seeds": [1, 2]},
@@ -86,8 +88,8 @@ def test_noise_in_base64_is_little_endian_float32() -> None:
     rows = from_seeds([7, 8], NZ)
     rows[0, 0] = -0.0
     request = parse({"noise": base64_of(rows)})
-    assert request.latents.tobytes() == rows.tobytes()
-    assert request.latents.dtype == np.float32
+    assert draw_together([request], NZ)[0].tobytes() == rows.tobytes()
+    assert draw_together([request], NZ)[0].dtype == np.float32
     assert request.source == "noise"
     assert request.again["noise"] == base64_of(rows)
 
@@ -238,7 +240,7 @@ def test_more_images_than_the_limit_is_a_413(fields: dict[str, Any], at: str) ->
 
 def test_a_mix_has_a_limit_of_its_own() -> None:
     terms = [{"weight": 1, "seeds": [1] * 256}] * 4
-    assert len(parse({"mix": terms}).latents) == 1
+    assert len(draw_together([parse({"mix": terms})], NZ)[0]) == 1
     error = refused({"mix": [*terms, {"weight": 1, "seeds": [1]}]})
     assert (error.kind, error.field, error.seen) == (Kind.TOO_LARGE, "mix", "1025 latents")
 
