@@ -1,0 +1,56 @@
+"""A browser for the tests of the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from gallery_browser import Visit, chromium, gallery
+from playwright.sync_api import Browser, Page
+
+from deploy.server import Server
+
+REFUSED = re.compile("Failed to load resource: the server responded with a status of")
+
+
+@pytest.fixture(scope="package")
+def gallery_url(server: Server) -> Iterator[str]:
+    with gallery(server.ports) as url:
+        yield url
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
+    """Opens the page. At the end the console may hold no error but those of refused requests,
+    and nothing may have been asked of another origin."""
+    said: list[str] = []
+    asked: list[str] = []
+    origins: list[str] = []
+    contexts = []
+
+    def opened(view: str = "", url: str | None = None, **settings: Any) -> Page:
+        url = url or request.getfixturevalue("gallery_url")
+        origins.append("/".join(url.split("/")[:3]) + "/")
+        context = browser.new_context(**settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: said.append(f"error: {error}"))
+        page.on("request", lambda sent: asked.append(sent.url))
+        page.goto(url + view)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert [text for text in said if not REFUSED.search(text)] == []
+    assert [url for url in asked if not url.startswith((*origins, "data:", "blob:"))] == []

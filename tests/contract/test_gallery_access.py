@@ -1,0 +1,139 @@
+"""Who can use the page, and what it lets in: keyboard, phone, contrast, policy."""
+
+from __future__ import annotations
+
+import pytest
+import requests
+from axe_playwright_python.sync_playwright import Axe
+from gallery_browser import Visit, ask, draw, needs_chromium, sources, wait_for_tiles
+from playwright.sync_api import Browser, expect
+
+from deploy.server import Server
+
+pytestmark = [pytest.mark.contract, needs_chromium]
+
+LARGEST = 2**53 - 1
+
+
+def test_by_keyboard_alone(visit: Visit, server: Server) -> None:
+    page = visit("#seed=1&count=9&columns=3")
+    wait_for_tiles(page, 9)
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    page.keyboard.press("Enter")
+    focused = page.locator(":focus")
+    for key, seed in (
+        ("", 1), ("ArrowRight", 2), ("ArrowDown", 5), ("ArrowUp", 2), ("ArrowUp", 2),
+        ("End", 9), ("ArrowRight", 9), ("ArrowLeft", 8), ("Home", 1),
+    ):  # fmt: skip
+        if key:
+            page.keyboard.press(key)
+        expect(focused).to_have_attribute("aria-label", f"Seed {seed}")
+    assert focused.evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+    assert focused.evaluate("one => getComputedStyle(one).outlineWidth") == "3px"
+    page.keyboard.press("Enter")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Space")
+    expect(page.locator("#shelf button")).to_have_count(2)
+    reached = []
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        name = focused.evaluate("one => one.id || one.getAttribute('aria-label') || one.tagName")
+        reached.append(name)
+        if name == "tab-walk":
+            page.keyboard.press("ArrowRight")
+            expect(page.locator("#panel-mix")).to_be_visible()
+            page.keyboard.press("ArrowLeft")
+        if name == "walk-curl":
+            break
+    assert reached == [
+        "Remove seed 1", "Remove seed 4", "kept-download", "kept-curl", "kept-clear", "tab-walk",
+        "walk-slider", "INPUT", "steps", "walk-play", "walk-frame-download", "walk-download",
+        "walk-curl",
+    ]  # fmt: skip
+    page.focus("#seed")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("30")
+    page.keyboard.press("Enter")
+    expect(page.locator("#summary")).to_have_text("9 pictures, seeds 30 to 38")
+    assert sources(page, "#grid img") == ask(server, seed=30, num_images=9)
+
+
+VIEWS = ("#seed=1&count=12", "#seed=1&count=12&keep=1,2,3,4,5,6,7,8,9,10&a=1,2&b=3&c=4&view=mix",
+         f"#seed={LARGEST - 30}&count=24&columns=12&keep={LARGEST},2,{LARGEST - 1}")  # fmt: skip
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_on_a_phone(visit: Visit, view: str) -> None:
+    page = visit(view, viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True,
+                 device_scale_factor=2)  # fmt: skip
+    expect(page.locator("#grid button").first).to_be_visible()
+    if "a=1" in view:
+        expect(page.locator("#mix-result")).to_be_visible()
+    elif "keep" in view:
+        expect(page.locator("#walk-caption")).to_contain_text("Frame 1 of 24")
+    draw(page, count="0")  # a problem is shown, too
+    expect(page.locator("#draw-problem")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    small = page.locator("button, input").evaluate_all(
+        """all => all.filter(one => one.checkVisibility()).filter(one => {
+             const { width, height } = one.getBoundingClientRect();
+             return width < 44 || height < 44;
+           }).map(one => one.outerHTML)"""
+    )
+    assert small == []
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_axe_finds_nothing(visit: Visit, view: str) -> None:
+    page = visit(view, reduced_motion="reduce")
+    expect(page.locator("#grid button").first).to_be_visible()
+    if "keep" in view:
+        expect(page.locator("#mix-result:visible, #walk-caption:visible")).to_be_visible()
+    draw(page, count="0")
+    expect(page.locator("#draw-problem")).to_be_visible()
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        found = Axe().run(page).response["violations"]
+        assert [(item["id"], [node["html"] for node in item["nodes"]]) for item in found] == []
+
+
+def test_dark_and_light_and_still(visit: Visit) -> None:
+    colours = set()
+    for scheme in ("light", "dark"):
+        page = visit("#seed=1&count=1&keep=1,2", color_scheme=scheme, reduced_motion="reduce")
+        wait_for_tiles(page, 1)
+        colours.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        expect(page.locator("#walk-slider")).to_be_visible()
+        expect(page.locator("#walk-play")).to_be_hidden()
+        durations = page.locator("*").evaluate_all(
+            "all => all.map(one => getComputedStyle(one).transitionDuration)"
+        )
+        assert set(durations) == {"0s"}
+    assert len(colours) == 2
+
+
+def test_the_policy_lets_nothing_else_in(browser: Browser, gallery_url: str) -> None:
+    page = browser.new_page()
+    page.goto(gallery_url)
+    wait_for_tiles(page, 48)
+    stopped = page.evaluate(
+        """async () => {
+          const stopped = [];
+          addEventListener("securitypolicyviolation", (e) => stopped.push(e.effectiveDirective));
+          await fetch("http://localhost:9/").catch(() => {});
+          document.body.append(Object.assign(document.createElement("img"),
+            { src: "http://localhost:9/x.png" }));
+          for (const [tag, name] of [["script", "src"], ["p", "innerHTML"]]) {
+            try { document.createElement(tag)[name] = "x"; stopped.push(tag); } catch {}
+          }
+          await new Promise((resolve) => setTimeout(resolve, 300));
+          return stopped;
+        }"""
+    )
+    page.close()
+    types = "require-trusted-types-for"
+    assert sorted(stopped) == ["connect-src", "img-src", types, types]
+    headers = requests.get(gallery_url, timeout=5).headers
+    assert headers["content-security-policy"] == "frame-ancestors 'none'"
+    assert headers["x-content-type-options"] == "nosniff"
