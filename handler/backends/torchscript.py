@@ -47,10 +47,12 @@ class TorchScriptBackend:
             torch.cuda.set_device(gpu_id)
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cudnn.benchmark = True  # few batch sizes, each run many times
         network = load_torchscript(path, self.device)
         self.precision = precision
         self._dtype = getattr(torch, precision)
-        self._network = network.to(self._dtype)
+        layout = torch.contiguous_format if gpu_id is None else torch.channels_last
+        self._network = network.to(self._dtype, memory_format=layout)
         # A thread takes its number of OpenMP threads from the first torch call it makes.
         self._slices = Slices(settings.threads, lambda: torch.set_num_threads(1))
         self._buckets = self._captured(settings) if self.device != "cpu" else None
