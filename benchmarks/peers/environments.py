@@ -35,13 +35,14 @@ def install(name: str) -> None:
     if is_installed(name):
         return
     print(f"setting up {PEERS[name].title} in {home(name)}", file=sys.stderr)
-    _call(sys.executable, "-m", "venv", "--clear", str(home(name)))
+    _call("venv", sys.executable, "-m", "venv", "--clear", "--without-pip", str(home(name)))
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     own = home(name) / "lib" / version / "site-packages"
     (own / "project.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     _call(
-        str(programs(name) / "python"), "-m", "pip", "install", "--quiet", "--no-input",
-        "--disable-pip-version-check", "--requirement", str(requirements(name)),
+        "pip", sys.executable, "-m", "pip", "--python", str(programs(name) / "python"), "install",
+        "--quiet", "--no-input", "--disable-pip-version-check",
+        "--requirement", str(requirements(name)),
     )  # fmt: skip
     (home(name) / "ready").write_text(_digest(name), encoding="utf-8")
 
@@ -51,10 +52,10 @@ def _digest(name: str) -> str:
     return hashlib.sha256(b"\n".join(made_from)).hexdigest()
 
 
-def _call(*command: str) -> None:
+def _call(what: str, *command: str) -> None:
     ended = subprocess.run(command, capture_output=True, text=True)
     if ended.returncode:
         lines = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR")]
         said = (errors or lines or [f"exit code {ended.returncode}"])[-1]
-        raise PeerError(f"cannot be set up: {' '.join(command[1:4])}: {said}")
+        raise PeerError(f"cannot be set up: {what}: {said}")

@@ -80,19 +80,21 @@ def _answers(url: str, body: bytes) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the first process, SIGKILL to what is left."""
+    """SIGTERM to the first process, SIGKILL to what is left; return when all have ended."""
+    family: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
         family = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(15)
-        _, alive = psutil.wait_procs(family, timeout=2)  # Triton is in a session of its own
-        for member in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
+    _, alive = psutil.wait_procs(family, timeout=2)
+    for member in alive:  # Triton's are in a session of their own
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # children of a first process that ended by itself
     process.wait()
+    psutil.wait_procs(alive, timeout=5)
 
 
 def _end_of(log: Path) -> str:
