@@ -7,9 +7,10 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import yaml
@@ -34,16 +35,31 @@ def archive(folder: Path, precision: str | None) -> Path:
     Raises:
         ValueError: there is no such precision.
     """
-    packed = STORE / "dcgan.mar"
     if precision is None:
-        return packed
+        return STORE / "dcgan.mar"
+    return repacked(folder, {}, {"precision": precision})
+
+
+def repacked(folder: Path, model: Mapping[str, Any], handler: Mapping[str, Any]) -> Path:
+    """A copy of the archive of the model store with other settings in its model-config.yaml.
+
+    Args:
+        folder: for the copy.
+        model: over TorchServe's own settings, such as ``maxBatchDelay``.
+        handler: over those of the handler block.
+
+    Raises:
+        ValueError: the handler has no such setting.
+    """
+    packed = STORE / "dcgan.mar"
     changed = _made(folder) / packed.name
     with zipfile.ZipFile(packed) as source, zipfile.ZipFile(changed, "w") as target:
         for entry in source.infolist():
             content = source.read(entry)
             if entry.filename == CONFIG:
                 config = yaml.safe_load(content)
-                config["handler"]["precision"] = precision
+                config |= model
+                config["handler"] |= handler
                 Settings.from_yaml(config["handler"])
                 content = yaml.safe_dump(config).encode()
             target.writestr(entry, content)
@@ -51,9 +67,23 @@ def archive(folder: Path, precision: str | None) -> Path:
 
 
 @contextmanager
-def ours(folder: Path, packed: Path) -> Iterator[Running]:
-    """An archive of ours, as ``make serve`` serves it."""
-    with _running(Server(_made(folder), packed.parent, Ports.free())) as running:
+def ours(
+    folder: Path,
+    packed: Path,
+    settings: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Running]:
+    """An archive of ours, as ``make serve`` serves it.
+
+    Args:
+        settings: over those of config.properties.
+        environment: variables over those of this process.
+    """
+    server = Server(
+        _made(folder), packed.parent, Ports.free(),
+        settings=tuple((settings or {}).items()), environment=tuple((environment or {}).items()),
+    )  # fmt: skip
+    with _running(server) as running:
         yield running
 
 
