@@ -34,8 +34,8 @@ def test_variants_change_settings_that_exist_and_are_other_than_shipped() -> Non
 
 
 def test_ratios_are_taken_round_by_round() -> None:
-    first = [Load(100.0, 5.0, 9.0, 10, 0), Load(200.0, 5.0, 9.0, 10, 0)]
-    second = [Load(150.0, 4.0, 8.0, 10, 0), Load(400.0, 6.0, 9.0, 10, 0)]
+    first = [Load(100.0, 10, 5.0, 9.0, 10, 0), Load(200.0, 10, 5.0, 9.0, 10, 0)]
+    second = [Load(150.0, 10, 4.0, 8.0, 10, 0), Load(400.0, 10, 6.0, 9.0, 10, 0)]
     assert table({"w": {"as shipped": first, "other": second}}).splitlines() == [
         "| variant | w |",
         "| --- | --- |",
