@@ -93,6 +93,9 @@ def _page(request: Request) -> Response | HTTPException:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     command = tyro.cli(Gallery, prog="python -m deploy.gallery", args=arguments)
+    if not 0 <= command.port <= 65535:
+        print(f"error: port is {command.port}; it must be 0 to 65535", file=sys.stderr)
+        return 2
     try:
         opened = socket.create_server((HOST, command.port))
     except OSError as error:
@@ -120,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve_page(opened: socket.socket, ports: Ports) -> NoReturn:
     port = opened.getsockname()[1]
     server = make_server(HOST, port, application(ports), threaded=True, fd=opened.fileno())
+    print("\nthe page, until Ctrl-C:\n", file=sys.stderr)
     print(f"http://{HOST}:{port}{PATH}", flush=True)
     server.serve_forever()
     raise KeyboardInterrupt  # werkzeug ends serve_forever quietly at Ctrl-C
