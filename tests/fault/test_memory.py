@@ -1,0 +1,45 @@
+"""The kernel refuses the worker more memory: what does not fit is 507, the rest is served."""
+
+from __future__ import annotations
+
+import resource
+from concurrent.futures import ThreadPoolExecutor
+
+import live
+import psutil
+import pytest
+
+from deploy.server import Server
+
+pytestmark = pytest.mark.fault
+
+LARGE = {"seed": 1, "num_images": 256}
+
+
+def test_out_of_memory_is_507_for_the_culprits_alone(
+    server: Server, alone: bytes, unharmed: psutil.Process
+) -> None:
+    right = {200: live.post(server, LARGE).content}
+    unlimited = unharmed.rlimit(resource.RLIMIT_DATA)
+    held = unharmed.memory_info().data
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(lambda _: live.post(server, live.GOOD), range(20)))  # starts its threads
+        # Less than it has: what is free inside the process is all there is for new work.
+        unharmed.rlimit(resource.RLIMIT_DATA, (held - 50_000_000, unlimited[1]))
+        try:
+            large = [pool.submit(live.post, server, LARGE) for _ in range(12)]
+            small = [pool.submit(live.post, server, live.GOOD) for _ in range(6)]
+            large_replies = [future.result() for future in large]
+            small_replies = [future.result() for future in small]
+        finally:
+            unharmed.rlimit(resource.RLIMIT_DATA, unlimited)
+    assert [reply.content for reply in small_replies] == [alone] * 6
+    refused = [reply for reply in large_replies if reply.status_code == 507]
+    assert refused
+    for reply in large_replies:
+        if reply.status_code == 507:
+            assert reply.json()["type"] == "urn:dcgan:problem:out-of-memory"
+        else:
+            assert reply.content == right[reply.status_code]
+    assert live.post(server, LARGE).content == right[200]
+    assert unharmed.memory_info().data < held + 100_000_000  # given back

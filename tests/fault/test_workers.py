@@ -1,0 +1,107 @@
+"""A worker that is killed, hangs, or is overrun: who notices, and what comes after."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import live
+import psutil
+import pytest
+import requests
+
+from deploy.server import Ports, Server
+
+pytestmark = pytest.mark.fault
+
+LONG = {"seed": 1, "num_images": 256}
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for these tests alone, which waits 4 s for a silent worker."""
+    folder = tmp_path_factory.mktemp("fragile")
+    store = live.changed_archive(folder / "store", ("responseTimeout: 60 ", "responseTimeout: 4 "))
+    made = Server(
+        folder / "server", store, Ports.free(), environment=(("DCGAN_LOG_LEVEL", "error"),)
+    )  # fmt: skip
+    with made.running():
+        yield made
+
+
+def is_busy(process: psutil.Process) -> bool:
+    """Whether it works: a worker that waits for a request uses no processor."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.cpu_percent(0.05) > 20
+    return False
+
+
+def test_killed_in_mid_batch(fragile: Server) -> None:
+    right = live.post(fragile, live.GOOD).content
+    before = live.worker(fragile)
+    parent = live.java(before)
+    with ThreadPoolExecutor(9) as pool:
+        victim = pool.submit(live.post, fragile, LONG)
+        live.wait(lambda: is_busy(before))
+        waiting = [pool.submit(live.post, fragile, live.GOOD) for _ in range(8)]
+        before.kill()
+        reply = victim.result()
+        # 507 when TorchServe sees the exit code of SIGKILL in time, else 500.
+        assert reply.status_code in (500, 507)
+        assert reply.json()["message"] == "Worker died."
+        for later in (future.result() for future in waiting):
+            # In the batch with the victim, or kept in the queue for the next worker.
+            assert later.content == right or later.status_code in (500, 503, 507)
+    live.wait(lambda: live.post(fragile, live.GOOD).status_code == 200)
+    assert live.post(fragile, live.GOOD).content == right
+    after = live.worker(fragile)
+    assert after.pid != before.pid
+    assert live.is_gone(before)
+    assert live.java(after) == parent  # the front end lived on
+    assert parent.children(recursive=True) == [after]
+    assert [path.name for path in (fragile.folder / "tmp").glob(".ts.sock*")] == [".ts.sock.9000"]
+
+
+def test_hung(fragile: Server) -> None:
+    """SIGSTOP: alive, silent, and deaf to SIGTERM."""
+    right = live.post(fragile, live.GOOD).content
+    before = live.worker(fragile)
+    before.send_signal(signal.SIGSTOP)
+    reply = live.post(fragile, live.GOOD)
+    assert reply.status_code == 500
+    assert reply.json()["message"] == "Worker died."
+    live.wait(lambda: live.post(fragile, live.GOOD).status_code == 200)
+    assert live.post(fragile, live.GOOD).content == right
+    assert live.worker(fragile).pid != before.pid
+    live.wait(lambda: live.is_gone(before))
+    lines = [json.loads(line) for line in fragile.log.read_text().splitlines()]
+    assert any(line["level"] == "error" for line in lines)  # though the level hides all else
+
+
+def test_a_queue_that_is_full_and_a_worker_that_is_gone_are_told_apart(fragile: Server) -> None:
+    """Both are 503 to a client of TorchServe; the description says which."""
+
+    def described() -> dict[str, object]:
+        return requests.get(fragile.describe_url, timeout=30).json()[0]
+
+    before = live.worker(fragile)
+    before.suspend()
+    with ThreadPoolExecutor(160) as pool:
+        futures = [pool.submit(live.post, fragile, live.GOOD) for _ in range(160)]
+        live.wait(lambda: described()["jobQueueStatus"]["remainingCapacity"] == 0)
+        assert described()["workers"][0]["status"] == "READY"
+        overflow = live.post(fragile, live.GOOD)
+        before.resume()
+        replies = [future.result() for future in futures]
+    assert overflow.status_code == 503
+    assert overflow.json()["type"] == "ServiceUnavailableException"
+    counted = [reply.status_code for reply in replies]
+    assert set(counted) == {200, 503}
+    assert counted.count(200) >= 100
+    assert live.worker(fragile) == before
+    before.kill()
+    live.wait(lambda: described()["workers"][0]["status"] != "READY")
+    live.wait(lambda: live.post(fragile, live.GOOD).status_code == 200)
