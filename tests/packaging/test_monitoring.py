@@ -1,0 +1,180 @@
+"""Alert rules and dashboard: they parse, name metrics that exist, and say what they should."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.server import ROOT
+
+pytestmark = pytest.mark.packaging
+
+PROMETHEUS = ROOT / "deploy" / "prometheus"
+GRAFANA = ROOT / "deploy" / "grafana"
+RULES = PROMETHEUS / "alerts.yml"
+TESTS = Path(__file__).parent / "alerts.yml"
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="needs promtool: apt-get install prometheus"
+)
+_WORDS = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_LANGUAGE = {
+    "sum", "rate", "by", "or", "and", "vector", "absent", "clamp_min", "histogram_quantile",
+}  # fmt: skip
+
+
+def dashboard() -> Any:
+    return json.loads((GRAFANA / "dashboards" / "dcgan.json").read_text())
+
+
+def panels() -> Iterator[Any]:
+    yield from (panel for panel in dashboard()["panels"] if panel["type"] != "row")
+
+
+def expressions() -> dict[str, str]:
+    """Every PromQL expression of dashboard and rules, Grafana's variable filled in."""
+    found = {a["alert"]: a["expr"] for a in alerts()}
+    for panel in panels():
+        for target in panel["targets"]:
+            found[f"{panel['title']} {target['refId']}"] = target["expr"]
+    for note in dashboard()["annotations"]["list"]:
+        found |= {note["name"]: note["expr"]} if "expr" in note else {}
+    return {name: e.replace("$__rate_interval", "1m") for name, e in found.items()}
+
+
+def alerts() -> list[Any]:
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def exported() -> set[str]:
+    """Names at Prometheus: TorchServe's and the handler's, the proxy's, Prometheus' own."""
+    declared = yaml.safe_load((ROOT / "handler" / "metrics.yaml").read_text())
+    names = {"up", "ALERTS"}
+    for block in declared.values():
+        for kind, metrics in block.items():
+            for metric in metrics:
+                ends = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
+                names |= {metric["name"] + end for end in ends}
+    proxy = (ROOT / "deploy" / "proxy" / "proxy.js").read_text()
+    return names | set(re.findall(r"# TYPE (\w+) ", proxy))
+
+
+def test_every_expression_names_metrics_that_are_exported() -> None:
+    known, used = exported(), set()
+    for name, expression in expressions().items():
+        bare = re.sub(r"\{[^}]*\}|\[[^]]*\]|by \([^)]*\)|\b\d[\w.]*", " ", expression)
+        words = set(_WORDS.findall(bare)) - _LANGUAGE
+        assert words, name
+        assert words <= known, f"{name}: {words - known}"
+        used |= words
+    ours = {name for name in known if name.startswith("dcgan_")}
+    unused = {n for n in ours - used if not n.endswith(("_sum", "_count"))}
+    unused -= {"dcgan_batch_fill_ratio_bucket", "dcgan_batch_images_ratio_bucket"}
+    assert not unused, f"exported, but on no panel and in no alert: {unused}"
+
+
+def test_every_label_is_one_that_the_metric_has() -> None:
+    declared = yaml.safe_load((ROOT / "handler" / "metrics.yaml").read_text())
+    labels = {
+        metric["name"]: {*metric["dimensions"], "le"}
+        for block in declared.values() for metrics in block.values() for metric in metrics
+    }  # fmt: skip
+    seen = 0
+    for name, expression in expressions().items():
+        for metric, inside in re.findall(r"(\w+)\{([^}]*)\}", expression):
+            if metric in labels:
+                used = set(re.findall(r"(\w+)\s*[=!]", inside))
+                assert used <= labels[metric], f"{name}: {metric} has no {used - labels[metric]}"
+                seen += 1
+    assert seen > 2
+
+
+def test_the_dashboard_is_one_that_grafana_loads() -> None:
+    source = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())
+    uids = {s["uid"] for s in source["datasources"]}
+    board = dashboard()
+    assert board["uid"]
+    assert board["schemaVersion"] >= 36
+    assert board.get("id") is None  # Grafana gives the id itself
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(ids) == len(set(ids))
+    covered: set[tuple[int, int]] = set()
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        assert 0 < place["w"] <= 24 - place["x"]
+        cells = {
+            (place["x"] + i, place["y"] + j) for i in range(place["w"]) for j in range(place["h"])
+        }
+        assert not cells & covered, f"{panel['title']} lies over another panel"
+        covered |= cells
+    for panel in panels():
+        assert panel["datasource"]["uid"] in uids
+        refs = [target["refId"] for target in panel["targets"]]
+        assert len(refs) == len(set(refs)) > 0
+        assert all(target["datasource"]["uid"] in uids for target in panel["targets"])
+
+
+def test_grafana_looks_where_compose_puts_the_files() -> None:
+    mounts = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["grafana"]
+    provider = yaml.safe_load((GRAFANA / "provisioning/dashboards/dcgan.yml").read_text())
+    folder = provider["providers"][0]["options"]["path"]
+    assert f"./deploy/grafana/dashboards:{folder}:ro" in mounts["volumes"]
+    home = mounts["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home == f"{folder}/dcgan.json"
+
+
+def test_the_scrape_interval_is_what_grafana_believes() -> None:
+    source = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    believed = source["datasources"][0]["jsonData"]["timeInterval"]
+    assert believed == config["global"]["scrape_interval"]
+
+
+@needs_promtool
+def test_prometheus_takes_its_settings() -> None:
+    config = PROMETHEUS / "prometheus.yml"
+    done = subprocess.run(
+        ["promtool", "check", "config", "--lint-fatal", config],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+def test_every_expression_of_the_dashboard_parses(tmp_path: Path) -> None:
+    rules = [
+        {"record": f"x:panel:{i}", "expr": expression}
+        for i, expression in enumerate(expressions().values())
+    ]
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    done = subprocess.run(
+        ["promtool", "check", "rules", file], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(rules)} rules found" in done.stdout
+
+
+@needs_promtool
+def test_each_alert_fires_on_planted_series_and_only_then(tmp_path: Path) -> None:
+    planted = tmp_path / "alerts.yml"
+    planted.write_text(TESTS.read_text().replace("@RULES@", str(RULES)))
+    done = subprocess.run(
+        ["promtool", "test", "rules", planted], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_alert_is_left_out_of_those_tests() -> None:
+    checks = [c for t in yaml.safe_load(TESTS.read_text())["tests"] for c in t["alert_rule_test"]]
+    names = {a["alert"] for a in alerts()}
+    assert {c["alertname"] for c in checks if "exp_alerts" in c} == names
+    assert {c["alertname"] for c in checks if "exp_alerts" not in c} == names
