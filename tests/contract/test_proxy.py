@@ -248,6 +248,18 @@ def test_too_big_413(proxy: Proxy) -> None:
     assert reply.json()["title"] != "The request body is too large"
 
 
+def test_a_large_form_413(proxy: Proxy) -> None:
+    """Before TorchServe reads it: its fields cost the worker more than pictures do."""
+    few = proxy.call("POST", "/predictions/dcgan", ALICE, data={"seed": "1", "padding": "0"})
+    assert few.headers["content-type"] == "image/png"
+    parts = {"seed": (None, "1"), "noise": (None, "A" * 100_000)}
+    check_problem(proxy.call("POST", "/predictions/dcgan", ALICE, files=parts), 413, "too-large")
+    for data in ("&".join(f"{i:x}=" for i in range(20_000)), iter([b"seed=1"])):
+        headers = {"Content-Type": "Application/X-WWW-Form-Urlencoded"}
+        reply = proxy.call("POST", "/predictions/dcgan", ALICE, data=data, headers=headers)
+        check_problem(reply, 413, "too-large")
+
+
 def test_too_fast_429_for_that_key_only(server: Server, tmp_path: Path) -> None:
     with running(tmp_path, server.ports, RATE="1r/m", BURST="2") as slow:
         replies = [slow.predict(ALICE, seed=1) for _ in range(4)]
