@@ -1,0 +1,16 @@
+"""The Kubernetes manifests, rendered."""
+
+from __future__ import annotations
+
+import pytest
+from manifests import FOLDER, OVERLAYS, Manifest, rendered
+
+
+@pytest.fixture(scope="package", params=["base", *OVERLAYS])
+def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
+    return rendered(FOLDER / request.param)
+
+
+@pytest.fixture(scope="package", params=OVERLAYS)
+def overlay(request: pytest.FixtureRequest) -> list[Manifest]:
+    return rendered(FOLDER / request.param)

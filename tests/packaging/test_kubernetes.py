@@ -1,0 +1,212 @@
+"""The Kubernetes manifests: rendered, held against the API's schemas and against themselves."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import textwrap
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor
+from manifests import (
+    FOLDER,
+    Manifest,
+    container,
+    kustomize,
+    only,
+    pod,
+    ports,
+    rendered,
+)
+
+from deploy.server import ROOT
+
+pytestmark = pytest.mark.packaging
+
+APP = {"app.kubernetes.io/name": "dcgan"}
+OLDEST, NEWEST = "1.30", "1.37"  # preStop.sleep is on by default since 1.30
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+def test_every_document_fits_the_api(manifests: list[Manifest], version: str) -> None:
+    for manifest in manifests:
+        if manifest["kind"] != "PodMonitor":
+            kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_the_validator_finds_a_misspelt_key(manifests: list[Manifest]) -> None:
+    manifest = yaml.safe_load(yaml.safe_dump(only(manifests, "Deployment")))
+    manifest["spec"]["template"]["spec"]["terminationGracePeriod"] = 95
+    with pytest.raises(kubernetes_validate.ValidationError, match="terminationGracePeriod"):
+        kubernetes_validate.validate(manifest, NEWEST, strict=True)
+
+
+def test_the_pod_monitor_fits_its_resource_definition(overlay: list[Manifest]) -> None:
+    """Read into the operator's types and written again: what they do not know would be lost."""
+    manifest = only(overlay, "PodMonitor")
+    read = PodMonitor.model_validate(manifest)
+    assert read.model_dump(by_alias=True, exclude_unset=True, mode="json") == manifest
+
+
+def test_what_selects_the_pods_selects_their_labels(manifests: list[Manifest]) -> None:
+    template = only(manifests, "Deployment")["spec"]["template"]
+    assert template["metadata"]["labels"].items() >= APP.items()
+    spec = template["spec"]
+    selectors = [
+        only(manifests, "Deployment")["spec"]["selector"],
+        only(manifests, "PodDisruptionBudget")["spec"]["selector"],
+        *(each["labelSelector"] for each in spec["topologySpreadConstraints"]),
+        *(m["spec"]["selector"] for m in manifests if m["kind"] == "PodMonitor"),
+    ]
+    assert [each["matchLabels"] for each in selectors] == [APP] * len(selectors)
+    assert only(manifests, "Service")["spec"]["selector"] == APP
+
+
+def test_everything_is_in_the_restricted_namespace(manifests: list[Manifest]) -> None:
+    namespace = only(manifests, "Namespace")
+    level = "pod-security.kubernetes.io/enforce"
+    assert namespace["metadata"]["labels"][level] == "restricted"
+    others = [m for m in manifests if m["kind"] != "Namespace"]
+    assert {m["metadata"]["namespace"] for m in others} == {"dcgan"}
+
+
+def test_the_pods_meet_the_restricted_level_and_more(manifests: list[Manifest]) -> None:
+    spec = pod(manifests)
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+    assert all("hostPath" not in volume for volume in spec["volumes"])
+    for each in spec["containers"]:
+        context = each["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert "hostPort" not in str(each.get("ports"))
+
+
+def test_no_token_of_the_api_is_in_the_pods(manifests: list[Manifest]) -> None:
+    account = only(manifests, "ServiceAccount")
+    assert account["automountServiceAccountToken"] is False
+    assert pod(manifests)["automountServiceAccountToken"] is False
+    assert pod(manifests)["serviceAccountName"] == account["metadata"]["name"]
+
+
+def test_every_port_that_is_named_exists(manifests: list[Manifest]) -> None:
+    named = ports(manifests)
+    wanted = [port["targetPort"] for port in only(manifests, "Service")["spec"]["ports"]]
+    for manifest in manifests:
+        if manifest["kind"] == "PodMonitor":
+            wanted += [end["port"] for end in manifest["spec"]["podMetricsEndpoints"]]
+        if manifest["kind"] == "NetworkPolicy":
+            rules = manifest["spec"].get("ingress", [])
+            wanted += [port["port"] for rule in rules for port in rule["ports"]]
+    assert set(wanted) <= set(named)
+    for each in pod(manifests)["containers"]:
+        own = {port["name"] for port in each.get("ports", [])}
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            action = each.get(probe, {})
+            target = (action.get("httpGet") or action.get("tcpSocket") or {}).get("port")
+            assert target is None or target in own | set(named.values())
+
+
+def test_every_volume_is_mounted_and_every_mount_has_one(manifests: list[Manifest]) -> None:
+    volumes = {volume["name"] for volume in pod(manifests)["volumes"]}
+    mounts = {m["name"] for each in pod(manifests)["containers"] for m in each["volumeMounts"]}
+    assert mounts == volumes
+
+
+def test_only_the_proxy_can_be_reached_and_nobody_can_be_called(manifests: list[Manifest]) -> None:
+    deny = only(manifests, "NetworkPolicy", "default-deny")["spec"]
+    assert deny["podSelector"] == {}
+    assert set(deny["policyTypes"]) == {"Ingress", "Egress"}
+    assert not {"ingress", "egress"} & deny.keys()
+    opened = {}
+    for manifest in manifests:
+        if manifest["kind"] == "NetworkPolicy" and manifest["metadata"]["name"] != "default-deny":
+            spec = manifest["spec"]
+            assert spec["podSelector"] == {"matchLabels": APP}
+            assert spec["policyTypes"] == ["Ingress"]
+            for rule in spec["ingress"]:
+                (port,) = (each["port"] for each in rule["ports"])
+                opened[port] = rule.get("from")
+    monitoring = {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+    assert opened == {"https": None, "metrics": [{"namespaceSelector": monitoring}]}
+
+
+def test_requests_and_limits(manifests: list[Manifest]) -> None:
+    for each in pod(manifests)["containers"]:
+        resources = each["resources"]
+        assert {"cpu", "memory", "ephemeral-storage"} <= resources["requests"].keys()
+        assert {"memory", "ephemeral-storage"} <= resources["limits"].keys()
+    torchserve = container(manifests, "torchserve")["resources"]
+    assert torchserve["requests"]["memory"] == torchserve["limits"]["memory"]
+
+
+def test_one_gpu_a_pod() -> None:
+    cpu, gpu = (rendered(FOLDER / f"overlays/{name}") for name in ("cpu", "gpu"))
+    limit = container(gpu, "torchserve")["resources"]["limits"]["nvidia.com/gpu"]
+    assert limit == 1
+    assert "nvidia.com/gpu" not in str(cpu)
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod(gpu)[
+        "tolerations"
+    ]
+
+
+def test_the_autoscaler_owns_the_number_of_pods(overlay: list[Manifest]) -> None:
+    deployment = only(overlay, "Deployment")
+    assert "replicas" not in deployment["spec"]
+    spec = only(overlay, "HorizontalPodAutoscaler")["spec"]
+    target = {"apiVersion": deployment["apiVersion"], "kind": "Deployment",
+              "name": deployment["metadata"]["name"]}  # fmt: skip
+    assert spec["scaleTargetRef"] == target
+    assert 2 <= spec["minReplicas"] < spec["maxReplicas"]
+    behaviour = spec["behavior"]
+    assert (
+        behaviour["scaleDown"]["stabilizationWindowSeconds"]
+        > behaviour["scaleUp"]["stabilizationWindowSeconds"]
+    )
+
+
+def test_the_placeholder_of_the_keys_does_not_start(
+    manifests: list[Manifest], tmp_path: Path
+) -> None:
+    only(manifests, "Secret", "dcgan-api-keys")
+    (tmp_path / "state").mkdir()
+    done = subprocess.run(
+        ["sh", str(ROOT / "deploy" / "proxy" / "proxy.sh")],
+        env={"PATH": os.environ["PATH"], "SECRETS": str(FOLDER / "base"),
+             "STATE": str(tmp_path / "state"), "RUN": str(tmp_path / "run")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "the key of replace-me has 11 characters" in done.stderr
+
+
+def test_an_overlay_of_ones_own_as_the_documentation_shows_it(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "operations" / "kubernetes.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n( *# kustomization\.yaml\n.*?)```", text, re.DOTALL)
+    inside = tmp_path / "repository" / "deploy"
+    shutil.copytree(FOLDER, inside / "kubernetes")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "kustomization.yaml").write_text(textwrap.dedent(example), encoding="utf-8")
+    missing = kustomize(mine)
+    assert missing.returncode != 0
+    assert "api_keys" in missing.stderr
+    (mine / "api_keys").write_text(f"shop {'k' * 32}\n", encoding="utf-8")
+    manifests = rendered(mine)
+    for manifest in manifests:
+        if manifest["kind"] != "PodMonitor":
+            kubernetes_validate.validate(manifest, NEWEST, strict=True)
+    keys = only(manifests, "Secret", "dcgan-api-keys")
+    assert keys["data"]["api_keys"] != only(
+        rendered(FOLDER / "base"), "Secret", "dcgan-api-keys"
+    )["data"]["api_keys"]  # fmt: skip
+    assert keys["metadata"]["name"] in str(pod(manifests)["volumes"])
+    images = {each["name"]: each["image"] for each in pod(manifests)["containers"]}
+    assert all(image.startswith("registry.example/") for image in images.values())

@@ -1,0 +1,124 @@
+"""What the cluster's Prometheus, its adapter and the people on call get to see."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cloudcoil.models.prometheus_operator.v1 import PrometheusRule
+from manifests import (
+    FOLDER,
+    Manifest,
+    only,
+)
+
+from deploy.server import ROOT
+
+pytestmark = pytest.mark.packaging
+
+GUIDE = (ROOT / "docs" / "operations" / "kubernetes.md").read_text(encoding="utf-8")
+ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
+
+
+def adapter_rules() -> dict[str, dict[str, Any]]:
+    path = FOLDER / "components" / "autoscaling" / "prometheus-adapter-values.yaml"
+    rules = yaml.safe_load(path.read_text(encoding="utf-8"))["rules"]["custom"]
+    return {rule["name"]["as"]: rule for rule in rules}
+
+
+def exported() -> set[str]:
+    """Series that handler/metrics.yaml declares."""
+    text = (ROOT / "handler" / "metrics.yaml").read_text(encoding="utf-8")
+    found = set()
+    for block in yaml.safe_load(text).values():
+        for kind, metrics in block.items():
+            names = {metric["name"] for metric in metrics}
+            parts = ("_sum", "_count", "_bucket") if kind == "histogram" else ("",)
+            found |= {name + part for name in names for part in parts}
+    return found
+
+
+def test_the_autoscalers_metrics_have_rules_over_series_that_exist(overlay: list[Manifest]) -> None:
+    metrics = only(overlay, "HorizontalPodAutoscaler")["spec"]["metrics"]
+    rules = adapter_rules()
+    assert {metric["pods"]["metric"]["name"] for metric in metrics} == set(rules)
+    for rule in rules.values():
+        asked = {rule["seriesQuery"].partition("{")[0]}
+        asked |= set(re.findall(r"(\w+)\{<<\.LabelMatchers>>\}", rule["metricsQuery"]))
+        assert asked <= exported()
+
+
+@pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="needs promtool: apt-get install prometheus"
+)
+def test_the_rules_compute_what_they_say(tmp_path: Path) -> None:
+    """Prometheus itself evaluates them, over 4 minutes of two pods: one half busy, one idle."""
+    record = []
+    for name, rule in adapter_rules().items():
+        query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'namespace="dcgan"')
+        record.append({"record": name, "expr": query.replace("<<.GroupBy>>", "pod")})
+    (tmp_path / "rules.yml").write_text(
+        yaml.safe_dump({"groups": [{"name": "a", "rules": record}]})
+    )
+    labels = 'namespace="dcgan",pod="{}"'
+    # 15 s apart: 1.5 + 4.5 + 1.5 s of work, 60 requests that waited 6 s together.
+    rises = {"dcgan_latents_seconds_sum": 1.5, "dcgan_forward_seconds_sum": 4.5,
+             "dcgan_encode_seconds_sum": 1.5, "ts_inference_requests_total": 60,
+             "ts_queue_latency_microseconds": 6_000_000}  # fmt: skip
+    series = [
+        {"series": f"{name}{{{labels.format(pod)}}}", "values": f"0+{rise if pod == 'a' else 0}x16"}
+        for name, rise in rises.items()
+        for pod in ("a", "b")
+    ]
+    expected = {"dcgan_worker_busy_ratio": 0.5, "dcgan_queue_wait_seconds": 0.1}
+    checks = [
+        {"expr": name, "eval_time": "4m",
+         "exp_samples": [{"labels": f'{name}{{pod="a"}}', "value": value},
+                         {"labels": f'{name}{{pod="b"}}', "value": 0}]}
+        for name, value in expected.items()
+    ]  # fmt: skip
+    inputs = {"interval": "15s", "input_series": series, "promql_expr_test": checks}
+    test = {"rule_files": ["rules.yml"], "evaluation_interval": "15s", "tests": [inputs]}
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(test))
+    done = subprocess.run(
+        ["promtool", "test", "rules", "test.yml"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_alerts_as_the_documentation_wraps_them(tmp_path: Path) -> None:
+    (command,) = re.findall(r"```sh\n(\(printf.*?)```", GUIDE, re.DOTALL)
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+    subprocess.run(["sh", "-euc", command], cwd=tmp_path, check=True)
+    manifest = yaml.safe_load((tmp_path / "prometheusrule.yaml").read_text(encoding="utf-8"))
+    assert manifest["spec"] == yaml.safe_load(ALERTS.read_text(encoding="utf-8"))
+    read = PrometheusRule.model_validate(manifest)
+    assert read.model_dump(by_alias=True, exclude_unset=True, mode="json") == manifest
+
+
+def test_every_alert_is_in_the_runbook() -> None:
+    groups = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]
+    alerts = [rule["alert"] for group in groups for rule in group["rules"]]
+    assert re.findall(r"^\| (Dcgan\w+) \|", GUIDE, re.MULTILINE) == alerts
+
+
+def test_the_jobs_have_the_names_of_the_alerts_and_dashboards(overlay: list[Manifest]) -> None:
+    text = (ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
+    theirs = {
+        each.get("metrics_path", "/metrics"): each["job_name"]
+        for each in yaml.safe_load(text)["scrape_configs"]
+        if each["job_name"] != "prometheus"
+    }
+    ours = {
+        end["path"]: each["replacement"]
+        for end in only(overlay, "PodMonitor")["spec"]["podMetricsEndpoints"]
+        for each in end["relabelings"]
+        if each["targetLabel"] == "job"
+    }
+    assert ours == theirs
