@@ -1,0 +1,154 @@
+"""docker-compose.yml and the Dockerfiles: valid, hardened, and with the versions of the rest."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import yaml
+from compose_spec import PyCompose
+
+from deploy.server import ROOT
+
+pytestmark = pytest.mark.packaging
+
+DEPLOY = ROOT / "deploy"
+OVERRIDES = ["compose.gpu.yml", "compose.grafana.yml"]
+_VARIABLE = re.compile(r"\$\{\w+:-([^}]*)\}")
+
+
+def load(path: str) -> Any:
+    """A Compose file with its variables at their defaults and its anchors resolved."""
+    return yaml.safe_load(_VARIABLE.sub(r"\1", (ROOT / path).read_text()))
+
+
+def merged(name: str) -> Any:
+    """docker-compose.yml under one of the override files: mappings merge, lists grow."""
+
+    def merge(below: Any, above: Any) -> Any:
+        if isinstance(below, dict) and isinstance(above, dict):
+            both = {key: merge(below[key], above[key]) for key in below.keys() & above.keys()}
+            return below | above | both
+        if isinstance(below, list) and isinstance(above, list):
+            return below + [item for item in above if item not in below]
+        return above
+
+    return merge(load("docker-compose.yml"), load(f"deploy/{name}"))
+
+
+def validate(content: Any) -> None:
+    PyCompose.from_yaml(yaml.safe_dump(content)).validate()
+
+
+@pytest.mark.parametrize("content", [load("docker-compose.yml"), *map(merged, OVERRIDES)])
+def test_the_files_keep_to_the_compose_specification(content: Any) -> None:
+    validate(content)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("inti", True), ("mem_limit", [4]), ("networks", ["servin"]), ("volumes", [[17]])],
+)
+def test_that_validation_finds_mistakes(key: str, value: Any) -> None:
+    content = deepcopy(load("docker-compose.yml"))
+    content["services"]["torchserve"][key] = value
+    with pytest.raises(ValueError, match=r"."):
+        validate(content)
+
+
+def test_only_the_proxy_is_published_and_only_it_meets_torchserve() -> None:
+    services = load("docker-compose.yml")["services"]
+    assert {n: s["ports"] for n, s in services.items() if "ports" in s} == {
+        "proxy": ["127.0.0.1:8443:8443"]
+    }
+    assert {n for n, s in services.items() if "serving" in s["networks"]} == {"torchserve", "proxy"}
+    assert services["torchserve"]["networks"] == ["serving"]
+    assert all(
+        load("docker-compose.yml")["networks"][n]["internal"] for n in ("serving", "monitoring")
+    )
+    assert merged("compose.grafana.yml")["services"]["grafana"]["ports"] == ["127.0.0.1:3000:3000"]
+
+
+@pytest.mark.parametrize("name", ["torchserve", "proxy", "prometheus", "grafana"])
+def test_every_service_is_hardened(name: str) -> None:
+    service = load("docker-compose.yml")["services"][name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["mem_limit"]
+    assert service["pids_limit"]
+    assert not service.keys() & {"privileged", "cap_add", "network_mode", "pid", "ipc", "devices"}
+    for volume in service.get("volumes", []):
+        assert (
+            volume.endswith(":ro") or volume.split(":")[0] in load("docker-compose.yml")["volumes"]
+        )
+
+
+def test_a_security_linter_finds_nothing_grave() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "compose_lint", "check", "docker-compose.yml"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_images_are_pinned_by_digest() -> None:
+    digest = re.compile(r"@sha256:[0-9a-f]{64}$")
+    services = load("docker-compose.yml")["services"].values()
+    assert all("build" in s or digest.search(s["image"]) for s in services)
+    bases = set()
+    for file in ("Dockerfile", "Dockerfile.proxy"):
+        text = (DEPLOY / file).read_text()
+        base = re.search(r"^ARG DEBIAN=(\S+)$", text, re.MULTILINE)
+        assert base
+        assert digest.search(base.group(1))
+        bases.add(base.group(1))
+        assert re.search(r"^USER [1-9]\d+:[1-9]\d+$", text, re.MULTILINE)
+    assert len(bases) == 1
+
+
+def test_the_image_has_the_versions_of_requirements_txt() -> None:
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if "==" in line
+    )
+    text = (DEPLOY / "Dockerfile").read_text()
+    assert f"ARG TORCH=torch=={pins['torch']}+cpu\n" in text
+    assert f"ARG ONNXRUNTIME=onnxruntime=={pins['onnxruntime-gpu']}\n" in text
+    gpu = load("deploy/compose.gpu.yml")["services"]["torchserve"]["build"]["args"]
+    assert gpu["TORCH"] == f"torch=={pins['torch']}"
+    assert gpu["ONNXRUNTIME"] == f"onnxruntime-gpu=={pins['onnxruntime-gpu']}"
+
+
+def test_the_images_are_tagged_with_the_version_of_the_project() -> None:
+    project = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert project
+    services = load("docker-compose.yml")["services"]
+    for name in ("torchserve", "proxy"):
+        assert services[name]["image"].endswith(f":{project.group(1)}")
+
+
+def test_the_proxy_waits_longer_than_torchserve_and_stops_after_it() -> None:
+    """A reply takes up to responseTimeout; nginx waits a little longer; Docker longest."""
+    worker = yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text())
+    nginx = (DEPLOY / "proxy" / "nginx.conf").read_text()
+    read_s = int(re.search(r"^    proxy_read_timeout (\d+)s;", nginx, re.MULTILINE).group(1))  # type: ignore[union-attr]
+    services = load("docker-compose.yml")["services"]
+    grace_s = int(services["proxy"]["stop_grace_period"].removesuffix("s"))
+    assert worker["responseTimeout"] < read_s < grace_s
+    assert services["proxy"]["stop_signal"] == "SIGQUIT"
+    assert services["proxy"]["depends_on"] == ["torchserve"]
+
+
+def test_the_proxys_body_limit_is_torchserves() -> None:
+    limit = re.search(
+        r"^max_request_size=(\d+)$", (ROOT / "config.properties").read_text(), re.MULTILINE
+    )
+    assert limit
+    assert f"client_max_body_size {limit.group(1)};" in (DEPLOY / "proxy/nginx.conf").read_text()
+    assert f"at most {limit.group(1)} bytes" in (DEPLOY / "proxy/problems.conf").read_text()
