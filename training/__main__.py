@@ -1,4 +1,4 @@
-"""``python -m training``: train a DCGAN on pictures.
+"""``python -m training``: train a DCGAN on pictures, or look at one (see ``commands``).
 
 Exit codes: 0 finished, 1 failed or dead run, 2 bad usage, 130 interrupted (all saved).
 The result, a JSON object, goes to stdout; everything else to stderr.
@@ -36,6 +36,13 @@ RUNS = Path("runs")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments and not arguments[0].startswith("-"):
+        if arguments[0] != "train":
+            from training import commands  # what they need would make training start later
+
+            return commands.main(arguments)
+        arguments = arguments[1:]
     try:
         config = parse(arguments)
         out = _run_folder(config)

@@ -81,7 +81,7 @@ def test_the_client(server: Server, tmp_path: Path) -> None:
 
 
 def test_seeing(tmp_path: Path) -> None:
-    (command,) = commands("-m training.seeing")
+    (command,) = commands("-m training walk")
     run(f"{command} --out {tmp_path}/walk.png")
     assert Image.open(tmp_path / "walk.png").size[0] > 64
 

@@ -1,32 +1,161 @@
-"""The measures: nearest neighbours against a direct computation, the judge on easy cases."""
+"""``python -m training evaluate`` on tiny weights: labelled avatars, and pictures of a user."""
+
+from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from training.__main__ import main
 from training.classifier import classify, fit
-from training.evaluate import main, nearest_distances
+from training.evaluation.attributes import clean_tiles, histogram_distance
+from training.judge import Origin, load_or_fit
 from training.networks import new_generator
 from training.weights import save_generator
 
 pytestmark = pytest.mark.unit
 
+BACKGROUND = "#c8d4e0"
+EVERY_NUMBER = {"name", "value", "real", "samples", "reference", "extractor", "resize"}
 
-def test_nearest_distances_by_definition() -> None:
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("judge") / "judge.safetensors"
+    load_or_fit(path, Origin(32, BACKGROUND, 999, 256))
+    return path
+
+
+def weights(folder: Path, **made: Any) -> Path:
+    torch.manual_seed(0)
+    path = folder / "g.safetensors"
+    save_generator(path, new_generator(6, 2, 3, 32), {"background": BACKGROUND, **made})
+    return path
+
+
+def photos(folder: Path, count: int) -> Path:
+    folder.mkdir()
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
-    reference = rng.integers(0, 256, (2100, 8, 8, 3), dtype=np.uint8)
-    reference[2075] = images[3]  # a copy, in the second block
-    distances, index = nearest_distances(images, reference)
-    direct = np.sqrt(
-        np.square(images[:, None].astype(float) - reference[None]).mean(axis=(2, 3, 4))
+    for i in range(count):
+        small = rng.integers(0, 256, (4, 4, 3), np.uint8)
+        Image.fromarray(small).resize((40, 40)).save(folder / f"{i}.png")
+    return folder
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict[str, Any], str]:
+    assert main(["evaluate", *arguments]) == 0
+    told = capsys.readouterr()
+    return json.loads(told.out), told.err
+
+
+def test_avatars(tmp_path: Path, judge: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = weights(tmp_path, data="avatars", pictures=128, seed=999)
+    report, table = evaluated(
+        capsys, "--weights", str(path), "--samples", "32", "--classifier", str(judge)
     )
-    assert np.allclose(distances, direct.min(1), atol=0.05)
-    assert index.tolist() == direct.argmin(1).tolist()
-    assert index[3] == 2075
+    measures = {m["name"]: m for m in report["measures"]}
+    assert all(m.keys() == EVERY_NUMBER for m in measures.values())
+    assert not any("FID" in name or "KID" in name for name in measures)
+    assert any("FID" in line for line in report["left_out"])
+    frechet = measures["Fréchet distance, in features"]
+    assert frechet["extractor"].startswith("classifier trained on 128 labelled avatars")
+    assert "biased" in frechet["extractor"]  # 32 pictures, 128 dimensions
+    # An untrained Generator: far from the real pictures, and all alike.
+    assert frechet["value"] > 3 * frechet["real"]
+    assert measures["precision, in features"]["value"] < 0.2
+    similar = measures["MS-SSIM between samples"]
+    assert similar["value"] > similar["real"]
+    assert report["attributes"]["by_attribute"]["body"]["classes"] == 15
+    assert report["attributes"]["by_attribute"]["body"]["classes_seen"] <= 3
+    assert report["clean_tiles"]["near_real"]["tiles"] == 0
+    assert report["memorisation"]["verdict"].startswith("no copying seen")
+    assert "| Fréchet distance, in features |" in table
+    assert "clean tiles" in table
+
+
+def test_pictures_of_a_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = photos(tmp_path / "photos", 40)
+    path = weights(tmp_path, data=str(folder))
+    report, table = evaluated(capsys, "--weights", str(path), "--samples", "16")
+    assert "attributes" not in report
+    assert "clean_tiles" not in report
+    assert any("knows RGB avatars only" in line for line in report["left_out"])
+    names = [m["name"] for m in report["measures"]]
+    assert "MS-SSIM between samples" in names
+    assert "sliced Wasserstein distance x 1000, 32 px" in names
+    assert "16 of the training pictures, drawn by lot" in report["measures"][0]["reference"]
+    assert report["memorisation"]["trained_on"] == 40
+    assert "features" not in report["memorisation"]
+    assert "Left out:" in table
+
+    unseen = photos(tmp_path / "unseen", 10)
+    report, _ = evaluated(
+        capsys, "--weights", str(path), "--samples", "16", "--held-out", str(unseen)
+    )
+    assert report["measures"][0]["reference"] == f"10 pictures of {unseen}"
+    assert report["measures"][0]["samples"] == 10
+
+
+def test_a_result_beside_an_earlier_one(
+    tmp_path: Path, judge: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = weights(tmp_path, data="avatars", pictures=128, seed=999, start_from="old.safetensors")
+    flags = ["--weights", str(path), "--samples", "16", "--classifier", str(judge)]
+    report, _ = evaluated(capsys, *flags)
+    assert any("old.safetensors" in line for line in report["left_out"])
+    report["measures"][0]["value"] = 4321
+    (tmp_path / "earlier.json").write_text(json.dumps(report))
+    _, err = evaluated(
+        capsys, *flags, "--beside", str(tmp_path / "earlier.json"),
+        "--markdown", str(tmp_path / "table.md"),
+    )  # fmt: skip
+    assert "|" not in err
+    table = (tmp_path / "table.md").read_text()
+    assert "|  | before | now | real |" in table
+    assert "| Fréchet distance, in features | 4321 |" in table
+
+
+BAD = [
+    (["--samples", "4"], "--samples is 4; it must be >= 8"),
+    (["--weights", "absent.safetensors"], "absent.safetensors does not exist"),
+    (["--beside", "absent.json"], "is no result of this command"),
+    (["--markdown", "table.txt"], "give .md"),
+    (["--data", "absent"], "no data 'absent'"),
+    (["--inception-weights", "absent.pth"], "absent.pth cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD)
+def test_bad_input_is_told(
+    arguments: list[str], words: str, tmp_path: Path, judge: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = weights(tmp_path, data="avatars", pictures=64, seed=999)
+    monkeypatch.chdir(tmp_path)
+    start = ["evaluate", "--weights", str(path), "--samples", "16", "--classifier", str(judge)]
+    assert main([*start, *arguments]) == 2
+    told = capsys.readouterr()
+    assert words in told.err
+    assert told.out == ""
+
+
+def test_weights_of_unknown_origin_need_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--weights", str(weights(tmp_path))]) == 2
+    assert "does not say what it was trained on; give --data" in capsys.readouterr().err
+
+
+def test_an_unknown_command_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluat"])
+    assert stopped.value.code == 2
+    assert "evaluate" in capsys.readouterr().err
 
 
 def test_the_judge_learns_a_colour_and_tells_it() -> None:
@@ -40,28 +169,28 @@ def test_the_judge_learns_a_colour_and_tells_it() -> None:
     assert (told.argmax(1) == labels[448:]).mean() > 0.95
 
 
-def test_weights_of_other_pictures_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    torch.manual_seed(0)
-    save_generator(tmp_path / "g.safetensors", new_generator(6, 2, 3, 32), {"data": "photos"})
-    assert main(["--weights", str(tmp_path / "g.safetensors")]) == 2
-    assert "trained on 'photos'" in capsys.readouterr().err
+def sure_of(classes: list[int], surely: list[bool]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    told = np.full((len(classes), 4), 0.1, np.float32)
+    told[np.arange(len(classes)), classes] = np.where(surely, 0.95, 0.7)
+    return told
 
 
-def test_the_report_of_tiny_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.manual_seed(0)
-    made = {"data": "avatars", "pictures": 256, "seed": 999, "background": "#c8d4e0"}
-    save_generator(tmp_path / "g.safetensors", new_generator(6, 2, 3, 32), made)
-    code = main(
-        ["--weights", str(tmp_path / "g.safetensors"), "--samples", "32", "--epochs", "1",
-         "--neighbours", str(tmp_path / "n.png")]
-    )  # fmt: skip
-    assert code == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["attributes"]["body"]["classes"] == 15
-    # An untrained Generator: no variety, no likeness to any one picture.
-    assert report["diversity"]["generated"] < 0.1 * report["diversity"]["real"]
-    assert report["nearest_training_picture_rmse"]["generated"]["minimum"] > 10
-    assert report["attributes"]["body"]["classes_seen"] <= 3
-    assert (tmp_path / "n.png").is_file()
+def test_histograms() -> None:
+    a, b = sure_of([0, 0, 1, 1], [True] * 4), sure_of([0, 0, 0, 2], [True] * 4)
+    assert histogram_distance(a, a) == 0
+    assert histogram_distance(a, b) == 0.5
+
+
+def test_tiles_are_clean_as_real_pictures_are() -> None:
+    real = {"eyes": sure_of([0] * 100, [True] * 100), "fur": sure_of([0] * 100, [False] * 100)}
+    samples = {
+        "eyes": sure_of([1] * 80, [True] * 60 + [False] * 20),
+        "fur": sure_of([1] * 80, [False] * 80),
+    }
+    usual = np.arange(100, dtype=np.float32)
+    distances = np.repeat(np.array([50, 500], np.float32), 40)
+    found = clean_tiles(samples, real, distances, usual)
+    assert found["recognised_by"] == ["eyes"]  # fur is not even recognised on real pictures
+    assert found["of"] == 64
+    assert found["recognised"] == {"tiles": 60, "share_of_samples": 0.75, "share_of_real": 1.0}
+    assert found["near_real"] == {"tiles": 40, "share_of_samples": 0.5, "share_of_real": 0.99}

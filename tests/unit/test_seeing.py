@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from handler.latents import from_seeds
+from training.__main__ import main
 from training.networks import Generator, new_generator
 from training.samples import save_grid
-from training.seeing.__main__ import main
 from training.seeing.canvas import draw, rows_of, save_gif
 from training.seeing.enlarge import blend, large_picture, latent_map
 from training.seeing.layers import feature_maps, strongest

@@ -12,12 +12,14 @@ import torch
 from handler import arithmetic as served
 from handler.images import Images
 from handler.latents import from_seeds
+from training import judge
+from training.__main__ import main
 from training.data.avatars import load_avatars
 from training.networks import new_generator
-from training.seeing.__main__ import main
 from training.seeing.arithmetic import Pool, add, measure, plan, random_directions
-from training.seeing.canvas import Latents, SeeingError
+from training.seeing.canvas import Latents
 from training.seeing.concepts import NAMES, Concept, parse_concept
+from training.usage import UsageError
 from training.weights import save_generator
 
 pytestmark = pytest.mark.unit
@@ -118,7 +120,7 @@ def test_random_directions_have_the_length_and_no_favourite() -> None:
 
 
 def test_too_few_samples_are_told() -> None:
-    with pytest.raises(SeeingError, match=r"of 20 samples are surely with hat:1, 300 are needed"):
+    with pytest.raises(UsageError, match=r"of 20 samples are surely with hat:1, 300 are needed"):
         plan(pool(20), HAT, None, terms=30, trials=10, bases=5)
 
 
@@ -155,18 +157,21 @@ def test_concepts_are_read(text: str, concept: Concept) -> None:
     ],
 )
 def test_unknown_concepts_name_the_nearest(text: str, words: str) -> None:
-    with pytest.raises(SeeingError, match=words):
+    with pytest.raises(UsageError, match=words):
         parse_concept(text, CLASSES)
 
 
-def test_the_command_keeps_its_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_keeps_its_judge(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge, "PICTURES", 128)
     torch.manual_seed(0)
     made = {"data": "avatars", "pictures": 128, "seed": 999, "background": "#c8d4e0"}
     generator = new_generator(6, 2, 3, 32)
     save_generator(tmp_path / "g.safetensors", generator, made)
-    judge = tmp_path / "judge.safetensors"
+    path = tmp_path / "judge.safetensors"
     arguments = [
-        "arithmetic", "--weights", str(tmp_path / "g.safetensors"), "--classifier", str(judge),
+        "arithmetic", "--weights", str(tmp_path / "g.safetensors"), "--classifier", str(path),
         "--out", str(tmp_path / "a.png"), "--samples", "20",
     ]  # fmt: skip
     # The untrained Generator's pictures are nothing for sure, which the command has to say.
@@ -174,17 +179,20 @@ def test_the_command_keeps_its_judge(tmp_path: Path, capsys: pytest.CaptureFixtu
     first = capsys.readouterr().err
     assert "training the classifier" in first
     assert "of 20 samples are surely with glasses, 30 are needed" in first
-    kept = judge.read_bytes()
+    kept = path.read_bytes()
     assert main([*arguments, "--concept", "glases"]) == 2
     second = capsys.readouterr().err
     assert "training" not in second
     assert "did you mean 'glasses'" in second
-    assert judge.read_bytes() == kept
+    assert path.read_bytes() == kept
 
     save_generator(tmp_path / "g.safetensors", generator, {**made, "seed": 1})
     assert main(arguments) == 2
-    assert "give another path" in capsys.readouterr().err
-    judge.write_text(json.dumps({}))
+    assert "30 are needed" in capsys.readouterr().err  # it judges other avatars as well,
+    save_generator(tmp_path / "g.safetensors", generator, {**made, "background": "#000000"})
+    assert main(arguments) == 2
+    assert "give another path" in capsys.readouterr().err  # if they look the same
+    path.write_text(json.dumps({}))
     assert main(arguments) == 2
     assert "or not a classifier that this command kept" in capsys.readouterr().err
     save_generator(tmp_path / "g.safetensors", generator, {"data": "photos"})

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import nn
 
 from training import checkpoint
+from training.__main__ import main
 from training.config import TrainConfig
 from training.networks import Discriminator
 from training.seeing import guided
-from training.seeing.__main__ import main
 from training.seeing.filters import agreement, grey_centred
 from training.step import Trainer
 

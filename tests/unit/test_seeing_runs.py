@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from training.__main__ import main
 from training.samples import save_grid
-from training.seeing.__main__ import main
 from training.seeing.animation import evenly, read_frame
-from training.seeing.canvas import SeeingError
 from training.seeing.curves import figure, read_stats
+from training.usage import UsageError
 
 pytestmark = pytest.mark.unit
 
@@ -80,7 +80,7 @@ def test_the_half_line_of_a_killed_run_is_left_out(tmp_path: Path) -> None:
 )
 def test_other_files_are_told(tmp_path: Path, text: str, words: str) -> None:
     write(tmp_path, text)
-    with pytest.raises(SeeingError, match=words):
+    with pytest.raises(UsageError, match=words):
         read_stats(tmp_path)
 
 
@@ -125,7 +125,7 @@ def test_the_first_and_the_last_grid_stay() -> None:
 
 def test_a_damaged_grid_is_named(tmp_path: Path) -> None:
     (tmp_path / "step_00000001.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(SeeingError, match=r"step_00000001\.png"):
+    with pytest.raises(UsageError, match=r"step_00000001\.png"):
         read_frame(tmp_path / "step_00000001.png", 100)
 
 

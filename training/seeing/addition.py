@@ -12,11 +12,12 @@ import numpy as np
 from handler.images import Images
 from handler.latents import from_seeds
 from training.classifier import classify
+from training.judge import judge_of
 from training.networks import Generator
 from training.seeing.arithmetic import Pool, Trial, add, measure, plan, random_directions
-from training.seeing.canvas import Latents, check_least, check_out, draw, rows_of, save_png
+from training.seeing.canvas import Latents, draw, rows_of, save_png
 from training.seeing.concepts import parse_concept
-from training.seeing.judge import load_or_fit, origin_of
+from training.usage import check_least, check_out
 from training.weights import load_generator
 
 
@@ -36,8 +37,9 @@ class ArithmeticConfig:
     when omitted."""
     weights: Path = Path("model_store/generator.safetensors")
     """generator.safetensors of a run on the avatars."""
-    classifier: Path = Path("runs/seeing/classifier.safetensors")
-    """The judge; trained on the real avatars and kept here if there is none."""
+    classifier: Path | None = None
+    """The judge; trained on avatars and kept here if there is none. The shipped one when omitted,
+    or one in runs/judges/ for avatars of another size or background."""
     out: Path = Path("runs/seeing/arithmetic.png")
     """.png."""
     samples: int = 2000
@@ -61,7 +63,7 @@ class ArithmeticConfig:
         """Write the picture; returns the numbers of ``arithmetic.measure`` and their origin.
 
         Raises:
-            SeeingError: a setting is out of range, or too few samples have the concept.
+            UsageError: a setting is out of range, or too few samples have the concept.
             WeightsError, FileNotFoundError: the weights cannot be read.
         """
         check_out(self.out, ".png")
@@ -70,7 +72,7 @@ class ArithmeticConfig:
             bases=(self.bases, 1), shown=(self.shown, 1),
         )  # fmt: skip
         generator, info = load_generator(self.weights)
-        judge = load_or_fit(self.classifier, origin_of(info, self.weights))
+        judge = judge_of(self.classifier, info, self.weights)
         concept = parse_concept(self.concept, judge.classes)
         without = parse_concept(self.without, judge.classes) if self.without else None
         latents = from_seeds(range(self.samples), generator.nz)

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from handler.images import Images
-from training.seeing.canvas import SeeingError, check_least, check_out, save_gif
+from training.seeing.canvas import save_gif
+from training.usage import UsageError, check_least, check_out
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,19 @@ class AnimationConfig:
         """Write the GIF; returns how many frames of what size it has.
 
         Raises:
-            SeeingError: the run has no sample grids, or one cannot be read.
+            UsageError: the run has no sample grids, or one cannot be read.
         """
         check_out(self.out, ".gif")
         check_least(max_frames=(self.max_frames, 2), max_px=(self.max_px, 16))
         paths = evenly(sorted((self.run_folder / "samples").glob("step_*.png")), self.max_frames)
         if not paths:
-            raise SeeingError(
+            raise UsageError(
                 f"{self.run_folder / 'samples'} has no step_*.png; give the folder of a run, such "
                 "as runs/mine, that has written its first samples"
             )
         frames = [read_frame(path, self.max_px) for path in paths]
         if len({frame.shape for frame in frames}) > 1:
-            raise SeeingError(f"the grids in {self.run_folder / 'samples'} differ in size")
+            raise UsageError(f"the grids in {self.run_folder / 'samples'} differ in size")
         save_gif(self.out, frames, self.frame_ms, self.colours, hold=True)
         height, width = frames[0].shape[:2]
         return {
@@ -67,12 +68,12 @@ def read_frame(path: Path, max_px: int) -> Images:
     """One grid as uint8 (H, W, 3), neither side longer than ``max_px``.
 
     Raises:
-        SeeingError: the file is no picture.
+        UsageError: the file is no picture.
     """
     try:
         with Image.open(path) as opened:
             image = opened.convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
-        raise SeeingError(f"cannot read {path}: {error}; delete it to leave it out") from None
+        raise UsageError(f"cannot read {path}: {error}; delete it to leave it out") from None
     image.thumbnail((max_px, max_px), Image.Resampling.BOX)
     return np.asarray(image)

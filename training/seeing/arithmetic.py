@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.images import Images
-from training.seeing.canvas import Latents, SeeingError
+from training.seeing.canvas import Latents
 from training.seeing.concepts import Concept
+from training.usage import UsageError
 
 Draw = Callable[[Latents], Images]
 # uint8 (n, H, W, C) -> attribute -> probabilities, float32 (n, classes)
@@ -71,7 +72,7 @@ def plan(
         the trials, and the rows that serve as bases.
 
     Raises:
-        SeeingError: too few samples.
+        UsageError: too few samples.
     """
     having = pool.having(concept)
     lacking = pool.lacking(concept)
@@ -82,7 +83,7 @@ def plan(
         (lacking, terms * trials + 1, f"with {without}" if without else f"without {concept}"),
     ):
         if len(rows) < least:
-            raise SeeingError(
+            raise UsageError(
                 f"{len(rows)} of {len(pool.latents)} samples are surely {what}, {least} are "
                 "needed; give more --samples, fewer --trials or --terms, or another concept"
             )

@@ -14,37 +14,13 @@ from handler.images import Images, compose_grid, to_uint8
 from training.files import atomic_path
 from training.networks import Generator
 from training.samples import WHITE
+from training.usage import UsageError, check_least
 
 Latents = npt.NDArray[np.float32]  # (n, nz)
 
 PADDING_PX = 2
 MAX_PX = 8192  # of a side; a larger picture is a mistyped number
 _HOLD = 5  # the last frame of a finished animation stays for so many frames
-
-
-class SeeingError(ValueError):
-    """The picture cannot be made from what was given; the message says what to give."""
-
-
-def check_out(path: Path, *suffixes: str) -> None:
-    """Refuse a file name whose ending is none of ``suffixes``, before any work is done.
-
-    Raises:
-        SeeingError: it is not.
-    """
-    if path.suffix.lower() not in suffixes:
-        raise SeeingError(f"--out {path} ends in {path.suffix!r}; give {' or '.join(suffixes)}")
-
-
-def check_least(**values: tuple[int, int]) -> None:
-    """Refuse settings, ``name=(value, least)``, below their least value.
-
-    Raises:
-        SeeingError: the first that is too small.
-    """
-    for name, (value, least) in values.items():
-        if value < least:
-            raise SeeingError(f"--{name.replace('_', '-')} is {value}; it must be >= {least}")
 
 
 @torch.no_grad()
@@ -99,11 +75,11 @@ def save_png(path: Path, picture: Images, colours: int = 0) -> None:
         colours: 2 to 256: the nearest of so many, for a small file; 0 keeps all.
 
     Raises:
-        SeeingError: ``colours`` is something else.
+        UsageError: ``colours`` is something else.
         OSError: not writable.
     """
     if colours and not 2 <= colours <= 256:
-        raise SeeingError(f"--colours is {colours}; give 2 to 256, or 0 to keep all")
+        raise UsageError(f"--colours is {colours}; give 2 to 256, or 0 to keep all")
     image = _image(picture)
     if colours:
         image = image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
@@ -124,12 +100,12 @@ def save_gif(
         hold: the last frame stays longer, as for something that ends.
 
     Raises:
-        SeeingError: ``colours`` or ``frame_ms`` is out of range.
+        UsageError: ``colours`` or ``frame_ms`` is out of range.
         OSError: not writable.
     """
     colours = colours or 256
     if not 2 <= colours <= 256:
-        raise SeeingError(f"--colours is {colours}; a GIF has 2 to 256")
+        raise UsageError(f"--colours is {colours}; a GIF has 2 to 256")
     check_least(frame_ms=(frame_ms, 10))
     images = [_image(frame).convert("RGB") for frame in frames]
     chosen = images[:: max(1, len(images) // 8)]  # enough to know the colours

@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from training.seeing.canvas import SeeingError
+from training.usage import UsageError
 
 NAMES: dict[str, dict[str, int]] = {
     "body": {
@@ -50,14 +50,14 @@ def parse_concept(text: str, classes: Mapping[str, int]) -> Concept:
         classes: attribute -> number of classes, of the classifier in use.
 
     Raises:
-        SeeingError: unknown; the nearest name is told.
+        UsageError: unknown; the nearest name is told.
     """
     attribute, colon, number = text.partition(":")
     if colon:
         if attribute not in classes:
-            raise SeeingError(f"unknown attribute {attribute!r}; {_hint(attribute, [*classes])}")
+            raise UsageError(f"unknown attribute {attribute!r}; {_hint(attribute, [*classes])}")
         if not number.isdecimal() or int(number) >= classes[attribute]:
-            raise SeeingError(
+            raise UsageError(
                 f"{attribute} has no class {number!r}; give 0 to {classes[attribute] - 1}"
             )
         return Concept(attribute, int(number))
@@ -68,7 +68,7 @@ def parse_concept(text: str, classes: Mapping[str, int]) -> Concept:
         if index < classes.get(attribute, 0)
     }
     if text not in known:
-        raise SeeingError(
+        raise UsageError(
             f"unknown concept {text!r}; {_hint(text, [*known])}, or an attribute and a number, "
             "such as eyes:12"
         )

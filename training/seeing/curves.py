@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from training.files import atomic_path
-from training.seeing.canvas import SeeingError, check_out
+from training.usage import UsageError, check_out
 
 Series = dict[str, tuple[list[int], list[float]]]  # name -> (steps, values)
 
@@ -36,7 +36,7 @@ class CurvesConfig:
         """Write the picture; returns the last value of each curve.
 
         Raises:
-            SeeingError: there is no usable stats.jsonl.
+            UsageError: there is no usable stats.jsonl.
         """
         check_out(self.out, ".png")
         series = read_stats(self.run_folder)
@@ -52,13 +52,13 @@ def read_stats(folder: Path) -> Series:
     A half line at the end, of a run that was killed or is still running, is left out.
 
     Raises:
-        SeeingError: no such file, nothing in it, or a line that is no JSON object.
+        UsageError: no such file, nothing in it, or a line that is no JSON object.
     """
     path = folder / "stats.jsonl"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise SeeingError(
+        raise UsageError(
             f"cannot read {path} ({error}); give the folder of a run, such as runs/mine"
         ) from None
     names = [name for panel in PANELS.values() for name in panel]
@@ -71,7 +71,7 @@ def read_stats(folder: Path) -> Series:
         except (ValueError, TypeError, KeyError):
             if number == len(lines):
                 break
-            raise SeeingError(
+            raise UsageError(
                 f"{path}, line {number}, is no statistics of a run: {line[:60]!r}"
             ) from None
         for name, value in found.items():
@@ -79,7 +79,7 @@ def read_stats(folder: Path) -> Series:
             steps.append(step)
             values.append(value)
     if "loss_d" not in series:
-        raise SeeingError(f"{path} has no losses yet; a run writes them every --log-every steps")
+        raise UsageError(f"{path} has no losses yet; a run writes them every --log-every steps")
     return series
 
 

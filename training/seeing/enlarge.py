@@ -19,14 +19,8 @@ from handler.arithmetic import walk
 from handler.images import Images, to_uint8
 from handler.latents import MAX_SEED, from_seeds
 from training.networks import Generator
-from training.seeing.canvas import (
-    MAX_PX,
-    Latents,
-    SeeingError,
-    check_least,
-    check_out,
-    save_png,
-)
+from training.seeing.canvas import MAX_PX, Latents, save_png
+from training.usage import UsageError, check_least, check_out
 from training.weights import load_generator
 
 START_PX = 4  # height and width of the first feature maps of one latent
@@ -55,20 +49,20 @@ class EnlargeConfig:
         """Write the picture; returns its size and that of the map.
 
         Raises:
-            SeeingError: a setting is out of range.
+            UsageError: a setting is out of range.
             WeightsError, FileNotFoundError: the weights cannot be read.
         """
         check_out(self.out, ".png")
         check_least(rows=(self.rows, 2), columns=(self.columns, 2))
         if any(not 0 <= seed <= MAX_SEED for seed in self.seeds):
-            raise SeeingError(f"--seeds are {self.seeds}; give whole numbers, 0 to {MAX_SEED}")
+            raise UsageError(f"--seeds are {self.seeds}; give whole numbers, 0 to {MAX_SEED}")
         generator, _ = load_generator(self.weights)
         scale = generator.image_size // START_PX
         height, width = (
             ((count - 1) * self.spacing + START_PX) * scale for count in (self.rows, self.columns)
         )
         if max(height, width) > MAX_PX:
-            raise SeeingError(
+            raise UsageError(
                 f"the picture would be {width} x {height} px, {MAX_PX} is the most; lower --rows, "
                 "--columns or --spacing"
             )

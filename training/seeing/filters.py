@@ -17,14 +17,8 @@ from training.config import ConfigError, TrainConfig, from_mapping
 from training.data.pictures import Pictures
 from training.networks import Discriminator, check_geometry
 from training.seeing import guided
-from training.seeing.canvas import (
-    SeeingError,
-    check_least,
-    check_out,
-    save_png,
-    side_by_side,
-    tiles,
-)
+from training.seeing.canvas import save_png, side_by_side, tiles
+from training.usage import UsageError, check_least, check_out
 from training.weights import identify, strip_prefixes
 
 _AGREE = 16  # strongest pictures whose labels are compared
@@ -61,7 +55,7 @@ class FiltersConfig:
         drawn by lot (``chance``); null for pictures without labels.
 
         Raises:
-            SeeingError: a setting is out of range, or the checkpoint cannot be used.
+            UsageError: a setting is out of range, or the checkpoint cannot be used.
             DataError: the run's pictures cannot be read.
         """
         check_out(self.out, ".png")
@@ -77,7 +71,7 @@ class FiltersConfig:
         try:
             learned.load_state_dict(state)
         except RuntimeError as error:
-            raise SeeingError(f"{path} does not fit the settings of its run: {error}") from None
+            raise UsageError(f"{path} does not fit the settings of its run: {error}") from None
         images = pictures.images[: self.pictures]
         count = min(self.patches, len(images))
         halves, agree = [], {}
@@ -103,7 +97,7 @@ class FiltersConfig:
     def _layer(self, config: TrainConfig) -> int:
         layers = check_geometry(config.image_size, 3)
         if self.layer > layers:
-            raise SeeingError(f"--layer is {self.layer}; this D has layers 1 to {layers}")
+            raise UsageError(f"--layer is {self.layer}; this D has layers 1 to {layers}")
         return self.layer or layers
 
 
@@ -111,20 +105,20 @@ def find_checkpoint(path: Path) -> tuple[Path, TrainConfig]:
     """The checkpoint file, and the settings of its run, from config.json beside ``checkpoints``.
 
     Raises:
-        SeeingError: one of them is missing or malformed.
+        UsageError: one of them is missing or malformed.
     """
     if path.is_dir():
         found = sorted((path / "checkpoints").glob("step_*.pt"))
         if not found:
-            raise SeeingError(f"{path} has no checkpoints/step_*.pt; give the folder of a run")
+            raise UsageError(f"{path} has no checkpoints/step_*.pt; give the folder of a run")
         path = found[-1]
     if not path.is_file():
-        raise SeeingError(f"--checkpoint {path} does not exist; give a run's checkpoints/step_*.pt")
+        raise UsageError(f"--checkpoint {path} does not exist; give a run's checkpoints/step_*.pt")
     settings = path.parent.parent / "config.json"
     try:
         return path, from_mapping(json.loads(settings.read_text(encoding="utf-8")), TrainConfig())
     except (OSError, ValueError, ConfigError, AttributeError) as error:
-        raise SeeingError(
+        raise UsageError(
             f"cannot read the settings of the run from {settings} ({error}); leave the checkpoint "
             "in the folder of its run"
         ) from None
@@ -134,13 +128,13 @@ def read_discriminator(path: Path) -> dict[str, torch.Tensor]:
     """D's weights from a checkpoint.
 
     Raises:
-        SeeingError: it is something else.
+        UsageError: it is something else.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["discriminator"]
         return strip_prefixes(state)
     except Exception as error:  # noqa: BLE001 - torch raises many kinds for damaged files
-        raise SeeingError(
+        raise UsageError(
             f"{path} is {identify(path)}, which holds no Discriminator "
             f"({type(error).__name__}); give a run's checkpoints/step_*.pt"
         ) from None

@@ -14,7 +14,8 @@ from torch import nn
 from handler.images import Images, to_uint8
 from handler.latents import MAX_SEED, from_seeds
 from training.networks import Generator
-from training.seeing.canvas import SeeingError, check_least, check_out, rows_of, save_png
+from training.seeing.canvas import rows_of, save_png
+from training.usage import UsageError, check_least, check_out
 from training.weights import load_generator
 
 FloatMaps = npt.NDArray[np.float32]  # (maps, h, w)
@@ -37,13 +38,13 @@ class LayersConfig:
         """Write the picture; returns the shape of each layer's output.
 
         Raises:
-            SeeingError: a setting is out of range.
+            UsageError: a setting is out of range.
             WeightsError, FileNotFoundError: the weights cannot be read.
         """
         check_out(self.out, ".png")
         check_least(maps=(self.maps, 1))
         if not 0 <= self.seed <= MAX_SEED:
-            raise SeeingError(f"--seed is {self.seed}; give 0 to {MAX_SEED}")
+            raise UsageError(f"--seed is {self.seed}; give 0 to {MAX_SEED}")
         generator, _ = load_generator(self.weights)
         hidden, picture = feature_maps(generator, self.seed)
         size = generator.image_size

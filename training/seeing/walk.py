@@ -15,16 +15,8 @@ import numpy as np
 from handler.arithmetic import Method, walk
 from handler.images import Images
 from handler.latents import MAX_SEED, from_seeds
-from training.seeing.canvas import (
-    Latents,
-    SeeingError,
-    check_least,
-    check_out,
-    draw,
-    save_gif,
-    save_png,
-    tiles,
-)
+from training.seeing.canvas import Latents, draw, save_gif, save_png, tiles
+from training.usage import UsageError, check_least, check_out
 from training.weights import load_generator
 
 
@@ -54,13 +46,13 @@ class WalkConfig:
         the path in grey levels, ``ends`` those between the two ends of a leg.
 
         Raises:
-            SeeingError: a setting is out of range.
+            UsageError: a setting is out of range.
             WeightsError, FileNotFoundError: the weights cannot be read.
         """
         check_out(self.out, ".png", ".gif")
         check_least(steps=(self.steps, 2))
         if len(self.seeds) < 2 or any(not 0 <= seed <= MAX_SEED for seed in self.seeds):
-            raise SeeingError(
+            raise UsageError(
                 f"--seeds are {self.seeds}; give two or more whole numbers, 0 to {MAX_SEED}"
             )
         generator, _ = load_generator(self.weights)

@@ -1,7 +1,7 @@
-"""``python -m training.seeing``: pictures that show what a DCGAN has learned.
+"""The commands of ``python -m training`` beside training itself.
 
-Each command writes one picture, whole or not at all, and prints one JSON object; progress goes
-to stderr. Exit codes: 0 written, 1 not writable, 2 bad usage or unusable input.
+Each prints one JSON object; progress goes to stderr. Those that make a picture write it whole
+or not at all. Exit codes: 0 done, 1 not writable, 2 bad usage or unusable input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ import tyro
 
 from training.config import ConfigError
 from training.data import DataError
+from training.evaluation.command import EvaluateConfig
 from training.seeing.addition import ArithmeticConfig
 from training.seeing.animation import AnimationConfig
-from training.seeing.canvas import SeeingError
 from training.seeing.compare import CompareConfig
 from training.seeing.curves import CurvesConfig
 from training.seeing.enlarge import EnlargeConfig
 from training.seeing.filters import FiltersConfig
 from training.seeing.layers import LayersConfig
 from training.seeing.walk import WalkConfig
+from training.usage import UsageError
 from training.weights import WeightsError
 
 Command = (
-    Annotated[WalkConfig, tyro.conf.subcommand("walk")]
+    Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    | Annotated[WalkConfig, tyro.conf.subcommand("walk")]
     | Annotated[ArithmeticConfig, tyro.conf.subcommand("arithmetic")]
     | Annotated[FiltersConfig, tyro.conf.subcommand("filters")]
     | Annotated[LayersConfig, tyro.conf.subcommand("layers")]
@@ -38,21 +40,27 @@ Command = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit code.
+
+    Args:
+        arguments: its name and its flags.
+
+    Raises:
+        SystemExit: with code 2 (unknown name or flag) or 0 (``--help``).
+    """
     command: Command = tyro.cli(
-        Command, prog="python -m training.seeing", description=__doc__, args=arguments
+        Command, prog="python -m training", description=__doc__, args=arguments
     )
     try:
-        print(json.dumps(command.run(), indent=2))
-    except (SeeingError, WeightsError, ConfigError, DataError, FileNotFoundError) as error:
+        print(json.dumps(command.run(), indent=2, ensure_ascii=False))
+    except (UsageError, WeightsError, ConfigError, DataError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

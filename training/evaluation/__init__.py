@@ -1,0 +1,1 @@
+"""Numbers for a Generator's samples; ``python -m training evaluate --help``."""

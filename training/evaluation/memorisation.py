@@ -1,0 +1,121 @@
+"""Has the Generator learned its training pictures by heart?
+
+A copy is unusually near to *one* training picture. How near is unusual depends on the data, so
+the distance to the nearest training picture is divided by the mean distance to the nearest 50,
+as Carlini et al. do (arXiv:2301.13188, section 5.1): a blurred or average picture, which is near
+to many, does not count as a copy. The same number of real pictures that were not trained on
+says what is usual, and two tests compare: ranks (the C_T statistic of Meehan et al.,
+arXiv:2004.05675, section 3, with this distance), which see a Generator that copies most of the
+time, and the share below what the nearest tenth of the real ones has, which sees one that
+copies now and then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from handler.images import Images
+from training.evaluation.nearest import Nearness, Vectors, blocks, nearness, reduced, shifted
+from training.reals import Reals
+
+TAIL = 0.1
+SIGNIFICANT = 4.0  # standard errors; by chance once in 30,000 honest Generators
+MORE = 1.5  # and so many times as many in the tail
+LEAST_COUNT = 100  # samples, below which the tests see nothing
+
+
+@dataclass(frozen=True)
+class Space:
+    """Pictures as vectors: those of the samples in some variants, those of the training set once.
+
+    Attributes:
+        variants, vectors: uint8 (N, H, W, C) -> float32 (N, dimensions), of which there is a
+            list in the case of ``variants``.
+    """
+
+    variants: Callable[[Images], list[Vectors]]
+    vectors: Callable[[Images], Vectors]
+
+
+def spaces_of(extract: Callable[[Images], Vectors] | None) -> dict[str, Space]:
+    """The spaces that neighbours are looked for in.
+
+    Args:
+        extract: uint8 (N, H, W, C) -> features, float32 (N, dimensions); None: pixels only.
+    """
+    spaces = {"pixels": Space(shifted, reduced)}
+    if extract is not None:
+        spaces["features"] = Space(lambda images: [extract(images)], extract)
+    return spaces
+
+
+def search(space: Space, samples: Images, reals: Reals, count: int) -> tuple[Nearness, Nearness]:
+    """Neighbours, among the training pictures, of samples and of the reference.
+
+    Args:
+        samples: uint8 (N, H, W, C).
+        count: how many of each to take, from the first on.
+    """
+    samples, reference = samples[:count], reals.reference[:count]
+    rows = np.full(len(samples) + len(reference), -1)
+    if reals.rows is not None:
+        rows[len(samples) :] = reals.rows[: len(reference)]
+    trained_on = (space.vectors(block) for block in blocks(reals.trained_on))
+    variants = space.variants(np.concatenate([samples, reference]))
+    found = nearness(variants, trained_on, rows)
+    return found.part(0, len(samples)), found.part(len(samples), len(rows))
+
+
+def compare(samples: Vectors, reference: Vectors) -> dict[str, Any]:
+    """Both tests on relative distances.
+
+    Args:
+        samples, reference: float32 (n,) and (m,), ``Nearness.relative`` of each.
+
+    Returns:
+        ``c_t``: 0 on average for a Generator that does not copy, negative the more it copies,
+        in standard errors; ``nearer_than_a_tenth``: the share of the samples that is nearer
+        than the nearest tenth of the reference, 0.1 if it does not copy; ``copies``: whether
+        one of them says so.
+    """
+    both = len(samples) * len(reference)
+    ordered = np.sort(reference)
+    below = np.searchsorted(ordered, samples, side="left").sum()
+    ties = np.searchsorted(ordered, samples, side="right").sum() - below
+    spread = np.sqrt(both * (len(samples) + len(reference) + 1) / 12)
+    c_t = (below + ties / 2 - both / 2) / spread
+    limit = np.quantile(reference, TAIL)
+    share, usual = float((samples <= limit).mean()), float((reference <= limit).mean())
+    pooled = (share * len(samples) + usual * len(reference)) / (len(samples) + len(reference))
+    error = np.sqrt(pooled * (1 - pooled) * (1 / len(samples) + 1 / len(reference)))
+    excess = (share - usual) / error if error > 0 else 0.0
+    often = share > MORE * usual and excess > SIGNIFICANT
+    return {
+        "c_t": round(float(c_t), 1),
+        "nearer_than_a_tenth": round(share, 3),
+        "copies": bool(c_t < -SIGNIFICANT or often),
+    }
+
+
+def verdict(spaces: dict[str, dict[str, Any]], samples: int) -> str:
+    """What the tests say, in words.
+
+    Args:
+        spaces: what was compared -> ``compare``'s numbers.
+        samples: how many samples there were.
+    """
+    copied = [name for name, found in spaces.items() if found["copies"]]
+    if copied:
+        share = max(spaces[name]["nearer_than_a_tenth"] for name in copied)
+        return (
+            f"copies training pictures, by {' and '.join(copied)}: {share:.0%} of the samples are "
+            f"as near to one of them as the nearest {TAIL:.0%} of unseen real pictures are; look "
+            "at them with: python -m training neighbours"
+        )
+    if samples < LEAST_COUNT:
+        return f"no copying seen, but {samples} samples are too few to see it; give {LEAST_COUNT}"
+    return "no copying seen"

@@ -1,0 +1,119 @@
+"""The real pictures that a Generator is measured against: those it was trained on, and others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from handler.images import Images
+from training.data import load
+from training.data.avatars import ATTRIBUTES, load_avatars
+from training.data.pictures import Pictures
+from training.judge import Origin, has_labels
+from training.usage import UsageError
+from training.weights import WeightsInfo
+
+UNSEEN_SEED = 2**32 + 1  # draws the avatars to compare with; far from the seeds of runs
+LABELS_PX = 16  # avatars that are only drawn for their labels
+
+
+@dataclass(frozen=True, eq=False)
+class Reals:
+    """Training pictures and a reference.
+
+    Attributes:
+        trained_on: uint8 (N, H, W, C), all pictures that the Generator was trained on.
+        reference: uint8 (M, H, W, C), real pictures to compare samples with.
+        rows: int64 (M,), which training pictures the reference is; None when the Generator
+            has seen none of it.
+        described: what the reference is, in words.
+        labels: attribute -> int64 (M,) of the reference, empty when there are none.
+    """
+
+    trained_on: Images
+    reference: Images
+    rows: npt.NDArray[np.int64] | None
+    described: str
+    labels: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+
+    def others(self, count: int) -> Images:
+        """At most ``count`` training pictures, by lot, none of them in the reference."""
+        free = np.arange(len(self.trained_on))
+        if self.rows is not None:
+            free = np.setdiff1d(free, self.rows)
+        chosen = np.random.default_rng(1).permutation(free)[:count]
+        return np.ascontiguousarray(self.trained_on[np.sort(chosen)])
+
+
+def training_pictures(
+    info: WeightsInfo, weights: Path, data: str | None, data_root: Path
+) -> Pictures:
+    """What a Generator was trained on, from ``data`` or, when None, from what its weights say.
+
+    Raises:
+        UsageError: the weights do not say it.
+        DataError: the pictures cannot be read.
+    """
+    made = info.provenance
+    data = data or made.get("data")
+    if not isinstance(data, str):
+        raise UsageError(f"{weights} does not say what it was trained on; give --data")
+    background = made.get("background", "#ffffff")
+    if data == "avatars" and info.channels == 3 and "pictures" in made:
+        return load_avatars(info.image_size, background, int(made["seed"]), int(made["pictures"]))
+    return load(
+        data, data_root=data_root, image_size=info.image_size,
+        channels="1" if info.channels == 1 else "3", background=background,
+        seed=int(made.get("seed", 0)), workers=2, batch_size=1,
+    )  # fmt: skip
+
+
+def load_reals(
+    info: WeightsInfo, weights: Path, data: str | None, data_root: Path, held_out: str | None,
+    count: int, judge: Origin | None,
+) -> Reals:  # fmt: skip
+    """Training pictures, and ``count`` others to compare with, or fewer.
+
+    The others are those of ``held_out``; or new avatars, which neither the Generator nor the
+    judge has seen; or, when there is neither, training pictures drawn by lot.
+
+    Raises:
+        UsageError: there are fewer than 4 pictures, or the weights do not say what they were
+            trained on.
+        DataError: pictures cannot be read.
+    """
+    pictures = training_pictures(info, weights, data, data_root)
+    if len(pictures.images) < 4:
+        raise UsageError(
+            f"{pictures.source} has {len(pictures.images)} pictures; 4 are the least to measure"
+        )
+    if held_out is not None:
+        unseen = training_pictures(info, weights, held_out, data_root)
+        images = unseen.images[:count]
+        return Reals(pictures.images, images, None, f"{len(images):,} pictures of {held_out}")
+    if has_labels(info) and data in (None, "avatars") and judge is not None:
+        fresh = unseen_avatars(pictures, info, count, judge)
+        what = f"{len(fresh.images):,} avatars that neither Generator nor classifier has seen"
+        return Reals(pictures.images, fresh.images, None, what, fresh.labels)
+    lot = np.random.default_rng(0).permutation(len(pictures.images))
+    rows = np.sort(lot[: min(count, len(lot) // 2)])
+    what = f"{len(rows):,} of the training pictures, drawn by lot (no --held-out was given)"
+    return Reals(pictures.images, np.ascontiguousarray(pictures.images[rows]), rows, what)
+
+
+def unseen_avatars(trained_on: Pictures, info: WeightsInfo, count: int, judge: Origin) -> Pictures:
+    """At most ``count`` avatars, in no set that the Generator or the judge has learned from."""
+    background = str(info.provenance["background"])
+    learned = load_avatars(LABELS_PX, judge.background, judge.seed, judge.pictures)
+    known = set(_parts(trained_on)) | set(_parts(learned))
+    drawn = load_avatars(info.image_size, background, UNSEEN_SEED, count + count // 2)
+    fresh = np.flatnonzero([parts not in known for parts in _parts(drawn)])[:count]
+    labels = {name: values[fresh] for name, values in drawn.labels.items()}
+    return Pictures(drawn.images[fresh], drawn.source, labels)
+
+
+def _parts(pictures: Pictures) -> list[tuple[int, ...]]:
+    return list(zip(*(pictures.labels[name].tolist() for name in ATTRIBUTES), strict=True))
