@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
@@ -92,11 +94,30 @@ class Settings:
         return cls(**_checked(cls, values, ""))
 
 
-def processors() -> int:
-    """Processors this process may run on. A container's CPU quota does not show here."""
+def processors(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Processors this process may use: those it may run on, or a container's quota of time.
+
+    Args:
+        cgroup: where a container sees its own control group (Linux, "Control Group v2", cpu.max;
+            v1: cpu.cfs_quota_us).
+    """
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # macOS, Windows
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1  # macOS, Windows
+    return max(1, min(count, math.ceil(_quota(cgroup))))
+
+
+def _quota(cgroup: Path) -> float:
+    """Seconds of processor time a second; inf when there is no limit or it cannot be read."""
+    v1 = cgroup / "cpu"
+    for files in ([cgroup / "cpu.max"], [v1 / "cpu.cfs_quota_us", v1 / "cpu.cfs_period_us"]):
+        try:
+            quota, period = " ".join(file.read_text("ascii") for file in files).split()
+            return int(quota) / int(period) if int(quota) > 0 else math.inf
+        except (OSError, ValueError):  # no such file, or the word max
+            continue
+    return math.inf
 
 
 def _checked(cls: type, block: Mapping[str, Any], prefix: str) -> dict[str, Any]:

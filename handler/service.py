@@ -72,7 +72,8 @@ class Service:
     ) -> None:
         self._backend, self._card, self._limits = backend, card, limits
         self._renderer = Renderer(card, backend.image_shape)
-        self._encoders = ThreadPoolExecutor(processors(), "encode")
+        self._threads = processors()
+        self._encoders = ThreadPoolExecutor(self._threads, "encode")
         self._observers = observers
 
     def handle(
@@ -204,7 +205,7 @@ class Service:
         def finish(part: slice) -> list[Reply]:
             return list(map(self._finish, jobs[part], pictures[part]))
 
-        parts = equal_shares([job.images for job in jobs], processors())
+        parts = equal_shares([job.images for job in jobs], self._threads)
         return [reply for replies in self._encoders.map(finish, parts) for reply in replies]
 
     def _finish(self, job: _Job, images: list[Images] | Reply) -> Reply:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from handler.limits import Limits, Settings
+from handler.limits import Limits, Settings, processors
 
 pytestmark = pytest.mark.unit
 
@@ -68,3 +68,26 @@ def test_a_wrong_limit_is_named(block: dict[str, Any], words: list[str]) -> None
 def test_a_wrong_setting_is_named(block: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Settings.from_yaml(block)
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({}, 64),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "9900000 100000\n"}, 64),
+        ({"cpu.max": "nonsense"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+    ],
+)
+def test_processors_keep_to_the_quota_of_a_container(
+    files: dict[str, str], wanted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)))
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert processors(tmp_path) == wanted
