@@ -105,19 +105,20 @@ def processors(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
         count = len(os.sched_getaffinity(0))
     else:
         count = os.cpu_count() or 1  # macOS, Windows
-    return max(1, min(count, math.ceil(_quota(cgroup))))
+    return min(count, _quota(cgroup) or count)
 
 
-def _quota(cgroup: Path) -> float:
-    """Seconds of processor time a second; inf when there is no limit or it cannot be read."""
+def _quota(cgroup: Path) -> int | None:
+    """Whole processors' worth of time, rounded up; None without a limit."""
     v1 = cgroup / "cpu"
     for files in ([cgroup / "cpu.max"], [v1 / "cpu.cfs_quota_us", v1 / "cpu.cfs_period_us"]):
         try:
             quota, period = " ".join(file.read_text("ascii") for file in files).split()
-            return int(quota) / int(period) if int(quota) > 0 else math.inf
+            if int(quota) > 0:
+                return math.ceil(int(quota) / int(period))
         except (OSError, ValueError):  # no such file, or the word max
             continue
-    return math.inf
+    return None
 
 
 def _checked(cls: type, block: Mapping[str, Any], prefix: str) -> dict[str, Any]:
