@@ -15,14 +15,15 @@ from deploy.server import Server
 REFUSED = re.compile("Failed to load resource: the server responded with a status of")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def gallery_url(server: Server) -> Iterator[str]:
     with gallery(server.ports) as url:
         yield url
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Ended with its module: Playwright keeps an event loop running that others would trip over."""
     with chromium() as running:
         yield running
 
