@@ -20,17 +20,21 @@ from training.seeing.addition import ArithmeticConfig
 from training.seeing.animation import AnimationConfig
 from training.seeing.compare import CompareConfig
 from training.seeing.curves import CurvesConfig
+from training.seeing.directions import DirectionsConfig
 from training.seeing.enlarge import EnlargeConfig
 from training.seeing.filters import FiltersConfig
 from training.seeing.layers import LayersConfig
+from training.seeing.neighbours import NeighboursConfig
 from training.seeing.walk import WalkConfig
 from training.usage import UsageError
 from training.weights import WeightsError
 
 Command = (
     Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    | Annotated[NeighboursConfig, tyro.conf.subcommand("neighbours")]
     | Annotated[WalkConfig, tyro.conf.subcommand("walk")]
     | Annotated[ArithmeticConfig, tyro.conf.subcommand("arithmetic")]
+    | Annotated[DirectionsConfig, tyro.conf.subcommand("directions")]
     | Annotated[FiltersConfig, tyro.conf.subcommand("filters")]
     | Annotated[LayersConfig, tyro.conf.subcommand("layers")]
     | Annotated[CurvesConfig, tyro.conf.subcommand("curves")]

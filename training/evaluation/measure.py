@@ -76,19 +76,9 @@ def _neighbours(
 ) -> dict[str, Any]:
     """What the nearest training pictures tell: copies, and, with a judge, clean tiles."""
     print("looking for the nearest training pictures", file=sys.stderr)
-    count = min(NEIGHBOURS_OF, len(samples), len(reals.reference))
-    spaces = memorisation.spaces_of(own.extract if own else None)
-    near = {name: memorisation.search(s, samples, reals, count) for name, s in spaces.items()}
-    told = {name: memorisation.compare(a.relative, b.relative) for name, (a, b) in near.items()}
-    result: dict[str, Any] = {
-        "memorisation": {
-            "verdict": memorisation.verdict(told, count),
-            "samples": count,
-            "reference": reals.described,
-            "trained_on": len(reals.trained_on),
-            **told,
-        }
-    }
+    extract = own.extract if own else None
+    near, report = memorisation.examine(samples, reals, extract, NEIGHBOURS_OF)
+    result: dict[str, Any] = {"memorisation": report}
     if judge is None or not reals.labels:
         return result
     on_samples, on_real = (classify(judge.classifier, x) for x in (samples, reals.reference))
@@ -99,6 +89,7 @@ def _neighbours(
         "by_attribute": attributes.by_attribute(on_samples, on_real, reals.labels),
     }
     from_samples, from_real = (x.distances[:, 0] for x in near["features"])
+    count = len(from_samples)
     result["clean_tiles"] = {
         "samples": count,
         "reference": reals.described,

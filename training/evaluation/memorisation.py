@@ -70,6 +70,33 @@ def search(space: Space, samples: Images, reals: Reals, count: int) -> tuple[Nea
     return found.part(0, len(samples)), found.part(len(samples), len(rows))
 
 
+def examine(
+    samples: Images, reals: Reals, extract: Callable[[Images], Vectors] | None, count: int
+) -> tuple[dict[str, tuple[Nearness, Nearness]], dict[str, Any]]:
+    """Look for copies in each space.
+
+    Args:
+        samples: uint8 (N, H, W, C).
+        extract: as of ``spaces_of``.
+        count: how many samples, and as many of the reference, to look at.
+
+    Returns:
+        space -> neighbours of samples and of the reference; and a report: ``verdict`` in words,
+        what was compared, and ``compare``'s numbers by space.
+    """
+    count = min(count, len(samples), len(reals.reference))
+    spaces = spaces_of(extract)
+    near = {name: search(space, samples, reals, count) for name, space in spaces.items()}
+    told = {name: compare(a.relative, b.relative) for name, (a, b) in near.items()}
+    return near, {
+        "verdict": verdict(told, count),
+        "samples": count,
+        "reference": reals.described,
+        "trained_on": len(reals.trained_on),
+        **told,
+    }
+
+
 def compare(samples: Vectors, reference: Vectors) -> dict[str, Any]:
     """Both tests on relative distances.
 
