@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,6 +23,7 @@ from pathlib import Path
 import psutil
 import requests
 
+from deploy import log_lines
 from deploy.java import find_java_home
 from training.files import atomic_path
 
@@ -119,8 +121,8 @@ class Server:
         The log of an earlier start in the same folder becomes ``torchserve.previous.log``.
 
         Raises:
-            ServerError: a port is taken, or an archive is missing or is not the one whose digest
-                lies beside it.
+            ServerError: a port is taken, a server already runs in the folder, or an archive is
+                missing, is none, or is not the one whose digest lies beside it.
             NoJavaError: no Java.
         """
         archives = (self.archive, *self.other_archives)
@@ -133,6 +135,7 @@ class Server:
             )
         java_home = find_java_home()
         temporary = (self.folder / "tmp").resolve()
+        self._clear(temporary)
         temporary.mkdir(parents=True, exist_ok=True)
         config = (self.folder / "config.properties").resolve()
         with atomic_path(config) as beside:
@@ -199,6 +202,15 @@ class Server:
         except (requests.RequestException, ValueError, KeyError):
             return False
 
+    def _clear(self, temporary: Path) -> None:
+        """Remove what a crash left: unpacked models, sockets, and a pid file, whose number may be
+        another process's by now."""
+        with contextlib.suppress(OSError, ValueError, psutil.Error):
+            pid = int((temporary / ".model_server.pid").read_text(encoding="ascii"))
+            if psutil.Process(pid).cwd() == str(self.folder.resolve()):
+                raise ServerError(f"a server (process {pid}) already runs in {self.folder}")
+        shutil.rmtree(temporary, ignore_errors=True)
+
     def _properties(self) -> str:
         ports = self.ports
         own = {
@@ -229,24 +241,13 @@ class Server:
         )
 
     def _log_end(self) -> str:
-        """The lines that say why, or else the last ones, with the path of the whole log."""
-        lines = [_readable(line) for line in self._log_text().splitlines() if line.strip()]
-        telling = [line for line in lines if re.search(r"Error\b|error:|Exception|warn:", line)]
-        chosen = (telling or lines)[-8:]
-        return "\n  " + "\n  ".join(line[:300] for line in chosen) + f"\nThe whole log: {self.log}"
-
-
-def _readable(line: str) -> str:
-    """A line of the log for people; one that is no JSON stays as it is."""
-    try:
-        entry = json.loads(line)
-        return f"{entry['level']}: {entry['message']} {entry.get('error', '')}".strip()
-    except (ValueError, KeyError, TypeError):
-        return line
+        lines = "\n  ".join(log_lines.telling(self._log_text()))
+        return f"\n  {lines}\nThe whole log: {self.log}"
 
 
 def check_archive(archive: Path) -> str:
-    """Compare the archive with the SHA-256 that the export wrote beside it, if it is there.
+    """Compare the archive with the SHA-256 that the export wrote beside it, if it is there, and
+    see that it is an archive at all: TorchServe unpacks what is none to an empty folder.
 
     Returns:
         the archive's SHA-256, hexadecimal.
@@ -259,14 +260,21 @@ def check_archive(archive: Path) -> str:
     with archive.open("rb") as opened:
         seen = hashlib.file_digest(opened, "sha256").hexdigest()
     beside = archive.with_name(archive.name + ".sha256")
-    if not beside.is_file():
-        return seen
-    wanted = beside.read_text(encoding="utf-8", errors="replace").partition(" ")[0].strip()
+    wanted = seen
+    if beside.is_file():
+        wanted = beside.read_text(encoding="utf-8", errors="replace").partition(" ")[0].strip()
     if seen != wanted:
         raise ServerError(
             f"{archive} is damaged or was changed: its SHA-256 is {seen}, {beside.name} says "
             f"{wanted[:64]!r}. Copy both again, or make them: python -m export"
         )
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            packed.getinfo("MAR-INF/MANIFEST.json")
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ServerError(
+            f"{archive} is no model archive ({error}). Copy it again, or make it: python -m export"
+        ) from error
     return seen
 
 
