@@ -10,8 +10,6 @@ or the stock one failed, 2 bad usage, 130 after Ctrl-C.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shlex
 import sys
 import tempfile
@@ -22,12 +20,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import tyro
 
 from benchmarks import servers
 from benchmarks.closed_loop import Load, Work, run
 from benchmarks.limit import Limit
+from benchmarks.machine import machine
 from benchmarks.peers import environments, launch
 from benchmarks.peers.catalogue import PEERS, PeerError
 from benchmarks.running import Memory, Running
@@ -113,7 +111,7 @@ class Measurement:
         """Measure everything; JSON values."""
         rows = [self._row(work) for work in self.config.works()]
         return {
-            "machine": _machine(),
+            "machine": machine(),
             "date": time.strftime("%Y-%m-%d"),
             "command": command,
             "backend": self.limit.backend,
@@ -197,13 +195,6 @@ class Measurement:
             return Turn(load, 1000 * cpu_s / max(load.images, 1), running.memory())
         finally:
             running.pause()
-
-
-def _machine() -> str:
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if os.name == "posix" else ""
-    names = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
-    memory = psutil.virtual_memory().total / 2**30
-    return f"{os.cpu_count()} x {(names or [platform.processor()])[0]}, {memory:.0f} GiB"
 
 
 if __name__ == "__main__":
