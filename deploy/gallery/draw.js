@@ -50,7 +50,8 @@ export function draw(store, onModel) {
     lay(reply, columns.trim() ? reply.grid.columns : null);
     onModel(reply.model);
     const range = seeds.length === 1 ? `seed ${seeds[0]}` : `seeds ${seeds[0]} to ${seeds.at(-1)}`;
-    $("summary").textContent = `${seeds.length === 1 ? "1 picture" : `${seeds.length} pictures`}, ${range}`;
+    const many = seeds.length === 1 ? "1 picture" : `${seeds.length} pictures`;
+    $("summary").textContent = `${many}, ${range}`;
     say(`Drew ${$("summary").textContent}.`);
   }
 

@@ -1,7 +1,7 @@
 // One way to run what asks the server: problems are shown, and a missing key is asked for.
 
 import { apiKey, Problem, setApiKey } from "./api.js";
-import { $, hideProblem, notify, say, showProblem } from "./dom.js";
+import { $, hideProblem, notify, showProblem } from "./dom.js";
 
 const waiting = new Set(); // what to do again when there is a key
 
@@ -16,7 +16,6 @@ export async function attempt(place, again, task) {
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     showProblem(place, error);
-    say(error.title);
     if (error.status === 401) {
       waiting.add(again);
       openKeyDialog(apiKey() ? "The server did not take this key." : "");

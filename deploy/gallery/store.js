@@ -13,6 +13,7 @@ const DEFAULTS = {
   b: [],
   c: [],
 };
+const ALWAYS = ["seed", "count"]; // in the address, so that it still means the same later
 const CHOICES = { view: ["walk", "mix"], method: ["slerp", "linear"] };
 
 /** State with listeners by key; every change goes into the address. */
@@ -69,7 +70,7 @@ function seedsIn(text) {
 
 function write(state) {
   const parts = Object.keys(DEFAULTS)
-    .filter((key) => ["seed", "count"].includes(key) || String(state[key]) !== String(DEFAULTS[key]))
+    .filter((key) => ALWAYS.includes(key) || String(state[key]) !== String(DEFAULTS[key]))
     .map((key) => `${key}=${[state[key]].flat().map(encodeURIComponent).join(",")}`);
   return `#${parts.join("&")}`;
 }

@@ -7,6 +7,7 @@ import { attempt, sayWait } from "./report.js";
 import { saveButtons, saveFile } from "./save.js";
 import { keptImage } from "./shelf.js";
 
+const USE = ["slider", "play", "frame-download", "download", "curl"].map((name) => `walk-${name}`);
 const FRAME_MS = 90;
 const SETTLE_MS = 200; // several clicks make one request
 
@@ -30,6 +31,12 @@ export function walk(store) {
     clearTimeout(settle);
     if (store.state.view === "walk" && enough) settle = setTimeout(refresh, SETTLE_MS);
     else play(false);
+    enable();
+  }
+
+  /** Until there are frames, none can be shown or saved; but the settings can be put right. */
+  function enable() {
+    for (const id of USE) $(id).disabled = shown === null;
   }
 
   async function refresh() {
@@ -43,6 +50,7 @@ export function walk(store) {
         const reply = await askImages(request, { signal, onWait: sayWait });
         frames = reply.images.map(pictureUrl);
         shown = request;
+        enable();
         lay();
         say(`A walk of ${frames.length} frames is ready.`);
       } finally {

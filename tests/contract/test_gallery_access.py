@@ -35,6 +35,7 @@ def test_by_keyboard_alone(visit: Visit, server: Server) -> None:
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Space")
     expect(page.locator("#shelf button")).to_have_count(2)
+    expect(page.locator("#walk-caption")).to_contain_text("Frame 1 of 24")
     reached = []
     for _ in range(30):
         page.keyboard.press("Tab")
