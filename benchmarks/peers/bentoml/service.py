@@ -19,7 +19,9 @@ class Body(BaseModel):
     num_images: int
 
 
-@bentoml.service
+# After 100 calls, by default, the front closes its session with this service and the calls that are
+# under way with it: many of them were answered 500 under load.
+@bentoml.service(runner_connection={"max_requests": 1_000_000_000, "max_age": 86_400.0})
 class Generator:
     """Runs the model. BentoML learns from the load how long to wait: there is no delay to set."""
 
