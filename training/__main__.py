@@ -10,15 +10,18 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import tyro
 
-from training import data, networks
+from training import data, distributed, networks
 from training.checkpoint import CheckpointError
 from training.config import (
+    BEFORE,
     ConfigError,
     TrainConfig,
     differences,
@@ -26,6 +29,7 @@ from training.config import (
     recipe_defaults,
 )
 from training.devices import choose_device, choose_precision
+from training.distributed import PeerError, World
 from training.files import atomic_path
 from training.loop import train
 from training.weights import WeightsError, load_generator
@@ -43,43 +47,73 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return commands.main(arguments)
         arguments = arguments[1:]
+    with distributed.joined() as world:
+        return _train(arguments, world)
+
+
+def _train(arguments: Sequence[str], world: World) -> int:
+    if not world.is_first:
+        logging.disable(logging.INFO)
     try:
-        config = parse(arguments)
-        out = _run_folder(config)
-        config = _check_resumed(config, out)
-        pictures = data.load(
+        config, out = world.from_first(lambda: _settle(arguments, world))
+        pictures = world.in_turn(lambda: data.load(
             config.data, data_root=config.data_root, image_size=config.image_size,
             channels=config.channels, background=config.background, seed=config.seed,
-            workers=config.workers, batch_size=config.batch_size,
-        )  # fmt: skip
-        start = _starting_weights(config, pictures.images.shape[-1])
+            workers=config.workers, batch_size=config.batch_size, cache=config.cache,
+        ))  # fmt: skip
+        start = world.from_first(lambda: _starting_weights(config, pictures.images.shape[-1]))
     except (ConfigError, WeightsError, data.DataError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted before the first step; nothing to save", file=sys.stderr)
         return 130
-    device = choose_device()
+    except PeerError:
+        return 1
+    device = choose_device(world.local_rank)
     precision = choose_precision(config.precision, device)
-    print(data.report(pictures), file=sys.stderr)
-    print(f"device {device}, {precision}, folder {out}", file=sys.stderr)
+    if world.is_first:
+        print(data.report(pictures), file=sys.stderr)
+        print(f"device {device}, {precision}, folder {out}", file=sys.stderr)
+        if config.dry_run:
+            print(_describe(config, pictures.images.shape[-1]))
     if config.dry_run:
-        print(_describe(config, pictures.images.shape[-1]))
         return 0
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with atomic_path(out / "config.json") as beside:
-            beside.write_text(config.to_json() + "\n", encoding="utf-8")
-        outcome = train(config, pictures, out, device, precision, start)
+        if world.is_first:
+            with atomic_path(out / "config.json") as beside:
+                beside.write_text(config.to_json() + "\n", encoding="utf-8")
+        outcome = train(config, pictures, out, device, precision, start, world)
     except (CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{outcome.ended} after {outcome.step} steps; {outcome.verdict.words}", file=sys.stderr)
-    print(json.dumps({
-        "out": str(out), "weights": str(outcome.weights), "steps": outcome.step,
-        "ended": outcome.ended, "verdict": outcome.verdict.words,
-    }))  # fmt: skip
+    except PeerError:
+        return 1
+    if world.is_first:
+        words = f"{outcome.ended} after {outcome.step} steps; {outcome.verdict.words}"
+        print(words, file=sys.stderr)
+        print(json.dumps({
+            "out": str(out), "weights": str(outcome.weights),
+            "best": outcome.best and str(outcome.best), "steps": outcome.step,
+            "ended": outcome.ended, "verdict": outcome.verdict.words,
+        }))  # fmt: skip
     return {"finished": 0, "interrupted": 130, "dead": 1}[outcome.ended]
+
+
+def _settle(arguments: Sequence[str], world: World) -> tuple[TrainConfig, Path]:
+    """The settings and the folder of the run.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+    config = parse(arguments)
+    if config.batch_size % world.size:
+        raise ConfigError(
+            f"batch_size {config.batch_size} cannot be shared by {world.size} processes; give a "
+            f"multiple of {world.size}"
+        )
+    out = _run_folder(config)
+    return _check_resumed(config, out), out
 
 
 def parse(arguments: Sequence[str] | None) -> TrainConfig:
@@ -93,7 +127,7 @@ def parse(arguments: Sequence[str] | None) -> TrainConfig:
     base = recipe_defaults(first.recipe)
     if first.resume:
         saved = _run_folder(first) / "config.json"
-        base = replace(_from_file(saved, base), resume=False, dry_run=False)
+        base = replace(_from_file(saved, base, BEFORE), resume=False, dry_run=False)
     if first.config is not None:
         base = _from_file(first.config, base)
     return _from_flags(arguments, base)
@@ -103,14 +137,16 @@ def _from_flags(arguments: Sequence[str] | None, base: TrainConfig) -> TrainConf
     return tyro.cli(TrainConfig, prog="python -m training", args=arguments, default=base)
 
 
-def _from_file(path: Path, base: TrainConfig) -> TrainConfig:
+def _from_file(
+    path: Path, base: TrainConfig, before: Mapping[str, Any] = MappingProxyType({})
+) -> TrainConfig:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read settings from {path}: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds {type(values).__name__}; a JSON object is needed")
-    return from_mapping(values, base)
+    return from_mapping({**before, **values}, base)
 
 
 def _run_folder(config: TrainConfig) -> Path:
@@ -133,7 +169,7 @@ def _run_folder(config: TrainConfig) -> Path:
 def _check_resumed(config: TrainConfig, out: Path) -> TrainConfig:
     if not config.resume:
         return config
-    saved = _from_file(out / "config.json", TrainConfig())
+    saved = _from_file(out / "config.json", TrainConfig(), BEFORE)
     changed = differences(saved, config)
     if changed:
         raise ConfigError(
@@ -154,7 +190,7 @@ def _starting_weights(config: TrainConfig, channels: int) -> networks.Generator 
         return None
     generator, info = load_generator(config.start_from)
     needed = {"nz": config.nz, "ngf": config.ngf, "channels": channels,
-              "image_size": config.image_size}  # fmt: skip
+              "image_size": config.image_size, "latent": config.latent}  # fmt: skip
     other = [f"{name} {getattr(info, name)}" for name in needed
              if getattr(info, name) != needed[name]]  # fmt: skip
     if other:
@@ -168,7 +204,9 @@ def _starting_weights(config: TrainConfig, channels: int) -> networks.Generator 
 
 def _describe(config: TrainConfig, channels: int) -> str:
     """Settings, and each network layer by layer with its output shape for one picture."""
-    generator = networks.Generator(config.nz, config.ngf, channels, config.image_size)
+    generator = networks.Generator(
+        config.nz, config.ngf, channels, config.image_size, config.latent
+    )
     discriminator = networks.Discriminator(config.ndf, channels, config.image_size, config.d_norm)
     lines = [config.to_json()]
     for network, shape in (

@@ -9,16 +9,21 @@ import difflib
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from training.data.pictures import parse_colour
-from training.networks import DiscriminatorNorm, check_geometry
+from training.losses import Loss
+from training.networks import DiscriminatorNorm, LatentLaw, check_geometry
 
 Recipe = Literal["stable", "paper"]
 
 # What may differ between a run and its continuation; everything else changes the result.
 RESUMABLE = {"out", "max_steps", "workers", "resume", "dry_run", "config", "data_root",
-             "log_every", "sample_every", "checkpoint_every", "on_dead"}  # fmt: skip
+             "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "on_dead",
+             "cache", "compile"}  # fmt: skip
+PATHS = {"out", "config", "data_root", "start_from", "cache"}
+# What a run did that was started before there was the setting.
+BEFORE = {"held_out": 0}
 
 
 class ConfigError(ValueError):
@@ -33,6 +38,8 @@ class TrainConfig:
     """avatars, a folder, a zip, or cifar10 | celeba | fashionmnist | mnist | lsun."""
     data_root: Path = Path("data")
     """Where torchvision's named data sets lie (nothing is downloaded)."""
+    cache: Path | None = Path("data/cache")
+    """Decoded pictures are kept here for the next run; None decodes each time."""
     out: Path | None = None
     """Folder of the run; runs/<date>-<time> when omitted."""
     recipe: Recipe = "stable"
@@ -44,19 +51,23 @@ class TrainConfig:
     max_steps: int = 4000
     """Updates of the Generator in all, those of a resumed run included."""
     batch_size: int = 32
-    """Real pictures (and as many generated ones) an update."""
+    """Real pictures (and as many generated ones) an update, over all processes."""
     image_size: int = 64
     """Height and width, px: 32, 64, 128 or 256."""
     channels: Literal["auto", "1", "3"] = "auto"
     """auto: 1 when every picture is grey, else 3."""
     nz: int = 100
     """Length of a latent."""
+    latent: LatentLaw = "normal"
+    """What G's first layer sees: normal (the tutorial) or uniform (arXiv:1511.06434)."""
     ngf: int = 64
     """Feature maps of the Generator before its last layer."""
     ndf: int = 64
     """Feature maps of the Discriminator after its first layer."""
     background: str = "#c8d4e0"
     """Colour behind transparent pictures and the avatars."""
+    loss: Loss = "non-saturating"
+    """non-saturating (arXiv:1406.2661), hinge (arXiv:1705.02894) or lsgan (arXiv:1611.04076)."""
     d_norm: DiscriminatorNorm = "batch"
     """Norm in the Discriminator; spectral replaces BatchNorm (arXiv:1802.05957)."""
     lr_g: float = 2e-4
@@ -74,33 +85,40 @@ class TrainConfig:
     r1_every: int = 16
     """Apply R1 once in so many updates, scaled up by it (lazy, arXiv:1912.04958)."""
     label_smoothing: float = 0.0
-    """Real targets are 1 minus this (one-sided, arXiv:1606.03498)."""
+    """Real targets are 1 minus this (one-sided, arXiv:1606.03498); for non-saturating only."""
     instance_noise: float = 0.0
     """Standard deviation of noise on D's input, falling to 0 at max_steps (arXiv:1610.04490)."""
     diffaugment: bool = False
     """Colour, translation and cutout on D's input (arXiv:2006.10738)."""
     ema_decay: float = 0.999
     """Decay of the Generator's weight average, ramped up; 0 turns it off (arXiv:1806.04498)."""
+    held_out: int = 256
+    """Pictures (at most 1/8 of all) kept from D, to see it learn the rest by heart (2006.06676)."""
     seed: int = 999
     """Seed of everything random."""
     workers: int = 2
     """Threads that decode pictures."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the hardware has it, float32 elsewhere."""
+    compile: bool = False
+    """torch.compile both networks: a slow start, then fewer passes over memory."""
     log_every: int = 10
     """Steps between lines in stats.jsonl."""
     sample_every: int = 250
     """Steps between fixed-noise grids."""
     checkpoint_every: int = 250
-    """Steps between checkpoints; the last three are kept."""
-    on_dead: Literal["stop", "warn"] = "stop"
-    """What to do when the run is past saving (D has won, samples do not differ, NaN)."""
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 3
+    """The newest so many are kept, and the best one besides."""
+    on_dead: Literal["stop", "warn", "rollback"] = "stop"
+    """When D has won, samples do not differ, or NaN. rollback: best checkpoint, half the rates."""
     resume: bool = False
     """Continue the run in --out (or the newest one) from its last checkpoint."""
     dry_run: bool = False
     """Print what would run, and stop."""
 
     def __post_init__(self) -> None:
+        self._check_choices()
         self._check_ranges()
         try:
             check_geometry(self.image_size, 3)
@@ -108,10 +126,17 @@ class TrainConfig:
         except ValueError as error:
             raise ConfigError(str(error)) from None
 
+    def _check_choices(self) -> None:
+        for name, hint in get_type_hints(TrainConfig).items():
+            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
+                allowed = ", ".join(get_args(hint))
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {allowed}")
+
     def _check_ranges(self) -> None:
         least = {"max_steps": 1, "batch_size": 2, "nz": 1, "ngf": 1, "ndf": 1, "workers": 1,
                  "r1_every": 1, "log_every": 1, "sample_every": 1, "checkpoint_every": 1,
-                 "lr_decay_steps": 0, "lr_g_warmup_steps": 0,
+                 "lr_decay_steps": 0, "lr_g_warmup_steps": 0, "held_out": 0,
+                 "keep_checkpoints": 1,
                  "seed": 0, "lr_g": 0, "lr_d": 0, "r1_gamma": 0, "instance_noise": 0}  # fmt: skip
         for name, minimum in least.items():
             if not minimum <= getattr(self, name) < float("inf"):  # NaN is not in it either
@@ -121,6 +146,11 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
         if self.seed >= 2**53:
             raise ConfigError(f"seed is {self.seed}; it must be below 2^53")
+        if self.label_smoothing and self.loss != "non-saturating":
+            raise ConfigError(
+                f"label_smoothing is {self.label_smoothing} with loss {self.loss}, which has no "
+                "labels to smooth; leave it 0, or use loss non-saturating"
+            )
 
     def to_json(self) -> str:
         """One JSON object, keys in declaration order, paths as strings."""
@@ -152,7 +182,7 @@ def from_mapping(values: dict[str, Any], base: TrainConfig) -> TrainConfig:
             near = difflib.get_close_matches(key, types, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(types)}"
             raise ConfigError(f"unknown setting {key!r}; {hint}")
-        if key in ("out", "config", "data_root", "start_from"):
+        if key in PATHS:
             value = None if value is None else Path(value)
         elif types[key] is float and type(value) is int:
             value = float(value)

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 
 
-def choose_device() -> torch.device:
-    """The first CUDA GPU, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def choose_device(local_rank: int = 0) -> torch.device:
+    """A CUDA GPU, each process of a machine another one, or the CPU."""
+    return torch.device(f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu")
 
 
 def choose_precision(

@@ -2,23 +2,50 @@
 
 The classic ends of a GAN run: the Discriminator wins and the Generator's gradient carries
 nothing (Arjovsky and Bottou, arXiv:1701.04862), all samples become one (mode collapse,
-Goodfellow, arXiv:1701.00160, section 5.1.1), or a number stops being finite.
+Goodfellow, arXiv:1701.00160, section 5.1.1), or numbers grow until they are none. Before each
+there is a warning. A run may also be well and useless: D has learned its few pictures by heart
+(Karras et al., arXiv:2006.06676).
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median, variance
+
+from training.losses import Loss
 
 # Updates that a verdict looks back on. Runs that end well can have an almighty D for their first
 # 100 updates; medians, because a lost run has spikes of Loss_D in which G gains nothing.
 WINDOW = 200
-WON_LOSS_D = 0.05
-WON_D_G_Z = 0.01
 ALIKE_RATIO = 0.03  # sample diversity below this part of the real pictures' is collapse,
-ALIKE_CHECKS = 2  # when it is seen so many times in a row: young runs start all alike
+FALLEN_RATIO = 0.5  # below this part of its own best and of the real pictures' a warning,
+CHECKS = 2  # when it is seen so many times in a row: young runs start all alike
+BURSTING_WINDOW = 20
+BURSTING_GRADIENT = 1e3  # norm; healthy runs stay below 100
+BY_HEART = 0.5  # of ``overfitting``
+
+
+@dataclass(frozen=True)
+class Level:
+    """Medians below both of which D is ahead: Loss_D above its least, D(G(z)) after the update."""
+
+    loss_d: float
+    d_g_z: float
+
+
+WON: dict[Loss, Level] = {
+    "non-saturating": Level(0.05, 0.01),
+    "hinge": Level(0.05, -1.0),
+    "lsgan": Level(0.005, 0.1),
+}
+TOO_STRONG: dict[Loss, Level] = {
+    "non-saturating": Level(0.25, 0.02),
+    "hinge": Level(0.25, -1.0),
+    "lsgan": Level(0.025, 0.2),
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +54,11 @@ class Verdict:
 
     dead: bool
     words: str
+
+    @property
+    def kind(self) -> str:
+        """The words up to the first colon: healthy, D too strong, collapsed, ..."""
+        return self.words.split(":")[0]
 
 
 HEALTHY = Verdict(False, "healthy")
@@ -37,48 +69,134 @@ class HealthMonitor:
 
     Args:
         real_diversity: mean pairwise distance of real pictures (metrics.pairwise_diversity).
+        loss: which one the run uses; it says what D's numbers mean.
+        smoothing: the run's label smoothing, below which Loss_D cannot fall to 0.
     """
 
-    def __init__(self, real_diversity: float) -> None:
-        self.real_diversity = real_diversity
+    def __init__(
+        self, real_diversity: float, loss: Loss = "non-saturating", smoothing: float = 0.0
+    ) -> None:
+        self.real_diversity, self.loss = real_diversity, loss
+        s = smoothing
+        self.least_loss_d = -s * math.log(s) - (1 - s) * math.log(1 - s) if s else 0.0
         self._recent: deque[dict[str, float]] = deque(maxlen=WINDOW)
-        self._diversities: deque[float] = deque(maxlen=ALIKE_CHECKS)
+        self._diversities: list[float] = []
+        self._overfits: list[float | None] = []
 
     def add(self, stats: dict[str, float]) -> None:
         """Record one update: the numbers of ``StepStats`` by name."""
         self._recent.append(stats)
 
-    def add_diversity(self, diversity: float) -> None:
-        """Record the diversity of the current samples."""
+    def add_check(self, diversity: float, overfit: float | None = None) -> None:
+        """Record what the current samples and D's opinions say (training/checks.py)."""
         self._diversities.append(diversity)
+        self._overfits.append(overfit)
 
     def judge(self) -> Verdict:
-        """The verdict on the last ``WINDOW`` updates; healthy while there are fewer."""
-        bad = [s for s in self._recent if not all(math.isfinite(v) for v in s.values())]
-        if bad:
-            return Verdict(
-                True,
-                f"diverged: Loss_D {bad[0]['loss_d']}, Loss_G {bad[0]['loss_g']} are no longer "
-                "numbers. Lower --lr-g and --lr-d, or use --precision float32.",
-            )
-        if len(self._recent) < WINDOW:
-            return HEALTHY
-        loss_d, loss_g, d_g_z = (
-            median(s[name] for s in self._recent) for name in ("loss_d", "loss_g", "d_g_z2")
+        """The worst that is true of the last ``WINDOW`` updates and the last checks."""
+        return (
+            self._not_finite()
+            or self._bursting()
+            or self._ahead()
+            or self._alike()
+            or self._by_heart()
+            or HEALTHY
         )
-        if loss_d < WON_LOSS_D and d_g_z < WON_D_G_Z:
+
+    def _not_finite(self) -> Verdict | None:
+        for stats in self._recent:
+            if not all(math.isfinite(value) for value in stats.values()):
+                return Verdict(
+                    True,
+                    f"diverged: Loss_D {stats['loss_d']}, Loss_G {stats['loss_g']}, gradients "
+                    f"{stats['grad_d']} (D) and {stats['grad_g']} (G) are no longer numbers. "
+                    "Lower --lr-g and --lr-d, or use --precision float32.",
+                )
+        return None
+
+    def _bursting(self) -> Verdict | None:
+        recent = list(self._recent)[-BURSTING_WINDOW:]
+        if len(recent) < BURSTING_WINDOW:
+            return None
+        for name in ("grad_d", "grad_g"):
+            norm = median(stats[name] for stats in recent)
+            if norm > BURSTING_GRADIENT:
+                return Verdict(
+                    False,
+                    f"diverging: the gradients of {name[-1].upper()} have a norm of {norm:.3g}, "
+                    f"median of {BURSTING_WINDOW} updates; they are below 100 in a sound run. "
+                    "Lower --lr-g and --lr-d.",
+                )
+        return None
+
+    def _ahead(self) -> Verdict | None:
+        if len(self._recent) < WINDOW:
+            return None
+        loss_d, loss_g, d_g_z = (
+            median(stats[name] for stats in self._recent) for name in ("loss_d", "loss_g", "d_g_z2")
+        )
+        numbers = (
+            f"medians of the last {WINDOW} updates are Loss_D {loss_d:.3f}, Loss_G {loss_g:.1f}, "
+            f"D(G(z)) {d_g_z:.4f}"
+        )
+        advice = "Use --recipe stable, raise --r1-gamma, lower --lr-d, or give more pictures."
+        if self._below(WON[self.loss], loss_d, d_g_z):
             return Verdict(
-                True,
-                f"D has won: medians of the last {WINDOW} updates are Loss_D {loss_d:.3f}, Loss_G "
-                f"{loss_g:.1f}, D(G(z)) {d_g_z:.4f}; the Generator learns nothing any more. "
-                "Use --recipe stable, raise --r1-gamma, lower --lr-d, or give more pictures.",
+                True, f"D has won: {numbers}; the Generator learns nothing any more. {advice}"
             )
-        alike = [d for d in self._diversities if d < ALIKE_RATIO * self.real_diversity]
-        if len(alike) == ALIKE_CHECKS:
+        if self._below(TOO_STRONG[self.loss], loss_d, d_g_z):
             return Verdict(
-                True,
-                f"collapsed: samples differ by {alike[-1]:.4f} from one another, real "
-                f"pictures by {self.real_diversity:.4f} (mean absolute difference in [-1, 1]). "
-                "Use --recipe stable, raise --r1-gamma, or give more varied pictures.",
+                False, f"D too strong: {numbers}; the Generator rarely fools it. {advice}"
             )
-        return HEALTHY
+        return None
+
+    def _below(self, level: Level, loss_d: float, d_g_z: float) -> bool:
+        return loss_d - self.least_loss_d < level.loss_d and d_g_z < level.d_g_z
+
+    def _alike(self) -> Verdict | None:
+        last = self._diversities[-CHECKS:]
+        if len(last) < CHECKS:
+            return None
+        best = max(self._diversities)
+        numbers = (
+            f"samples differ by {last[-1]:.4f} from one another, real pictures by "
+            f"{self.real_diversity:.4f} (mean absolute difference in [-1, 1])"
+        )
+        advice = "Use --recipe stable, raise --r1-gamma, or give more varied pictures."
+        if max(last) < ALIKE_RATIO * self.real_diversity:
+            return Verdict(True, f"collapsed: {numbers}. {advice}")
+        if max(last) < FALLEN_RATIO * min(best, self.real_diversity):
+            return Verdict(False, f"collapsing: {numbers}, and did by {best:.4f} before. {advice}")
+        return None
+
+    def _by_heart(self) -> Verdict | None:
+        last = [overfit for overfit in self._overfits[-CHECKS:] if overfit is not None]
+        if len(last) < CHECKS or min(last) < BY_HEART:
+            return None
+        return Verdict(
+            False,
+            f"too little data: D puts pictures that it never saw {last[-1]:.0%} of the way from "
+            "those it trains on to generated ones, so it knows them by heart. Give more "
+            "pictures, or use --diffaugment.",
+        )
+
+
+def overfitting(
+    known: Sequence[float], unknown: Sequence[float], generated: Sequence[float]
+) -> float | None:
+    """How far D takes unknown real pictures for generated ones: 0 not at all, 1 wholly.
+
+    ``(E known - E unknown) / (E known - E generated)``, r_v of Karras et al., arXiv:2006.06676,
+    on D's raw outputs for pictures it trains on, real ones it has never seen, generated ones.
+
+    Returns:
+        ``None`` when D does not tell known from generated pictures by two standard errors: the
+        ratio of two small differences says nothing.
+    """
+    apart = fmean(known) - fmean(generated)
+    if len(known) < 2 or not math.isfinite(apart):
+        return None
+    error = math.sqrt(variance(known) / len(known) + variance(generated) / len(generated))
+    if apart <= 2 * error:
+        return None
+    return (fmean(known) - fmean(unknown)) / apart

@@ -15,8 +15,12 @@ class StopRequest:
 
 
 @contextmanager
-def catch_stop_signals() -> Iterator[StopRequest]:
+def catch_stop_signals(patient: bool = False) -> Iterator[StopRequest]:
     """Note the first SIGINT or SIGTERM instead of dying of it; a second one interrupts at once.
+
+    Args:
+        patient: let further ones pass too. ``torchrun`` forwards what the terminal has already
+            sent to all, so a second one is not a second wish; it kills those that take too long.
 
     An exception in the middle of an update would leave D updated and G not, and the saved state
     would be one that no uninterrupted run goes through.
@@ -24,7 +28,7 @@ def catch_stop_signals() -> Iterator[StopRequest]:
     request = StopRequest()
 
     def note(_number: int, _frame: FrameType | None) -> None:
-        if request.made:
+        if request.made and not patient:
             raise KeyboardInterrupt
         request.made = True
 

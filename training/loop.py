@@ -1,73 +1,64 @@
 """The run: data in, steps, what is written on the way, and the Generator at the end.
 
-A run's folder holds config.json, stats.jsonl, samples/, checkpoints/ and, when it has
-finished or was interrupted, generator.safetensors.
+A run's folder holds config.json, stats.jsonl, samples/, checkpoints/ and, when it has ended in
+any way, generator.safetensors; best.safetensors too, unless it was interrupted.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import platform
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from training import checkpoint
+from training.checks import PREVIEW_SEEDS, Checks
 from training.config import TrainConfig
+from training.data.batches import batches, split, to_pictures
 from training.data.pictures import Pictures
+from training.distributed import ALONE, World
 from training.ema import recalibrate
-from training.files import atomic_path
-from training.health import HealthMonitor, Verdict
+from training.health import HEALTHY, HealthMonitor, Verdict
 from training.interrupts import StopRequest, catch_stop_signals
-from training.metrics import pairwise_diversity
+from training.journal import Journal
 from training.networks import Generator
-from training.samples import generate, save_grid
-from training.step import StepStats, Trainer
+from training.samples import save_grid
+from training.step import Best, StepStats, Trainer
 from training.weights import save_generator
 
-PREVIEW_CALIBRATION = 512  # images that measure BatchNorm's statistics for a preview
-FINAL_CALIBRATION = 8192  # and for the saved weights
-PREVIEW_SEEDS = range(64)
+FINAL_CALIBRATION = 8192  # images that measure BatchNorm's statistics for the saved weights
 FIRST_SAMPLES = (100, 200)  # so that a collapse shows within the first hundreds of updates
+MOST_ROLLBACKS = 3
 STAT_NAMES = tuple(f.name for f in fields(StepStats))
+# What the weights' metadata tells of the settings.
+TOLD = ("recipe", "batch_size", "loss", "latent", "r1_gamma", "r1_every", "ema_decay", "d_norm",
+        "diffaugment", "label_smoothing", "instance_noise", "lr_g", "lr_d", "lr_decay_steps",
+        "lr_g_warmup_steps", "held_out", "background", "seed")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: ``step`` updates are done; ``ended`` is finished, interrupted or dead."""
+    """How a run ended: ``step`` updates are done; ``ended`` is finished, interrupted or dead.
+
+    ``weights`` are those of the last update, ``best`` those of the update whose samples were
+    closest to real pictures; None when the run was interrupted, or nothing was measured.
+    """
 
     step: int
     ended: str
     verdict: Verdict
     weights: Path
-
-
-def batches(pictures: Pictures, batch_size: int, seed: int, first_step: int) -> Iterator[Tensor]:
-    """Real batches without end: each epoch a new order, the incomplete last batch dropped.
-
-    The order follows from (seed, epoch), so a run that starts at ``first_step`` sees what an
-    uninterrupted one would see from there.
-
-    Yields:
-        (batch_size, C, H, W) float32 in [-1, 1], channels last in memory, on the CPU.
-    """
-    per_epoch = len(pictures.images) // batch_size
-    epoch, position = divmod(first_step, per_epoch)
-    while True:
-        order = np.random.default_rng([seed, epoch]).permutation(len(pictures.images))
-        for batch in range(position, per_epoch):
-            chosen = np.sort(order[batch * batch_size : (batch + 1) * batch_size])
-            pixels = torch.from_numpy(pictures.images[chosen]).permute(0, 3, 1, 2)
-            yield pixels.to(torch.float32).div_(127.5).sub_(1.0)
-        epoch, position = epoch + 1, 0
+    best: Path | None
 
 
 def train(
@@ -77,35 +68,41 @@ def train(
     device: torch.device,
     precision: torch.dtype,
     start: Generator | None = None,
+    world: World = ALONE,
 ) -> Outcome:
     """Train, or go on training, in the folder ``out``.
 
     A new run begins with the weights of ``start``, where there is one.
 
     Ctrl-C and SIGTERM are ordinary ends, after the update that runs: the state is saved and
-    ``ended`` is "interrupted".
+    ``ended`` is "interrupted". All processes of ``world`` return the same.
 
     Raises:
         CheckpointError: ``config.resume`` and no checkpoint is usable.
         OSError: something could not be written.
+        PeerError: one of these happened in the first process, which reads and writes for all.
     """
     torch.backends.cudnn.benchmark = True
-    trainer = Trainer(config, pictures.images.shape[-1], device, precision)
+    trainer = Trainer(config, pictures.images.shape[-1], device, precision, world)
     step = checkpoint.load_latest(out / "checkpoints", trainer) if config.resume else 0
     if not config.resume:
         if start is not None:
             trainer.start_from(start)
-        save_grid(out / "samples" / "real.png", pictures.images[: len(PREVIEW_SEEDS)])
-    seconds = _cut_stats(out / "stats.jsonl", step)
-    with (out / "stats.jsonl").open("a", encoding="utf-8") as stats_file:
-        run = _Run(config, pictures, out, trainer, stats_file, step, seconds)
-        with catch_stop_signals() as stop:
-            ended, verdict = run.go(stop)
-        return run.finish(ended, verdict)
+        if world.is_first:
+            save_grid(out / "samples" / "real.png", pictures.images[: len(PREVIEW_SEEDS)])
+    with Journal(out / "stats.jsonl", step, world.is_first) as journal:
+        run = _Run(config, pictures, out, trainer, journal, step)
+        with catch_stop_signals(patient=world.size > 1) as stop:
+            ended = run.go(stop)
+        return run.finish(ended)
 
 
 class _Run:
-    """The state of a running loop, so that an interrupt finds all it has to save."""
+    """The state of a running loop, so that an interrupt finds all it has to save.
+
+    What the first process measures is told to the others, so all of them come to the same
+    verdicts and decisions.
+    """
 
     def __init__(
         self,
@@ -113,136 +110,171 @@ class _Run:
         pictures: Pictures,
         out: Path,
         trainer: Trainer,
-        stats_file: TextIO,
+        journal: Journal,
         step: int,
-        seconds: float,
     ) -> None:
         self.config, self.pictures, self.out = config, pictures, out
-        self.trainer, self.stats_file = trainer, stats_file
-        self.step, self.saved_step, self.seconds_before = step, step, seconds
-        self.started = time.monotonic()
-        self.health = HealthMonitor(pairwise_diversity(pictures.images[:256]))
+        self.trainer, self.journal, self.world = trainer, journal, trainer.world
+        self.checkpoints = out / "checkpoints"
+        self.split = split(len(pictures.images), config.held_out, config.batch_size, config.seed)
+        self.step, self.saved_step = step, step
+        self.started = time.monotonic() - journal.seconds
         self.pending: list[Tensor] = []
-        self.warned = ""
+        self.checks = Checks(pictures, self.split, trainer)
+        self._watch()
 
-    def go(self, stop: StopRequest) -> tuple[str, Verdict]:
+    def _watch(self) -> None:
+        self.health = HealthMonitor(
+            self.checks.real_diversity, self.config.loss, self.config.label_smoothing
+        )
+        self.verdict = HEALTHY
+
+    def go(self, stop: StopRequest) -> str:
+        """Update until the end, whichever it is; returns ``Outcome.ended``."""
         config = self.config
-        source = batches(self.pictures, config.batch_size, config.seed, self.step)
-        verdict = self.health.judge()
+        source = self._batches()
         interval_s = 0.5 if sys.stderr.isatty() else 30.0  # a log file is not flooded
         with tqdm(
-            total=config.max_steps, initial=self.step, unit="step", mininterval=interval_s
-        ) as bar:
-            while self.step < config.max_steps and not stop.made:
-                real = next(source).to(self.trainer.device, non_blocking=True)
-                stats = self.trainer.step(real, self.step)
+            total=config.max_steps, initial=self.step, unit="step", mininterval=interval_s,
+            disable=not self.world.is_first,
+        ) as bar:  # fmt: skip
+            while self.step < config.max_steps:
+                if self.world.highest(int(stop.made)):
+                    return "interrupted"
+                stats = self.trainer.step(to_pictures(next(source), self.trainer.device), self.step)
                 self.step += 1
                 bar.update()
-                self._log(stats, bar)
-                last = self.step == config.max_steps
-                if self.step in FIRST_SAMPLES or self.step % config.sample_every == 0 or last:
-                    self._sample()
-                if self.step % config.checkpoint_every == 0 and not last:
-                    self._checkpoint()
-                verdict = self.health.judge()
-                if verdict.dead and self._is_final(verdict, bar):
-                    return "dead", verdict
-        return ("interrupted" if self.step < config.max_steps else "finished"), verdict
+                self._after(stats, bar)
+                if self.verdict.dead and config.on_dead != "warn":
+                    if config.on_dead == "stop" or not self._roll_back(bar):
+                        return "dead"
+                    source = self._batches()
+        return "finished"
 
-    def finish(self, ended: str, verdict: Verdict) -> Outcome:
+    def finish(self, ended: str) -> Outcome:
         """Save what there is; a dead run's state is saved too, for a look at it."""
         if self.step != self.saved_step:
             self._checkpoint()
-        weights = self.out / "generator.safetensors"
-        generator = recalibrate(self.trainer.ema.generator, FINAL_CALIBRATION)
-        save_generator(weights, generator, self._provenance(ended))
-        return Outcome(self.step, ended, verdict, weights)
+        weights = self._save_weights("generator.safetensors", ended, self.step)
+        best = None
+        if self.trainer.best is not None and ended != "interrupted":
+            step = checkpoint.load_best(self.checkpoints, self.trainer)
+            best = self._save_weights("best.safetensors", ended, step)
+        return Outcome(self.step, ended, self.verdict, weights, best)
 
-    def _log(self, stats: StepStats, bar: tqdm[Any]) -> None:
+    def _batches(self) -> Iterator[npt.NDArray[np.uint8]]:
+        return batches(
+            self.pictures.images, self.split.train, self.config.batch_size, self.config.seed,
+            self.step, self.world,
+        )  # fmt: skip
+
+    def _after(self, stats: StepStats, bar: tqdm[Any]) -> None:
+        """Log, sample, save, judge: what is due after an update."""
+        config = self.config
         self.pending.append(torch.stack([getattr(stats, name) for name in STAT_NAMES]))
-        if self.step % self.config.log_every and self.step != self.config.max_steps:
-            return
+        last = self.step == config.max_steps
+        logs = self.step % config.log_every == 0 or last
+        samples = self.step in FIRST_SAMPLES or self.step % config.sample_every == 0 or last
+        if logs or samples:
+            self._log(bar)
+        if samples:
+            self._sample()
+        if self.step % config.checkpoint_every == 0 and not last:
+            self._checkpoint()
+        if logs or samples:
+            self._judge(bar)
+
+    def _log(self, bar: tqdm[Any]) -> None:
         # One transfer for all updates since the last line: waiting for a GPU at every update
         # would keep its queue empty.
-        rows = torch.stack(self.pending).tolist()
+        numbers = torch.stack(self.pending)
         self.pending.clear()
+        self.world.average_(numbers)
+        rows = [dict(zip(STAT_NAMES, row, strict=True)) for row in numbers.tolist()]
         for row in rows:
-            self.health.add(dict(zip(STAT_NAMES, row, strict=True)))
-        latest = dict(zip(STAT_NAMES, rows[-1], strict=True))
-        self._write({**latest, "seconds": round(self._seconds(), 3)})
+            self.health.add(row)
+        latest = rows[-1]
+        self.journal.write(self.step, **latest, seconds=round(self._seconds(), 3))
         bar.set_postfix_str(
             f"Loss_D {latest['loss_d']:.3f} Loss_G {latest['loss_g']:.3f} D(x) "
             f"{latest['d_x']:.3f} D(G(z)) {latest['d_g_z1']:.3f}/{latest['d_g_z2']:.3f}"
         )
 
     def _sample(self) -> None:
-        generator = recalibrate(self.trainer.ema.generator, PREVIEW_CALIBRATION)
-        images = generate(generator, PREVIEW_SEEDS)
-        save_grid(self.out / "samples" / f"step_{self.step:08d}.png", images)
-        diversity = pairwise_diversity(images)
-        self.health.add_diversity(diversity)
-        self._write({"diversity": diversity, "verdict": self.health.judge().words})
+        grid = self.out / "samples" / f"step_{self.step:08d}.png"
+        diversity, distance = self.world.from_first(lambda: self.checks.look_at_samples(grid))
+        overfit = self.checks.overfitting(self.step)
+        self.health.add_check(diversity, overfit)
+        self.journal.write(self.step, diversity=diversity, distance=distance, overfit=overfit)
+        best = self.trainer.best
+        if math.isfinite(distance) and (best is None or distance < best.distance):
+            self.trainer.best = Best(self.step, distance)
+            if self.world.is_first:
+                checkpoint.save_best(self.checkpoints, self.trainer, self.step)
 
     def _checkpoint(self) -> None:
-        checkpoint.save(self.out / "checkpoints", self.trainer, self.step)
+        if self.world.is_first:
+            kept = self.config.keep_checkpoints
+            checkpoint.save(self.checkpoints, self.trainer, self.step, kept)
         self.saved_step = self.step
 
-    def _is_final(self, verdict: Verdict, bar: tqdm[Any]) -> bool:
-        kind = verdict.words.split(":")[0]
-        if self.warned != kind:
-            self.warned = kind
-            bar.write(f"step {self.step}: {verdict.words}", file=bar.fp)
-            self._write({"verdict": verdict.words})
-        return self.config.on_dead == "stop"
+    def _judge(self, bar: tqdm[Any]) -> None:
+        """Say what has changed, once."""
+        verdict = self.health.judge()
+        if verdict.kind != self.verdict.kind:
+            self.journal.write(self.step, verdict=verdict.words)
+            if self.world.is_first:
+                bar.write(f"step {self.step}: {verdict.words}", file=bar.fp)
+        self.verdict = verdict
 
-    def _write(self, entry: dict[str, Any]) -> None:
-        self.stats_file.write(json.dumps({"step": self.step, **entry}) + "\n")
-        self.stats_file.flush()
+    def _roll_back(self, bar: tqdm[Any]) -> bool:
+        """Return to the best checkpoint with half the learning rates, if that is possible."""
+        trainer = self.trainer
+        if trainer.best is None or trainer.rollbacks == MOST_ROLLBACKS:
+            return False
+        lr_scale, rollbacks, died_at = trainer.lr_scale / 2, trainer.rollbacks + 1, self.step
+        self.step = checkpoint.load_best(self.checkpoints, trainer)
+        trainer.lr_scale, trainer.rollbacks = lr_scale, rollbacks
+        self.journal.cut(self.step)
+        event = (
+            f"update {died_at} was dead ({self.verdict.kind}); back to update {self.step} with "
+            f"{lr_scale:g} of the learning rates ({rollbacks} of at most {MOST_ROLLBACKS} times)"
+        )
+        self.journal.write(self.step, event=event)
+        if self.world.is_first:
+            checkpoint.drop_after(self.checkpoints, self.step)
+            bar.write(event, file=bar.fp)
+        self._checkpoint()
+        self._watch()
+        bar.n = self.step
+        return True
 
-    def _seconds(self) -> float:
-        return self.seconds_before + time.monotonic() - self.started
-
-    def _provenance(self, ended: str) -> dict[str, Any]:
-        kept = ("recipe", "batch_size", "r1_gamma", "r1_every", "ema_decay", "d_norm",
-                "diffaugment", "label_smoothing", "instance_noise", "lr_g", "lr_d",
-                "lr_decay_steps", "lr_g_warmup_steps",
-                "background", "seed")  # fmt: skip
-        return {
+    def _save_weights(self, name: str, ended: str, step: int) -> Path:
+        path = self.out / name
+        if not self.world.is_first:
+            return path
+        generator = recalibrate(self.trainer.ema.generator, FINAL_CALIBRATION)
+        provenance = {
             "data": self.pictures.source,
             "pictures": len(self.pictures.images),
-            "steps": self.step,
+            "steps": step,
             "ended": ended,
             "seconds": round(self._seconds()),
             "precision": str(self.trainer.precision).removeprefix("torch."),
             "device": _device_name(self.trainer.device),
+            "processes": self.world.size,
             "torch": str(torch.__version__),
             "start_from": self.config.start_from and str(self.config.start_from),
-            **{name: getattr(self.config, name) for name in kept},
+            **{name: getattr(self.config, name) for name in TOLD},
         }
+        save_generator(path, generator, provenance)
+        return path
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.started
 
 
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-
-
-def _cut_stats(path: Path, step: int) -> float:
-    """Drop what was written after the checkpoint, and the half line of a killed run.
-
-    Returns:
-        seconds of training up to the checkpoint.
-    """
-    kept, seconds = [], 0.0
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            break
-        if entry["step"] > step:
-            break
-        kept.append(line + "\n")
-        seconds = entry.get("seconds", seconds)
-    with atomic_path(path) as beside:
-        beside.write_text("".join(kept), encoding="utf-8")
-    return float(seconds)

@@ -11,7 +11,7 @@ convolution ``(H - 1)*2 - 2*1 + 4 = 2H``.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 IMAGE_SIZES = (32, 64, 128, 256)
 DiscriminatorNorm = Literal["batch", "spectral", "none"]
+LatentLaw = Literal["normal", "uniform"]
 
 
 def check_geometry(image_size: int, channels: int) -> int:
@@ -35,6 +36,18 @@ def check_geometry(image_size: int, channels: int) -> int:
     return image_size.bit_length() - 3
 
 
+class UniformLatents(nn.Module):
+    """N(0, 1) to U(-1, 1), element by element: ``2 Phi(z) - 1 = erf(z / sqrt 2)``.
+
+    The uniform law is made inside the network, so that whoever draws latents (training,
+    server, client) always draws from N(0, 1).
+    """
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Float of any shape -> the same shape, in [-1, 1]."""
+        return torch.erf(latents * 0.5**0.5)
+
+
 class Generator(nn.Module):
     """Latent to picture: a projection to 4x4, then stride-2 transposed convolutions.
 
@@ -43,16 +56,31 @@ class Generator(nn.Module):
         ngf: feature maps before the last layer; each layer towards the latent doubles them.
         channels: 1 (grey) or 3 (RGB).
         image_size: height and width, px: 32, 64, 128 or 256.
+        latent: what the first layer sees: N(0, 1) as it comes in (the tutorial), or U(-1, 1)
+            made of it (the paper).
+
+    Raises:
+        ValueError: one of them is not supported.
     """
 
     def __init__(
-        self, nz: int = 100, ngf: int = 64, channels: int = 3, image_size: int = 64
+        self,
+        nz: int = 100,
+        ngf: int = 64,
+        channels: int = 3,
+        image_size: int = 64,
+        latent: LatentLaw = "normal",
     ) -> None:
         super().__init__()
         steps = check_geometry(image_size, channels)
+        if latent not in get_args(LatentLaw):
+            allowed = " or ".join(get_args(LatentLaw))
+            raise ValueError(f"latent {latent!r} is not supported; choose {allowed}")
         self.nz, self.ngf, self.channels, self.image_size = nz, ngf, channels, image_size
+        self.latent: LatentLaw = latent
         width = ngf * 2 ** (steps - 1)
-        layers: list[nn.Module] = [
+        layers: list[nn.Module] = [UniformLatents()] if latent == "uniform" else []
+        layers += [
             nn.ConvTranspose2d(nz, width, 4, 1, 0, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
@@ -68,7 +96,7 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """(N, nz) float -> pictures (N, channels, H, W) float in [-1, 1]."""
+        """N(0, 1) latents (N, nz) float -> pictures (N, channels, H, W) float in [-1, 1]."""
         pictures: Tensor = self.layers(latents.view(-1, self.nz, 1, 1))
         return pictures
 
@@ -129,9 +157,11 @@ def init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def new_generator(nz: int, ngf: int, channels: int, image_size: int) -> Generator:
+def new_generator(
+    nz: int, ngf: int, channels: int, image_size: int, latent: LatentLaw = "normal"
+) -> Generator:
     """A Generator with the paper's initial weights, drawn from torch's global generator."""
-    generator = Generator(nz, ngf, channels, image_size)
+    generator = Generator(nz, ngf, channels, image_size, latent)
     generator.apply(init_weights)
     return generator
 

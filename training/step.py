@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from training.augment import add_instance_noise, diff_augment
 from training.config import TrainConfig
+from training.distributed import ALONE, World, synchronise
+from training.draws import StepDraws
 from training.ema import GeneratorEMA
-from training.losses import loss_fake, loss_generator, loss_real, r1_penalty
+from training.losses import loss_fake, loss_generator, loss_real, opinion, r1_penalty
 from training.networks import Discriminator, Generator, as_channels_last, new_generator
+
+Network = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class StepStats:
-    """The tutorial's five numbers; 0-dim tensors on the device, so logging decides when to wait.
+    """The numbers of one update; 0-dim tensors on the device, so logging decides when to wait.
 
-    ``d_x`` is D's mean probability on real pictures, ``d_g_z1`` and ``d_g_z2`` on generated
-    ones before and after D's update.
+    ``d_x`` is D's mean opinion (``losses.opinion``) on real pictures, ``d_g_z1`` and ``d_g_z2``
+    on generated ones before and after D's update. ``grad_d`` and ``grad_g`` are the Euclidean
+    norms of the gradients that the optimisers were given.
     """
 
     loss_d: Tensor
@@ -30,15 +34,16 @@ class StepStats:
     d_x: Tensor
     d_g_z1: Tensor
     d_g_z2: Tensor
+    grad_d: Tensor
+    grad_g: Tensor
 
 
-def step_rng(seed: int, step: int) -> torch.Generator:
-    """The generator of everything random in one step.
+@dataclass(frozen=True)
+class Best:
+    """The update after which the samples were closest to real pictures, and how close."""
 
-    It depends on nothing but (seed, step), so a resumed run needs no saved state.
-    """
-    (state,) = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state))
+    step: int
+    distance: float
 
 
 class Trainer:
@@ -49,22 +54,41 @@ class Trainer:
         channels: 1 or 3, as the pictures have.
         device: where the networks live.
         precision: torch.float32, or torch.bfloat16 for autocast.
+        world: the processes that share each batch.
     """
 
     def __init__(
-        self, config: TrainConfig, channels: int, device: torch.device, precision: torch.dtype
+        self,
+        config: TrainConfig,
+        channels: int,
+        device: torch.device,
+        precision: torch.dtype,
+        world: World = ALONE,
     ) -> None:
         self.config, self.device, self.precision = config, device, precision
+        self.world = world
+        self.lr_scale = 1.0  # halved with each of:
+        self.rollbacks = 0
+        self.best: Best | None = None
         torch.manual_seed(config.seed)
         self.generator: Generator = new_generator(
-            config.nz, config.ngf, channels, config.image_size
+            config.nz, config.ngf, channels, config.image_size, config.latent
         ).to(device)
         self.discriminator = Discriminator(
             config.ndf, channels, config.image_size, config.d_norm
         ).to(device)
         as_channels_last(self.generator)
         as_channels_last(self.discriminator)
+        # Before the next line, so that one process alone can measure the average's BatchNorm.
         self.ema = GeneratorEMA(self.generator, config.ema_decay)
+        synchronise(self.generator, world)
+        synchronise(self.discriminator, world)
+        # Only these two are compiled functions; the modules above keep their own names for the
+        # weights, and a second derivative, which R1 needs and a compiled function has not.
+        self._g: Network = torch.compile(self.generator) if config.compile else self.generator
+        self._d: Network = (
+            torch.compile(self.discriminator) if config.compile else self.discriminator
+        )
         betas = (config.beta1, 0.999)
         self.adam_g = torch.optim.Adam(self.generator.parameters(), config.lr_g, betas, fused=True)
         self.adam_d = torch.optim.Adam(
@@ -80,52 +104,82 @@ class Trainer:
         """Update D, then G, on one batch.
 
         Args:
-            real: (N, C, H, W) float32 in [-1, 1], on the device.
+            real: (N, C, H, W) float32 in [-1, 1], on the device: this process's share.
             step: number of this update, from 0.
         """
         config = self.config
-        rng = step_rng(config.seed, step)
-        latents = torch.randn(real.shape[0], config.nz, generator=rng).to(self.device)
+        draws = StepDraws(config.seed, step, len(real), self.device, self.world)
+        latents = draws.normal(config.nz)
 
         self._set_learning_rates(step)
         # Real and generated pictures go through D as separate batches, each with BatchNorm
         # statistics of its own, and a backward pass each (paper's author code, tutorial).
         self.adam_d.zero_grad()
         with self._autocast():
-            logits_real = self.discriminator(self._seen(real, step, rng))
-        error_real = loss_real(logits_real.float(), config.label_smoothing)
+            outputs_real = self._d(self._seen(real, step, draws))
+        error_real = loss_real(outputs_real.float(), config.loss, config.label_smoothing)
         error_real.backward()
         with self._autocast():
-            fake = self.generator(latents)
-            logits_fake = self.discriminator(self._seen(fake.detach(), step, rng))
-        error_fake = loss_fake(logits_fake.float())
+            fake = self._g(latents)
+            outputs_fake = self._d(self._seen(fake.detach(), step, draws))
+        error_fake = loss_fake(outputs_fake.float(), config.loss)
         error_fake.backward()
         if config.r1_gamma and step % config.r1_every == 0:
-            half = real[: (real.shape[0] + 1) // 2]
+            half = real[: (len(real) + 1) // 2]
             penalty = r1_penalty(self.discriminator, half)
             (penalty * (config.r1_gamma / 2 * config.r1_every)).backward()
-        self.adam_d.step()
+        grad_d = self._update(self.adam_d, self.discriminator)
 
         self.adam_g.zero_grad()
         with _frozen(self.discriminator):
             with self._autocast():
-                logits = self.discriminator(self._seen(fake, step, rng))
-            error_g = loss_generator(logits.float())
+                outputs = self._d(self._seen(fake, step, draws))
+            error_g = loss_generator(outputs.float(), config.loss)
             error_g.backward()
-        self.adam_g.step()
+        grad_g = self._update(self.adam_g, self.generator)
         self.ema.update(self.generator, step)
         return StepStats(
             loss_d=(error_real + error_fake).detach(),
             loss_g=error_g.detach(),
-            d_x=logits_real.detach().float().sigmoid().mean(),
-            d_g_z1=logits_fake.detach().float().sigmoid().mean(),
-            d_g_z2=logits.detach().float().sigmoid().mean(),
+            d_x=opinion(outputs_real.detach().float(), config.loss),
+            d_g_z1=opinion(outputs_fake.detach().float(), config.loss),
+            d_g_z2=opinion(outputs.detach().float(), config.loss),
+            grad_d=grad_d,
+            grad_g=grad_g,
         )
+
+    @torch.no_grad()
+    def outputs(self, real: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """D's raw outputs on real pictures, and on as many generated ones, as in an update.
+
+        Nothing of the state changes. All processes are given the same pictures.
+
+        Args:
+            real: (N, C, H, W) float32 in [-1, 1], on the device.
+            step: chooses the latents and what D gets to see.
+
+        Returns:
+            two (N,) float32.
+        """
+        draws = StepDraws(self.config.seed, step, len(real), self.device)
+        latents = draws.normal(self.config.nz)
+        with _buffers_kept(self.generator, self.discriminator), self._autocast():
+            on_real = self.discriminator(self._seen(real, step, draws))
+            on_fake = self.discriminator(self._seen(self.generator(latents), step, draws))
+        return on_real.float(), on_fake.float()
+
+    def _update(self, adam: torch.optim.Adam, network: nn.Module) -> Tensor:
+        """One update from the gradients of all processes; returns their norm."""
+        self.world.average_gradients(network)
+        norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+        adam.step()
+        return norm.detach()
 
     def _set_learning_rates(self, step: int) -> None:
         config = self.config
         left = (config.max_steps - step) / max(1, config.lr_decay_steps)
         factor = min(1.0, left) if config.lr_decay_steps else 1.0
+        factor *= self.lr_scale
         rise = (
             min(1.0, step / max(1, config.lr_g_warmup_steps)) if config.lr_g_warmup_steps else 1.0
         )
@@ -136,14 +190,14 @@ class Trainer:
         enabled = self.precision is torch.bfloat16
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
-    def _seen(self, pictures: Tensor, step: int, rng: torch.Generator) -> Tensor:
+    def _seen(self, pictures: Tensor, step: int, draws: StepDraws) -> Tensor:
         """What D gets to see of real or generated pictures."""
         config = self.config
         if config.diffaugment:
-            pictures = diff_augment(pictures, rng)
+            pictures = diff_augment(pictures, draws)
         if config.instance_noise:
             std = config.instance_noise * max(0.0, 1.0 - step / config.max_steps)
-            pictures = add_instance_noise(pictures, std, rng)
+            pictures = add_instance_noise(pictures, std, draws)
         return pictures
 
 
@@ -155,3 +209,14 @@ def _frozen(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.requires_grad_(True)
+
+
+@contextmanager
+def _buffers_kept(*networks: nn.Module) -> Iterator[None]:
+    """Put BatchNorm's running statistics and spectral norm's vectors back afterwards."""
+    kept = [(buffer, buffer.clone()) for network in networks for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, before in kept:
+            buffer.copy_(before)

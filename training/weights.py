@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from training.files import atomic_path
-from training.networks import Generator
+from training.networks import Generator, LatentLaw
 
 METADATA_KEY = "dcgan"
 _PREFIXES = ("module.", "_orig_mod.")
@@ -35,6 +35,7 @@ class WeightsInfo:
     Attributes:
         nz, ngf, channels, image_size: arguments of ``Generator``.
         provenance: data, recipe, steps, hours, machine, versions: free, JSON values only.
+        latent: the last argument of ``Generator``; files from before it was one have normal.
     """
 
     nz: int
@@ -42,12 +43,18 @@ class WeightsInfo:
     channels: int
     image_size: int
     provenance: dict[str, Any] = field(default_factory=dict)
+    latent: LatentLaw = "normal"
 
 
 def save_generator(path: Path, generator: Generator, provenance: dict[str, Any]) -> None:
     """Write float32 weights (BatchNorm statistics included) atomically."""
     info = WeightsInfo(
-        generator.nz, generator.ngf, generator.channels, generator.image_size, provenance
+        generator.nz,
+        generator.ngf,
+        generator.channels,
+        generator.image_size,
+        provenance,
+        generator.latent,
     )
     tensors = {
         name: value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype)
@@ -78,7 +85,7 @@ def load_generator(path: Path) -> tuple[Generator, WeightsInfo]:
         ) from None
     info = _read_info(path, metadata)
     try:
-        generator = Generator(info.nz, info.ngf, info.channels, info.image_size)
+        generator = Generator(info.nz, info.ngf, info.channels, info.image_size, info.latent)
         generator.load_state_dict(strip_prefixes(tensors))
     except (RuntimeError, ValueError) as error:
         raise WeightsError(

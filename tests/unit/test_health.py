@@ -10,7 +10,10 @@ pytestmark = pytest.mark.unit
 
 
 def stats(loss_d: float, loss_g: float, d_g_z: float) -> dict[str, float]:
-    return {"loss_d": loss_d, "loss_g": loss_g, "d_x": 0.9, "d_g_z1": d_g_z, "d_g_z2": d_g_z}
+    return {
+        "loss_d": loss_d, "loss_g": loss_g, "d_x": 0.9, "d_g_z1": d_g_z, "d_g_z2": d_g_z,
+        "grad_d": 3.0, "grad_g": 3.0,
+    }  # fmt: skip
 
 
 def monitor(
@@ -20,7 +23,7 @@ def monitor(
     for _ in range(count):
         watched.add(entry)
     for diversity in diversities:
-        watched.add_diversity(diversity)
+        watched.add_check(diversity)
     return watched
 
 

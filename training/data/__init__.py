@@ -33,6 +33,7 @@ def load(
     seed: int,
     workers: int,
     batch_size: int,
+    cache: Path | None = None,
 ) -> Pictures:
     """Load the pictures that ``data`` names.
 
@@ -46,6 +47,7 @@ def load(
         seed: chooses the avatars.
         workers: threads that decode.
         batch_size: the least number of usable pictures.
+        cache: folder where decoded pictures are kept for the next run; None keeps none.
 
     Returns:
         uint8 (N, image_size, image_size, 1 or 3), N >= ``batch_size``; the same ones in the
@@ -63,7 +65,7 @@ def load(
     elif data in NAMES:
         pictures = load_named(
             data, data_root, image_size=image_size, channels=channels, background=background,
-            workers=workers,
+            workers=workers, cache=cache,
         )  # fmt: skip
     elif data and (mode := _mode(path)):
         is_zip = path.suffix.lower() == ".zip" and stat.S_ISREG(mode)
@@ -73,8 +75,9 @@ def load(
             )
         load_path = load_zip if is_zip else load_folder
         pictures = load_path(
-            path, image_size=image_size, channels=channels, background=background, workers=workers
-        )
+            path, image_size=image_size, channels=channels, background=background,
+            workers=workers, cache=cache,
+        )  # fmt: skip
     else:
         raise DataError(_unknown(data, path))
     if len(pictures.images) < batch_size:

@@ -13,6 +13,7 @@ import stat
 import zipfile
 from pathlib import Path, PurePosixPath
 
+from training.data.cache import entry_of, state_of
 from training.data.pictures import (
     DataError,
     Pictures,
@@ -36,7 +37,13 @@ KINDS = {
 
 
 def load_folder(
-    path: Path, *, image_size: int, channels: Channels, background: str, workers: int
+    path: Path,
+    *,
+    image_size: int,
+    channels: Channels,
+    background: str,
+    workers: int,
+    cache: Path | None = None,
 ) -> Pictures:
     """All usable pictures below ``path``, in the order of their names.
 
@@ -46,29 +53,42 @@ def load_folder(
         channels: ``auto`` is 1 when every usable picture is grey, else 3.
         background: ``"#rrggbb"`` behind transparent pictures.
         workers: threads.
+        cache: folder where decoded pictures are kept for the next run; None keeps none.
 
     Returns:
         uint8 (N, image_size, image_size, C), N possibly 0.
 
     Raises:
-        DataError: the pictures do not fit into the temporary folder.
+        DataError: the pictures do not fit on the disk.
         ValueError: the colour is malformed.
     """
     colour = parse_colour(background)
-    names, left_out = _find(path)
+    files, left_out = _find(path)
 
     def decode_one(name: str) -> Decoded:
         with reasons(), (path / name).open("rb") as file:
             return decode(file, image_size, colour)
 
     store = decode_all(
-        names, decode_one, show_name, image_size=image_size, channels=channels, workers=workers
+        list(files),
+        decode_one,
+        show_name,
+        image_size=image_size,
+        channels=channels,
+        workers=workers,
+        entry=entry_of(cache, path, (image_size, channels, background), files.values()),
     )
     return Pictures(store.images, source=str(path), skipped=left_out + store.skipped)
 
 
 def load_zip(
-    path: Path, *, image_size: int, channels: Channels, background: str, workers: int
+    path: Path,
+    *,
+    image_size: int,
+    channels: Channels,
+    background: str,
+    workers: int,
+    cache: Path | None = None,
 ) -> Pictures:
     """All usable pictures in the zip ``path``, in the order of their names.
 
@@ -107,6 +127,9 @@ def load_zip(
             image_size=image_size,
             channels=channels,
             workers=workers,
+            entry=entry_of(
+                cache, path, (image_size, channels, background), [state_of(path.stat())]
+            ),
         )
     return Pictures(store.images, source=str(path), skipped=store.skipped)
 
@@ -117,9 +140,13 @@ def show_name(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _find(root: Path) -> tuple[list[str], list[Skipped]]:
-    """Names of regular files relative to ``root``, sorted by their bytes, and the rest."""
-    names: list[str] = []
+def _find(root: Path) -> tuple[dict[str, str], list[Skipped]]:
+    """Regular files, and the rest.
+
+    Returns:
+        name relative to ``root`` -> name and state, sorted by the bytes of the name.
+    """
+    files_found: dict[str, str] = {}
     left_out: list[Skipped] = []
 
     def leave_out(full: Path, reason: str) -> None:
@@ -138,23 +165,24 @@ def _find(root: Path) -> tuple[list[str], list[Skipped]]:
             if _is_litter(name):
                 continue
             full = Path(folder, name)
-            reason = _why_not_opened(full)
-            if reason:
-                leave_out(full, reason)
+            found = _look_at(full)
+            if isinstance(found, str):
+                leave_out(full, found)
             else:
-                names.append(str(full.relative_to(root)))
-    return sorted(names, key=os.fsencode), left_out
+                relative = str(full.relative_to(root))
+                files_found[relative] = f"{relative} {state_of(found)}"
+    return dict(sorted(files_found.items(), key=lambda item: os.fsencode(item[0]))), left_out
 
 
-def _why_not_opened(full: Path) -> str | None:
-    """The reason not to open a file, ``None`` for a regular one (or a link to one)."""
+def _look_at(full: Path) -> os.stat_result | str:
+    """A regular file (or a link to one), or the reason not to open it."""
     try:
-        mode = full.stat().st_mode
+        status = full.stat()
     except OSError as error:
         return f"broken link ({error.strerror})" if full.is_symlink() else str(error.strerror)
-    if stat.S_ISREG(mode):
-        return None
-    return f"{KINDS.get(stat.S_IFMT(mode), 'not a regular file')}, not a picture"
+    if stat.S_ISREG(status.st_mode):
+        return status
+    return f"{KINDS.get(stat.S_IFMT(status.st_mode), 'not a regular file')}, not a picture"
 
 
 def _is_litter(name: str) -> bool:

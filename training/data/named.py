@@ -7,7 +7,7 @@ folder and trust it the next time.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from training.data.cache import entry_of, state_of
 from training.data.pictures import DataError, Pictures, decode, from_image, parse_colour, reasons
 from training.data.store import Channels, Decoded, decode_all
 
@@ -24,6 +25,7 @@ from training.data.store import Channels, Decoded, decode_all
 class Layout:
     """What is expected below the root, and how it gets there."""
 
+    folders: str  # a glob pattern
     expected: str
     obtain: str
 
@@ -34,24 +36,30 @@ def _torchvision(name: str) -> str:
 
 LAYOUTS = {
     "cifar10": Layout(
+        "cifar-10-batches-py",
         "cifar-10-batches-py/ with data_batch_1 to data_batch_5, test_batch, batches.meta",
         f"{_torchvision('CIFAR10')}, or unpack cifar-10-python.tar.gz of "
         "https://www.cs.toronto.edu/~kriz/cifar.html there",
     ),
     "celeba": Layout(
+        "celeba",
         "celeba/ with img_align_celeba/, list_attr_celeba.txt, identity_CelebA.txt, "
         "list_bbox_celeba.txt, list_landmarks_align_celeba.txt, list_eval_partition.txt",
         "take them from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html; with the pictures "
         "alone, give their folder or zip: --data .../img_align_celeba",
     ),
     "fashionmnist": Layout(
+        "FashionMNIST",
         "FashionMNIST/raw/ with {train,t10k}-{images-idx3,labels-idx1}-ubyte",
         _torchvision("FashionMNIST"),
     ),
     "mnist": Layout(
-        "MNIST/raw/ with {train,t10k}-{images-idx3,labels-idx1}-ubyte", _torchvision("MNIST")
+        "MNIST",
+        "MNIST/raw/ with {train,t10k}-{images-idx3,labels-idx1}-ubyte",
+        _torchvision("MNIST"),
     ),
     "lsun": Layout(
+        "*_train_lmdb",
         "<category>_train_lmdb/ for one or more categories, for example bedroom_train_lmdb/",
         "take them from https://github.com/fyu/lsun and unzip them there",
     ),
@@ -60,7 +68,14 @@ NAMES = tuple(LAYOUTS)
 
 
 def load_named(
-    name: str, root: Path, *, image_size: int, channels: Channels, background: str, workers: int
+    name: str,
+    root: Path,
+    *,
+    image_size: int,
+    channels: Channels,
+    background: str,
+    workers: int,
+    cache: Path | None = None,
 ) -> Pictures:
     """The training pictures of a named data set (of CelebA all pictures).
 
@@ -71,6 +86,7 @@ def load_named(
         channels: ``auto`` is 1 when every usable picture is grey, else 3.
         background: ``"#rrggbb"`` behind transparent pictures.
         workers: threads.
+        cache: folder where decoded pictures are kept for the next run; None keeps none.
 
     Returns:
         uint8 (N, image_size, image_size, C); labels ``class``, for CelebA one of 0 and 1
@@ -92,6 +108,7 @@ def load_named(
         image_size=image_size,
         channels=channels,
         workers=workers,
+        entry=entry_of(cache, root / name, (image_size, channels, background), _states(name, root)),
     )
     return Pictures(
         store.images,
@@ -99,6 +116,13 @@ def load_named(
         labels={key: values[store.kept] for key, values in labels.items()},
         skipped=store.skipped,
     )
+
+
+def _states(name: str, root: Path) -> Iterator[str]:
+    """Name and state of every file of the data set."""
+    for folder in sorted(root.glob(LAYOUTS[name].folders)):
+        for path in sorted(folder.rglob("*")):
+            yield f"{path.relative_to(root)} {state_of(path.stat())}"
 
 
 Opened = tuple[int, Callable[[int], Decoded], dict[str, npt.NDArray[np.int64]]]

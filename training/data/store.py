@@ -1,27 +1,19 @@
-"""Many pictures decoded by threads into one array that lies on disk, not in memory.
-
-The array is memory-mapped from a temporary file that has no name: it takes
-``N * image_size**2 * 3`` bytes there (200,000 pictures of 64 px: 2.5 GB) and vanishes with
-the process. Point TMPDIR at another disk to put it there.
-"""
+"""Many pictures decoded by threads into one array that lies on disk, not in memory."""
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from training.data.pictures import DataError, Skipped, UnusablePictureError
+from training.data.cache import Entry, Store, decode_without_keeping
+from training.data.pictures import Skipped, UnusablePictureError
 
 Channels = Literal["auto", "1", "3"]
 Decoded = tuple[npt.NDArray[np.uint8], bool]
@@ -34,21 +26,6 @@ ROWS = 256  # pictures converted at once
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Store:
-    """What came of a list of candidates.
-
-    Attributes:
-        images: uint8 (N, H, W, C), memory-mapped, in the order of the candidates.
-        kept: int64 (N,), which candidate each picture is.
-        skipped: the candidates left out.
-    """
-
-    images: npt.NDArray[np.uint8]
-    kept: npt.NDArray[np.int64]
-    skipped: list[Skipped]
-
-
 def decode_all(
     candidates: Sequence[T],
     decode_one: Callable[[T], Decoded],
@@ -57,8 +34,9 @@ def decode_all(
     image_size: int,
     channels: Channels,
     workers: int,
+    entry: Entry | None,
 ) -> Store:
-    """Decode each candidate once.
+    """Decode each candidate once, or not at all if an earlier run has.
 
     Args:
         candidates: what ``decode_one`` takes.
@@ -68,9 +46,10 @@ def decode_all(
         image_size: height and width, px.
         channels: ``auto`` is 1 when every usable picture is grey, else 3.
         workers: threads.
+        entry: where the pictures are kept for the next run; None does not keep them.
 
     Raises:
-        DataError: the temporary file does not fit on its disk.
+        DataError: they do not fit on the disk.
     """
 
     def attempt(candidate: T) -> Decoded | str:
@@ -79,7 +58,21 @@ def decode_all(
         except UnusablePictureError as error:
             return str(error)
 
-    store = _allocate((len(candidates), image_size, image_size, 3))
+    def fill(store: npt.NDArray[np.uint8]) -> Store:
+        return _fill(store, candidates, attempt, name_of, channels, workers)
+
+    shape = (len(candidates), image_size, image_size, 3)
+    return entry.read_or_decode(shape, fill) if entry else decode_without_keeping(shape, fill)
+
+
+def _fill(
+    store: npt.NDArray[np.uint8],
+    candidates: Sequence[T],
+    attempt: Callable[[T], Decoded | str],
+    name_of: Callable[[T], str],
+    channels: Channels,
+    workers: int,
+) -> Store:
     kept: list[int] = []
     skipped: list[Skipped] = []
     all_grey = True
@@ -119,24 +112,3 @@ def to_grey(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         grey = np.array(Image.fromarray(rows).convert("L"), np.uint8)
         luma[start : start + ROWS] = grey.reshape(-1, height, width, 1)
     return luma
-
-
-def _allocate(shape: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
-    size_bytes = int(np.prod(shape))
-    if size_bytes == 0:  # nothing can be mapped
-        return np.empty(shape, np.uint8)
-    with tempfile.TemporaryFile() as file:  # the mapping outlives the closed file
-        try:
-            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, later a SIGBUS
-                os.posix_fallocate(file.fileno(), 0, size_bytes)
-            else:
-                file.truncate(size_bytes)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-                raise
-            raise DataError(
-                f"{shape[0]:,} pictures of {shape[1]} px need {size_bytes / 1e9:.1f} GB in "
-                f"{tempfile.gettempdir()}: {error.strerror}. Free some, or set TMPDIR to a "
-                "folder on a larger disk"
-            ) from None
-        return np.asarray(np.memmap(file, np.uint8, "r+", shape=shape))

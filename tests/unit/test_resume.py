@@ -1,0 +1,248 @@
+"""A run that stops, in any way, goes on as if it had not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import (
+    CPU,
+    TINY,
+    assert_same,
+    flags,
+    journal,
+    latest_state,
+    noise_folder,
+    noise_pictures,
+    run,
+    shorten,
+    spawn,
+    start,
+)
+
+from training import checkpoint
+from training.__main__ import main
+from training.data.pictures import Pictures
+from training.loop import train
+from training.step import Trainer
+from training.weights import load_generator
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Pictures:
+    return noise_pictures()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return noise_folder(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_newest_checkpoints_and_the_best_are_kept(
+    pictures: Pictures, tmp_path: Path, count: int
+) -> None:
+    config = replace(TINY, max_steps=9, checkpoint_every=2, keep_checkpoints=count)
+    run(config, pictures, tmp_path)
+    kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    newest = ["step_00000006.pt", "step_00000008.pt", "step_00000009.pt"]
+    assert kept == ["best.pt", *newest[-count:]]
+
+
+def test_the_best_is_the_one_with_the_smallest_distance(pictures: Pictures, tmp_path: Path) -> None:
+    run(replace(TINY, max_steps=12, sample_every=2), pictures, tmp_path)
+    distances = {e["step"]: e["distance"] for e in journal(tmp_path) if "distance" in e}
+    assert sorted(distances) == [2, 4, 6, 8, 10, 12]
+    best = min(distances, key=lambda step: distances[step])
+    state = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
+    assert state["step"] == best
+    assert state["best"] == {"step": best, "distance": distances[best]}
+    _, info = load_generator(tmp_path / "best.safetensors")
+    assert info.provenance["steps"] == best
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"r1_gamma": 0.0, "diffaugment": True, "d_norm": "spectral"},
+        {"loss": "hinge", "latent": "uniform", "instance_noise": 0.1},
+    ],
+)
+def test_stopping_changes_nothing(
+    pictures: Pictures,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    extra: dict[str, object],
+) -> None:
+    config = replace(TINY, max_steps=8, **extra)  # type: ignore[arg-type]
+    whole = run(config, pictures, tmp_path / "whole")
+    _stop_after(4, monkeypatch)
+    outcome = train(config, pictures, tmp_path / "halves", CPU, torch.float32)
+    assert (outcome.ended, outcome.step) == ("interrupted", 4)
+    monkeypatch.undo()
+    shorten(monkeypatch)
+    halves = run(replace(config, resume=True), pictures, tmp_path / "halves")
+    assert_same(whole, halves)
+    assert_same(latest_state(tmp_path / "whole"), latest_state(tmp_path / "halves"))
+
+
+def test_a_seed_is_a_run(pictures: Pictures, tmp_path: Path) -> None:
+    config = replace(TINY, max_steps=2)
+    first = run(config, pictures, tmp_path / "first")
+    again = run(config, pictures, tmp_path / "again")
+    other = run(replace(config, seed=1), pictures, tmp_path / "other")
+    assert_same(first, again)
+    assert not all(torch.equal(first[k], other[k]) for k in first)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    pictures: Pictures, tmp_path: Path
+) -> None:
+    run(replace(TINY, max_steps=6, checkpoint_every=3), pictures, tmp_path)
+    newest = tmp_path / "checkpoints" / "step_00000006.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    trainer = Trainer(TINY, 3, CPU, torch.float32)
+    assert checkpoint.load_latest(tmp_path / "checkpoints", trainer) == 3
+    (tmp_path / "checkpoints" / "step_00000003.pt").write_bytes(b"")
+    with pytest.raises(checkpoint.CheckpointError, match=r"step_00000006.pt.*step_00000003.pt"):
+        checkpoint.load_latest(tmp_path / "checkpoints", trainer)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_ones(
+    pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(replace(TINY, max_steps=3), pictures, tmp_path)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "checkpoints").iterdir()}
+
+    def disk_full(_state: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(tmp_path / "checkpoints", Trainer(TINY, 3, CPU, torch.float32), 9, 3)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "checkpoints").iterdir()} == before
+
+
+def test_what_an_earlier_version_has_left_is_gone_on_with(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither its settings nor its checkpoints know of what has come since."""
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    for place, steps in ((out, "4"), (whole, "8")):
+        assert main(flags(folder, place, "--held-out", "0", "--max-steps", steps)) == 0
+    settings = json.loads((out / "config.json").read_text())
+    for name in ("loss", "latent", "held_out", "keep_checkpoints", "compile", "cache"):
+        del settings[name]
+    (out / "config.json").write_text(json.dumps(settings))
+    state = latest_state(out)
+    for name in ("lr_scale", "rollbacks", "best"):
+        del state[name]
+    torch.save(state, out / "checkpoints" / "step_00000004.pt")
+    cache = str(tmp_path / "cache")
+    assert main(["--out", str(out), "--resume", "--max-steps", "8", "--cache", cache]) == 0
+    capsys.readouterr()
+    assert_same(latest_state(out)["generator"], latest_state(whole)["generator"])
+    assert json.loads((out / "config.json").read_text())["held_out"] == 0
+
+
+def test_prefixes_of_other_wrappers_are_no_hindrance(pictures: Pictures, tmp_path: Path) -> None:
+    """``module.`` (DataParallel, DDP) and ``_orig_mod.`` (torch.compile), one or both."""
+    run(replace(TINY, max_steps=2), pictures, tmp_path)
+    path = tmp_path / "checkpoints" / "step_00000002.pt"
+    state = torch.load(path, weights_only=True)
+    plain = state["generator"]
+    for network, prefix in (
+        ("generator", "module."), ("discriminator", "_orig_mod."), ("ema", "module._orig_mod."),
+    ):  # fmt: skip
+        state[network] = {prefix + name: value for name, value in state[network].items()}
+    torch.save(state, path)
+    trainer = Trainer(TINY, 3, CPU, torch.float32)
+    assert checkpoint.load_latest(tmp_path / "checkpoints", trainer) == 2
+    assert_same(dict(trainer.generator.state_dict()), dict(plain))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_exits_130(folder: Path, tmp_path: Path, number: int) -> None:
+    out = tmp_path / "run"
+    process = start(folder, out)
+    process.send_signal(number)
+    stdout, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    result = json.loads(stdout)
+    assert result["ended"] == "interrupted"
+    assert latest_state(out)["step"] == result["steps"]
+    load_generator(Path(result["weights"]))
+    # What was saved is a state that an uninterrupted run goes through.
+    assert main(flags(folder, tmp_path / "whole", "--max-steps", str(result["steps"]))) == 0
+    states = [latest_state(out), latest_state(tmp_path / "whole")]
+    for state in states:
+        del state["best"]  # of the samples that only a run's end draws
+    assert_same(*states)
+
+
+def test_kill_9_at_any_moment_loses_nothing_but_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed again and again, mostly while it writes, then ends as one that never was."""
+    monkeypatch.undo()  # all parts of the run, also those of other processes, measure alike
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    often = ["--checkpoint-every", "1", "--sample-every", "7", "--log-every", "1"]
+    rng = random.Random(0)
+    process = start(folder, out, *often)
+    for _ in range(4):
+        time.sleep(rng.uniform(0.0, 0.5))
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+        step = int(latest_state(out)["step"])
+        if step > 2000:
+            break  # a fast machine: enough to compare
+        command = [sys.executable, "-m", "training", "--out", str(out), "--resume"]
+        process = spawn(command)
+        wait_for_checkpoint_after(process, out, step)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    last = int(latest_state(out)["step"]) + 3
+    assert main(["--out", str(out), "--resume", "--max-steps", str(last)]) == 0
+    assert main(flags(folder, whole, *often, "--max-steps", str(last))) == 0
+    assert_same(latest_state(out), latest_state(whole))
+    steps = [entry["step"] for entry in journal(out) if "loss_d" in entry]
+    assert steps == list(range(1, last + 1))  # none twice, none missing
+    left = {p.name for p in out.rglob("*")} - {p.name for p in whole.rglob("*")}
+    assert not [name for name in left if name.startswith(".")]  # nothing half-written is left
+
+
+def wait_for_checkpoint_after(process: subprocess.Popen[str], out: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while max(p.name for p in (out / "checkpoints").glob("step_*.pt")) <= f"step_{step:08d}.pt":
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a signal arrive during update ``step``."""
+    update = Trainer.step
+
+    def update_and_signal(self: Trainer, real: torch.Tensor, number: int) -> object:
+        stats = update(self, real, number)
+        if number + 1 == step:
+            signal.raise_signal(signal.SIGTERM)
+        return stats
+
+    monkeypatch.setattr(Trainer, "step", update_and_signal)

@@ -1,0 +1,112 @@
+"""Runs of a tiny network, for the tests of the training loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from training.config import TrainConfig
+from training.data.pictures import Pictures
+from training.loop import train
+
+TINY = TrainConfig(
+    batch_size=4, image_size=32, nz=6, ngf=2, ndf=2, log_every=1, sample_every=5, checkpoint_every=5
+)
+CPU = torch.device("cpu")
+
+
+def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure BatchNorm and samples on few images; one thread, as in ``start``."""
+    torch.set_num_threads(1)
+    monkeypatch.setattr("training.loop.FINAL_CALIBRATION", 64)
+    monkeypatch.setattr("training.checks.PREVIEW_CALIBRATION", 64)
+    monkeypatch.setattr("training.checks.DISTANCE_SEEDS", range(16))
+    monkeypatch.setattr("training.checks.PREVIEW_SEEDS", range(16))
+    monkeypatch.setattr("training.evaluation.sliced.DIRECTIONS", 64)
+
+
+def noise_pictures(count: int = 22) -> Pictures:
+    rng = np.random.default_rng(0)
+    return Pictures(rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), "noise")
+
+
+def noise_folder(path: Path, count: int = 12) -> Path:
+    rng = np.random.default_rng(1)
+    for i in range(count):
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path / f"{i}.png")
+    return path
+
+
+def flags(folder: Path, out: Path, *more: str) -> list[str]:
+    return ["--data", str(folder), "--out", str(out), "--batch-size", "4", "--image-size", "32",
+            "--nz", "6", "--ngf", "2", "--ndf", "2", "--max-steps", "6",
+            "--cache", str(out.parent / "cache"), *more]  # fmt: skip
+
+
+def run(config: TrainConfig, pictures: Pictures, out: Path) -> dict[str, torch.Tensor]:
+    """Train to the end; returns the weights."""
+    out.mkdir(exist_ok=True)
+    outcome = train(config, pictures, out, CPU, torch.float32)
+    assert outcome.ended == "finished"
+    assert outcome.step == config.max_steps
+    return load_file(outcome.weights)
+
+
+def spawn(command: list[str]) -> subprocess.Popen[str]:
+    # On so small a network more threads wait for one another, the more the busier the machine.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def start(folder: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    """A run of its own, started and left behind after its first checkpoint."""
+    command = [sys.executable, "-m", "training", *flags(folder, out), "--max-steps", "100000",
+               "--checkpoint-every", "2", "--log-every", "1", *more]  # fmt: skip
+    process = spawn(command)
+    deadline = time.monotonic() + 120
+    while not list((out / "checkpoints").glob("step_*.pt")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+def journal(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
+
+
+def latest_state(out: Path) -> dict[str, Any]:
+    newest = max((out / "checkpoints").glob("step_*.pt"))
+    state: dict[str, Any] = torch.load(newest, weights_only=True)
+    return state
+
+
+def assert_same(a: object, b: object, where: str = "") -> None:
+    """Equal to the bit, through dicts and lists of tensors."""
+    if isinstance(a, torch.Tensor):
+        assert isinstance(b, torch.Tensor)
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert isinstance(b, dict)
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list):
+        assert isinstance(b, list)
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{i}")
+    else:
+        assert a == b, where

@@ -1,0 +1,101 @@
+"""Which pictures are trained on, and in which order they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from training.distributed import ALONE, World
+
+HELD_OUT_PART = 8  # at most one picture in so many is held out
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices of pictures, int64, in ascending order; every picture is in one of the two."""
+
+    train: npt.NDArray[np.int64]
+    held_out: npt.NDArray[np.int64]
+
+
+def split(count: int, held_out: int, batch_size: int, seed: int) -> Split:
+    """Choose the pictures to hold out: the same ones for the same arguments.
+
+    Args:
+        count: how many pictures there are.
+        held_out: how many to hold out, if that leaves seven eighths and one batch to train on.
+        batch_size: pictures of a batch.
+        seed: chooses them.
+    """
+    most = max(0, min(held_out, -(-count // HELD_OUT_PART), count - batch_size))
+    chosen = np.random.default_rng([seed, count]).choice(count, size=most, replace=False)
+    out = np.zeros(count, bool)
+    out[chosen] = True
+    return Split(np.flatnonzero(~out), np.flatnonzero(out))
+
+
+def batches(
+    images: npt.NDArray[np.uint8],
+    chosen: npt.NDArray[np.int64],
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    world: World = ALONE,
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """Real batches without end: each epoch a new order, the incomplete last batch dropped.
+
+    The order follows from (seed, epoch), so a run that starts at ``first_step`` sees what an
+    uninterrupted one would see from there. The next batch is gathered while this one is used.
+
+    Args:
+        images: uint8 (N, H, W, C).
+        chosen: which of them to use, at least ``batch_size``.
+        batch_size: of all processes together.
+        world: the process whose share of each batch is wanted.
+
+    Yields:
+        uint8 (batch_size / world.size, H, W, C).
+    """
+    steps = _orders(chosen, batch_size, seed, first_step)
+
+    def gather() -> npt.NDArray[np.uint8]:
+        gathered: npt.NDArray[np.uint8] = images[next(steps)[world.share]]
+        return gathered
+
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        coming = pool.submit(gather)
+        while True:
+            batch = coming.result()
+            coming = pool.submit(gather)
+            yield batch
+
+
+def _orders(
+    chosen: npt.NDArray[np.int64], batch_size: int, seed: int, first_step: int
+) -> Iterator[npt.NDArray[np.int64]]:
+    per_epoch = len(chosen) // batch_size
+    epoch, position = divmod(first_step, per_epoch)
+    while True:
+        order = chosen[np.random.default_rng([seed, epoch]).permutation(len(chosen))]
+        for batch in range(position, per_epoch):
+            # In the order of the file: neighbours are read together.
+            yield np.sort(order[batch * batch_size : (batch + 1) * batch_size])
+        epoch, position = epoch + 1, 0
+
+
+def to_pictures(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
+    """uint8 (N, H, W, C) -> float32 (N, C, H, W) in [-1, 1] on the device, channels last.
+
+    The bytes travel, not the floats, and a GPU is not waited for.
+    """
+    tensor = torch.from_numpy(np.ascontiguousarray(images))
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    pictures = tensor.to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32)
+    return pictures.div_(127.5).sub_(1.0)

@@ -1,0 +1,174 @@
+"""Decoded pictures as one memory-mapped array on disk, kept for the next run or not.
+
+``N * image_size**2 * 3`` bytes: 200,000 pictures of 64 px are 2.5 GB. What is kept is named by
+where the pictures come from and by the state of their files (name, size, time of the last
+change), so a changed folder is decoded again and its earlier array deleted.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+from filelock import FileLock
+
+from training.data.pictures import DataError, Skipped
+from training.files import atomic_path
+
+LAYOUT = 1  # of the files; another number makes all of them stale
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Store:
+    """What came of a list of candidates.
+
+    Attributes:
+        images: uint8 (N, H, W, C), memory-mapped, in the order of the candidates.
+        kept: int64 (N,), which candidate each picture is.
+        skipped: the candidates left out.
+    """
+
+    images: npt.NDArray[np.uint8]
+    kept: npt.NDArray[np.int64]
+    skipped: list[Skipped]
+
+
+Shape = tuple[int, int, int, int]
+Fill = Callable[[npt.NDArray[np.uint8]], Store]  # decodes into an array, uses its beginning
+
+
+def decode_without_keeping(shape: Shape, fill: Fill) -> Store:
+    """Decode into a file that has no name and vanishes with the process; TMPDIR says where.
+
+    Raises:
+        DataError: it does not fit on its disk.
+    """
+    with tempfile.TemporaryFile() as file:  # the mapping outlives the closed file
+        advice = "set TMPDIR to a folder on a larger disk"
+        return fill(_map(file, shape, tempfile.gettempdir(), advice))
+
+
+def state_of(status: os.stat_result) -> str:
+    """What changes when a file does: the time is that of content, name or permissions."""
+    return f"{status.st_size} {status.st_ctime_ns}"
+
+
+class Entry:
+    """One set of pictures in the cache.
+
+    Args:
+        folder: the cache.
+        source: where the pictures come from and how they are decoded, one text a fact.
+        state: what changes when the pictures do, one text a file.
+    """
+
+    def __init__(self, folder: Path, source: Iterable[str], state: Iterable[str]) -> None:
+        self.folder = folder
+        self._source = _digest([str(LAYOUT), PIL.__version__, *source])
+        self._stem = f"{self._source}-{_digest(state)}"
+
+    def read_or_decode(self, shape: Shape, fill: Fill) -> Store:
+        """What an earlier run has left, or what ``fill`` decodes now.
+
+        A process that finds another one decoding the same source waits for it.
+
+        Raises:
+            DataError: the folder cannot be written to, or is full.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / f"{self._source}.lock"):
+                return self._read() or self._decode(shape, fill)
+        except OSError as error:
+            raise DataError(
+                f"decoded pictures cannot be kept in {self.folder}: {error.strerror or error}; "
+                "give another folder with --cache, or --cache None to decode at each start"
+            ) from None
+
+    def _read(self) -> Store | None:
+        """What is there; ``None`` when it is incomplete, as after a full disk or a lost file."""
+        try:
+            facts = json.loads(self._path(".json").read_text(encoding="utf-8"))
+            shape = tuple(facts["shape"])
+            images = np.memmap(self._path(".u8"), np.uint8, "r", shape=shape)
+            dropped = np.array(facts["dropped"], np.int64)
+            skipped = [Skipped(*pair) for pair in facts["skipped"]]
+            kept = np.setdiff1d(np.arange(len(images) + len(dropped)), dropped)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return Store(np.asarray(images), kept, skipped)
+
+    def _decode(self, shape: Shape, fill: Fill) -> Store:
+        partial = self._path(".partial")  # of a killed process: written over, the lock is ours
+        try:
+            with partial.open("w+b") as file:
+                advice = "give a folder on a larger disk with --cache"
+                store = fill(_map(file, shape, str(self.folder), advice))
+                if not len(store.images):
+                    return store  # nothing to keep
+                os.ftruncate(file.fileno(), store.images.nbytes)
+                os.fsync(file.fileno())
+            for old in self.folder.glob(f"{self._source}-*"):
+                if old != partial:
+                    old.unlink(missing_ok=True)
+            partial.replace(self._path(".u8"))
+        finally:
+            partial.unlink(missing_ok=True)
+        facts = {
+            "shape": store.images.shape,
+            "dropped": np.setdiff1d(np.arange(shape[0]), store.kept).tolist(),
+            "skipped": [[item.name, item.reason] for item in store.skipped],
+        }
+        with atomic_path(self._path(".json")) as beside:
+            beside.write_text(json.dumps(facts), encoding="utf-8")
+        return store
+
+    def _path(self, suffix: str) -> Path:
+        return self.folder / f"{self._stem}{suffix}"
+
+
+def entry_of(
+    cache: Path | None, origin: Path, settings: Iterable[object], state: Iterable[str]
+) -> Entry | None:
+    """The entry of the pictures at ``origin``, decoded with ``settings``; None if none is kept."""
+    if cache is None:
+        return None
+    return Entry(cache, [str(origin.resolve()), *map(str, settings)], state)
+
+
+def _digest(texts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        encoded = os.fsencode(text)  # names that are not UTF-8 too
+        digest.update(b"%d:%b" % (len(encoded), encoded))
+    return digest.hexdigest()[:16]
+
+
+def _map(file: IO[bytes], shape: Shape, folder: str, advice: str) -> npt.NDArray[np.uint8]:
+    size_bytes = int(np.prod(shape))
+    if size_bytes == 0:  # nothing can be mapped
+        return np.empty(shape, np.uint8)
+    try:
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, later a SIGBUS
+            os.posix_fallocate(file.fileno(), 0, size_bytes)
+        else:
+            file.truncate(size_bytes)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise DataError(
+            f"{shape[0]:,} pictures of {shape[1]} px need {size_bytes / 1e9:.1f} GB in "
+            f"{folder}: {error.strerror}. Free some, or {advice}"
+        ) from None
+    return np.asarray(np.memmap(file, np.uint8, "r+", shape=shape))

@@ -1,0 +1,71 @@
+"""``stats.jsonl``: one JSON object a line, each with its ``step``; what a run has been through."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from training.files import atomic_path
+
+
+class Journal:
+    """The file of one run, opened to be written on; a context manager.
+
+    Args:
+        path: may hold lines of earlier parts of the run.
+        step: the last update of which lines are kept.
+        writes: False in the processes that only read along.
+
+    Attributes:
+        seconds: of training, up to the last line that was kept.
+    """
+
+    def __init__(self, path: Path, step: int, writes: bool) -> None:
+        self.path, self.writes = path, writes
+        self.seconds = 0.0
+        if writes:
+            self._open(step)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.writes:
+            self._file.close()
+
+    def write(self, step: int, **entry: Any) -> None:
+        """Add a line; it is in the file when this returns."""
+        if self.writes:
+            self._file.write(json.dumps({"step": step, **entry}) + "\n")
+            self._file.flush()
+
+    def cut(self, step: int) -> None:
+        """Drop what was written after update ``step``."""
+        if self.writes:
+            self._file.close()
+            self._open(step)
+
+    def _open(self, step: int) -> None:
+        """Keep whole lines up to ``step``; a killed run may have left half a line."""
+        kept, seconds = [], 0.0
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        for line in text.splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break
+            if entry["step"] > step:
+                break
+            kept.append(line + "\n")
+            seconds = entry.get("seconds", seconds)
+        with atomic_path(self.path) as beside:
+            beside.write_text("".join(kept), encoding="utf-8")
+        self.seconds = float(seconds)
+        self._file = self.path.open("a", encoding="utf-8")
