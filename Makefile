@@ -12,7 +12,7 @@ BIN := .venv/bin
 WEIGHTS := model_store/generator.safetensors
 EXPORT_SOURCES := $(wildcard export/*.py handler/*.py handler/*/*.py handler/*.yaml training/networks.py training/weights.py)
 
-.PHONY: help setup serve gallery stop test lint export bench bench-peers clean
+.PHONY: help setup serve gallery stop test lint export bench bench-peers experiments clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,9 @@ bench: model_store/dcgan.mar  ## ours, the stock handler, the ceiling, the peers
 
 bench-peers: model_store/dcgan.mar  ## the same with all peers, set up in .peers/ (0.5 GB)
 	$(BIN)/python -m benchmarks.serving --peers all
+
+experiments: .venv/ready  ## pictures and numbers of docs/experiments.md and of the model card
+	$(BIN)/python -m benchmarks.experiments
 
 clean: stop  ## remove what make made, but for .venv
 	rm -rf .server model_store/dcgan.mar model_store/dcgan.mar.sha256 model_store/parity.json grid.png logs

@@ -11,12 +11,14 @@ import numpy.typing as npt
 from handler.images import Images
 from training.data import load
 from training.data.avatars import ATTRIBUTES, load_avatars
+from training.data.batches import split
 from training.data.pictures import Pictures
 from training.judge import Origin, has_labels
 from training.usage import UsageError
 from training.weights import WeightsInfo
 
 UNSEEN_SEED = 2**32 + 1  # draws the avatars to compare with; far from the seeds of runs
+LEAST_HELD_OUT = 64  # pictures held out by a run, below which training pictures serve
 LABELS_PX = 16  # avatars that are only drawn for their labels
 
 
@@ -78,7 +80,8 @@ def load_reals(
     """Training pictures, and ``count`` others to compare with, or fewer.
 
     The others are those of ``held_out``; or new avatars, which neither the Generator nor the
-    judge has seen; or, when there is neither, training pictures drawn by lot.
+    judge has seen; or those that the run held out; or, when there is nothing of that, training
+    pictures drawn by lot.
 
     Raises:
         UsageError: there are fewer than 4 pictures, or the weights do not say what they were
@@ -98,10 +101,23 @@ def load_reals(
         fresh = unseen_avatars(pictures, info, count, judge)
         what = f"{len(fresh.images):,} avatars that neither Generator nor classifier has seen"
         return Reals(pictures.images, fresh.images, None, what, fresh.labels)
-    lot = np.random.default_rng(0).permutation(len(pictures.images))
-    rows = np.sort(lot[: min(count, len(lot) // 2)])
-    what = f"{len(rows):,} of the training pictures, drawn by lot (no --held-out was given)"
+    kept = _held_out_by_the_run(info, len(pictures.images) if data is None else 0)
+    if len(kept) >= LEAST_HELD_OUT:
+        rows = kept[:count]
+        what = f"{len(rows):,} pictures that the run had held out from its training"
+    else:
+        lot = np.random.default_rng(0).permutation(len(pictures.images))
+        rows = np.sort(lot[: min(count, len(lot) // 2)])
+        what = f"{len(rows):,} of the training pictures, drawn by lot (no --held-out was given)"
     return Reals(pictures.images, np.ascontiguousarray(pictures.images[rows]), rows, what)
+
+
+def _held_out_by_the_run(info: WeightsInfo, count: int) -> npt.NDArray[np.int64]:
+    """Which pictures, of all that it had, a run did not train on; none for an older run."""
+    made = info.provenance
+    if not made.get("held_out") or made.get("pictures") != count:
+        return np.empty(0, np.int64)
+    return split(count, int(made["held_out"]), int(made["batch_size"]), int(made["seed"])).held_out
 
 
 def unseen_avatars(trained_on: Pictures, info: WeightsInfo, count: int, judge: Origin) -> Pictures:

@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from training import reals
 from training.__main__ import main
 from training.classifier import classify, fit
+from training.data.batches import split
 from training.evaluation.attributes import clean_tiles, histogram_distance
 from training.judge import Origin, load_or_fit
 from training.networks import new_generator
-from training.weights import save_generator
+from training.weights import load_generator, save_generator
 
 pytestmark = pytest.mark.unit
 
@@ -118,6 +120,24 @@ def test_a_result_beside_an_earlier_one(
     table = (tmp_path / "table.md").read_text()
     assert "|  | before | now | real |" in table
     assert "| Fréchet distance, in features | 4321 |" in table
+
+
+def test_what_a_run_held_out_is_the_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reals, "LEAST_HELD_OUT", 4)
+    folder = photos(tmp_path / "photos", 40)
+    made = {"data": str(folder), "pictures": 40, "held_out": 5, "batch_size": 4, "seed": 1}
+    path = weights(tmp_path, **made)
+    _, info = load_generator(path)
+    found = reals.load_reals(info, path, None, Path("data"), None, 100, None)
+    assert found.rows is not None
+    assert found.rows.tolist() == split(40, 5, 4, 1).held_out.tolist()
+    assert np.array_equal(found.reference, found.trained_on[found.rows])
+    assert "5 pictures that the run had held out" in found.described
+    others = {image.tobytes() for image in found.others(100)}
+    assert len(others) == 35
+    assert not others & {image.tobytes() for image in found.reference}
 
 
 BAD = [
