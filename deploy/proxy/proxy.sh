@@ -6,6 +6,9 @@
 #   SECRETS/tls.crt, SECRETS/tls.key  the certificate chain and its key, PEM
 #
 # Without the first a key is made and printed once, without the second a self-signed certificate.
+#
+# SERVERS and MANAGEMENT_SERVERS, host:port of each of several TorchServes, take the place of
+# INFERENCE and MANAGEMENT: docs/operations/faults.md says what happens when one of them goes.
 set -eu
 umask 077
 
@@ -13,6 +16,7 @@ umask 077
 : "${LISTEN:=8443}" "${METRICS_LISTEN:=9145}"
 : "${INFERENCE:=http://torchserve:8080}" "${MANAGEMENT:=http://torchserve:8081}"
 : "${METRICS:=http://torchserve:8082}"
+: "${SERVERS:=}" "${MANAGEMENT_SERVERS:=}"
 : "${RATE:=20r/s}" "${BURST:=40}" "${CONNECTIONS:=64}"
 : "${TLS_NAMES:=DNS:localhost,IP:127.0.0.1,DNS:proxy}"
 : "${ACCESS_LOG:=/dev/stdout}" "${ERROR_LEVEL:=warn}"
@@ -112,7 +116,29 @@ origins() {
     printf '%s' "${pattern#|}"
 }
 
+# NAME ADDRESS... -> the upstream of that name. Two failures in 5 s, and it is left alone for 5 s.
+upstream() {
+    printf 'upstream %s {\n    zone %s 64k;\n' "$1" "$1"
+    shift
+    for server in "$@"; do
+        case $server in *[!A-Za-z0-9.:-]*) fail "$server is no host:port" ;; esac
+        printf '    server %s max_fails=2 fail_timeout=5s;\n' "$server"
+    done
+    printf '}\n'
+}
+
 configuration() {
+    : > "$RUN/upstreams.conf"
+    if [ -n "$SERVERS" ]; then
+        # shellcheck disable=SC2086  # a list of words
+        upstream dcgan_servers $SERVERS >> "$RUN/upstreams.conf"
+        INFERENCE=http://dcgan_servers
+    fi
+    if [ -n "$MANAGEMENT_SERVERS" ]; then
+        # shellcheck disable=SC2086
+        upstream dcgan_management $MANAGEMENT_SERVERS >> "$RUN/upstreams.conf"
+        MANAGEMENT=http://dcgan_management
+    fi
     for part in headers.conf problems.conf proxy.js; do
         cp "$HERE/$part" "$RUN/$part"
     done

@@ -1,0 +1,29 @@
+"""Three servers behind the proxy, under an open load: one is killed, one is stopped."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks.failover import FailoverConfig, measure
+
+JS_MODULE = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
+pytestmark = [
+    pytest.mark.fault,
+    pytest.mark.skipif(
+        shutil.which("nginx") is None or not JS_MODULE.exists(),
+        reason="needs nginx: apt-get install nginx-light libnginx-mod-http-js",
+    ),
+]
+
+
+def test_no_request_is_lost_and_the_throughput_recovers() -> None:
+    result = measure(FailoverConfig(rate=30, seconds=15))
+    assert result["killed_s"] < result["stopped_s"] < 15
+    # Those in flight on the killed server and on the stopped one were sent again.
+    assert result["outcomes"] == {**dict.fromkeys(result["outcomes"], 0), "2xx": result["arrivals"]}
+    assert result["retried"] >= 1
+    last = result["answered_per_s"][-3:]
+    assert sum(last) / len(last) > 0.6 * result["offered_per_s"]  # one server of three is left
