@@ -191,6 +191,13 @@ def test_lsun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pictures.images[:, 16, 16].tolist() == [[1, 2, 3], [4, 5, 6]]
     assert pictures.labels["class"].tolist() == [0, 1]
     assert [item.name for item in pictures.skipped] == ["lsun picture 1"]
+    cache = tmp_path / "cache"
+    load_named("lsun", tmp_path, **SETTINGS, cache=cache)
+    content["bedroom_train_lmdb"][b"a"] = b"is not read again"
+    kept = load_named("lsun", tmp_path, **SETTINGS, cache=cache)
+    assert kept.images.tolist() == pictures.images.tolist()
+    assert kept.labels["class"].tolist() == [0, 1]
+    assert kept.skipped == pictures.skipped
 
 
 def test_damaged_lsun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
