@@ -12,7 +12,7 @@ BIN := .venv/bin
 WEIGHTS := model_store/generator.safetensors
 EXPORT_SOURCES := $(wildcard export/*.py handler/*.py handler/*/*.py handler/*.yaml training/networks.py training/weights.py)
 
-.PHONY: help setup serve gallery stop test lint export bench bench-peers experiments clean
+.PHONY: help setup serve gallery stop test test-container lint export bench bench-peers experiments clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ lint: .venv/ready  ## style and types
 
 test: lint model_store/dcgan.mar  ## style, types and every test
 	$(BIN)/python -m pytest
+
+test-container: .venv/ready  ## build and run the containers by podman (needs root and Debian's packages)
+	$(BIN)/python -m pytest -m container tests/container
 
 bench: model_store/dcgan.mar  ## ours, the stock handler, the ceiling, the peers in .peers/ (6 minutes, 16 with all)
 	$(BIN)/python -m benchmarks.serving --peers installed

@@ -1,0 +1,278 @@
+"""docker compose up, really run: what the stack promises, seen through the proxy and inside."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import io
+import json
+import re
+import socket
+import time
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+from stack import ALICE, BOB, Stack
+
+from deploy.server import HOST, ROOT
+
+pytestmark = pytest.mark.container
+
+SERVICES = ["torchserve", "proxy", "prometheus"]
+
+
+def problem(reply: requests.Response) -> tuple[int, str]:
+    assert reply.headers["content-type"] == "application/problem+json", reply.text
+    return reply.status_code, str(reply.json()["type"]).removeprefix("urn:dcgan:problem:")
+
+
+def test_a_picture_for_a_key_and_for_nobody_else(stack: Stack) -> None:
+    reply = stack.predict(seed=1, num_images=4)
+    assert (reply.status_code, reply.headers["content-type"]) == (200, "image/png")
+    assert np.asarray(Image.open(io.BytesIO(reply.content))).std() > 10
+    assert stack.predict(BOB, seed=1, num_images=4).content == reply.content
+    assert problem(stack.predict("", seed=1)) == (401, "unauthorized")
+    assert problem(stack.predict(ALICE[:-1], seed=1)) == (401, "unauthorized")
+
+
+def test_the_contract_and_its_errors(stack: Stack) -> None:
+    assert problem(stack.predict(sede=1)) == (400, "unknown-field")
+    described = stack.call("GET", "/models/dcgan").json()[0]["customizedMetadata"]
+    assert described["limits"]["max_images"] == 256
+    reply = stack.call("POST", "/v1/models/dcgan:predict", json={"instances": [{"seed": 1}]})
+    assert len(reply.json()["predictions"]) == 1
+
+
+def test_too_big_413(stack: Stack) -> None:
+    reply = stack.call("POST", "/predictions/dcgan", data=b"\0" * 6553501)
+    assert problem(reply) == (413, "too-large")
+
+
+def test_too_fast_429_with_retry_after(stack: Stack) -> None:
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        replies = list(pool.map(lambda i: stack.predict(BOB, seed=i), range(200)))
+    refused = [r for r in replies if r.status_code != 200]
+    assert 0 < len(refused) < 200
+    assert {problem(r) for r in refused} == {(429, "too-many-requests")}
+    assert all(int(r.headers["retry-after"]) >= 1 for r in refused)
+    assert stack.predict(ALICE, seed=1).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/models"), ("POST", "/models?url=http://127.0.0.1/x.mar"),
+        ("POST", "/workflows?url=http://127.0.0.1/x.war"), ("GET", "/metrics"), ("GET", "/ping"),
+        ("DELETE", "/models/dcgan/1.0"), ("GET", "/workers"), ("GET", "/api-description"),
+    ],
+)  # fmt: skip
+def test_the_proxy_passes_nothing_else(stack: Stack, method: str, path: str) -> None:
+    assert problem(stack.call(method, path)) == (404, "not-found")
+
+
+def test_only_the_proxys_port_is_published(stack: Stack) -> None:
+    published = {s: stack.podman("port", stack.container(s)).split("\n")[:-1] for s in SERVICES}
+    assert published == {
+        "torchserve": [], "prometheus": [], "proxy": [f"8443/tcp -> {HOST}:{stack.port}"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("port", [8080, 8081, 8082, 7070, 7071])
+def test_torchserve_cannot_be_reached_from_the_monitoring(stack: Stack, port: int) -> None:
+    """Neither by name nor by address: the two are on no network together."""
+    address = stack.address("torchserve", "serving")
+    for host in ("torchserve", address):
+        knock = f"timeout 3 bash -c 'exec 3<>/dev/tcp/{host}/{port}' 2>/dev/null && echo open"
+        assert stack.inside("prometheus", "bash", "-c", knock, check=False) == ""
+    hello = "timeout 3 bash -c 'exec 3<>/dev/tcp/proxy/9145' && echo open"
+    assert stack.inside("prometheus", "bash", "-c", hello) == "open\n"
+
+
+def test_torchserve_has_no_way_out(stack: Stack) -> None:
+    """An internal network has no route to anywhere else, so nothing can be fetched or sent."""
+    routes = stack.inside("torchserve", "cat", "/proc/net/route").splitlines()[1:]
+    assert routes
+    assert all(line.split()[1] != "00000000" for line in routes)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "workflows?url=http://127.0.0.1:9/x.war", 404),
+        ("POST", "workflows?url=file:///tmp/x.war", 404),
+        ("POST", "models?url=dcgan.mar", 405),
+        ("DELETE", "models/dcgan", 405),
+    ],
+)
+def test_even_inside_nothing_can_be_registered(
+    stack: Stack, method: str, path: str, status: int
+) -> None:
+    code = f"""
+import urllib.error, urllib.request
+try:
+    url = "http://127.0.0.1:8081/{path}"
+    print(urllib.request.urlopen(urllib.request.Request(url, method="{method}")).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+    assert stack.python(code) == f"{status}\n"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_an_ordinary_user_without_rights(stack: Stack, service: str) -> None:
+    assert int(stack.inside(service, "id", "-u")) >= 10001
+    status = stack.inside(service, "cat", "/proc/self/status")
+    assert re.findall(r"^Cap(?:Prm|Eff|Bnd):\t(\w+)$", status, re.MULTILINE) == ["0" * 16] * 3
+    assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
+    for folder in ("/", "/etc", "/opt", "/usr/bin", "/var/lib"):
+        touched = f"touch {folder}/x 2>&1"
+        said = stack.inside(service, "sh", "-c", touched, check=False)
+        assert "Read-only file system" in said or "Permission denied" in said
+    root = stack.inside(service, "grep", " / ", "/proc/mounts").split()[3]
+    assert root.split(",")[0] == "ro"
+    assert stack.inspect(service)["HostConfig"]["Memory"] > 0
+
+
+def test_torchserve_dies_with_its_container_and_the_other_way_round(stack: Stack) -> None:
+    """The first process waits for TorchServe, in the foreground."""
+    code = """
+import psutil
+java = next(p for p in psutil.process_iter() if p.name() == "java")
+print([p.name() for p in java.parents()], [p.pid for p in java.parents()][-1])
+"""
+    assert stack.python(code) == "['torchserve', 'python', 'podman-init'] 1\n"
+
+
+def health(stack: Stack, service: str) -> str:
+    """What the image's own health check says now (there is no systemd here to time it)."""
+    return stack.podman("healthcheck", "run", stack.container(service), check=False).strip()
+
+
+@pytest.mark.parametrize("service", ["torchserve", "proxy"])
+def test_the_health_check_of_the_image(stack: Stack, service: str) -> None:
+    assert health(stack, service) == ""
+
+
+def query(stack: Stack, expression: str) -> list[dict[str, object]]:
+    reply = requests.get(
+        f"http://{stack.address('prometheus', 'monitoring')}:9090/api/v1/query",
+        params={"query": expression}, timeout=10,
+    ).json()  # fmt: skip
+    assert reply["status"] == "success", reply
+    return list(reply["data"]["result"])
+
+
+def test_prometheus_has_what_every_panel_asks_for(stack: Stack) -> None:
+    deadline = time.monotonic() + 150
+    while not query(stack, "rate(dcgan_images_total[1m]) > 0"):
+        stack.predict(seed=1, num_images=8)
+        stack.predict(sede=1)
+        assert time.monotonic() < deadline
+        time.sleep(2)
+    assert {str(r["metric"]["job"]): r["value"][1] for r in query(stack, "up")} == {  # type: ignore[index]
+        "torchserve": "1", "workers": "1", "prometheus": "1",
+    }  # fmt: skip
+    board = json.loads((ROOT / "deploy/grafana/dashboards/dcgan.json").read_text())
+    asked = 0
+    for panel in board["panels"]:
+        for target in panel.get("targets", []):
+            expression = target["expr"].replace("$__rate_interval", "1m")
+            if "GPU" not in expression:  # there is none
+                assert query(stack, expression), f"{panel['title']}: {expression}"
+                asked += 1
+    assert asked > 20
+    rules = requests.get(
+        f"http://{stack.address('prometheus', 'monitoring')}:9090/api/v1/rules", timeout=10
+    ).json()["data"]["groups"][0]["rules"]
+    assert {r["health"] for r in rules} == {"ok"}
+    assert {r["name"]: r["state"] for r in rules if r["state"] != "inactive"} == {}
+
+
+def test_logs_are_json_lines_without_keys(stack: Stack) -> None:
+    stack.predict(seed=77)
+    time.sleep(1)
+    text = stack.logs("proxy")
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith('{"time"')]
+    assert {line["key"] for line in lines} >= {"alice", ""}
+    assert lines[-1]["status"] == "200"
+    assert ALICE not in text
+    assert BOB not in text
+    served = stack.logs("torchserve").splitlines()
+    begun = next(i for i, line in enumerate(served) if "Initializing plugins" in line)
+    plain = [line for line in served[begun:] if not line.startswith("{")]
+    assert plain == ["Model server started."]
+
+
+def test_a_dead_worker_shows_and_comes_back(stack: Stack) -> None:
+    code = """
+import psutil
+java = next(p for p in psutil.process_iter() if p.name() == "java")
+next(p for p in java.children() if "python" in p.name()).kill()
+"""
+    stack.python(code)
+    assert health(stack, "torchserve") == "unhealthy"
+    deadline = time.monotonic() + 30
+    while stack.call("GET", "/healthz", key="").status_code != 503:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    stack.wait_until_ready()
+    assert stack.predict(seed=1).status_code == 200
+    assert health(stack, "torchserve") == ""
+
+
+def in_flight(stack: Stack, service: str, grace_s: int) -> tuple[list[int], float]:
+    """Stop a service while six large requests are in work: their statuses, s it took."""
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        calls = [pool.submit(stack.predict, seed=i, num_images=256, format="npy") for i in range(6)]
+        time.sleep(0.6)
+        assert not all(call.done() for call in calls)
+        started = time.monotonic()
+        stack.podman("stop", "-t", str(grace_s), stack.container(service))
+        return [call.result().status_code for call in calls], time.monotonic() - started
+
+
+def test_stopping_the_proxy_finishes_what_is_in_work(stack: Stack) -> None:
+    statuses, took_s = in_flight(stack, "proxy", 70)
+    assert statuses == [200] * 6
+    assert took_s < 60
+    assert stack.inspect("proxy")["State"]["ExitCode"] == 0
+    with pytest.raises(OSError):  # noqa: PT011 - refused or reset, by the engine
+        socket.create_connection((HOST, stack.port), 2).close()
+    stack.podman("start", stack.container("proxy"))
+    stack.wait_until_ready()
+
+
+def test_stopping_torchserve_finishes_what_is_in_work(stack: Stack) -> None:
+    statuses, took_s = in_flight(stack, "torchserve", 40)
+    assert statuses == [200] * 6
+    assert took_s < 39
+    assert stack.inspect("torchserve")["State"]["ExitCode"] == 0
+    reply = stack.predict(seed=1)
+    assert problem(reply)[0] in (503, 504)
+    assert int(reply.headers["retry-after"]) >= 1
+    assert stack.call("GET", "/healthz", key="").status_code == 503
+    # It may come back at another address; the proxy finds it.
+    stack.podman("start", stack.container("torchserve"))
+    stack.wait_until_ready()
+    assert stack.predict(seed=1).status_code == 200
+
+
+def test_a_torchserve_that_ends_takes_its_container_with_it(stack: Stack) -> None:
+    """So that the engine's restart policy sees it; the container comes back and serves."""
+    before = stack.inspect("torchserve")["State"]["StartedAt"]
+    code = """
+import psutil
+next(p for p in psutil.process_iter() if p.name() == "java").kill()
+"""
+    stack.podman(
+        "exec", "-i", stack.container("torchserve"), "/opt/venv/bin/python", "-",
+        given=code, check=False,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while stack.inspect("torchserve")["State"]["StartedAt"] == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    stack.wait_until_ready()
+    assert stack.predict(seed=1).status_code == 200
+    assert "TorchServe ended by itself" in stack.logs("torchserve")
