@@ -1,17 +1,20 @@
-"""``stats.jsonl``: one JSON object a line, each with its ``step``; what a run has been through."""
+"""What a run has been through: ``stats.jsonl``, a JSON object a line, and TensorBoard's events."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from training.files import atomic_path
+from training.networks import Generator
+from training.tensorboard import EventWriter
 
 
 class Journal:
-    """The file of one run, opened to be written on; a context manager.
+    """The files of one run, opened to be written on; a context manager.
 
     Args:
         path: may hold lines of earlier parts of the run.
@@ -38,19 +41,31 @@ class Journal:
         traceback: TracebackType | None,
     ) -> None:
         if self.writes:
-            self._file.close()
+            self._close()
 
     def write(self, step: int, **entry: Any) -> None:
         """Add a line; it is in the file when this returns."""
         if self.writes:
             self._file.write(json.dumps({"step": step, **entry}) + "\n")
             self._file.flush()
+            numbers = {n: v for n, v in entry.items() if isinstance(v, float) and math.isfinite(v)}
+            self._events.numbers(step, numbers)
+
+    def show(self, step: int, grid: Path, generator: Generator) -> None:
+        """A grid of samples, and the weights as histograms, for TensorBoard."""
+        if self.writes:
+            self._events.grid(step, grid)
+            self._events.weights(step, "G", generator)
 
     def cut(self, step: int) -> None:
         """Drop what was written after update ``step``."""
         if self.writes:
-            self._file.close()
+            self._close()
             self._open(step)
+
+    def _close(self) -> None:
+        self._file.close()
+        self._events.close()
 
     def _open(self, step: int) -> None:
         """Keep whole lines up to ``step``; a killed run may have left half a line."""
@@ -69,3 +84,4 @@ class Journal:
             beside.write_text("".join(kept), encoding="utf-8")
         self.seconds = float(seconds)
         self._file = self.path.open("a", encoding="utf-8")
+        self._events = EventWriter(self.path.parent, step)

@@ -206,6 +206,7 @@ class _Run:
         overfit = self.checks.overfitting(self.step)
         self.health.add_check(diversity, overfit)
         self.journal.write(self.step, diversity=diversity, distance=distance, overfit=overfit)
+        self.journal.show(self.step, grid, self.trainer.ema.generator)
         best = self.trainer.best
         if math.isfinite(distance) and (best is None or distance < best.distance):
             self.trainer.best = Best(self.step, distance)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import torch
-
-from handler.images import Images, compose_grid, default_columns
-from training.samples import WHITE
+from PIL import Image
 
 FOLDER = "tensorboard"  # inside the folder of a run
+PANELS = {
+    "loss_d": "loss", "loss_g": "loss",
+    "d_x": "probability", "d_g_z1": "probability", "d_g_z2": "probability",
+    "diversity": "samples", "distance": "samples",
+}  # fmt: skip
 
 
 class EventWriter:
     """Writes ``<run folder>/tensorboard/``; look at it with ``tensorboard --logdir runs``.
 
-    A context manager. TensorBoard is imported here and not above, as it takes seconds.
+    TensorBoard is imported here and not above, as it takes seconds.
 
     Args:
         run_folder: the folder of the run.
@@ -38,14 +39,15 @@ class EventWriter:
         )
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
-        """One point on the curve of each name; names with a common ``group/`` share a panel."""
+        """One point on the curve of each name; those of one of PANELS are shown together."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._writer.add_scalar(f"{PANELS.get(name, 'run')}/{name}", value, step)
 
-    def samples(self, step: int, name: str, images: Images) -> None:
-        """A grid of uint8 (N, H, W, C)."""
-        grid = compose_grid(images, default_columns(len(images)), 2, WHITE)
-        self._writer.add_image(name, grid, step, dataformats="HWC")
+    def grid(self, step: int, path: Path) -> None:
+        """A grid of samples that lies in a picture file."""
+        with Image.open(path) as image:
+            self._writer.add_image("samples", np.asarray(image.convert("RGB")), step,
+                                   dataformats="HWC")  # fmt: skip
 
     def weights(self, step: int, name: str, network: torch.nn.Module) -> None:
         """A histogram of each parameter tensor; one with values that are not finite is left out."""
@@ -54,13 +56,6 @@ class EventWriter:
             if np.isfinite(values).all():
                 self._writer.add_histogram(f"{name}/{part}", values, step)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """All is in the file when this returns."""
         self._writer.close()
