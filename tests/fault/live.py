@@ -67,7 +67,7 @@ def java(worker_process: psutil.Process) -> psutil.Process:
     return parent
 
 
-def wait(true: Callable[[], Any], timeout_s: float = 60) -> None:
+def wait(true: Callable[[], Any], timeout_s: float = 120) -> None:
     """Return when it is so."""
     deadline = time.monotonic() + timeout_s
     while not true():
