@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 
 LINES: list[dict[str, object]] = [
     {"step": 10, "loss_d": 1.5, "loss_g": 0.5, "d_x": 0.5, "d_g_z1": 0.4, "d_g_z2": 0.3},
-    {"step": 10, "diversity": 0.25, "verdict": "healthy"},
+    {"step": 10, "diversity": 0.25, "distance": None, "verdict": "healthy"},
     {"step": 20, "loss_d": 1.0, "loss_g": 2.5, "d_x": 0.9, "d_g_z1": 0.2, "d_g_z2": 0.1},
 ]
 
@@ -47,6 +47,13 @@ def test_the_curves_are_the_numbers(tmp_path: Path) -> None:
         "D(G(z)) after": [[10, 0.3], [20, 0.1]],
         "samples": [[10, 0.25]],
     }
+
+
+def test_distances_have_a_panel_where_there_are_some(tmp_path: Path) -> None:
+    write(tmp_path, stats([*LINES, {"step": 20, "distance": 31.5}]))
+    *_, last = figure(read_stats(tmp_path)).axes
+    assert last.get_title() == "distance"
+    assert np.asarray(last.get_lines()[0].get_xydata()).tolist() == [[20, 31.5]]
 
 
 def test_the_file_is_a_picture_with_lines(

@@ -1,4 +1,4 @@
-"""Curves of a run: both losses, D's probabilities, and how the samples differ."""
+"""Curves of a run: losses, D's probabilities, how the samples differ, how far they are."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ PANELS = {
     "loss": {"loss_d": "Loss_D", "loss_g": "Loss_G"},
     "probability": {"d_x": "D(x)", "d_g_z1": "D(G(z)) before", "d_g_z2": "D(G(z)) after"},
     "diversity": {"diversity": "samples"},
+    "distance": {"distance": "samples to real pictures"},
 }
 _INCHES_PX = 100
 
@@ -67,7 +68,7 @@ def read_stats(folder: Path) -> Series:
         try:
             entry = json.loads(line)
             step = int(entry["step"])
-            found = {name: float(entry[name]) for name in names if name in entry}
+            found = {name: float(entry[name]) for name in names if entry.get(name) is not None}
         except (ValueError, TypeError, KeyError):
             if number == len(lines):
                 break
