@@ -59,17 +59,20 @@ class Checks:
         return pairwise_diversity(tiles), float(np.mean(list(distances.values())))
 
     def overfitting(self, step: int) -> float | None:
-        """How far D knows its pictures by heart, see ``health.overfitting``; all processes."""
+        """How far D knows its pictures by heart, see ``health.overfitting``; all processes.
+
+        Known and unknown pictures share batches, so that BatchNorm treats them alike.
+        """
         known: list[float] = []
         unknown: list[float] = []
         generated: list[float] = []
         size = self.trainer.config.batch_size
-        for start in range(0, len(self.held_out), size):
-            unseen = self.held_out[start : start + size]
-            seen = self.trained_on[start : start + len(unseen)]
-            for rows, outputs in ((seen, known), (unseen, unknown)):
-                real = to_pictures(self.images[rows], self.trainer.device)
-                on_real, on_fake = self.trainer.outputs(real, step)
-                outputs += on_real.tolist()
-                generated += on_fake.tolist()
+        for start in range(0, len(self.held_out), size // 2):
+            unseen = self.held_out[start : start + size // 2]
+            seen = self.trained_on[start : start + size - len(unseen)]
+            real = to_pictures(self.images[np.append(unseen, seen)], self.trainer.device)
+            on_real, on_fake = (outputs.tolist() for outputs in self.trainer.outputs(real, step))
+            unknown += on_real[: len(unseen)]
+            known += on_real[len(unseen) :]
+            generated += on_fake
         return overfitting(known, unknown, generated) if unknown else None

@@ -24,8 +24,9 @@ ALIKE_RATIO = 0.03  # sample diversity below this part of the real pictures' is 
 FALLEN_RATIO = 0.5  # below this part of its own best and of the real pictures' a warning,
 CHECKS = 2  # when it is seen so many times in a row: young runs start all alike
 BURSTING_WINDOW = 20
-BURSTING_GRADIENT = 1e3  # norm; healthy runs stay below 100
-BY_HEART = 0.5  # of ``overfitting``
+BURSTING_LOSS = 100.0  # of D or G; sound runs stay below 10, those that D has won below 50
+BURSTING_GRADIENT = 2000.0  # norm; in sound runs below 100, of G in lost ones below 1000
+BY_HEART = 0.3  # of ``overfitting``
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,14 @@ class Level:
 
 
 WON: dict[Loss, Level] = {
-    "non-saturating": Level(0.05, 0.01),
-    "hinge": Level(0.05, -1.0),
-    "lsgan": Level(0.005, 0.1),
+    "non-saturating": Level(0.05, 0.001),
+    "hinge": Level(0.005, -1.0),
+    "lsgan": Level(0.002, 0.1),
 }
 TOO_STRONG: dict[Loss, Level] = {
     "non-saturating": Level(0.25, 0.02),
-    "hinge": Level(0.25, -1.0),
-    "lsgan": Level(0.025, 0.2),
+    "hinge": Level(0.05, -1.0),
+    "lsgan": Level(0.02, 0.1),
 }
 
 
@@ -70,13 +71,18 @@ class HealthMonitor:
     Args:
         real_diversity: mean pairwise distance of real pictures (metrics.pairwise_diversity).
         loss: which one the run uses; it says what D's numbers mean.
-        smoothing: the run's label smoothing, below which Loss_D cannot fall to 0.
+        smoothing: the run's label smoothing, which keeps Loss_D from falling to 0.
+        too_few: the number of pictures, if they are so few that none could be held out.
     """
 
     def __init__(
-        self, real_diversity: float, loss: Loss = "non-saturating", smoothing: float = 0.0
+        self,
+        real_diversity: float,
+        loss: Loss = "non-saturating",
+        smoothing: float = 0.0,
+        too_few: int | None = None,
     ) -> None:
-        self.real_diversity, self.loss = real_diversity, loss
+        self.real_diversity, self.loss, self.too_few = real_diversity, loss, too_few
         s = smoothing
         self.least_loss_d = -s * math.log(s) - (1 - s) * math.log(1 - s) if s else 0.0
         self._recent: deque[dict[str, float]] = deque(maxlen=WINDOW)
@@ -93,15 +99,12 @@ class HealthMonitor:
         self._overfits.append(overfit)
 
     def judge(self) -> Verdict:
-        """The worst that is true of the last ``WINDOW`` updates and the last checks."""
-        return (
-            self._not_finite()
-            or self._bursting()
-            or self._ahead()
-            or self._alike()
-            or self._by_heart()
-            or HEALTHY
-        )
+        """What is true of the last ``WINDOW`` updates and the last checks; what is dead first."""
+        verdicts = [
+            self._not_finite(), self._ahead(), self._alike(), self._bursting(), self._by_heart(),
+        ]  # fmt: skip
+        found = [verdict for verdict in verdicts if verdict is not None]
+        return next((v for v in found if v.dead), found[0] if found else HEALTHY)
 
     def _not_finite(self) -> Verdict | None:
         for stats in self._recent:
@@ -118,16 +121,16 @@ class HealthMonitor:
         recent = list(self._recent)[-BURSTING_WINDOW:]
         if len(recent) < BURSTING_WINDOW:
             return None
-        for name in ("grad_d", "grad_g"):
-            norm = median(stats[name] for stats in recent)
-            if norm > BURSTING_GRADIENT:
-                return Verdict(
-                    False,
-                    f"diverging: the gradients of {name[-1].upper()} have a norm of {norm:.3g}, "
-                    f"median of {BURSTING_WINDOW} updates; they are below 100 in a sound run. "
-                    "Lower --lr-g and --lr-d.",
-                )
-        return None
+        loss = median(max(abs(s["loss_d"]), abs(s["loss_g"])) for s in recent)
+        norm = median(max(s["grad_d"], s["grad_g"]) for s in recent)
+        if loss < BURSTING_LOSS and norm < BURSTING_GRADIENT:
+            return None
+        return Verdict(
+            False,
+            f"diverging: the larger loss is {loss:.3g} and the larger gradient {norm:.3g}, medians "
+            f"of {BURSTING_WINDOW} updates; in a sound run they are below 10 and 100. "
+            "Lower --lr-g and --lr-d.",
+        )
 
     def _ahead(self) -> Verdict | None:
         if len(self._recent) < WINDOW:
@@ -170,14 +173,20 @@ class HealthMonitor:
         return None
 
     def _by_heart(self) -> Verdict | None:
+        advice = "Give more pictures, or use --diffaugment."
+        if self.too_few is not None:
+            return Verdict(
+                False,
+                f"too little data: {self.too_few} pictures, too few to hold two of them out; D "
+                f"will know them by heart. {advice}",
+            )
         last = [overfit for overfit in self._overfits[-CHECKS:] if overfit is not None]
         if len(last) < CHECKS or min(last) < BY_HEART:
             return None
         return Verdict(
             False,
-            f"too little data: D puts pictures that it never saw {last[-1]:.0%} of the way from "
-            "those it trains on to generated ones, so it knows them by heart. Give more "
-            "pictures, or use --diffaugment.",
+            f"too little data: D puts pictures that it never saw {min(1.0, last[-1]):.0%} of the "
+            f"way from those it trains on to generated ones, so it knows them by heart. {advice}",
         )
 
 

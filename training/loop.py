@@ -124,8 +124,10 @@ class _Run:
         self._watch()
 
     def _watch(self) -> None:
+        config, count = self.config, len(self.pictures.images)
+        too_few = count if config.held_out and len(self.split.held_out) < 2 else None
         self.health = HealthMonitor(
-            self.checks.real_diversity, self.config.loss, self.config.label_smoothing
+            self.checks.real_diversity, config.loss, config.label_smoothing, too_few
         )
         self.verdict = HEALTHY
 
