@@ -80,8 +80,10 @@ def _pip(conf: Path) -> list[str]:
         if name in settings
     } | ({"cert": _CERTIFICATES} if certificates else {})
     for path in re.findall(r"(?:file://)?(/[\w./-]+)", " ".join(kept.values())):
-        if Path(path).exists():
-            options += ["--volume", f"{path}:{path}:ro"]
+        # The pages of an index on this disk point to files beside it.
+        seen = Path(path).parent if Path(path).name == "simple" else Path(path)
+        if seen.exists():
+            options += ["--volume", f"{seen}:{seen}:ro"]
     lines = [f"{name} = {value}" for name, value in kept.items()]
     conf.write_text("\n".join(["[global]", *lines, ""]))
     options += ["--volume", f"{conf}:/etc/pip.conf:ro"]
