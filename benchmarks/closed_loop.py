@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import gevent
 import numpy as np
 from geventhttpclient import HTTPClient
+from geventhttpclient.response import HTTPParseError
 
 Body = Callable[[int, int], bytes]  # of a request, from its seed and number of images
 
@@ -90,7 +91,7 @@ def run(url: str, work: Work, seconds: float, first_seed: int = 0, body: Body = 
                 reply = client.post(parts.path, said, {"Content-Type": "application/json"})
                 reply.read()
                 good = reply.status_code == 200
-            except OSError:
+            except (OSError, HTTPParseError):  # the second: closed before the reply was whole
                 good = False
             if good:
                 tally.latencies_s.append(time.perf_counter() - start)

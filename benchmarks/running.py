@@ -79,7 +79,7 @@ class Running:
 
 
 def _peak_rss_bytes(pid: int) -> float:
-    """The high-water mark that the kernel keeps (proc(5), VmHWM)."""
+    """The high-water mark that the kernel keeps (proc(5), VmHWM); 0 for one that has ended."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
-    return 1024.0 * int(line.split()[1])
+    lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return 1024.0 * int(lines[0].split()[1]) if lines else 0.0

@@ -3,8 +3,9 @@
 All in one run. The servers are up all the time and take turns, each held still while another has
 its turn (LitServe polls when idle), so that what the machine does meanwhile falls on all alike.
 Progress goes to stderr, the tables to stdout, everything to a JSON file. A peer that cannot be
-set up, started or asked is told in both, with the reason. Exit codes: 0 measured, 1 our server
-or the stock one failed, 2 bad usage, 130 after Ctrl-C.
+set up or started is told in both, with the reason, and so are requests that failed. Exit codes:
+0 measured, 1 our server or the stock one does not start, or ours answered nothing in some turn,
+2 bad usage, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -51,24 +52,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     config = tyro.cli(ServingConfig, prog="python -m benchmarks.serving", args=given)
-    try:
-        config.check()
-        with tempfile.TemporaryDirectory(prefix="dcgan-bench-") as folder, ExitStack() as stack:
-            measurement = Measurement(config, Path(folder), stack)
+    with tempfile.TemporaryDirectory(prefix="dcgan-bench-") as temporary, ExitStack() as stack:
+        folder = Path(temporary)
+        try:
+            config.check()
+            packed = servers.archive(folder / "packed", config.precision)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        try:
+            measurement = Measurement(config, packed, folder, stack)
             result = measurement.result(shlex.join(["python", "-m", "benchmarks.serving", *given]))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (ServerError, NoJavaError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+        except (ServerError, NoJavaError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return 130
     config.out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(config.out) as beside:
         beside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(tables(result))
-    return 0
+    answered = [turn["load"]["requests"] for row in result["rows"] for turn in row["turns"]["ours"]]
+    return 0 if all(answered) else 1
 
 
 @dataclass
@@ -77,15 +82,16 @@ class Measurement:
 
     Args:
         config: what to measure.
-        folder: for archives and logs.
+        packed: our archive.
+        folder: for logs.
         stack: stops the servers.
 
     Raises:
         ServerError, NoJavaError: our server or the stock one does not start.
-        ValueError: there is no such precision.
     """
 
     config: ServingConfig
+    packed: Path
     folder: Path
     stack: ExitStack
     running: dict[str, Running] = field(default_factory=dict)
@@ -93,10 +99,9 @@ class Measurement:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        packed = servers.archive(self.folder / "packed", self.config.precision)
         chosen = self._chosen()  # environments first: pip must not run beside a server that starts
-        self.limit = Limit(packed, self.folder / "limit")
-        self._up("ours", self.stack.enter_context(servers.ours(self.folder / "ours", packed)))
+        self.limit = Limit(self.packed, self.folder / "limit")
+        self._up("ours", self.stack.enter_context(servers.ours(self.folder / "ours", self.packed)))
         self._up("stock", self.stack.enter_context(servers.stock(self.folder / "stock")))
         for name in chosen:
             script = self.folder / "limit" / "generator.pt"
@@ -155,19 +160,20 @@ class Measurement:
         print(f"{TITLES[name]} is left out: {reason}", file=sys.stderr)
 
     def _row(self, work: Work) -> dict[str, Any]:
-        names = [name for name in self.running if name not in self.left_out]
+        names = list(self.running)
         turns: dict[str, list[Turn]] = {name: [] for name in names}
+        silent: set[str] = set()
         ceilings = []
         for number in range(self.config.rounds):
             print(f"{work.name}, round {number + 1} of {self.config.rounds}", file=sys.stderr)
             first = number % len(names)
             for name in names[first:] + names[:first]:
-                if name in self.left_out:
+                if name in silent:  # each request may have taken the minute of its time-out
                     continue
-                turn = self._turn(self.running[name], work, number)
-                turns[name].append(turn)
-                if not turn.load.requests:
-                    self._silent(name, work)
+                turns[name].append(self._turn(self.running[name], work, number))
+                if not turns[name][-1].load.requests:
+                    silent.add(name)
+                    print(f"{TITLES[name]} answered nothing to {work.name}", file=sys.stderr)
             if len(work.num_images) == 1:
                 seconds = self.config.seconds / 2
                 ceilings.append(self.limit.images_per_s(work.num_images[0], seconds))
@@ -176,12 +182,6 @@ class Measurement:
             "limit_images_per_s": ceilings,
             "turns": {name: [asdict(turn) for turn in of] for name, of in turns.items()},
         }
-
-    def _silent(self, name: str, work: Work) -> None:
-        reason = f"answered nothing to {work.name}; left out from there on"
-        if name not in PEERS:
-            raise ServerError(f"{name} {reason}")
-        self._leave_out(name, reason)
 
     def _turn(self, running: Running, work: Work, number: int) -> Turn:
         running.resume()

@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks import serving
 from benchmarks.closed_loop import Work, run
 from benchmarks.peers import environments, launch
-from benchmarks.peers.catalogue import PEERS
+from benchmarks.peers.catalogue import PEERS, Peer
 from benchmarks.servers import STORE
 
 pytestmark = pytest.mark.contract
@@ -54,21 +54,45 @@ def test_a_peer_gives_pictures(name: str, torchscript: Path, tmp_path: Path) -> 
     assert alive == []
 
 
-def test_a_whole_run_with_a_peer_that_cannot_be_set_up(
+_DIES = """
+import os, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Once(BaseHTTPRequestHandler):
+    answered = False
+
+    def do_POST(self):
+        if Once.answered:
+            os._exit(1)
+        Once.answered = True
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"\\x89PNG\\r\\n\\x1a\\n")
+
+HTTPServer(("127.0.0.1", int(sys.argv[1])), Once).serve_forever()
+"""
+
+
+def test_a_whole_run_with_a_peer_that_cannot_be_set_up_and_one_that_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pins = tmp_path / "pins.txt"
-    pins.write_text("--no-index\nno-such-package==1.0\n")
+    (tmp_path / "litserve.txt").write_text("--no-index\nno-such-package==1.0\n")
+    (tmp_path / "triton.txt").write_text("--no-index\n")
     monkeypatch.setattr(environments, "home", lambda name: tmp_path / name)
-    monkeypatch.setattr(environments, "requirements", lambda _: pins)
+    monkeypatch.setattr(environments, "requirements", lambda name: tmp_path / f"{name}.txt")
+    program = tmp_path / "dies.py"
+    program.write_text(_DIES)
+    dies = Peer("Triton", lambda folder, port: [f"{folder}/python", str(program), str(port)])
+    monkeypatch.setitem(PEERS, "triton", dies)
     out = tmp_path / "new" / "result.json"
     code = serving.main(
         ["--rounds", "2", "--seconds", "0.3", "--work", "image", "--connections", "2",
-         "--peers", "litserve", "--precision", "float32", "--out", str(out)]
+         "--peers", "litserve", "triton", "--precision", "float32", "--out", str(out)]
     )  # fmt: skip
     assert code == 0
     result = json.loads(out.read_text(encoding="utf-8"))
-    assert list(result["servers"]) == ["ours", "stock"]
+    assert list(result["servers"]) == ["ours", "stock", "triton"]
+    assert list(result["left_out"]) == ["LitServe"]
     assert "No matching distribution" in result["left_out"]["LitServe"]
     assert result["backend"].endswith("float32")
     assert result["command"].endswith(f"--precision float32 --out {out}")
@@ -81,6 +105,11 @@ def test_a_whole_run_with_a_peer_that_cannot_be_set_up(
             assert turn["load"]["images"] == turn["load"]["requests"] > 0
             assert turn["cpu_ms_per_image"] > 0
             assert turn["memory"]["tree_mb"] > turn["memory"]["worker_peak_mb"] / 2 > 50
+    (only,) = row["turns"]["triton"]  # not asked again for what it did not answer at all
+    assert only["load"]["requests"] == 0
+    assert only["load"]["p50_ms"] is None
     printed = capsys.readouterr()
     assert "| 1 image, 2 connections |" in printed.out
     assert "LitServe is left out: cannot be set up: pip: ERROR" in printed.out
+    failed = only["load"]["failed"]
+    assert f"Triton, 1 image, 2 connections: {failed} of {failed} requests failed" in printed.out
