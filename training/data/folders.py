@@ -155,6 +155,8 @@ def _find(root: Path) -> tuple[dict[str, str], list[Skipped]]:
     def refused(error: OSError) -> None:
         leave_out(Path(error.filename), f"folder not readable: {error.strerror}")
 
+    # Plain strings: with hundreds of thousands of files, paths would take most of the time.
+    start = len(os.path.join(root, ""))  # noqa: PTH118
     for folder, folders, files in os.walk(root, onerror=refused):
         folders[:] = sorted(name for name in folders if not _is_litter(name))
         for name in folders:
@@ -164,27 +166,31 @@ def _find(root: Path) -> tuple[dict[str, str], list[Skipped]]:
         for name in sorted(files):
             if _is_litter(name):
                 continue
-            full = Path(folder, name)
-            found = _look_at(full)
+            full_name = os.path.join(folder, name)  # noqa: PTH118
+            found = _look_at(full_name)
             if isinstance(found, str):
-                leave_out(full, found)
+                leave_out(Path(full_name), found)
             else:
-                relative = str(full.relative_to(root))
+                relative = full_name[start:]
                 files_found[relative] = f"{relative} {state_of(found)}"
     return dict(sorted(files_found.items(), key=lambda item: os.fsencode(item[0]))), left_out
 
 
-def _look_at(full: Path) -> os.stat_result | str:
+def _look_at(full_name: str) -> os.stat_result | str:
     """A regular file (or a link to one), or the reason not to open it."""
     try:
-        status = full.stat()
+        status = os.stat(full_name)  # noqa: PTH116
     except OSError as error:
-        return f"broken link ({error.strerror})" if full.is_symlink() else str(error.strerror)
+        is_link = Path(full_name).is_symlink()
+        return f"broken link ({error.strerror})" if is_link else str(error.strerror)
     if stat.S_ISREG(status.st_mode):
         return status
     return f"{KINDS.get(stat.S_IFMT(status.st_mode), 'not a regular file')}, not a picture"
 
 
 def _is_litter(name: str) -> bool:
+    """Of a member of a zip or of one part of a path."""
+    if "/" not in name:
+        return name.startswith(".") or name in LITTER
     parts = [part for part in PurePosixPath(name).parts if part != ".."]  # not a hidden name
     return any(part.startswith(".") or part in LITTER for part in parts)

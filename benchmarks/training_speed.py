@@ -1,0 +1,252 @@
+"""``python -m benchmarks.training_speed``: this training loop beside the usual one.
+
+The usual one is written as tutorials and pytorch/examples' dcgan write it: a DataLoader that
+decodes every picture again for each epoch, Sigmoid and BCELoss, the default memory layout, Adam
+as it comes, losses read at every update. The networks, the pictures, the batch and the number of
+threads are the same. The loops take turns, so a machine that slows down slows all; the result is
+the median of the turns, as JSON on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Generator as Source
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import tyro
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from training.config import TrainConfig, recipe_defaults
+from training.data.avatars import load_avatars
+from training.data.batches import batches, split, to_pictures
+from training.data.folders import load_folder
+from training.devices import choose_device, choose_precision
+from training.networks import Discriminator, Generator, init_weights
+from training.step import StepStats, Trainer
+
+WIDTH, HEIGHT = 178, 218  # of the files, as CelebA's
+BACKGROUND = "#c8d4e0"
+
+
+@dataclass(frozen=True)
+class SpeedConfig:
+    """Measure updates a second of this training loop beside the usual one."""
+
+    batch_size: int = 64
+    """Pictures an update."""
+    image_size: int = 64
+    """Height and width, px: 32, 64, 128 or 256."""
+    width: int = 64
+    """ngf and ndf."""
+    steps: int = 6
+    """Updates a turn."""
+    rounds: int = 5
+    """Turns of each loop."""
+    pictures: int = 2000
+    """JPEG files to train on."""
+    workers: int = 2
+    """Processes that decode for the usual loop; threads that do, once, for this one."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Seconds an update, and how many of them went by until its pictures were there."""
+
+    step_s: float
+    data_s: float
+
+
+class FolderDataset(Dataset[Tensor]):
+    """Picture files, decoded when they are asked for."""
+
+    def __init__(self, folder: Path, image_size: int) -> None:
+        self.paths = sorted(folder.iterdir())
+        self.transform = transforms.Compose([
+            transforms.Resize(image_size), transforms.CenterCrop(image_size),
+            transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3),
+        ])  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        with Image.open(self.paths[index]) as image:
+            tensor: Tensor = self.transform(image.convert("RGB"))
+        return tensor
+
+
+class UsualLoop:
+    """Networks and optimisers of the usual loop; each turn has DataLoader workers of its own."""
+
+    def __init__(self, config: SpeedConfig, folder: Path, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.data = FolderDataset(folder, config.image_size)
+        size, width = config.image_size, config.width
+        self.generator = Generator(100, width, 3, size).apply(init_weights).to(device)
+        self.discriminator = Discriminator(width, 3, size)
+        self.discriminator.layers.append(nn.Sigmoid())
+        self.discriminator.to(device)
+        betas = (0.5, 0.999)
+        self.adam_g = torch.optim.Adam(self.generator.parameters(), 2e-4, betas)
+        self.adam_d = torch.optim.Adam(self.discriminator.parameters(), 2e-4, betas)
+        self.criterion = nn.BCELoss()
+
+    def source(self) -> Source[Tensor]:
+        config = self.config
+        loader = DataLoader(
+            self.data, config.batch_size, shuffle=True, num_workers=config.workers, drop_last=True
+        )
+        while True:
+            yield from loader
+
+    def update(self, batch: Tensor) -> None:
+        count = len(batch)
+        real = batch.to(self.device)
+        self.discriminator.zero_grad()
+        label = torch.full((count,), 1.0, device=self.device)
+        output = self.discriminator(real)
+        error_real = self.criterion(output, label)
+        error_real.backward()
+        d_x = output.mean().item()
+        fake = self.generator(torch.randn(count, 100, device=self.device))
+        label.fill_(0.0)
+        output = self.discriminator(fake.detach())
+        error_fake = self.criterion(output, label)
+        error_fake.backward()
+        d_g_z1 = output.mean().item()
+        self.adam_d.step()
+        self.generator.zero_grad()
+        label.fill_(1.0)
+        output = self.discriminator(fake)
+        error_g = self.criterion(output, label)
+        error_g.backward()
+        d_g_z2 = output.mean().item()
+        self.adam_g.step()
+        self.line = (
+            f"Loss_D: {(error_real + error_fake).item():.4f} Loss_G: {error_g.item():.4f} "
+            f"D(x): {d_x:.4f} D(G(z)): {d_g_z1:.4f} / {d_g_z2:.4f}"
+        )
+
+
+class OurLoop:
+    """``training.loop`` without what is due between updates; numbers are read as often."""
+
+    def __init__(self, recipe: TrainConfig, folder: Path, device: torch.device) -> None:
+        self.config, self.device = recipe, device
+        self.images = load_folder(
+            folder, image_size=recipe.image_size, channels="3", background=BACKGROUND,
+            workers=recipe.workers,
+        ).images  # fmt: skip
+        chosen = split(len(self.images), recipe.held_out, recipe.batch_size, recipe.seed)
+        self.train = chosen.train
+        precision = choose_precision(recipe.precision, device)
+        self.trainer = Trainer(recipe, 3, device, precision)
+        self.step = 0
+        self.pending: list[StepStats] = []
+
+    def source(self) -> Source[Tensor]:
+        config = self.config
+        gathered = batches(self.images, self.train, config.batch_size, config.seed, self.step)
+        for images in gathered:
+            yield to_pictures(images, self.device)
+
+    def update(self, batch: Tensor) -> None:
+        self.pending.append(self.trainer.step(batch, self.step))
+        self.step += 1
+        if self.step % self.config.log_every == 0:
+            torch.stack([stats.loss_d for stats in self.pending]).tolist()
+            self.pending.clear()
+
+
+def take_turn(loop: UsualLoop | OurLoop, steps: int) -> Turn:
+    """Some updates, the first of which is not counted: workers start, memory is asked for."""
+    data_s = 0.0
+    with closing(loop.source()) as source:
+        loop.update(next(source))
+        _finish(loop.device)
+        started = time.perf_counter()
+        for _ in range(steps):
+            asked = time.perf_counter()
+            batch = next(source)
+            data_s += time.perf_counter() - asked
+            loop.update(batch)
+        _finish(loop.device)
+        elapsed = time.perf_counter() - started
+    return Turn(elapsed / steps, data_s / steps)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    """Cats as JPEG files of CelebA's size."""
+    margin = (HEIGHT - WIDTH) // 2
+    for start in range(0, count, 500):
+        some = load_avatars(HEIGHT, BACKGROUND, start, min(500, count - start)).images
+        for i, image in enumerate(some[:, :, margin:-margin], start):
+            Image.fromarray(image).save(folder / f"{i:06}.jpg", quality=90)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run all loops in turns and print the result."""
+    config = tyro.cli(SpeedConfig, prog="python -m benchmarks.training_speed", args=arguments)
+    device = choose_device()
+    with tempfile.TemporaryDirectory(prefix="dcgan-speed-") as name:
+        folder = Path(name)
+        write_pictures(folder, config.pictures)
+        print(json.dumps(compare(config, folder, device), indent=2))
+
+
+def compare(config: SpeedConfig, folder: Path, device: torch.device) -> dict[str, object]:
+    """Medians of the turns of each loop."""
+    settings: dict[str, Any] = {
+        "batch_size": config.batch_size, "image_size": config.image_size, "ngf": config.width,
+        "ndf": config.width, "workers": config.workers,
+    }  # fmt: skip
+    loops: dict[str, UsualLoop | OurLoop] = {"usual": UsualLoop(config, folder, device)}
+    for recipe in ("paper", "stable"):
+        ours = replace(recipe_defaults(recipe), **settings)
+        loops[recipe] = OurLoop(ours, folder, device)
+    turns: dict[str, list[Turn]] = {name: [] for name in loops}
+    for number in range(config.rounds):
+        for name, loop in loops.items():
+            turns[name].append(take_turn(loop, config.steps))
+            print(f"turn {number + 1}, {name}: {turns[name][-1]}", file=sys.stderr)
+    usual_s = median(turn.step_s for turn in turns["usual"])
+    result: dict[str, object] = {
+        "device": str(device),
+        "precision": str(loops["stable"].trainer.precision),  # type: ignore[union-attr]
+        "threads": torch.get_num_threads(), "torch": str(torch.__version__),
+        "steps_a_turn": config.steps, "rounds": config.rounds, **settings,
+    }  # fmt: skip
+    for name, taken in turns.items():
+        step_s = median(turn.step_s for turn in taken)
+        result[name] = {
+            "steps_per_s": round(1 / step_s, 3),
+            "step_s": round(step_s, 4),
+            "slowest_and_fastest_s": [
+                round(max(turn.step_s for turn in taken), 4),
+                round(min(turn.step_s for turn in taken), 4),
+            ],
+            "waiting_for_pictures_s": round(median(turn.data_s for turn in taken), 4),
+            "times_the_usual": round(usual_s / step_s, 2),
+        }
+    return result
+
+
+if __name__ == "__main__":
+    main()
