@@ -21,11 +21,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import gevent
 import psutil
 import tyro
 
-from benchmarks import arrivals, closed_loop, leaks, open_loop, soak_plot
-from benchmarks.http_connection import Target, target
+from benchmarks import arrivals, leaks, open_loop, soak_plot
+from benchmarks.http_connection import Connection, Target, target
 from benchmarks.leaks import Bound, Trend
 from benchmarks.points import summarize
 from benchmarks.soak_work import Bodies, HangUps
@@ -38,16 +39,18 @@ BOUNDS = {
     "worker_rss_mb": Bound(20, 0.02),
     "java_rss_mb": Bound(60, 0.05),  # its heap may grow up to a quarter of the machine's memory
     "worker_fds": Bound(3),
-    "java_fds": Bound(20),  # one a connection, and those come and go
+    "java_fds": Bound(5),
     "worker_threads": Bound(2),
     "java_threads": Bound(5),
-    "sockets": Bound(20),
+    "sockets": Bound(5),
     "temp_files": Bound(2),
     "temp_mb": Bound(1),
     "workers": Bound(0.5),
 }
+_AT_REST = ("worker_fds", "java_fds", "sockets")  # between windows, when no client is connected
 LATENCY = Bound(20, 0.5)  # of the p50 of a window, ms
 _WINDOW_S = 20.0
+_REST_S = 0.5  # for connections to close
 _CONNECTIONS = 32
 
 
@@ -122,10 +125,10 @@ def soak(config: SoakConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="dcgan-soak-") as temporary:
         server = Server(Path(temporary), config.model_store, Ports.free())
         with server.running() as process:
-            peak_per_s = None if config.rate else _peak(server.predict_url, config)
+            to = target(server.predict_url, "application/json")
+            peak_per_s = None if config.rate else _peak(to, config)
             rate_per_s = config.rate or config.share * (peak_per_s or 0.0)
             print(f"{rate_per_s:.1f} requests/s for {config.seconds:.0f} s", file=sys.stderr)
-            to = target(server.predict_url, "application/json")
             bodies = Bodies(config.hostile_share, config.grid_share, seed=1)
             period_s = min(1.0, config.seconds / 60)
             launcher = psutil.Process(process.pid)
@@ -133,9 +136,9 @@ def soak(config: SoakConfig) -> dict[str, Any]:
                 VitalsSampler(launcher, server.folder / "tmp", period_s) as sampler,
                 HangUps(to, max(0.5, period_s)) as hang_ups,
             ):
-                windows = _load(to, config, rate_per_s, bodies)
+                windows, at_rest = _load(to, config, rate_per_s, bodies, sampler)
     outcomes: Counter[str] = sum((Counter(w["outcomes"]) for w in windows), Counter())
-    trends = judge(sampler.samples)
+    trends = judge(sampler.samples, at_rest)
     trends["p50_ms"] = leaks.trend(
         [w["end_s"] for w in windows], [w["latency_ms"]["p50"] for w in windows], LATENCY
     )
@@ -159,13 +162,19 @@ def soak(config: SoakConfig) -> dict[str, Any]:
     }
 
 
-def judge(samples: Sequence[Vitals]) -> dict[str, Trend]:
-    """The trend of everything that is sampled, against BOUNDS."""
-    times_s = [sample.time_s for sample in samples]
-    return {
-        name: leaks.trend(times_s, [getattr(sample, name) for sample in samples], bound)
-        for name, bound in BOUNDS.items()
-    }
+def judge(samples: Sequence[Vitals], at_rest: Sequence[Vitals]) -> dict[str, Trend]:
+    """The trend of everything that is sampled, against BOUNDS.
+
+    Args:
+        samples: under load.
+        at_rest: when no client was connected, for what grows with the number of connections.
+    """
+    found = {}
+    for name, bound in BOUNDS.items():
+        chosen = at_rest if name in _AT_REST else samples
+        values = [getattr(sample, name) for sample in chosen]
+        found[name] = leaks.trend([sample.time_s for sample in chosen], values, bound)
+    return found
 
 
 def failures(
@@ -205,28 +214,42 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _peak(url: str, config: SoakConfig) -> float:
-    """Requests/s that a closed loop gets of the friendly mix, all connections always busy."""
-    singles = round(1 / config.grid_share) - 1 if config.grid_share else 1
-    sizes = (1,) * singles + ((64,) if config.grid_share else ())
-    work = closed_loop.Work("mix", sizes, _CONNECTIONS)
-    closed_loop.run(url, work, min(2.0, config.peak_seconds))  # threads and queues come to life
-    load = closed_loop.run(url, work, config.peak_seconds, first_seed=10**9)
-    print(f"peak: {load.requests / config.peak_seconds:.1f} requests/s", file=sys.stderr)
-    return load.requests / config.peak_seconds
+def _peak(to: Target, config: SoakConfig) -> float:
+    """Answered requests/s of the same mix when every connection always has one under way."""
+    bodies, answered = Bodies(config.hostile_share, config.grid_share, seed=2), 0
+
+    def keep_busy(until_s: float) -> None:
+        nonlocal answered
+        connection = Connection(to)
+        while time.monotonic() < until_s:
+            connection.post(next(bodies))
+            answered += 1
+        connection.close()
+
+    for seconds in (min(2.0, config.peak_seconds), config.peak_seconds):  # the first to warm up
+        answered, until_s = 0, time.monotonic() + seconds
+        busy = [gevent.spawn(keep_busy, until_s) for _ in range(_CONNECTIONS)]
+        gevent.joinall(busy, raise_error=True)
+    peak_per_s = answered / config.peak_seconds
+    print(f"peak: {peak_per_s:.1f} requests/s", file=sys.stderr)
+    return peak_per_s
 
 
 def _load(
-    to: Target, config: SoakConfig, rate_per_s: float, bodies: Bodies
-) -> list[dict[str, Any]]:
-    """Windows one after another, each with its outcomes and latencies."""
+    to: Target, config: SoakConfig, rate_per_s: float, bodies: Bodies, sampler: VitalsSampler
+) -> tuple[list[dict[str, Any]], list[Vitals]]:
+    """Windows one after another, each with its outcomes and latencies; what the server held at
+    rest after each."""
     windows: list[dict[str, Any]] = []
+    at_rest = []
     began_s = time.monotonic()
     count = max(8, round(config.seconds / _WINDOW_S))
     window_s = config.seconds / count
     for number in range(count):
         offsets = arrivals.poisson(rate_per_s, window_s, [1, number])
         tally = open_loop.run(to, offsets, window_s, bodies, open_loop.Limits(timeout_s=30))
+        time.sleep(_REST_S)
+        at_rest.append(sampler.sample())
         point = summarize(rate_per_s, tally, {})
         windows.append(
             {
@@ -240,7 +263,7 @@ def _load(
             f"{tally.outcomes['4xx']} refused, p50 {windows[-1]['latency_ms']['p50']:.0f} ms",
             file=sys.stderr,
         )
-    return windows
+    return windows, at_rest
 
 
 if __name__ == "__main__":

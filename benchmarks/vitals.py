@@ -77,9 +77,14 @@ class VitalsSampler:
         while not self._ended.wait(self._period_s):
             # A process that ends in between gives no sample; that it ended shows in the next.
             with contextlib.suppress(psutil.NoSuchProcess):
-                self.samples.append(self._sample())
+                self.samples.append(self.sample())
 
-    def _sample(self) -> Vitals:
+    def sample(self) -> Vitals:
+        """What it holds now.
+
+        Raises:
+            psutil.NoSuchProcess: a process ended in between.
+        """
         workers = [p for p in self._java.children() if "model_service_worker" in str(p.cmdline())]
         self.worker_pids |= {worker.pid for worker in workers}
         files = [path for path in self._temporary.rglob("*") if path.is_file()]

@@ -69,12 +69,19 @@ def test_everything_that_is_sampled_has_a_bound() -> None:
 @pytest.mark.parametrize("name", SERIES)
 def test_a_leak_of_anything_is_found_and_named(name: str) -> None:
     samples = [replace(FLAT, time_s=t) for t in TIMES]
-    assert soak.failures(Counter({"2xx": 9}), 0, 1, soak.judge(samples)) == []
+    assert soak.failures(Counter({"2xx": 9}), 0, 1, soak.judge(samples, samples)) == []
     planted = [
         replace(sample, **{name: getattr(sample, name) + sample.time_s}) for sample in samples
     ]
-    (failure,) = soak.failures(Counter({"2xx": 9}), 0, 1, soak.judge(planted))
+    (failure,) = soak.failures(Counter({"2xx": 9}), 0, 1, soak.judge(planted, planted))
     assert failure.startswith(f"{name} grows: by 299.0")
+
+
+def test_connections_under_load_are_no_leak() -> None:
+    samples = [replace(FLAT, time_s=t, sockets=10 + int(t)) for t in TIMES]
+    at_rest = [replace(FLAT, time_s=t) for t in TIMES[::20]]
+    assert not soak.judge(samples, at_rest)["sockets"].leaks
+    assert soak.judge(at_rest, samples)["sockets"].leaks
 
 
 @pytest.mark.parametrize(
