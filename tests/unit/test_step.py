@@ -88,6 +88,17 @@ def test_an_update_never_waits_for_the_device(options: dict[str, Any]) -> None:
             torch.zeros(1).item()
 
 
+def test_gs_step_leaves_no_gradient_in_d() -> None:
+    """D's parameters take two gradients an update: of real and of generated pictures."""
+    trainer = Trainer(replace(TINY, r1_gamma=0.0), 3, CPU, torch.float32)
+    taken: list[int] = []
+    for parameter in trainer.discriminator.parameters():
+        parameter.register_hook(lambda _: taken.append(1))
+    trainer.step(real_batch(), 0)
+    assert len(taken) == 2 * len(list(trainer.discriminator.parameters()))
+    assert all(parameter.requires_grad for parameter in trainer.discriminator.parameters())
+
+
 def test_asking_for_opinions_changes_nothing() -> None:
     for norm in ("batch", "spectral"):
         trainer, _ = updated({"d_norm": norm, "diffaugment": True})
