@@ -30,6 +30,7 @@ class OnnxBackend:
     def __init__(self, path: Path, card: Card, settings: Settings, gpu_id: int | None) -> None:
         import onnxruntime
 
+        onnxruntime.disable_telemetry_events()  # a server tells nobody what it runs
         self.nz, self.image_shape = card.nz, card.image_shape
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
