@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ LATENCY = Bound(20, 0.5)  # of the p50 of a window, ms
 _WINDOW_S = 20.0
 _REST_S = 0.5  # for connections to close
 _CONNECTIONS = 32
+_MOST_PAUSE_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,9 @@ def soak(config: SoakConfig) -> dict[str, Any]:
         "hang_ups": hang_ups.count,
         "worker_pids": sorted(sampler.worker_pids),
         "trends": {name: {**asdict(t), "leaks": t.leaks} for name, t in trends.items()},
-        "failures": failures(outcomes, bodies.hostile, len(sampler.worker_pids), trends),
+        "failures": failures(
+            outcomes, bodies.hostile, len(sampler.worker_pids), trends, pause_s(sampler.samples)
+        ),
         "windows": windows,
         "samples": {
             name: [getattr(sample, name) for sample in sampler.samples]
@@ -177,8 +181,17 @@ def judge(samples: Sequence[Vitals], at_rest: Sequence[Vitals]) -> dict[str, Tre
     return found
 
 
+def pause_s(samples: Sequence[Vitals]) -> float:
+    """The longest time without a sample, s."""
+    return max((b.time_s - a.time_s for a, b in pairwise(samples)), default=0.0)
+
+
 def failures(
-    outcomes: Counter[str], hostile: int, workers: int, trends: dict[str, Trend]
+    outcomes: Counter[str],
+    hostile: int,
+    workers: int,
+    trends: dict[str, Trend],
+    longest_pause_s: float,
 ) -> list[str]:
     """What is wrong, in words; empty when nothing is.
 
@@ -187,6 +200,7 @@ def failures(
         hostile: requests that had to be refused.
         workers: worker processes that were seen; the one that there should be stays the same.
         trends: by name.
+        longest_pause_s: without a sample: long when somebody stopped this process or its machine.
     """
     found = [
         f"{outcomes[name]} requests ended as {name}"
@@ -197,6 +211,11 @@ def failures(
         found.append(f"{outcomes['4xx']} requests were refused, {hostile} had to be")
     if workers != 1:
         found.append(f"{workers} worker processes were seen instead of one")
+    if longest_pause_s > _MOST_PAUSE_S:
+        found.append(
+            f"nothing was sampled for {longest_pause_s:.0f} s: this process was stopped, or the "
+            "machine was far too busy; the run says little"
+        )
     return found + [
         f"{name} grows: by {trend.growth:.1f} over the second half, {trend.allowed:.1f} is allowed"
         for name, trend in trends.items()

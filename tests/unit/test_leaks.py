@@ -69,11 +69,11 @@ def test_everything_that_is_sampled_has_a_bound() -> None:
 @pytest.mark.parametrize("name", SERIES)
 def test_a_leak_of_anything_is_found_and_named(name: str) -> None:
     samples = [replace(FLAT, time_s=t) for t in TIMES]
-    assert soak.failures(Counter({"2xx": 9}), 0, 1, soak.judge(samples, samples)) == []
+    assert soak.failures(Counter({"2xx": 9}), 0, 1, soak.judge(samples, samples), 1.0) == []
     planted = [
         replace(sample, **{name: getattr(sample, name) + sample.time_s}) for sample in samples
     ]
-    (failure,) = soak.failures(Counter({"2xx": 9}), 0, 1, soak.judge(planted, planted))
+    (failure,) = soak.failures(Counter({"2xx": 9}), 0, 1, soak.judge(planted, planted), 1.0)
     assert failure.startswith(f"{name} grows: by 299.0")
 
 
@@ -99,7 +99,14 @@ def test_what_is_a_failure(
     outcomes: dict[str, int], hostile: int, workers: int, words: list[str]
 ) -> None:
     trends = {"x": Trend(1.0, 0.5, 1.0)}
-    assert soak.failures(Counter(outcomes), hostile, workers, trends) == words
+    assert soak.failures(Counter(outcomes), hostile, workers, trends, 1.0) == words
+
+
+def test_a_run_that_was_stopped_meanwhile_says_so() -> None:
+    samples = [replace(FLAT, time_s=t) for t in (0.0, 1.0, 145.0, 146.0)]
+    assert soak.pause_s(samples) == 144
+    (failure,) = soak.failures(Counter({"2xx": 9}), 0, 1, {}, soak.pause_s(samples))
+    assert failure.startswith("nothing was sampled for 144 s")
 
 
 @pytest.mark.parametrize(
