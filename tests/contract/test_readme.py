@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from deploy.server import ROOT, Server
@@ -43,10 +42,10 @@ def run(command: str) -> str:
 
 
 def test_every_command_is_run_somewhere() -> None:
-    """Those of make and torchserve by other tests or by being here at all; no unknown ones."""
+    """Those of make, torchserve and compose by other tests; no unknown ones."""
     known = ("curl ", "make ", ".venv/bin/python -m training", ".venv/bin/python -m export",
              ".venv/bin/python -m client", "source .venv/bin/activate",
-             "torchserve --start --models dcgan.mar")  # fmt: skip
+             "torchserve --start --models dcgan.mar", "docker compose up")  # fmt: skip
     assert [c for c in COMMANDS if not c.startswith(known)] == []
 
 
@@ -124,9 +123,3 @@ def test_training_on_your_own_pictures(tmp_path: Path) -> None:
     run(moved(resumed) + " --max-steps 3")
     run(moved(export) + f" --out {tmp_path}/store")
     assert (tmp_path / "store" / "dcgan.mar").is_file()
-
-
-def test_compose_file_publishes_the_inference_port_on_this_machine_only() -> None:
-    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
-    ports = [port for s in compose["services"].values() for port in s.get("ports", [])]
-    assert ports == ["127.0.0.1:8080:8080"]
