@@ -1,8 +1,8 @@
 """``python -m benchmarks.recipes``: what each candidate does to a short run on the avatars.
 
 All candidates start from the same seed, see the same pictures and take the same number of
-updates, with half the width of the default networks. Writes a table (Markdown, stdout) and a
-picture of the samples, one row a candidate.
+updates, with half the width of the default networks. Writes a table (Markdown, stdout), a
+picture of the samples, one row a candidate, and curves.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -21,12 +23,13 @@ from handler.images import Images
 from training import data
 from training.config import TrainConfig
 from training.devices import choose_device, choose_precision
+from training.files import atomic_path
 from training.loop import train
 from training.metrics import pairwise_diversity
 from training.samples import generate, save_grid
 from training.weights import load_generator
 
-CANDIDATES: dict[str, dict[str, object]] = {
+REGULARISERS: dict[str, dict[str, object]] = {
     "the tutorial's, averaged": {"r1_gamma": 0.0},
     "R1, gamma 1": {},
     "R1, gamma 5": {"r1_gamma": 5.0},
@@ -39,42 +42,72 @@ CANDIDATES: dict[str, dict[str, object]] = {
     "R1, DiffAugment": {"diffaugment": True},
     "R1, white background": {"background": "#ffffff"},
 }  # fmt: skip
+LOSSES: dict[str, dict[str, object]] = {
+    "R1, gamma 1": {},
+    "R1, hinge": {"loss": "hinge"},
+    "R1, lsgan": {"loss": "lsgan"},
+    "hinge, spectral norm, D at 4e-4, G at 1e-4": {
+        "loss": "hinge", "d_norm": "spectral", "r1_gamma": 0.0, "lr_d": 4e-4, "lr_g": 1e-4,
+    },
+    "R1, D at 4e-4, G at 1e-4": {"lr_d": 4e-4, "lr_g": 1e-4},
+    "R1, uniform latents": {"latent": "uniform"},
+}  # fmt: skip
+HEAD = """\
+| candidate | Loss_D | Loss_G | D(x) | D(G(z)) | diversity (real) | distance | verdict |
+|---|---|---|---|---|---|---|---|"""
+SETS = {"regularisers": REGULARISERS, "losses": LOSSES}
 
 
 @dataclass(frozen=True)
 class RecipesConfig:
     """Compare candidate recipes on the avatars."""
 
+    candidates: Literal["regularisers", "losses"] = "regularisers"
+    """Which of them; losses has learning rates and latents too."""
     steps: int = 800
     """Updates a candidate."""
+    image_size: int = 64
+    """Height and width, px: 32, 64, 128 or 256."""
     width: int = 32
     """ngf and ndf."""
     picture: Path = Path("docs/recipes.png")
     """Where the samples go, one row a candidate, in the order of the table."""
+    curves: Path | None = None
+    """Where diversity and distance to real pictures go, over the updates; None draws none."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one candidate: cells of the table, 16 samples, and what was logged."""
+
+    cells: str
+    samples: Images
+    stats: list[dict[str, Any]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run every candidate and print the table."""
     config = tyro.cli(RecipesConfig, prog="python -m benchmarks.recipes", args=arguments)
-    rows: list[Images] = []
-    print("| candidate | Loss_D | Loss_G | D(x) | D(G(z)) | diversity (real) | verdict |")
-    print("|---|---|---|---|---|---|---|")
-    for name, settings in CANDIDATES.items():
+    print(HEAD)
+    measured: dict[str, Measured] = {}
+    for name, settings in SETS[config.candidates].items():
         print(name, file=sys.stderr)
-        line, samples = _measure(config, settings)
-        print(f"| {name} | {line} |", flush=True)
-        rows.append(samples)
-    save_grid(config.picture, np.concatenate(rows), columns=16)
+        measured[name] = _measure(config, settings)
+        print(f"| {name} | {measured[name].cells} |", flush=True)
+    save_grid(config.picture, np.concatenate([m.samples for m in measured.values()]), columns=16)
+    if config.curves is not None:
+        _draw_curves(config.curves, measured)
 
 
-def _measure(config: RecipesConfig, settings: dict[str, object]) -> tuple[str, Images]:
-    """One candidate's table cells and 16 samples; numbers are means over the last 100 updates."""
+def _measure(config: RecipesConfig, settings: dict[str, object]) -> Measured:
+    """One candidate; numbers are means over the last 100 updates."""
     recipe = replace(
         TrainConfig(
-            max_steps=config.steps, ngf=config.width, ndf=config.width, log_every=1, on_dead="warn"
+            max_steps=config.steps, image_size=config.image_size, ngf=config.width,
+            ndf=config.width, log_every=1, sample_every=50, on_dead="warn",
         ),
         **settings,  # type: ignore[arg-type]
-    )
+    )  # fmt: skip
     pictures = data.load(
         recipe.data, data_root=recipe.data_root, image_size=recipe.image_size,
         channels=recipe.channels, background=recipe.background, seed=recipe.seed,
@@ -88,15 +121,33 @@ def _measure(config: RecipesConfig, settings: dict[str, object]) -> tuple[str, I
         generator, _ = load_generator(outcome.weights)
     samples = generate(generator, range(256))
     last = [entry for entry in stats if "loss_d" in entry][-100:]
-    means = [
-        sum(entry[name] for entry in last) / len(last)
-        for name in ("loss_d", "loss_g", "d_x", "d_g_z1")
-    ]
-    numbers = " | ".join(f"{mean:.2f}" for mean in means)
-    diversity = pairwise_diversity(samples)
+    means = [fmean(entry[name] for entry in last) for name in ("loss_d", "loss_g", "d_x", "d_g_z1")]
+    distance = [entry["distance"] for entry in stats if "distance" in entry][-1]
     real = pairwise_diversity(pictures.images[:256])
-    verdict = outcome.verdict.words.split(":")[0]
-    return f"{numbers} | {diversity:.2f} ({real:.2f}) | {verdict}", samples[:16]
+    cells = " | ".join([
+        *(f"{mean:.2f}" for mean in means),
+        f"{pairwise_diversity(samples):.2f} ({real:.2f})",
+        f"{distance:.0f}",
+        outcome.verdict.kind,
+    ])  # fmt: skip
+    return Measured(cells, samples[:16], stats)
+
+
+def _draw_curves(path: Path, measured: dict[str, Measured]) -> None:
+    from matplotlib.figure import Figure  # takes a second, and only curves need it
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    titles = {"diversity": "samples from one another", "distance": "samples from real pictures"}
+    for panel, (number, title) in zip(panels, titles.items(), strict=True):
+        for name, candidate in measured.items():
+            points = [(e["step"], e[number]) for e in candidate.stats if number in e]
+            panel.plot(*zip(*points, strict=True), label=name)
+        panel.set(title=title, xlabel="update", ylabel=number)
+    panels[1].set_yscale("log")
+    panels[0].legend(fontsize="small")
+    with atomic_path(path) as beside:
+        figure.savefig(beside, dpi=90)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ its turn (LitServe polls when idle), so that what the machine does meanwhile fal
 Progress goes to stderr, the tables to stdout, everything to a JSON file. A peer that cannot be
 set up or started is told in both, with the reason, and so are requests that failed. Exit codes:
 0 measured, 1 our server or the stock one does not start, or ours answered nothing in some turn,
-2 bad usage, 130 after Ctrl-C.
+2 bad usage, 130 after Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -52,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     config = tyro.cli(ServingConfig, prog="python -m benchmarks.serving", args=given)
+    # SIGTERM must not leave servers behind, least of all those that are held still.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="dcgan-bench-") as temporary, ExitStack() as stack:
         folder = Path(temporary)
         try:
@@ -149,9 +152,10 @@ class Measurement:
     def _up(self, name: str, running: Running) -> None:
         """Take in a server that is ready: see what it does when idle, then hold it still."""
         self.stack.callback(running.resume)  # before it is stopped
+        time.sleep(2)  # what starting has left to do, such as Java's compiler
         before = running.cpu_s()
-        time.sleep(1)
-        self.idle_cores[name] = running.cpu_s() - before
+        time.sleep(2)
+        self.idle_cores[name] = (running.cpu_s() - before) / 2
         running.pause()
         self.running[name] = running
 

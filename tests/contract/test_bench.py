@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from benchmarks.closed_loop import Work, run
 from benchmarks.peers import environments, launch
 from benchmarks.peers.catalogue import PEERS, Peer
 from benchmarks.servers import STORE
+from deploy.server import ROOT
 
 pytestmark = pytest.mark.contract
 
@@ -113,3 +117,29 @@ def test_a_whole_run_with_a_peer_that_cannot_be_set_up_and_one_that_dies(
     assert "LitServe is left out: cannot be set up: pip: ERROR" in printed.out
     failed = only["load"]["failed"]
     assert f"Triton, 1 image, 2 connections: {failed} of {failed} requests failed" in printed.out
+
+
+def test_sigterm_leaves_no_server_behind(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "benchmarks.serving", "--work", "image", "--connections", "1",
+        "--seconds", "60", "--out", str(tmp_path / "result.json"),
+    ]  # fmt: skip
+    family = []
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:  # until both are up, and one of them is held still
+                if "round 1" in line:
+                    break
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.terminate()
+            assert process.wait(90) == 130
+            _, alive = psutil.wait_procs(family, timeout=5)
+        finally:
+            process.kill()
+            for member in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.kill()
+    assert len(family) >= 4  # of each server Java and a worker at least
+    assert alive == []
+    assert not (tmp_path / "result.json").exists()
