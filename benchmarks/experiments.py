@@ -63,9 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except subprocess.CalledProcessError as error:
         print(f"error: {shlex.join(error.cmd)} ended with {error.returncode}", file=sys.stderr)
         return 1
-    for path, words in documents.items():
+    for path in documents:
+        now = path.read_text(encoding="utf-8")  # it may have been edited meanwhile
         with atomic_path(path) as beside:
-            beside.write_text(filled(words, made), encoding="utf-8")
+            beside.write_text(filled(now, made), encoding="utf-8")
     print(json.dumps({"made": sorted(wanted), "documents": [str(path) for path in documents]}))
     return 0
 
@@ -144,11 +145,18 @@ def _measured() -> str:
 def _arithmetic() -> str:
     with tempfile.TemporaryDirectory() as folder:
         out = ["--out", str(Path(folder) / "a.png")]
-        rows = {
-            row: run(["arithmetic", "--concept", *shlex.split(row), *out])
-            for row in text.ARITHMETIC
-        }
+        rows = {row: _sum(["--concept", *shlex.split(row), *out]) for row in text.ARITHMETIC}
     return text.arithmetic_table(rows)
+
+
+def _sum(flags: list[str]) -> Result | None:
+    """One row; None when too few samples have the concept, which the command has said."""
+    try:
+        return run(["arithmetic", *flags])
+    except subprocess.CalledProcessError as error:
+        if error.returncode != 2:
+            raise
+        return None
 
 
 def _walk() -> str:

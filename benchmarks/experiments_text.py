@@ -31,14 +31,17 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def arithmetic_table(rows: dict[str, Result]) -> str:
-    """How often the sum has the concept, by row of ``ARITHMETIC``."""
+def arithmetic_table(rows: dict[str, Result | None]) -> str:
+    """How often the sum has the concept, by row of ``ARITHMETIC``; None is too few samples."""
     lines = [
         "| `--concept` | sure samples | before | after (worst to best direction) "
         "| random direction | keep colour | keep accessory |",
         "|---|---|---|---|---|---|---|",
     ]
     for row, found in rows.items():
+        if found is None:
+            lines.append(f"| `{row}` | too few | | | | | |")
+            continue
         has, kept = found["has_concept"], found["kept"]
         cells = [
             f"`{row}`",
@@ -54,7 +57,9 @@ def arithmetic_table(rows: dict[str, Result]) -> str:
             ),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    accuracy = next(iter(rows.values()))["judge_accuracy_on_unseen_real"]
+    accuracy: dict[str, float] = next(
+        (r["judge_accuracy_on_unseen_real"] for r in rows.values() if r), {}
+    )
     told = ", ".join(f"{name} {share:.1%}" for name, share in accuracy.items())
     return "\n".join(lines) + f"\n\nThe classifier is right on unseen real avatars: {told}."
 

@@ -109,6 +109,11 @@ def _attributes(results: list[Result], heads: list[str]) -> str:
         for key, form in (("sure_on_samples", "{:.3f}"), ("histogram_distance", "{:.3f}")):
             row += [form.format(t[name][key]) if name in t else "" for t in told]
         rows.append([*row, f"{found['classes_seen']} of {found['classes']}"])
+    means = [
+        f"{sum(a['histogram_distance'] for a in t.values()) / len(t):.3f}" if t else ""
+        for t in told
+    ]
+    rows.append(["mean", "", "", *[""] * len(told), *means, ""])
     kinds = ("sure on samples", "histogram distance")
     columns = [f"{kind}, {head}" if len(heads) > 1 else kind for kind in kinds for head in heads]
     note = (
