@@ -125,7 +125,7 @@ def run(tmp_path: Path) -> Path:
     trainer = Trainer(
         replace(config, seed=5), 3, torch.device("cpu"), torch.float32
     )  # another seed than the run's: learned weights differ from random ones
-    checkpoint.save(folder / "checkpoints", trainer, 3)
+    checkpoint.save(folder / "checkpoints", trainer, 3, kept=3)
     return folder
 
 
