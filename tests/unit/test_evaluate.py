@@ -178,6 +178,20 @@ def test_an_unknown_command_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> 
     assert "evaluate" in capsys.readouterr().err
 
 
+def test_help_tells_of_the_other_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    assert "python -m training evaluate, walk" in " ".join(capsys.readouterr().out.split())
+
+
+def test_train_may_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--dry-run", "--image-size", "32", "--ngf", "2", "--ndf", "2"]
+    assert main(["train", *flags]) == main(flags) == 0
+    first, second = capsys.readouterr().out.split('{\n  "data"')[1:]
+    assert first == second
+
+
 def test_the_judge_learns_a_colour_and_tells_it() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 512)

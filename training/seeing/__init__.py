@@ -1,1 +1,1 @@
-"""Pictures that show what a DCGAN has learned; ``python -m training.seeing --help``."""
+"""Pictures that show what a DCGAN has learned; commands of ``python -m training``."""
