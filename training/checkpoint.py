@@ -99,9 +99,6 @@ def _write(path: Path, trainer: Trainer, step: int) -> None:
 
 
 def _read_latest(folder: Path) -> dict[str, Any]:
-    # Half-written by a process that was killed: checkpoints, sample grids, weights.
-    for left in folder.parent.rglob(".*-*.*"):
-        left.unlink(missing_ok=True)
     problems = []
     for path in _newest_first(folder):
         try:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_PARTIAL = re.compile(r"\..*-[a-z0-9_]{8}(\.\w+)?")  # as mkstemp names files below
 
 
 @contextmanager
@@ -33,3 +36,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Delete what ``atomic_path`` was writing below ``folder`` when its process was killed."""
+    for path in folder.rglob(".*"):
+        if _PARTIAL.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)

@@ -28,6 +28,7 @@ from training.data.batches import batches, split, to_pictures
 from training.data.pictures import Pictures
 from training.distributed import ALONE, World
 from training.ema import recalibrate
+from training.files import remove_partial
 from training.health import HEALTHY, HealthMonitor, Verdict
 from training.interrupts import StopRequest, catch_stop_signals
 from training.journal import Journal
@@ -83,6 +84,8 @@ def train(
         PeerError: one of these happened in the first process, which reads and writes for all.
     """
     torch.backends.cudnn.benchmark = True
+    if config.resume and world.is_first:
+        remove_partial(out)
     trainer = Trainer(config, pictures.images.shape[-1], device, precision, world)
     step = checkpoint.load_latest(out / "checkpoints", trainer) if config.resume else 0
     if not config.resume:

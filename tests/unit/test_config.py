@@ -58,6 +58,27 @@ def test_out_of_range(setting: str, value: object) -> None:
         replace(TrainConfig(), **{setting: value})
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("loss", "wgan"), ("latent", "sphere"), ("d_norm", "layer"), ("on_dead", "pray")],
+)
+def test_a_choice_that_is_none_names_the_choices(setting: str, value: str) -> None:
+    """Also from a file, which the parser of flags does not see."""
+    with pytest.raises(ConfigError, match=rf"{setting} is '{value}'; choose one of \w"):
+        from_mapping({setting: value}, TrainConfig())
+
+
+@pytest.mark.parametrize("loss", ["hinge", "lsgan"])
+def test_labels_are_smoothed_where_there_are_labels(loss: str) -> None:
+    with pytest.raises(ConfigError, match=f"label_smoothing is 0.1 with loss {loss}"):
+        replace(TrainConfig(), loss=loss, label_smoothing=0.1)
+
+
+def test_no_cache_can_be_asked_for() -> None:
+    assert parse(["--cache", "None"]).cache is None
+    assert parse(["--cache", "elsewhere"]).cache == Path("elsewhere")
+
+
 def test_only_what_changes_the_result_is_a_difference() -> None:
     saved = TrainConfig()
     longer = replace(saved, max_steps=9, workers=1, resume=True)

@@ -1,13 +1,14 @@
 """Runs of a tiny network: what is written, verdicts, the command line."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_runs import CPU, TINY, flags, noise_folder, noise_pictures, run, shorten
+from tiny_runs import CPU, TINY, flags, noise_folder, noise_pictures, one_thread, run, shorten
 
 from training.__main__ import main
 from training.data.batches import batches, to_pictures
@@ -20,8 +21,10 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     shorten(monkeypatch)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

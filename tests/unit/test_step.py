@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from tiny_runs import CPU, TINY
+from tiny_runs import CPU, TINY, one_thread
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from training.ema import recalibrate
@@ -28,8 +29,9 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+def quick() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 def real_batch(seed: int = 0) -> torch.Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_runs import CPU, TINY, assert_same, journal, noise_pictures, shorten
+from tiny_runs import CPU, TINY, assert_same, journal, noise_pictures, one_thread, shorten
 
 from training import checkpoint
 from training.config import TrainConfig
@@ -27,8 +28,10 @@ SMALL = TrainConfig(
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     shorten(monkeypatch)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

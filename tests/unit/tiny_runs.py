@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,23 @@ CPU = torch.device("cpu")
 
 
 def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure BatchNorm and samples on few images; one thread, as in ``start``."""
-    torch.set_num_threads(1)
+    """Measure BatchNorm and samples on few images."""
     monkeypatch.setattr("training.loop.FINAL_CALIBRATION", 64)
     monkeypatch.setattr("training.checks.PREVIEW_CALIBRATION", 64)
     monkeypatch.setattr("training.checks.DISTANCE_SEEDS", range(16))
     monkeypatch.setattr("training.checks.PREVIEW_SEEDS", range(16))
     monkeypatch.setattr("training.evaluation.sliced.DIRECTIONS", 64)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As in ``spawn``: the number of threads can change the last bits of a sum."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def noise_pictures(count: int = 22) -> Pictures:
