@@ -28,6 +28,7 @@ import requests
 import tyro
 
 from benchmarks import arrivals, open_loop, work
+from benchmarks.background import end_on_sigterm
 from benchmarks.http_connection import target
 from benchmarks.points import summarize
 from deploy.server import HOST, ROOT, Ports, Server, ServerError
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     config = tyro.cli(FailoverConfig, prog="python -m benchmarks.failover", args=given)
+    end_on_sigterm()
     if shutil.which("nginx") is None:
         print("error: there is no nginx: apt-get install nginx-light", file=sys.stderr)
         return 2

@@ -16,6 +16,7 @@ from statistics import median
 
 import tyro
 
+from benchmarks.background import end_on_sigterm
 from benchmarks.closed_loop import Work, run
 from deploy.java import NoJavaError
 from deploy.server import ROOT, Ports, Server, ServerError
@@ -38,6 +39,7 @@ class LogCostConfig:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     config = tyro.cli(LogCostConfig, prog="python -m benchmarks.log_cost", args=arguments)
+    end_on_sigterm()
     try:
         print(table(measure(config)))
     except (ServerError, NoJavaError) as error:

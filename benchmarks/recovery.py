@@ -19,6 +19,7 @@ import psutil
 import requests
 import tyro
 
+from benchmarks.background import end_on_sigterm
 from deploy.java import NoJavaError
 from deploy.server import ROOT, Ports, Server, ServerError
 
@@ -53,6 +54,7 @@ class Round:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     config = tyro.cli(RecoveryConfig, prog="python -m benchmarks.recovery", args=arguments)
+    end_on_sigterm()
     try:
         rounds = measure(config)
     except (ServerError, NoJavaError) as error:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import threading
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import psutil
+
+from benchmarks.background import Background
 
 _PERIOD_S = 0.5
 
@@ -72,7 +73,7 @@ class _Gpu:
         }
 
 
-class Sampler:
+class Sampler(Background):
     """Samples while its ``with`` block runs; ``result`` is for afterwards.
 
     Args:
@@ -83,17 +84,15 @@ class Sampler:
     """
 
     def __init__(self, pid: int | None) -> None:
+        super().__init__(self._sample, _PERIOD_S)
         self._family = None if pid is None else _Family(psutil.Process(pid))
         self._gpus, self._no_gpu = _open_gpus()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
         self._wall_s = 0.0
 
-    def __enter__(self) -> Sampler:
+    def __enter__(self) -> Self:
         self._start_s = time.monotonic()
         self._sample(start=True)
-        self._thread.start()
-        return self
+        return super().__enter__()
 
     def __exit__(
         self,
@@ -101,8 +100,7 @@ class Sampler:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._ended.set()
-        self._thread.join()
+        super().__exit__(kind, error, traceback)
         self._sample()
         self._wall_s = time.monotonic() - self._start_s
 
@@ -119,10 +117,6 @@ class Sampler:
             "still_running": family.root.is_running(),
         }
         return {"server": server, "gpus": [g.result() for g in self._gpus] or self._no_gpu}
-
-    def _watch(self) -> None:
-        while not self._ended.wait(_PERIOD_S):
-            self._sample()
 
     def _sample(self, start: bool = False) -> None:
         if self._family is not None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from typing import Any
 import tyro
 
 from benchmarks import servers
+from benchmarks.background import end_on_sigterm
 from benchmarks.closed_loop import Load, Work, run
 from benchmarks.limit import Limit
 from benchmarks.machine import machine
@@ -53,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     config = tyro.cli(ServingConfig, prog="python -m benchmarks.serving", args=given)
-    # SIGTERM must not leave servers behind, least of all those that are held still.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="dcgan-bench-") as temporary, ExitStack() as stack:
         folder = Path(temporary)
         try:

@@ -3,7 +3,7 @@
 Every variant changes one thing of what is shipped. All servers are up in one run and take turns,
 the others held still meanwhile; ratios are taken round by round against the shipped settings.
 Progress goes to stderr, the table to stdout. Exit codes: 0 measured, 1 a server failed, 2 bad
-usage, 130 after Ctrl-C.
+usage, 130 after Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from statistics import median
 import tyro
 
 from benchmarks import servers
+from benchmarks.background import end_on_sigterm
 from benchmarks.closed_loop import Load, Work, run
 from benchmarks.running import Running
 from deploy.java import NoJavaError
@@ -97,6 +98,7 @@ class SettingsConfig:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     config = tyro.cli(SettingsConfig, prog="python -m benchmarks.settings", args=arguments)
+    end_on_sigterm()
     try:
         config.check()
         with tempfile.TemporaryDirectory(prefix="dcgan-settings-") as folder, ExitStack() as stack:

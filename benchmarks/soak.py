@@ -27,6 +27,7 @@ import psutil
 import tyro
 
 from benchmarks import arrivals, leaks, open_loop, soak_plot
+from benchmarks.background import end_on_sigterm
 from benchmarks.http_connection import Connection, Target, target
 from benchmarks.leaks import Bound, Trend
 from benchmarks.points import summarize
@@ -96,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     config = tyro.cli(SoakConfig, prog="python -m benchmarks.soak", args=given)
+    end_on_sigterm()
     try:
         config.check()
     except ValueError as error:

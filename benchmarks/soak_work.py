@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import random
 import socket
-import threading
 from collections.abc import Iterator
-from types import TracebackType
 
 from benchmarks import work
+from benchmarks.background import Background
 from benchmarks.http_connection import Target
 
 _DEEP = 50_000
@@ -62,7 +61,7 @@ class Bodies:
         return self._random.choice(HOSTILE)
 
 
-class HangUps:
+class HangUps(Background):
     """While its ``with`` block runs, a client a period that goes away in mid-request.
 
     Args:
@@ -71,29 +70,15 @@ class HangUps:
     """
 
     def __init__(self, to: Target, period_s: float) -> None:
-        self._to, self._period_s = to, period_s
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._bother, daemon=True)
+        super().__init__(self._hang_up, period_s)
+        self._to = to
         self.count = 0
-
-    def __enter__(self) -> HangUps:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _bother(self) -> None:
         body = b'{"seed": 1, "num_images": 64}'
-        request = b"%b%d\r\n\r\n%b" % (self._to.head, len(body), body)
-        ends = (1, len(request) // 2, len(request) - 1, len(request))
-        while not self._ended.wait(self._period_s):
-            with socket.create_connection((self._to.host, self._to.port), 10) as opened:
-                opened.sendall(request[: ends[self.count % len(ends)]])
-            self.count += 1
+        self._request = b"%b%d\r\n\r\n%b" % (to.head, len(body), body)
+
+    def _hang_up(self) -> None:
+        length = len(self._request)
+        ends = (1, length // 2, length - 1, length)
+        with socket.create_connection((self._to.host, self._to.port), 10) as opened:
+            opened.sendall(self._request[: ends[self.count % len(ends)]])
+        self.count += 1

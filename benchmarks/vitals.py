@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import TracebackType
 
 import psutil
+
+from benchmarks.background import Background
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Vitals:
 SERIES = tuple(field.name for field in fields(Vitals) if field.name != "time_s")
 
 
-class VitalsSampler:
+class VitalsSampler(Background):
     """Samples in a thread while its ``with`` block runs.
 
     Args:
@@ -52,32 +52,17 @@ class VitalsSampler:
     """
 
     def __init__(self, launcher: psutil.Process, temporary: Path, period_s: float) -> None:
+        super().__init__(self._watch, period_s)
         (self._java,) = launcher.children()
-        self._temporary, self._period_s = temporary, period_s
+        self._temporary = temporary
         self.samples: list[Vitals] = []
         self.worker_pids: set[int] = set()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> VitalsSampler:
         self._start_s = time.monotonic()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
 
     def _watch(self) -> None:
-        while not self._ended.wait(self._period_s):
-            # A process that ends in between gives no sample; that it ended shows in the next.
-            with contextlib.suppress(psutil.NoSuchProcess):
-                self.samples.append(self.sample())
+        # A process that ends in between gives no sample; that it ended shows in the next.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.samples.append(self.sample())
 
     def sample(self) -> Vitals:
         """What it holds now.
