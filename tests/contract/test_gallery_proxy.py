@@ -10,7 +10,7 @@ import pytest
 import requests
 from gallery_browser import Visit, ask, draw, needs_chromium, saved, sources, wait_for_tiles
 from playwright.sync_api import Browser, expect
-from test_proxy import ALICE, JS_MODULE, Proxy, environment, running
+from proxies import ALICE, JS_MODULE, Proxy, environment, running
 
 from client.session import read
 from deploy.gallery import HEADERS, PAGE, PATH

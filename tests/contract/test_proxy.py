@@ -7,129 +7,37 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import re
-import shutil
 import socket
 import ssl
-import subprocess
-import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import requests
 import urllib3
 from PIL import Image
-
-from client import Client
-from deploy.server import HOST, ROOT, Ports, Server
-from handler.errors import CONTENT_TYPE
-
-JS_MODULE = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
-pytestmark = [
-    pytest.mark.contract,
-    pytest.mark.skipif(
-        shutil.which("nginx") is None or not JS_MODULE.exists(),
-        reason="needs nginx: apt-get install nginx-light libnginx-mod-http-js",
-    ),
-]
-
-ALICE, BOB, CAROL = "a" * 32, "b" * 32, "C" * 40
-KEYS = f"# who may call\nalice {ALICE}\nbob {BOB}  # a comment\n\ncarol sha256:" + (
-    hashlib.sha256(CAROL.encode()).hexdigest() + "\n"
+from proxies import (
+    ALICE,
+    BOB,
+    CAROL,
+    NEEDS_NGINX,
+    Proxy,
+    check_problem,
+    running,
 )
 
+from client import Client
+from deploy.server import HOST, Ports, Server
+from handler.errors import CONTENT_TYPE
 
-@dataclass(frozen=True)
-class Proxy:
-    """A running proxy; ``certificate`` is what clients have to trust."""
-
-    url: str
-    metrics_url: str
-    folder: Path
-    variables: dict[str, str]
-
-    @property
-    def certificate(self) -> str:
-        return str(self.folder / "state" / "tls.crt")
-
-    def call(self, method: str, path: str, key: str = "", **options: object) -> requests.Response:
-        headers = {**({"X-API-Key": key} if key else {}), **options.pop("headers", {})}  # type: ignore[dict-item]
-        return requests.request(
-            method, self.url + path, headers=headers, verify=self.certificate, timeout=60, **options
-        )
-
-    def predict(self, key: str = ALICE, **fields: object) -> requests.Response:
-        return self.call("POST", "/predictions/dcgan", key, json=fields)
-
-    def log(self) -> list[dict[str, str]]:
-        """The access log; every line has to be JSON."""
-        time.sleep(0.1)
-        return [json.loads(x) for x in (self.folder / "access.log").read_text().splitlines()]
-
-
-def environment(folder: Path, ports: Ports, port: int = 0, **more: str) -> dict[str, str]:
-    """What proxy.sh reads, with folders and ports of the test's own."""
-    (folder / "state").mkdir(exist_ok=True)
-    (folder / "secrets").mkdir(exist_ok=True)
-    return {
-        **os.environ, "SECRETS": str(folder / "secrets"), "STATE": str(folder / "state"),
-        "RUN": str(folder / "run"), "LISTEN": f"{HOST}:{port}",
-        "INFERENCE": f"http://{HOST}:{ports.inference}",
-        "MANAGEMENT": f"http://{HOST}:{ports.management}",
-        "METRICS": f"http://{HOST}:{ports.metrics}",
-        "RESOLVER": HOST, "ACCESS_LOG": str(folder / "access.log"), **more,
-    }  # fmt: skip
-
-
-@contextlib.contextmanager
-def running(folder: Path, upstream: Ports, keys: str = KEYS, **more: str) -> Iterator[Proxy]:
-    folder.mkdir(exist_ok=True)
-    own = Ports.free()
-    port, metrics_port = own.inference, own.metrics
-    # Started by root, nginx works as another user, who cannot enter pytest's folders.
-    run = tempfile.mkdtemp(prefix="dcgan-proxy-")
-    variables = environment(
-        folder, upstream, port, METRICS_LISTEN=f"{HOST}:{metrics_port}", RUN=run, **more
-    )
-    if keys:
-        (folder / "secrets" / "api_keys").write_text(keys)
-    with (folder / "stderr").open("wb") as stderr:
-        process = subprocess.Popen([ROOT / "deploy/proxy/proxy.sh"], env=variables, stderr=stderr)
-    proxy = Proxy(f"https://{HOST}:{port}", f"http://{HOST}:{metrics_port}", folder, variables)
-    try:
-        deadline = time.monotonic() + 20
-        while process.poll() is None:
-            # A port that opens is not enough: it does so while nginx tests its settings.
-            with contextlib.suppress(OSError):
-                requests.get(f"{proxy.metrics_url}/anything", timeout=1)
-                break
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        assert process.poll() is None, (folder / "stderr").read_text()
-        yield proxy
-    finally:
-        process.terminate()
-        process.wait(20)
-        shutil.rmtree(run)
+pytestmark = [pytest.mark.contract, NEEDS_NGINX]
 
 
 @pytest.fixture(scope="module")
 def proxy(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     with running(tmp_path_factory.mktemp("proxy"), server.ports, RATE="1000r/s") as live:
         yield live
-
-
-def check_problem(reply: requests.Response, status: int, slug: str) -> None:
-    assert reply.status_code == status, reply.text
-    assert reply.headers["content-type"] == CONTENT_TYPE
-    assert reply.json()["type"] == f"urn:dcgan:problem:{slug}"
-    assert reply.json()["status"] == status
-    assert re.fullmatch("[0-9a-f]{32}", reply.headers["x-request-id"])
-    assert reply.headers["x-content-type-options"] == "nosniff"
 
 
 @pytest.mark.parametrize(
@@ -377,101 +285,3 @@ def test_metrics_for_prometheus_on_their_own_port(proxy: Proxy) -> None:
     assert int(found["dcgan_queue_free_requests"]) > 0
     for path in ("/models", "/workflows", "/predictions/dcgan", "/internal/workers"):
         assert requests.get(proxy.metrics_url + path, timeout=5).status_code == 404
-
-
-def test_the_first_start_makes_a_key_and_shows_it_once(server: Server, tmp_path: Path) -> None:
-    with running(tmp_path, server.ports, keys="") as fresh:
-        shown = re.search(r"X-API-Key: ([0-9a-f]{64})", (tmp_path / "stderr").read_text())
-        assert shown
-        assert fresh.predict(shown.group(1), seed=1).status_code == 200
-        certificate = Path(fresh.certificate).read_bytes()
-        kept = Path(fresh.variables["RUN"], "keys.map").read_text()
-    assert shown.group(1) not in kept
-    for file in (p for p in tmp_path.rglob("*") if p.is_file() and p.name != "stderr"):
-        assert shown.group(1).encode() not in file.read_bytes(), file
-    with running(tmp_path, server.ports, keys="") as again:
-        assert "X-API-Key" not in (tmp_path / "stderr").read_text()
-        assert again.predict(shown.group(1), seed=1).status_code == 200
-        assert Path(again.certificate).read_bytes() == certificate
-
-
-def test_keys_change_without_a_restart(server: Server, tmp_path: Path) -> None:
-    with running(tmp_path, server.ports, RATE="1000r/s") as proxy:
-        (tmp_path / "secrets" / "api_keys").write_text(f"dora {'d' * 24}\n")
-        subprocess.run([ROOT / "deploy/proxy/proxy.sh", "reload"], env=proxy.variables, check=True)
-        deadline = time.monotonic() + 10
-        while proxy.predict("d" * 24, seed=1).status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        check_problem(proxy.predict(ALICE, seed=1), 401, "unauthorized")
-
-
-def test_a_certificate_of_ones_own(server: Server, tmp_path: Path) -> None:
-    secrets = tmp_path / "secrets"
-    secrets.mkdir()
-    subprocess.run(
-        [
-            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", "-days", "2",
-            "-subj", "/CN=mine",
-            "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", secrets / "tls.key",
-            "-out", secrets / "tls.crt",
-        ],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    with running(tmp_path, server.ports) as proxy:
-        reply = requests.get(f"{proxy.url}/healthz", verify=secrets / "tls.crt", timeout=5)
-        assert reply.ok
-        assert not (tmp_path / "state" / "tls.crt").exists()
-
-
-GOOD = "k" * 32
-
-
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        ("", "there is no key in it"),
-        ("# none\n", "there is no key in it"),
-        ("alice\n", "line 1: no key after the name alice"),
-        (f"al!ice {GOOD}\n", "line 1: a name has letters"),
-        (f"{'n' * 65} {GOOD}\n", "the name has 65 characters; at most 64"),
-        ("# x\nalice short\n", "line 2: the key of alice has 5 characters; at least 24"),
-        (f"alice {GOOD} more\n", "something follows the key of alice"),
-        (f'alice {GOOD}"\n', "the key of alice has characters other than"),
-        (f"alice {GOOD};\n", "the key of alice has characters other than"),
-        ("alice sha256:123\n", "sha256: of alice takes 64 digits"),
-        (f"alice {GOOD}\nalice {GOOD}x\n", "line 2: the name alice is there twice"),
-        (f"alice {GOOD}\nbob {GOOD}\n", "line 2: the key of bob is there twice"),
-    ],
-)
-def test_a_bad_file_of_keys_stops_the_start(tmp_path: Path, keys: str, message: str) -> None:
-    variables = environment(tmp_path, Ports())
-    (tmp_path / "secrets" / "api_keys").write_text(keys)
-    done = subprocess.run(
-        [ROOT / "deploy/proxy/proxy.sh"], env=variables, capture_output=True, text=True,
-        check=False, timeout=20,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert GOOD not in done.stderr
-    assert not (tmp_path / "run" / "keys.map").exists()
-
-
-def test_a_key_of_another_certificate_stops_the_start(tmp_path: Path) -> None:
-    variables = environment(tmp_path, Ports())
-    for name in ("tls", "other"):
-        subprocess.run(
-            [
-                "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-                "-noenc", "-subj", "/CN=x", "-keyout", tmp_path / "secrets" / f"{name}.key",
-                "-out", tmp_path / "secrets" / f"{name}.crt",
-            ],
-            check=True, capture_output=True,
-        )  # fmt: skip
-    shutil.move(tmp_path / "secrets" / "other.key", tmp_path / "secrets" / "tls.key")
-    done = subprocess.run(
-        [ROOT / "deploy/proxy/proxy.sh"], env=variables, capture_output=True, text=True,
-        check=False, timeout=20,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "tls.key is not the key of" in done.stderr

@@ -1,0 +1,117 @@
+"""Real nginx with its real settings, for the length of a block, and what its errors look like."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+
+from deploy.server import HOST, ROOT, Ports
+from handler.errors import CONTENT_TYPE
+
+JS_MODULE = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
+NEEDS_NGINX = pytest.mark.skipif(
+    shutil.which("nginx") is None or not JS_MODULE.exists(),
+    reason="needs nginx: apt-get install nginx-light libnginx-mod-http-js",
+)
+
+ALICE, BOB, CAROL = "a" * 32, "b" * 32, "C" * 40
+
+KEYS = f"# who may call\nalice {ALICE}\nbob {BOB}  # a comment\n\ncarol sha256:" + (
+    hashlib.sha256(CAROL.encode()).hexdigest() + "\n"
+)
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A running proxy; ``certificate`` is what clients have to trust."""
+
+    url: str
+    metrics_url: str
+    folder: Path
+    variables: dict[str, str]
+
+    @property
+    def certificate(self) -> str:
+        return str(self.folder / "state" / "tls.crt")
+
+    def call(self, method: str, path: str, key: str = "", **options: object) -> requests.Response:
+        headers = {**({"X-API-Key": key} if key else {}), **options.pop("headers", {})}  # type: ignore[dict-item]
+        return requests.request(
+            method, self.url + path, headers=headers, verify=self.certificate, timeout=60, **options
+        )
+
+    def predict(self, key: str = ALICE, **fields: object) -> requests.Response:
+        return self.call("POST", "/predictions/dcgan", key, json=fields)
+
+    def log(self) -> list[dict[str, str]]:
+        """The access log; every line has to be JSON."""
+        time.sleep(0.1)
+        return [json.loads(x) for x in (self.folder / "access.log").read_text().splitlines()]
+
+
+def environment(folder: Path, ports: Ports, port: int = 0, **more: str) -> dict[str, str]:
+    """What proxy.sh reads, with folders and ports of the test's own."""
+    (folder / "state").mkdir(exist_ok=True)
+    (folder / "secrets").mkdir(exist_ok=True)
+    return {
+        **os.environ, "SECRETS": str(folder / "secrets"), "STATE": str(folder / "state"),
+        "RUN": str(folder / "run"), "LISTEN": f"{HOST}:{port}",
+        "INFERENCE": f"http://{HOST}:{ports.inference}",
+        "MANAGEMENT": f"http://{HOST}:{ports.management}",
+        "METRICS": f"http://{HOST}:{ports.metrics}",
+        "RESOLVER": HOST, "ACCESS_LOG": str(folder / "access.log"), **more,
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def running(folder: Path, upstream: Ports, keys: str = KEYS, **more: str) -> Iterator[Proxy]:
+    folder.mkdir(exist_ok=True)
+    own = Ports.free()
+    port, metrics_port = own.inference, own.metrics
+    # Started by root, nginx works as another user, who cannot enter pytest's folders.
+    run = tempfile.mkdtemp(prefix="dcgan-proxy-")
+    variables = environment(
+        folder, upstream, port, METRICS_LISTEN=f"{HOST}:{metrics_port}", RUN=run, **more
+    )
+    if keys:
+        (folder / "secrets" / "api_keys").write_text(keys)
+    with (folder / "stderr").open("wb") as stderr:
+        process = subprocess.Popen([ROOT / "deploy/proxy/proxy.sh"], env=variables, stderr=stderr)
+    proxy = Proxy(f"https://{HOST}:{port}", f"http://{HOST}:{metrics_port}", folder, variables)
+    try:
+        deadline = time.monotonic() + 20
+        while process.poll() is None:
+            # A port that opens is not enough: it does so while nginx tests its settings.
+            with contextlib.suppress(OSError):
+                requests.get(f"{proxy.metrics_url}/anything", timeout=1)
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert process.poll() is None, (folder / "stderr").read_text()
+        yield proxy
+    finally:
+        process.terminate()
+        process.wait(20)
+        shutil.rmtree(run)
+
+
+def check_problem(reply: requests.Response, status: int, slug: str) -> None:
+    assert reply.status_code == status, reply.text
+    assert reply.headers["content-type"] == CONTENT_TYPE
+    assert reply.json()["type"] == f"urn:dcgan:problem:{slug}"
+    assert reply.json()["status"] == status
+    assert re.fullmatch("[0-9a-f]{32}", reply.headers["x-request-id"])
+    assert reply.headers["x-content-type-options"] == "nosniff"

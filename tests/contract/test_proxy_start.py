@@ -1,0 +1,121 @@
+"""How the proxy starts: keys and certificates made, given, changed, and wrong."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import requests
+from proxies import (
+    ALICE,
+    NEEDS_NGINX,
+    check_problem,
+    environment,
+    running,
+)
+
+from deploy.server import ROOT, Ports, Server
+
+pytestmark = [pytest.mark.contract, NEEDS_NGINX]
+
+
+def test_the_first_start_makes_a_key_and_shows_it_once(server: Server, tmp_path: Path) -> None:
+    with running(tmp_path, server.ports, keys="") as fresh:
+        shown = re.search(r"X-API-Key: ([0-9a-f]{64})", (tmp_path / "stderr").read_text())
+        assert shown
+        assert fresh.predict(shown.group(1), seed=1).status_code == 200
+        certificate = Path(fresh.certificate).read_bytes()
+        kept = Path(fresh.variables["RUN"], "keys.map").read_text()
+    assert shown.group(1) not in kept
+    for file in (p for p in tmp_path.rglob("*") if p.is_file() and p.name != "stderr"):
+        assert shown.group(1).encode() not in file.read_bytes(), file
+    with running(tmp_path, server.ports, keys="") as again:
+        assert "X-API-Key" not in (tmp_path / "stderr").read_text()
+        assert again.predict(shown.group(1), seed=1).status_code == 200
+        assert Path(again.certificate).read_bytes() == certificate
+
+
+def test_keys_change_without_a_restart(server: Server, tmp_path: Path) -> None:
+    with running(tmp_path, server.ports, RATE="1000r/s") as proxy:
+        (tmp_path / "secrets" / "api_keys").write_text(f"dora {'d' * 24}\n")
+        subprocess.run([ROOT / "deploy/proxy/proxy.sh", "reload"], env=proxy.variables, check=True)
+        deadline = time.monotonic() + 10
+        while proxy.predict("d" * 24, seed=1).status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        check_problem(proxy.predict(ALICE, seed=1), 401, "unauthorized")
+
+
+def test_a_certificate_of_ones_own(server: Server, tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    subprocess.run(
+        [
+            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", "-days", "2",
+            "-subj", "/CN=mine",
+            "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", secrets / "tls.key",
+            "-out", secrets / "tls.crt",
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with running(tmp_path, server.ports) as proxy:
+        reply = requests.get(f"{proxy.url}/healthz", verify=secrets / "tls.crt", timeout=5)
+        assert reply.ok
+        assert not (tmp_path / "state" / "tls.crt").exists()
+
+
+GOOD = "k" * 32
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("", "there is no key in it"),
+        ("# none\n", "there is no key in it"),
+        ("alice\n", "line 1: no key after the name alice"),
+        (f"al!ice {GOOD}\n", "line 1: a name has letters"),
+        (f"{'n' * 65} {GOOD}\n", "the name has 65 characters; at most 64"),
+        ("# x\nalice short\n", "line 2: the key of alice has 5 characters; at least 24"),
+        (f"alice {GOOD} more\n", "something follows the key of alice"),
+        (f'alice {GOOD}"\n', "the key of alice has characters other than"),
+        (f"alice {GOOD};\n", "the key of alice has characters other than"),
+        ("alice sha256:123\n", "sha256: of alice takes 64 digits"),
+        (f"alice {GOOD}\nalice {GOOD}x\n", "line 2: the name alice is there twice"),
+        (f"alice {GOOD}\nbob {GOOD}\n", "line 2: the key of bob is there twice"),
+    ],
+)
+def test_a_bad_file_of_keys_stops_the_start(tmp_path: Path, keys: str, message: str) -> None:
+    variables = environment(tmp_path, Ports())
+    (tmp_path / "secrets" / "api_keys").write_text(keys)
+    done = subprocess.run(
+        [ROOT / "deploy/proxy/proxy.sh"], env=variables, capture_output=True, text=True,
+        check=False, timeout=20,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert GOOD not in done.stderr
+    assert not (tmp_path / "run" / "keys.map").exists()
+
+
+def test_a_key_of_another_certificate_stops_the_start(tmp_path: Path) -> None:
+    variables = environment(tmp_path, Ports())
+    for name in ("tls", "other"):
+        subprocess.run(
+            [
+                "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+                "-noenc", "-subj", "/CN=x", "-keyout", tmp_path / "secrets" / f"{name}.key",
+                "-out", tmp_path / "secrets" / f"{name}.crt",
+            ],
+            check=True, capture_output=True,
+        )  # fmt: skip
+    shutil.move(tmp_path / "secrets" / "other.key", tmp_path / "secrets" / "tls.key")
+    done = subprocess.run(
+        [ROOT / "deploy/proxy/proxy.sh"], env=variables, capture_output=True, text=True,
+        check=False, timeout=20,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "tls.key is not the key of" in done.stderr
