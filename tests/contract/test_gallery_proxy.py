@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 from gallery_browser import Visit, ask, draw, needs_chromium, saved, sources, wait_for_tiles
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 from proxies import ALICE, JS_MODULE, Proxy, environment, running
 
 from client.session import read
@@ -113,6 +113,13 @@ def test_the_page_is_served_without_a_key(proxy: Proxy) -> None:
     assert proxy.call("POST", PATH).status_code == 405
 
 
+def everything_is_drawn(page: Page) -> None:
+    """Return when the page of four pictures, two of them kept, has nothing more to ask for."""
+    wait_for_tiles(page, 4)
+    expect(page.locator("#shelf img[src]")).to_have_count(2)
+    expect(page.locator("#walk-caption")).to_contain_text("Frame 1 of 24")
+
+
 @needs_chromium
 def test_the_page_asks_for_the_key(proxy: Proxy, visit: Visit, server: Server) -> None:
     page = visit("#seed=1&count=4&keep=1,2", proxy.url + PATH, ignore_https_errors=True,
@@ -127,9 +134,7 @@ def test_the_page_asks_for_the_key(proxy: Proxy, visit: Visit, server: Server) -
     expect(page.locator("#key-error")).to_have_text("The server did not take this key.")
     page.fill("#key", ALICE)
     page.press("#key", "Enter")
-    wait_for_tiles(page, 4)
-    expect(page.locator("#shelf img[src]")).to_have_count(2)
-    expect(page.locator("#walk-caption")).to_contain_text("Frame 1 of 24")
+    everything_is_drawn(page)
     expect(page.locator("#facts")).to_contain_text("onnx on cpu")
     assert sources(page, "#grid img") == ask(server, seed=1, num_images=4)
     assert read(saved(page, "#draw-download")[1])["request"]["seed"] == 1
@@ -139,7 +144,7 @@ def test_the_page_asks_for_the_key(proxy: Proxy, visit: Visit, server: Server) -
     assert ALICE not in command + page.url
     assert page.evaluate("Object.keys(localStorage).length") == 0
     page.reload()  # the key lives as long as the tab
-    wait_for_tiles(page, 4)
+    everything_is_drawn(page)  # what is asked later than the key is forgotten asks for it again
     page.click("#key-open")
     page.click("#key-forget")
     draw(page, count="5")
