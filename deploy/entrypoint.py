@@ -1,7 +1,7 @@
 """The process of the container: TorchServe in the foreground, drained before it is stopped.
 
 TorchServe itself drops what it is working on when it gets SIGTERM. So this waits, for up to
-``DCGAN_DRAIN_S`` seconds (25), until no connection to the inference port is left, and stops it
+``DCGAN_DRAIN_S`` seconds (70), until no connection to the inference port is left, and stops it
 only then. Connections that a client merely keeps open count too: the proxy keeps none.
 
 Exit codes: 0 stopped by a signal, 1 TorchServe ended by itself or cannot start, 2 bad usage.
@@ -23,17 +23,21 @@ import psutil
 from deploy.java import NoJavaError, find_java_home
 
 INFERENCE_PORT = 8080
+DRAIN_S = 70.0
+"""Longer than the proxy waits for a reply: what it has accepted is finished."""
+END_S = 10.0
+"""What TorchServe gets to end once it is told to."""
 DRAINING = Path(tempfile.gettempdir()) / "draining"
 """Exists while the server is being stopped; deploy/healthcheck.py reports unhealthy then."""
 
 
 def main() -> int:
     """Run until TorchServe ends or SIGTERM or SIGINT comes; returns the exit code."""
-    text = os.environ.get("DCGAN_DRAIN_S", "25")
+    text = os.environ.get("DCGAN_DRAIN_S", str(DRAIN_S))
     try:
         drain_s = float(text)
     except ValueError:
-        print(f"error: DCGAN_DRAIN_S is {text!r}; give seconds, such as 25", file=sys.stderr)
+        print(f"error: DCGAN_DRAIN_S is {text!r}; give seconds, such as 70", file=sys.stderr)
         return 2
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -89,11 +93,11 @@ def _start() -> subprocess.Popen[bytes]:
 
 
 def _stop(launcher_pid: int) -> None:
-    """SIGTERM to Java, which ends its workers and with that the launcher; SIGKILL after 10 s."""
+    """SIGTERM to Java, which ends its workers and with that the launcher; then SIGKILL."""
     launcher = psutil.Process(launcher_pid)
     family = [*launcher.children(recursive=True), launcher]
     family[0].terminate()
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=END_S)
     for process in alive:
         process.kill()
 

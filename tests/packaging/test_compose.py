@@ -12,6 +12,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
+from deploy import entrypoint
 from deploy.server import ROOT
 
 pytestmark = pytest.mark.packaging
@@ -141,6 +142,9 @@ def test_the_proxy_waits_longer_than_torchserve_and_stops_after_it() -> None:
     services = load("docker-compose.yml")["services"]
     grace_s = int(services["proxy"]["stop_grace_period"].removesuffix("s"))
     assert worker["responseTimeout"] < read_s < grace_s
+    assert read_s < entrypoint.DRAIN_S
+    grace_s = int(services["torchserve"]["stop_grace_period"].removesuffix("s"))
+    assert grace_s > entrypoint.DRAIN_S + entrypoint.END_S
     assert services["proxy"]["stop_signal"] == "SIGQUIT"
     assert services["proxy"]["depends_on"] == ["torchserve"]
 

@@ -19,6 +19,7 @@ from manifests import (
     seconds,
 )
 
+from deploy import entrypoint
 from deploy.server import ROOT, Ports
 from handler.limits import Limits
 
@@ -44,7 +45,7 @@ def test_a_pod_is_given_the_time_to_finish(manifests: list[Manifest]) -> None:
     drain_s = float(environment(manifests, "torchserve")["DCGAN_DRAIN_S"])
     assert drain_s > seconds(nginx("proxy_read_timeout").split(";")[0])
     grace = pod(manifests)["terminationGracePeriodSeconds"]
-    assert grace > sleeps["torchserve"] + drain_s + 10  # the entry point kills after 10 s
+    assert grace > sleeps["torchserve"] + drain_s + entrypoint.END_S
     dockerfile = (ROOT / "deploy" / "Dockerfile.proxy").read_text(encoding="utf-8")
     assert "STOPSIGNAL SIGQUIT" in dockerfile
 

@@ -18,8 +18,6 @@ from odd_pictures import (
     encode,
     plain,
     reasons_of,
-    write_odd_folder,
-    write_odd_zip,
 )
 from PIL import Image
 
@@ -28,16 +26,6 @@ from training.data.folders import load_folder, load_zip, show_name
 from training.data.pictures import Skipped, decode
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture
-def odd_folder(tmp_path: Path) -> Path:
-    return write_odd_folder(tmp_path / "odd")
-
-
-@pytest.fixture
-def odd_zip(tmp_path: Path) -> Path:
-    return write_odd_zip(tmp_path / "odd.zip")
 
 
 def test_odd_folder(odd_folder: Path) -> None:

@@ -12,24 +12,12 @@ from odd_pictures import (
     SETTINGS,
     UNUSABLE,
     USABLE,
-    write_odd_folder,
-    write_odd_zip,
 )
 
 from training.data import DataError, Pictures, load, report
 from training.data.pictures import Skipped
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture
-def odd_folder(tmp_path: Path) -> Path:
-    return write_odd_folder(tmp_path / "odd")
-
-
-@pytest.fixture
-def odd_zip(tmp_path: Path) -> Path:
-    return write_odd_zip(tmp_path / "odd.zip")
 
 
 class TestLoad:

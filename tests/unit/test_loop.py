@@ -1,14 +1,13 @@
 """Runs of a tiny network: what is written, verdicts, the command line."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_runs import CPU, TINY, flags, noise_folder, noise_pictures, one_thread, run, shorten
+from tiny_runs import CPU, TINY, flags, run
 
 from training.__main__ import main
 from training.data.batches import batches, to_pictures
@@ -17,24 +16,7 @@ from training.loop import train
 from training.step import Trainer
 from training.weights import load_generator
 
-pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    shorten(monkeypatch)
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def pictures() -> Pictures:
-    return noise_pictures()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return noise_folder(tmp_path_factory.mktemp("pictures"))
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("quick")]
 
 
 def test_starts_from_the_weights_of_another_run(tmp_path: Path, pictures: Pictures) -> None:

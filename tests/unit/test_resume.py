@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +19,6 @@ from tiny_runs import (
     flags,
     journal,
     latest_state,
-    noise_folder,
-    noise_pictures,
-    one_thread,
     run,
     shorten,
     spawn,
@@ -36,24 +32,7 @@ from training.loop import train
 from training.step import Trainer
 from training.weights import load_generator
 
-pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    shorten(monkeypatch)
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def pictures() -> Pictures:
-    return noise_pictures()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return noise_folder(tmp_path_factory.mktemp("pictures"))
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("quick")]
 
 
 @pytest.mark.parametrize("count", [1, 3])

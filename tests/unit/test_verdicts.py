@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_runs import CPU, TINY, assert_same, journal, noise_pictures, one_thread, shorten
+from tiny_runs import CPU, TINY, assert_same, journal, noise_pictures, shorten
 
 from training import checkpoint
 from training.config import TrainConfig
@@ -19,19 +18,12 @@ from training.data.pictures import Pictures
 from training.loop import MOST_ROLLBACKS, Outcome, train
 from training.step import StepStats, Trainer
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("quick")]
 
 SMALL = TrainConfig(
     batch_size=16, image_size=32, nz=16, ngf=8, ndf=8, max_steps=220, log_every=10,
     sample_every=50, checkpoint_every=10_000, on_dead="warn",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    shorten(monkeypatch)
-    with one_thread():
-        yield
 
 
 @pytest.fixture(scope="module")
