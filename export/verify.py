@@ -13,7 +13,9 @@ import onnxruntime
 import torch
 
 from export.onnx import IMAGES, NOISE
-from handler.images import to_uint8
+from handler.backends.packed import PackedNetwork, layers_of
+from handler.backends.torchscript import load_torchscript
+from handler.images import Images, to_uint8
 from handler.latents import from_seeds
 from training.networks import Generator
 
@@ -83,36 +85,67 @@ def verify(generator: Generator, torchscript: Path, onnx: Path) -> list[Parity]:
 
 @dataclass(frozen=True)
 class Quality:
-    """What a short float type costs, TorchScript on the CPU against eager float32.
+    """The grey levels of another arithmetic on the CPU against those of eager float32.
 
     Args:
+        precision: of weights and activations.
+        network: what ran it: the backend ``packed``, or ``torchscript``.
         psnr_db: peak signal-to-noise ratio of the grey levels, dB; None when they are equal.
         max_grey_levels: largest difference.
     """
 
     precision: str
+    network: str
     psnr_db: float | None
     max_grey_levels: int
 
 
 def measure_quality(generator: Generator, torchscript: Path) -> list[Quality]:
-    """Both short types on the largest batch of ``verify``; figures to know, not bounds."""
+    """Packed float32 and both short types, on the largest batch of ``verify``.
+
+    The short types are figures to know, not bounds. Where oneDNN has bfloat16 it is the packed
+    network's, which is what a CPU serves; else TorchScript's.
+
+    Raises:
+        ParityError: the packed network is farther off in float32 than rounding is.
+    """
     noise = from_seeds(range(max(BATCHES)), generator.nz)
     expected = to_uint8(_eager_run(generator)(noise)).astype(np.float64)
-    report = []
-    for precision in ("bfloat16", "float16"):
-        found = to_uint8(_torchscript_run(torchscript, getattr(torch, precision))(noise))
+
+    def quality(precision: str, network: str) -> Quality:
+        dtype = getattr(torch, precision)
+        if network == "packed":
+            found = _packed_pixels(torchscript, dtype, noise)
+        else:
+            found = to_uint8(_torchscript_run(torchscript, dtype)(noise))
         error = found - expected
         mse = float(np.square(error).mean())
         psnr_db = round(10 * float(np.log10(255**2 / mse)), 1) if mse else None
-        report.append(Quality(precision, psnr_db, int(np.abs(error).max())))
-    return report
+        return Quality(precision, network, psnr_db, int(np.abs(error).max()))
+
+    onednn = torch.backends.mkldnn.is_available()
+    report = [quality("float32", "packed")] if onednn else []
+    if report and report[0].max_grey_levels > MAX_GREY_LEVELS:
+        raise ParityError(
+            f"the packed network differs from eager by {report[0].max_grey_levels} grey levels "
+            f"(allowed {MAX_GREY_LEVELS})"
+        )
+    serves_bfloat16 = onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    report.append(quality("bfloat16", "packed" if serves_bfloat16 else "torchscript"))
+    return [*report, quality("float16", "torchscript")]
+
+
+def _packed_pixels(path: Path, dtype: torch.dtype, noise: npt.NDArray[np.float32]) -> Images:
+    layers = layers_of(load_torchscript(path, "cpu").named_parameters(), path.name)
+    with torch.inference_mode():
+        pixels: Images = PackedNetwork(layers, dtype, len(noise))(torch.from_numpy(noise)).numpy()
+    return pixels
 
 
 def as_json(report: list[Parity], quality: list[Quality]) -> dict[str, Any]:
     """The parity report, with its bounds."""
     return {
-        "short_precision": [asdict(entry) for entry in quality],
+        "other_arithmetic": [asdict(entry) for entry in quality],
         "reference": "eager, float32, CPU",
         "allowed": {
             "max_absolute_error": MAX_ABSOLUTE_ERROR,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from handler.errors import Kind, RequestError, show
@@ -38,7 +39,11 @@ def choose(
     """
     if wanted is not None:
         return wanted
-    accept = header(headers, "Accept")
+    return _negotiate(header(headers, "Accept"), offered)
+
+
+@lru_cache(maxsize=256)  # clients say the same again and again
+def _negotiate(accept: str, offered: tuple[Format, ...]) -> Format:
     if not accept.strip():
         return offered[0]
     ranges = [found for part in accept.split(",") if (found := _range(part)) is not None]

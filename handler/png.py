@@ -18,9 +18,9 @@ import numpy.typing as npt
 try:
     from isal import isal_zlib
 
-    _deflate, COMPRESSOR = isal_zlib.compress, "isal level 1"
+    _deflate, _crc32, COMPRESSOR = isal_zlib.compress, isal_zlib.crc32, "isal level 1"
 except ImportError:  # no wheel for this processor
-    _deflate, COMPRESSOR = zlib.compress, "zlib level 1"
+    _deflate, _crc32, COMPRESSOR = zlib.compress, zlib.crc32, "zlib level 1"
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHUNK_BYTES = 12  # length, type and checksum around each chunk's data
@@ -89,5 +89,5 @@ def _text(keyword: str, value: str) -> bytes:
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
     """Length, type, data, checksum of the last two (5.3)."""
-    checksum = zlib.crc32(data, zlib.crc32(kind))
+    checksum = _crc32(data, _crc32(kind))
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)

@@ -44,11 +44,14 @@ def open_backend(model_dir: Path, card: Card, settings: Settings, gpu_id: int | 
     name, precision = choose(settings, probe(gpu_id))
     try:
         return _warm(_load(name, precision, model_dir, card, settings, gpu_id), card, settings)
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError) as error:  # the second: a torch without the operators
         if name != "packed" or settings.backend != "auto":
             raise
-        logger.warning("the packed network cannot run here, ONNX Runtime takes over: %s", error)
-    return _warm(_load("onnx", "float32", model_dir, card, settings, gpu_id), card, settings)
+        other: tuple[Name, Precision] = (
+            ("onnx", "float32") if settings.precision == "auto" else ("torchscript", precision)
+        )
+        logger.warning("the packed network cannot run here, %s %s takes over: %s", *other, error)
+    return _warm(_load(*other, model_dir, card, settings, gpu_id), card, settings)
 
 
 def _load(

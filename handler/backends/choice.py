@@ -34,7 +34,10 @@ def probe(gpu_id: int | None) -> Hardware:
     return Hardware(
         gpu=gpu,
         gpu_float16=gpu and torch.cuda.get_device_capability(gpu_id) >= (7, 0),
-        cpu_bfloat16=torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported(),
+        cpu_bfloat16=any(  # private to torch: another version may not have them
+            getattr(torch.cpu, name, lambda: False)()
+            for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        ),
     )
 
 

@@ -50,12 +50,14 @@ def sizes_up_to(most: int) -> list[int]:
     return [size for size in (1 << k for k in range(most.bit_length())) if size < most] + [most]
 
 
-def capture(forward: Callable[[Any], Any], count: int, nz: int, device: str) -> Run:
+def capture(forward: Callable[[Any], Any], count: int, nz: int, device: str, pool: Any) -> Run:
     """Record ``forward`` on a GPU for batches of ``count``.
 
     Args:
         forward: float32 tensor (count, nz) -> uint8 tensor (count, H, W, C), both on the device.
         device: a CUDA device.
+        pool: of ``torch.cuda.graph_pool_handle()``. Graphs may share one, for no two run at a
+            time and each result is copied out before the next.
 
     Raises:
         RuntimeError: the pass cannot be recorded.
@@ -73,7 +75,7 @@ def capture(forward: Callable[[Any], Any], count: int, nz: int, device: str) -> 
                 forward(noise)
         torch.cuda.current_stream(device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=pool):
             pixels = forward(noise)
         pixels_host = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
 

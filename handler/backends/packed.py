@@ -11,13 +11,15 @@ their own, so ``handler.backends`` tries the backend once and takes ONNX Runtime
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from handler.backends.base import Latents, Slices, need_fallback
+from handler.backends.base import Latents, Slices, need_fallback, to_pixels
 from handler.backends.torchscript import load_torchscript
 from handler.card import Card
 from handler.images import Images
+from handler.latents import from_seeds
 from handler.limits import Settings
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _LEAST_ROWS = 4  # matrix products of fewer rows use other kernels, which round otherwise
 _FIRST_PX = 4  # height and width after the projection of the latent
+_MOST_GREY_LEVELS = 2.0  # in the mean; bfloat16 stays below a half
 
 
 class PackedBackend:
@@ -62,9 +65,11 @@ class PackedBackend:
                 "oneDNN has no bfloat16 on this processor; use precision: float32 (or auto)"
             )
         self._slices = Slices(settings.threads, lambda: torch.set_num_threads(1))
-        layers = layers_of(load_torchscript(path, "cpu").named_parameters(), path.name)
+        network = load_torchscript(path, "cpu")
+        layers = layers_of(network.named_parameters(), path.name)
         images = -(-settings.limits.max_batch_images // self._slices.count)
         self._network = PackedNetwork(layers, getattr(torch, precision), images)
+        self._compare(network, path.name)
 
     def __call__(self, latents: Latents) -> Images:
         return self._slices.run(self._forward, latents)
@@ -72,29 +77,54 @@ class PackedBackend:
     def free_memory(self) -> None:
         """Nothing to give back: memory of a CPU is not cached."""
 
+    def _compare(self, network: Any, file: str) -> None:
+        """Refuse a file that is more than the layers which were taken from it."""
+        latents = self._torch.from_numpy(from_seeds(range(4), self.nz))
+        with self._torch.inference_mode():
+            wanted, found = to_pixels(network(latents)), self._network(latents)
+        if found.shape != wanted.shape:
+            return  # the warm-up says what is wrong
+        difference = (found.float() - wanted.float()).abs().mean().item()
+        if difference > _MOST_GREY_LEVELS:
+            raise RuntimeError(
+                f"the packed network differs from {file} by {difference:.1f} grey levels in the "
+                f"mean (allowed {_MOST_GREY_LEVELS:g}); use backend: torchscript"
+            )
+
     def _forward(self, latents: Latents) -> Images:
         with self._torch.inference_mode():
             pixels: Images = self._network(self._torch.from_numpy(latents)).numpy()
         return pixels
 
 
+@dataclass(frozen=True)
+class Layers:
+    """A Generator with BatchNorm folded.
+
+    Args:
+        uniform: it makes U(-1, 1) of the latents first (``training.networks.UniformLatents``).
+        convolutions: (weight, bias) of each transposed convolution, the projection first; weights
+            float32 (C_in, C_out, 4, 4).
+    """
+
+    uniform: bool
+    convolutions: Sequence[tuple[Tensor, Tensor]]
+
+
 class PackedNetwork:
     """Latents to pixels.
 
     Args:
-        layers: (weight, bias) of each transposed convolution, the projection first; weights
-            float32 (C_in, C_out, 4, 4).
+        layers: of the network.
         dtype: of weights and activations.
         images: batch size for which the layouts are chosen; any other works too.
     """
 
-    def __init__(
-        self, layers: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype, images: int
-    ) -> None:
+    def __init__(self, layers: Layers, dtype: torch.dtype, images: int) -> None:
         import torch
 
-        self._ops, self._dtype = torch.ops.mkldnn, dtype
-        (projection, bias), *rest = layers
+        self._ops, self._dtype, self._uniform = torch.ops.mkldnn, dtype, layers.uniform
+        (projection, bias), *rest = layers.convolutions
         # (C_in, C_out, 4, 4) -> rows in the order of an NHWC picture.
         rows = projection.permute(2, 3, 1, 0).reshape(-1, projection.shape[0])
         self._projection = rows.contiguous().to(dtype), bias.repeat(_FIRST_PX**2).to(dtype)
@@ -117,6 +147,8 @@ class PackedNetwork:
         from torch.nn import functional as F
 
         count = len(latents)
+        if self._uniform:
+            latents = torch.erf(latents * 0.5**0.5)
         missing = max(0, _LEAST_ROWS - count)
         rows = F.pad(latents, (0, 0, 0, missing)).to(self._dtype)
         first = F.linear(rows, *self._projection)[:count].relu_()
@@ -181,8 +213,10 @@ def interleave(phases: Tensor) -> Tensor:
     return view.reshape(count, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
 
 
-def layers_of(parameters: Iterable[tuple[str, Tensor]], file: str) -> list[tuple[Tensor, Tensor]]:
-    """(weight, bias) of each layer, by the layer's number; a zero bias where there is none.
+def layers_of(parameters: Iterable[tuple[str, Tensor]], file: str) -> Layers:
+    """The layers by their numbers; a zero bias where there is none.
+
+    Of a network that starts with a layer without parameters, that layer is the uniform law.
 
     Args:
         parameters: (name, tensor) pairs of a Generator with BatchNorm folded.
@@ -203,4 +237,4 @@ def layers_of(parameters: Iterable[tuple[str, Tensor]], file: str) -> list[tuple
         if weight is None or weight.shape[2:] != (4, 4):
             raise RuntimeError(f"{file} has layers that are no 4x4 convolutions; export it anew")
         layers.append((weight, torch.zeros(weight.shape[1]) if bias is None else bias))
-    return layers
+    return Layers(0 not in found, layers)

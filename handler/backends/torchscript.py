@@ -81,9 +81,10 @@ class TorchScriptBackend:
             return to_pixels(self._network(noise.to(self._dtype)))
 
         try:
+            pool = self._torch.cuda.graph_pool_handle()
             return Buckets(
                 settings.limits.max_batch_images,
-                lambda count: capture(pixels, count, self.nz, self.device),
+                lambda count: capture(pixels, count, self.nz, self.device, pool),
             )
         except RuntimeError as error:
             logger.warning("no CUDA graphs, the GPU runs kernel by kernel: %s", error)

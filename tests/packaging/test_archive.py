@@ -51,8 +51,10 @@ def test_two_exports_are_equal_and_complete(weights: Path, tmp_path: Path) -> No
     assert manifest["model"]["handler"] in names
     assert card["nz"] == 6
     batches = {(p["artefact"], p["batch"]) for p in card["parity"]["measured"]}
-    quality = {q["precision"]: q for q in card["parity"]["short_precision"]}
-    assert set(quality) == {"bfloat16", "float16"}
+    quality = {q["precision"]: q for q in card["parity"]["other_arithmetic"]}
+    assert set(quality) == {"float32", "bfloat16", "float16"}
+    assert quality["float32"]["network"] == "packed"
+    assert quality["float32"]["max_grey_levels"] <= 1
     assert quality["bfloat16"]["max_grey_levels"] < 32
     assert batches == {(a, b) for a in ("torchscript", "onnx") for b in (1, 2, 5, 64)}
 

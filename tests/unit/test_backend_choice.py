@@ -101,6 +101,32 @@ def test_onnx_takes_over_where_the_packed_network_cannot_run(
         )
 
 
+@pytest.mark.parametrize("missing", ["_is_mkldnn_bf16_supported", "_reorder_convolution_weight"])
+def test_another_backend_takes_over_in_a_torch_without_the_operators(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """In the precision that was asked for by name, where one was."""
+
+    def gone(*_: object) -> None:
+        raise AttributeError(f"mkldnn has no {missing}")
+
+    monkeypatch.setattr(backends, "probe", lambda _: AMX)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, missing, gone)
+    card, limits = Card.read(model_dir), Limits(max_batch_images=4)
+    for precision, wanted in (("auto", ("onnx", "float32")),
+                              ("bfloat16", ("torchscript", "bfloat16"))):  # fmt: skip
+        settings = Settings(precision=precision, limits=limits)
+        backend = backends.open_backend(model_dir, card, settings, None)
+        assert (backend.name, backend.precision) == wanted
+
+
+def test_a_torch_that_cannot_tell_has_no_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert probe(None).cpu_bfloat16 is False
+
+
 def test_a_missing_gpu_is_not_hidden_by_the_packed_network(model_dir: Path) -> None:
     card, limits = Card.read(model_dir), Limits(max_batch_images=4)
     with pytest.raises(RuntimeError, match="allow_cpu_fallback"):

@@ -84,6 +84,7 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", iter(range(9)).__next__)
     monkeypatch.setattr(
         torchscript, "load_torchscript", lambda path, _: load_torchscript(path, "cpu")
     )
@@ -95,10 +96,10 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_a_gpu_runs_float16_from_recorded_passes(
     pretended_gpu: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorded: list[tuple[int, int, str]] = []
+    recorded: list[tuple[int, int, str, int]] = []
 
-    def pretend(forward: Callable[[Any], Any], count: int, nz: int, device: str) -> Run:
-        recorded.append((count, nz, device))
+    def pretend(forward: Callable[[Any], Any], count: int, nz: int, device: str, pool: int) -> Run:
+        recorded.append((count, nz, device, pool))
 
         def run(latents: Latents) -> Images:
             assert len(latents) == count
@@ -113,7 +114,7 @@ def test_a_gpu_runs_float16_from_recorded_passes(
     settings = Settings(limits=Limits(max_batch_images=4))
     backend = open_backend(pretended_gpu, card, settings, 1)
     assert (backend.name, backend.device, backend.precision) == ("torchscript", "cuda:1", "float16")
-    assert recorded == [(4, 8, "cuda:1"), (2, 8, "cuda:1"), (1, 8, "cuda:1")]
+    assert recorded == [(count, 8, "cuda:1", 0) for count in (4, 2, 1)]  # of one memory pool
     latents = from_seeds(range(3), 8)
     network = load_torchscript(pretended_gpu / "generator.pt", "cpu")
     with torch.inference_mode():
