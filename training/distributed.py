@@ -49,9 +49,9 @@ class World:
 
     @property
     def share(self) -> slice:
-        """This process's pictures of a batch.
+        """This process's pictures of a batch: every size-th one.
 
-        Every size-th one, so that the first half of all shares is the first half of the batch.
+        The beginnings of all shares are then the beginning of the batch.
         """
         return slice(self.rank, None, self.size)
 
@@ -178,15 +178,16 @@ class WholeBatchNorm2d(nn.BatchNorm2d):
         self.world = world
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(N, C, H, W) float -> the same shape and dtype; the same N in every process."""
+        """(N, C, H, W) float -> the same shape and dtype; N may differ between processes."""
         if not self.training:
             return super().forward(pictures)
         values = pictures.float()
-        # Equal shares: the means of means and of squares are those of the whole batch.
-        local = torch.stack([values.mean(dim=(0, 2, 3)), values.square().mean(dim=(0, 2, 3))])
-        mean, square = _sum(local) / self.world.size
-        variance = (square - mean.square()).clamp_min(0.0)
-        self._track(mean.detach(), variance.detach(), values.numel() // values.shape[1])
+        sums = values.sum(dim=(0, 2, 3)), values.square().sum(dim=(0, 2, 3))
+        count = torch.full_like(sums[0], values.numel() // values.shape[1])
+        total, squares, count = _sum(torch.stack([*sums, count]))
+        mean = total / count
+        variance = (squares / count - mean.square()).clamp_min(0.0)
+        self._track(mean.detach(), variance.detach(), count.detach())
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
         normed = values * scale[:, None, None] + shift[:, None, None]
@@ -194,8 +195,7 @@ class WholeBatchNorm2d(nn.BatchNorm2d):
         return result
 
     @torch.no_grad()
-    def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        count *= self.world.size
+    def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None

@@ -69,14 +69,15 @@ def opinion(outputs: Tensor, loss: Loss) -> Tensor:
 
 
 def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
-    """E[|grad_x D(x)|^2] on real pictures (Mescheder et al., arXiv:1801.04406, eq. 9).
+    """|grad_x D(x)|^2 of each real picture (Mescheder et al., arXiv:1801.04406, eq. 9).
 
     Args:
-        real: (N, C, H, W) float32.
+        real: (N, C, H, W) float32; N may be 0.
 
     Returns:
-        scalar; multiply by gamma / 2.
+        (N,); multiply the mean by gamma / 2.
     """
     real = real.detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
-    return gradient.square().sum(dim=(1, 2, 3)).mean()
+    penalties: Tensor = gradient.square().sum(dim=(1, 2, 3))
+    return penalties

@@ -125,9 +125,7 @@ class Trainer:
         error_fake = loss_fake(outputs_fake.float(), config.loss)
         error_fake.backward()
         if config.r1_gamma and step % config.r1_every == 0:
-            half = real[: (len(real) + 1) // 2]
-            penalty = r1_penalty(self.discriminator, half)
-            (penalty * (config.r1_gamma / 2 * config.r1_every)).backward()
+            self._regularise(real)
         grad_d = self._update(self.adam_d, self.discriminator)
 
         self.adam_g.zero_grad()
@@ -147,6 +145,15 @@ class Trainer:
             grad_d=grad_d,
             grad_g=grad_g,
         )
+
+    def _regularise(self, real: Tensor) -> None:
+        """Add the gradient of R1 on the first half of the whole batch, whoever has which of it."""
+        config, world = self.config, self.world
+        half = (len(real) * world.size + 1) // 2
+        mine = real[: len(range(half)[world.share])]
+        penalty = r1_penalty(self.discriminator, mine).sum() / half
+        # The gradients of the processes are averaged, this is their sum.
+        (penalty * (world.size * config.r1_gamma / 2 * config.r1_every)).backward()
 
     @torch.no_grad()
     def outputs(self, real: Tensor, step: int) -> tuple[Tensor, Tensor]:

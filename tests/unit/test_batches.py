@@ -41,8 +41,18 @@ def test_processes_share_each_batch() -> None:
         assert [len(some) for some in together] == [2, 2, 2]
         batch = first_pixels(next(whole))
         assert sorted(chain.from_iterable(together)) == sorted(batch)
-        # R1 takes the first half of each share: together the first half of the batch.
+        # R1 takes the first half of the batch: of each share the beginning.
         assert sorted(some[0] for some in together) == sorted(batch[:3])
+
+
+def test_every_place_of_a_batch_is_drawn_from_all_pictures() -> None:
+    """Folders are often sorted by class, and R1 takes the first half of a batch only."""
+    source = batches(IMAGES, ALL, 4, seed=3, first_step=0)
+    taken = np.array([first_pixels(next(source)) for _ in range(500)])
+    for place in taken.T:  # 500 draws of 22 pictures: 23 of each, give or take 5
+        counts = np.bincount(place, minlength=22)
+        assert counts.min() > 5
+        assert counts.max() < 50
 
 
 def test_an_error_while_gathering_is_raised() -> None:

@@ -92,10 +92,10 @@ def test_gradient_survives_a_discriminator_that_has_won() -> None:
 
 def test_r1_of_a_linear_discriminator_is_its_squared_norm() -> None:
     flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 1, bias=False))
-    penalty = r1_penalty(flat, torch.randn(5, 3, 2, 2))
+    penalties = r1_penalty(flat, torch.randn(5, 3, 2, 2))
     weight = flat[1].weight
-    assert penalty.item() == pytest.approx(weight.square().sum().item(), rel=1e-5)
-    penalty.backward()
+    assert penalties.tolist() == pytest.approx([weight.square().sum().item()] * 5, rel=1e-5)
+    penalties.mean().backward()
     assert torch.allclose(weight.grad, 2 * weight, rtol=1e-4)
 
 

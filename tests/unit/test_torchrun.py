@@ -18,8 +18,9 @@ from tiny_runs import flags, journal, latest_state, noise_folder
 
 pytestmark = pytest.mark.unit
 
-# All that draws numbers, takes gradients of gradients or looks at the whole batch.
-SETTINGS = ["--diffaugment", "--instance-noise", "0.1", "--r1-every", "2", "--batch-size", "8",
+# All that draws numbers, takes gradients of gradients or looks at the whole batch; of which R1's
+# half is three pictures, two of one process and one of the other.
+SETTINGS = ["--diffaugment", "--instance-noise", "0.1", "--r1-every", "2", "--batch-size", "6",
             "--lr-decay-steps", "3", "--log-every", "1", "--sample-every", "6"]  # fmt: skip
 
 

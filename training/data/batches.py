@@ -60,12 +60,16 @@ def batches(
         world: the process whose share of each batch is wanted.
 
     Yields:
-        uint8 (batch_size / world.size, H, W, C).
+        uint8 (batch_size / world.size, H, W, C), in an order of chance: any part of a batch is
+        drawn as fairly as the batch.
     """
     steps = _orders(chosen, batch_size, seed, first_step)
 
     def gather() -> npt.NDArray[np.uint8]:
-        gathered: npt.NDArray[np.uint8] = images[next(steps)[world.share]]
+        rows = next(steps)[world.share]
+        in_file = np.argsort(rows)  # neighbours are read together
+        gathered = np.empty((len(rows), *images.shape[1:]), np.uint8)
+        gathered[in_file] = images[rows[in_file]]
         return gathered
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
@@ -84,8 +88,7 @@ def _orders(
     while True:
         order = chosen[np.random.default_rng([seed, epoch]).permutation(len(chosen))]
         for batch in range(position, per_epoch):
-            # In the order of the file: neighbours are read together.
-            yield np.sort(order[batch * batch_size : (batch + 1) * batch_size])
+            yield order[batch * batch_size : (batch + 1) * batch_size]
         epoch, position = epoch + 1, 0
 
 
