@@ -51,6 +51,7 @@ class Load:
         p50_ms, p99_ms: latency of answered requests; None if there were none.
         requests: answered with 200.
         failed: any other status, time-outs and broken connections.
+        latencies_ms: of every answered request.
     """
 
     images_per_s: float
@@ -59,11 +60,12 @@ class Load:
     p99_ms: float | None
     requests: int
     failed: int
+    latencies_ms: tuple[float, ...] = field(default=(), repr=False)
 
 
 @dataclass
 class _Tally:
-    latencies_s: list[float] = field(default_factory=list)
+    latencies_ms: list[float] = field(default_factory=list)
     images: int = 0
     failed: int = 0
 
@@ -94,7 +96,7 @@ def run(url: str, work: Work, seconds: float, first_seed: int = 0, body: Body = 
             except (OSError, HTTPParseError):  # the second: closed before the reply was whole
                 good = False
             if good:
-                tally.latencies_s.append(time.perf_counter() - start)
+                tally.latencies_ms.append(1000 * (time.perf_counter() - start))
                 tally.images += images
             else:
                 tally.failed += 1
@@ -105,7 +107,7 @@ def run(url: str, work: Work, seconds: float, first_seed: int = 0, body: Body = 
     gevent.joinall([gevent.spawn(connection, i) for i in range(work.connections)], raise_error=True)
     wall_s = time.perf_counter() - began
     p50_ms, p99_ms = (
-        1000 * float(np.quantile(tally.latencies_s, share)) if tally.latencies_s else None
+        float(np.quantile(tally.latencies_ms, share)) if tally.latencies_ms else None
         for share in (0.5, 0.99)
     )
     return Load(
@@ -113,6 +115,7 @@ def run(url: str, work: Work, seconds: float, first_seed: int = 0, body: Body = 
         images=tally.images,
         p50_ms=p50_ms,
         p99_ms=p99_ms,
-        requests=len(tally.latencies_s),
+        requests=len(tally.latencies_ms),
         failed=tally.failed,
+        latencies_ms=tuple(tally.latencies_ms),
     )

@@ -20,12 +20,15 @@ import yaml
 
 from handler import latents
 from handler.backends import Backend, Latents, open_backend
+from handler.backends.graphs import sizes_up_to
 from handler.batching import generate
 from handler.card import Card
 from handler.images import Images, compose_grid, default_columns
 from handler.limits import Limits, Settings
 from handler.png import encode
 from handler.service import Service, open_service
+
+_HEADERS = {"Content-Type": "application/json", "Accept": "*/*", "Host": "127.0.0.1:8080"}
 
 
 class Limit:
@@ -34,21 +37,28 @@ class Limit:
     Args:
         archive: ``dcgan.mar``.
         folder: an empty folder to unpack it in.
+
+    Raises:
+        RuntimeError: the archive or this machine cannot do what its settings ask for.
     """
 
     def __init__(self, archive: Path, folder: Path) -> None:
+        import torch
+
+        gpu_id = 0 if torch.cuda.is_available() else None  # as TorchServe gives its first worker
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(folder)
         config = yaml.safe_load((folder / "model-config.yaml").read_text(encoding="utf-8"))
-        self._service = open_service(folder, config, None)
+        self._service = open_service(folder, config, gpu_id)
         self._card = Card.read(folder)
         settings = Settings.from_yaml(config["handler"])
-        self._backend = open_backend(folder, self._card, settings, None)
+        self._backend = open_backend(folder, self._card, settings, gpu_id)
+        self._most = settings.limits.max_batch_images
 
     @property
     def backend(self) -> str:
-        """What runs the network here and in the worker, such as ``onnx float32``."""
-        return f"{self._backend.name} {self._backend.precision}"
+        """What runs the network here and in the worker, such as ``onnx float32 on cpu``."""
+        return f"{self._backend.name} {self._backend.precision} on {self._backend.device}"
 
     def images_per_s(self, num_images: int, seconds: float) -> float:
         """Batches of 32 requests (2 of grids) answered one after the other for so long."""
@@ -59,6 +69,14 @@ class Limit:
             assert all(reply.status == 200 for reply in replies)
             done += len(replies) * num_images
         return done / (time.perf_counter() - began)
+
+    def forward_ms(self) -> dict[str, float]:
+        """Median milliseconds of one forward pass, by batch size: powers of two up to the most."""
+        rows = latents.from_seeds(range(self._most), self._card.nz)
+        return {
+            str(size): _median_ms(partial(self._backend, rows[:size]))
+            for size in sizes_up_to(self._most)
+        }
 
     def parts_ms(self, num_images: int) -> dict[str, float]:
         """Median milliseconds of each part for one such batch, each part on its own.
@@ -79,7 +97,7 @@ class Limit:
             "forward": lambda: generate(self._backend, rows, 64),
             "grid": lambda: [compose_grid(i, columns, padding, (255, 255, 255)) for i in images],
             "png, one thread": lambda: [encode(grid, {}) for grid in grids],
-            "all but forward": partial(idle.handle, batch),
+            "all but forward": partial(idle.handle, batch, [_HEADERS] * len(batch)),
         }
         return {name: _median_ms(step) for name, step in steps.items()}
 

@@ -18,11 +18,12 @@ class Memory:
 
     Args:
         worker_peak_mb: most resident memory so far of its largest process, Java left out.
-        tree_mb: all its processes together at this moment; a shared page counts once (PSS).
+        private_mb: what would be free if all its processes ended (USS), at this moment. Pages of
+            libraries that another server under measurement has mapped too do not count.
     """
 
     worker_peak_mb: float
-    tree_mb: float
+    private_mb: float
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,13 @@ class Running:
 
     def memory(self) -> Memory:
         """What it holds; Linux only."""
-        peaks, tree = [0.0], 0.0
+        peaks, private = [0.0], 0.0
         for member in self._family():
             with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-                tree += member.memory_full_info().pss
+                private += member.memory_full_info().uss
                 if member.name() != "java":
                     peaks.append(_peak_rss_bytes(member.pid))
-        return Memory(max(peaks) / 1e6, tree / 1e6)
+        return Memory(max(peaks) / 1e6, private / 1e6)
 
     def pause(self) -> None:
         """Stop all its processes where they are, so that another server has the machine."""

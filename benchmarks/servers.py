@@ -23,6 +23,7 @@ from training.weights import load_generator
 
 STORE = ROOT / "model_store"
 CONFIG = "model-config.yaml"
+TRACE = "generator.pt"
 
 
 def archive(folder: Path, precision: str | None) -> Path:
@@ -33,10 +34,10 @@ def archive(folder: Path, precision: str | None) -> Path:
         precision: a value of ``precision`` in model-config.yaml; None leaves the archive as it is.
 
     Raises:
-        ValueError: there is no such precision.
+        ValueError: there is no such precision, or no archive.
     """
     if precision is None:
-        return STORE / "dcgan.mar"
+        return _packed()
     return repacked(folder, {}, {"precision": precision})
 
 
@@ -49,9 +50,9 @@ def repacked(folder: Path, model: Mapping[str, Any], handler: Mapping[str, Any])
         handler: over those of the handler block.
 
     Raises:
-        ValueError: the handler has no such setting.
+        ValueError: the handler has no such setting, or there is no archive.
     """
-    packed = STORE / "dcgan.mar"
+    packed = _packed()
     changed = _made(folder) / packed.name
     with zipfile.ZipFile(packed) as source, zipfile.ZipFile(changed, "w") as target:
         for entry in source.infolist():
@@ -89,18 +90,21 @@ def ours(
 
 @contextmanager
 def stock(folder: Path) -> Iterator[Running]:
-    """The stock handler with a plain trace of our weights, our batch size, delay and workers."""
+    """The stock handler with a plain trace of our weights, our batch size, delay and workers.
+
+    The trace is left in ``folder / TRACE``, for other servers.
+    """
     store = _made(folder / "store")
     generator, _ = load_generator(STORE / "generator.safetensors")
-    export_torchscript(generator, folder / "generator.pt")
-    with zipfile.ZipFile(STORE / "dcgan.mar") as packed:
+    export_torchscript(generator, folder / TRACE)
+    with zipfile.ZipFile(_packed()) as packed:
         config = yaml.safe_load(packed.read(CONFIG))
     del config["handler"]
     (folder / CONFIG).write_text(yaml.safe_dump(config), encoding="utf-8")
     command = [
         str(Path(sys.executable).parent / "torch-model-archiver"),
         "--model-name", "dcgan", "--version", "1.0",
-        "--serialized-file", str(folder / "generator.pt"),
+        "--serialized-file", str(folder / TRACE),
         "--handler", str(ROOT / "benchmarks" / "stock_handler.py"),
         "--config-file", str(folder / CONFIG), "--export-path", str(store),
     ]  # fmt: skip
@@ -116,6 +120,13 @@ def _running(server: Server) -> Iterator[Running]:
     with server.running() as process:
         ready_s = time.perf_counter() - began
         yield Running(server.predict_url, psutil.Process(process.pid), ready_s)
+
+
+def _packed() -> Path:
+    packed = STORE / "dcgan.mar"
+    if not packed.is_file():
+        raise ValueError(f"there is no {packed.relative_to(ROOT)}; run: make export")
+    return packed
 
 
 def _made(folder: Path) -> Path:

@@ -37,8 +37,15 @@ class ServingConfig:
     installed (those that are there), or their names."""
     precision: str | None = None
     """Serve a copy of our archive with this precision in its handler block, such as float32."""
-    out: Path = Path("docs/performance.json")
+    out: Path = Path("runs/serving.json")
     """Where everything measured goes."""
+    update_docs: bool = False
+    """Write docs/performance.json instead, and the tables of docs/performance.md and README.md."""
+
+    @property
+    def target(self) -> Path:
+        """Where everything measured really goes."""
+        return Path("docs/performance.json") if self.update_docs else self.out
 
     def check(self) -> None:
         """Raises:

@@ -9,6 +9,52 @@ from typing import Any
 Turn = dict[str, Any]
 _OWN = ("ours", "stock")
 _NONE = "-"
+_LEAST_FOR_P99 = 200  # requests; of fewer the 99th percentile is little else than the largest
+_SUMMARY = {
+    "1 image, 1 connection": "single images, 1 connection",
+    "1 image, 64 connections": "single images, 64 connections",
+    "64-image grid, 8 connections": "64-image grids, 8 connections",
+}
+
+
+def report(result: dict[str, Any]) -> str:
+    """The part of docs/performance.md: how it was measured, the tables, the parts."""
+    parts = result["parts_ms"]
+    names = list(next(iter(parts.values())))
+    lines = [[batch, *(f"{ms[name]:.1f}" for name in names)] for batch, ms in parts.items()]
+    passes = result["forward_ms"]
+    each = [f"{ms / int(size):.2f}" for size, ms in passes.items()]
+    return "\n\n".join(
+        [
+            f"`{result['command']}`, {result['machine']}, {result['date']}; ours runs "
+            f"{result['backend']}.",
+            tables(result),
+            "Milliseconds of each part of our handler, in one process without a server:",
+            _markdown(["batch", *names], lines),
+            "Milliseconds an image of the forward pass alone, by batch size:",
+            _markdown(["images", *passes], [["ms an image", *each]]),
+        ]
+    )
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The part of README.md: three kinds of work, ours, stock and the best of the others."""
+    titles = {name: server["title"] for name, server in result["servers"].items()}
+    rows = {row["work"]["name"]: row for row in result["rows"]}
+    lines = []
+    for name, title in _SUMMARY.items():
+        if (row := rows.get(name)) is None:
+            continue
+        rates = {server: median(_images(row, server) or [0.0]) for server in titles}
+        peers = {server: rate for server, rate in rates.items() if server not in _OWN}
+        best = max(peers, key=lambda server: peers[server], default=None)
+        p50 = [f"{row['latency'][server]['p50_ms'] or 0:.0f}" for server in _OWN]
+        other = f"{peers[best]:.0f} ({titles[best]})" if best else _NONE
+        lines.append([title, f"{rates['ours']:.0f}", f"{rates['stock']:.0f}", other, *p50])
+    head = ["work", "images/s", "stock", "best other", "p50, ms", "stock"]
+    return f"{result['machine']}, {result['date']}, `{result['command']}`:\n\n" + _markdown(
+        head, lines
+    )
 
 
 def tables(result: dict[str, Any]) -> str:
@@ -22,12 +68,13 @@ def tables(result: dict[str, Any]) -> str:
     blocks = [
         "Images/s:\n\n" + _rates(rows, titles),
         "Ours against the others, by images/s:\n\n" + _ratios(rows, titles),
-        "Latency, ms, p50 / p99:\n\n" + _by_server(rows, titles, _latency),
+        "Latency, ms, p50 / p99 (of 200 requests and more):\n\n" + _latencies(rows, titles),
         "Processor time, ms an image, of all processes of a server:\n\n"
         + _by_server(rows, titles, lambda turns: _spread(_of(turns, "cpu_ms_per_image"), 2)),
         "The servers:\n\n" + _servers(rows, servers),
         *(f"{title} is left out: {reason}" for title, reason in result["left_out"].items()),
         *_failures(rows, titles),
+        *_disturbed(rows),
     ]
     return "\n\n".join(blocks)
 
@@ -76,12 +123,12 @@ def _servers(rows: Sequence[Any], servers: dict[str, Any]) -> str:
                 server["title"],
                 f"{server['ready_s']:.1f}",
                 f"{max((m['worker_peak_mb'] for m in held), default=0):.0f}",
-                f"{max((m['tree_mb'] for m in held), default=0):.0f}",
+                f"{max((m['private_mb'] for m in held), default=0):.0f}",
                 f"{server['idle_cores']:.2f}",
             ]
         )
     head = [
-        "server", "start to first image, s", "worker, peak MB", "all processes, MB",
+        "server", "start to first image, s", "worker, peak MB", "all processes, private MB",
         "cores when idle",
     ]  # fmt: skip
     return _markdown(head, lines)
@@ -98,13 +145,27 @@ def _failures(rows: Sequence[Any], titles: dict[str, str]) -> list[str]:
     return found
 
 
-def _latency(turns: list[Turn]) -> str:
-    answered = [turn["load"] for turn in turns if turn["load"]["requests"]]
-    if not answered:
+def _disturbed(rows: Sequence[Any]) -> list[str]:
+    return [
+        f"{row['work']['name']}: {row['disturbed_rounds']} rounds were disturbed by other work"
+        for row in rows
+        if row["disturbed_rounds"]
+    ]
+
+
+def _latencies(rows: Sequence[Any], titles: dict[str, str]) -> str:
+    lines = []
+    for row in rows:
+        cells = [_latency(row["latency"].get(name)) for name in titles]
+        lines.append([row["work"]["name"], *cells])
+    return _markdown(["work", *titles.values()], lines)
+
+
+def _latency(pooled: dict[str, Any] | None) -> str:
+    if not pooled or not pooled["requests"]:
         return _NONE
-    return " / ".join(
-        f"{median(load[name] for load in answered):.1f}" for name in ("p50_ms", "p99_ms")
-    )
+    p99 = f"{pooled['p99_ms']:.1f}" if pooled["requests"] >= _LEAST_FOR_P99 else _NONE
+    return f"{pooled['p50_ms']:.1f} / {p99}"
 
 
 def _images(row: Any, name: str) -> list[float]:

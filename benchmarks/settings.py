@@ -8,11 +8,13 @@ usage, 130 after Ctrl-C or SIGTERM.
 
 from __future__ import annotations
 
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
@@ -21,12 +23,15 @@ import tyro
 from benchmarks import servers
 from benchmarks.background import end_on_sigterm
 from benchmarks.closed_loop import Load, Work, run
+from benchmarks.documents import fill
+from benchmarks.machine import machine
 from benchmarks.running import Running
 from deploy.java import NoJavaError
 from deploy.server import LOG_CONFIG, ServerError
 
 _LOG = f"-Dlog4j.configurationFile={LOG_CONFIG.as_uri()}"
 _FIRST = "as shipped"
+DOCUMENT = Path("docs/performance.md")
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,9 @@ VARIANTS: dict[str, Variant] = {
     "maxBatchDelay 1 ms": Variant(model={"maxBatchDelay": 1}),
     "maxBatchDelay 2 ms": Variant(model={"maxBatchDelay": 2}),
     "maxBatchDelay 10 ms": Variant(model={"maxBatchDelay": 10}),
+    "2 workers of 1 thread": Variant(
+        model={"minWorkers": 2, "maxWorkers": 2}, handler={"threads": 1}
+    ),
     "batchSize 16": Variant(model={"batchSize": 16}),
     "batchSize 64": Variant(model={"batchSize": 64}),
     "1 front-end thread": Variant(
@@ -82,6 +90,8 @@ class SettingsConfig:
     """Turns of each variant for each kind of work."""
     seconds: float = 3.0
     """Length of a turn, s."""
+    update_docs: bool = False
+    """Write the table of docs/performance.md."""
 
     def check(self) -> None:
         """Raises:
@@ -97,7 +107,8 @@ class SettingsConfig:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    config = tyro.cli(SettingsConfig, prog="python -m benchmarks.settings", args=arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    config = tyro.cli(SettingsConfig, prog="python -m benchmarks.settings", args=given)
     end_on_sigterm()
     try:
         config.check()
@@ -107,12 +118,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (ServerError, NoJavaError) as error:
+    except (ServerError, NoJavaError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     print(table(results))
+    if config.update_docs:
+        command = shlex.join(["python", "-m", "benchmarks.settings", *given])
+        words = f"`{command}`, {machine()}, {datetime.now(UTC).date().isoformat()}:"
+        fill(DOCUMENT, {"settings": f"{words}\n\n{table(results)}"})
     return 0
 
 

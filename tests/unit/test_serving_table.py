@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import yaml
 
 from benchmarks import servers, serving
 from benchmarks.closed_loop import Load
+from benchmarks.documents import filled, parts_of
 from benchmarks.peers import environments
 from benchmarks.serving_config import ServingConfig
-from benchmarks.serving_table import tables
+from benchmarks.serving_table import report, summary, tables
+from deploy.server import ROOT
 
 pytestmark = pytest.mark.unit
 
@@ -25,8 +29,14 @@ def turn(images_per_s: float, failed: int = 0) -> dict[str, Any]:
     return {
         "load": vars(load),
         "cpu_ms_per_image": 10.0,
-        "memory": {"worker_peak_mb": 400.0 + images_per_s, "tree_mb": 600.0},
+        "memory": {"worker_peak_mb": 400.0 + images_per_s, "private_mb": 600.0},
     }
+
+
+def pooled(turns: list[dict[str, Any]]) -> dict[str, Any]:
+    requests = sum(turn["load"]["requests"] for turn in turns)
+    return {"requests": requests, "p50_ms": 7.5 if requests else None,
+            "p99_ms": 15.0 if requests else None}  # fmt: skip
 
 
 def result(**turns: list[dict[str, Any]]) -> dict[str, Any]:
@@ -40,6 +50,8 @@ def result(**turns: list[dict[str, Any]]) -> dict[str, Any]:
             {
                 "work": {"name": "1 image, 8 connections"},
                 "limit_images_per_s": [400.0, 400.0],
+                "disturbed_rounds": 0,
+                "latency": {name: pooled(of) for name, of in turns.items()},
                 "turns": turns,
             }
         ],
@@ -63,9 +75,8 @@ def test_every_figure_stands_where_it_belongs() -> None:
         "| 1 image, 8 connections | 2.00 (2.00 to 2.00) | 3.50 (2.00 to 5.00) Triton "
         "| 0.38 (0.25 to 0.50) |"
     ) in lines
-    assert (
-        "| 1 image, 8 connections | 7.5 / 15.0 | 15.0 / 30.0 | 45.0 / 90.0 | 22.5 / 45.0 |" in lines
-    )
+    # Fewer than 200 requests have no 99th percentile.
+    assert "| 1 image, 8 connections | 7.5 / 15.0 | 7.5 / - | 7.5 / - | 7.5 / - |" in lines
     assert "| ours | 3.2 | 600 | 600 | 0.12 |" in lines
     assert "BentoML is left out: cannot be set up: no network" in lines
     assert "failed" not in text
@@ -79,9 +90,26 @@ def test_failed_requests_are_told() -> None:
 
 def test_a_server_that_gave_nothing_has_no_figures() -> None:
     text = tables(result(ours=[turn(100)], stock=[turn(50)], litserve=[], triton=[turn(0, 9)]))
-    latency = next(line for line in text.splitlines() if " / 20.0" in line)
-    assert latency == "| 1 image, 8 connections | 10.0 / 20.0 | 20.0 / 40.0 | - | - |"
+    assert "| 1 image, 8 connections | 7.5 / - | 7.5 / - | - | - |" in text.splitlines()
     assert "Triton, 1 image, 8 connections: 9 of 9 requests failed" in text
+
+
+def test_disturbed_rounds_are_told() -> None:
+    found = result(ours=[turn(100)], stock=[turn(50)])
+    found["rows"][0]["disturbed_rounds"] = 2
+    assert tables(found).endswith("1 image, 8 connections: 2 rounds were disturbed by other work")
+
+
+@pytest.mark.parametrize(
+    ("part", "file"), [(report, "docs/performance.md"), (summary, "README.md")]
+)
+def test_the_documents_show_the_measurement(
+    part: Callable[[dict[str, Any]], str], file: str
+) -> None:
+    measured = json.loads((ROOT / "docs" / "performance.json").read_text(encoding="utf-8"))
+    words = (ROOT / file).read_text(encoding="utf-8")
+    assert parts_of(words).count("serving") == 1
+    assert filled(words, {"serving": part(measured)}) == words
 
 
 def test_the_usual_work_and_a_part_of_it() -> None:

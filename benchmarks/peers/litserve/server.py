@@ -32,5 +32,5 @@ class DcganApi(litserve.LitAPI):  # type: ignore[misc]
 
 if __name__ == "__main__":
     api = DcganApi(max_batch_size=MAX_BATCH_SIZE, batch_timeout=MAX_DELAY_S)
-    server = litserve.LitServer(api, accelerator="cpu")
+    server = litserve.LitServer(api, accelerator="auto")
     server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False)
