@@ -1,4 +1,4 @@
-"""Is the model server ready? Asked from inside the container; only the standard library.
+"""Is the model server ready? Asked from inside the container.
 
 Ready is: every worker is READY, and one image comes back. TorchServe's own /ping says Healthy
 before the model is loaded, and when it could not be loaded at all. A full queue, which refuses
@@ -14,19 +14,19 @@ import sys
 import urllib.error
 import urllib.request
 
-from deploy.entrypoint import DRAINING
+from deploy import container
+from deploy.lifecycle import ServerError
 
-DESCRIPTION = "http://127.0.0.1:8081/models/dcgan"
-PREDICTION = "http://127.0.0.1:8080/predictions/dcgan"
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def reason_not_ready(timeout_s: float = 5.0) -> str:
     """Why requests cannot be answered; empty when they can."""
-    if DRAINING.exists():
+    if container.DRAINING.exists():
         return "the server is being stopped"
     try:
-        with urllib.request.urlopen(DESCRIPTION, timeout=timeout_s) as reply:
+        settings = container.read_settings()
+        with urllib.request.urlopen(settings.description_url, timeout=timeout_s) as reply:
             model = json.load(reply)[0]
         states = [worker["status"] for worker in model["workers"]]
         if not states or any(state != "READY" for state in states):
@@ -34,10 +34,12 @@ def reason_not_ready(timeout_s: float = 5.0) -> str:
         if model["jobQueueStatus"]["remainingCapacity"] == 0:
             return ""
         request = urllib.request.Request(
-            PREDICTION, b'{"seed": 0}', {"Content-Type": "application/json"}
+            settings.prediction_url, b'{"seed": 0}', {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=timeout_s) as reply:
             return "" if reply.read(8) == _PNG else "the reply is not a PNG"
+    except ServerError as error:
+        return str(error)
     except urllib.error.HTTPError as error:
         return f"{error.url} answered {error.code}"
     except (OSError, ValueError, KeyError, IndexError) as error:

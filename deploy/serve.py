@@ -17,7 +17,8 @@ import requests
 import tyro
 
 from deploy.java import NoJavaError
-from deploy.server import ROOT, Ports, Server, ServerError, check_archive, stop
+from deploy.lifecycle import ServerError, check_archive, stop
+from deploy.server import ROOT, Ports, Server
 from training.files import atomic_path
 
 FOLDER = ROOT / ".server"

@@ -7,24 +7,22 @@ Used by ``make serve`` and by the tests. Readiness is every worker READY and one
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import psutil
 import requests
 
 from deploy import log_lines
 from deploy.java import find_java_home
+from deploy.lifecycle import ServerError as ServerError
+from deploy.lifecycle import check_archive, clear, stop
 from training.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,10 +33,6 @@ _LOAD_FAILURE = re.compile(
     r"Failed to load model|Load model failed|Backend worker monitoring thread interrupted or "
     r"backend worker process died|Invalid configuration"
 )
-
-
-class ServerError(RuntimeError):
-    """The server cannot start or serve; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +129,7 @@ class Server:
             )
         java_home = find_java_home()
         temporary = (self.folder / "tmp").resolve()
-        self._clear(temporary)
-        temporary.mkdir(parents=True, exist_ok=True)
+        clear(temporary)
         config = (self.folder / "config.properties").resolve()
         with atomic_path(config) as beside:
             beside.write_text(self._properties(), encoding="utf-8")
@@ -202,15 +195,6 @@ class Server:
         except (requests.RequestException, ValueError, KeyError):
             return False
 
-    def _clear(self, temporary: Path) -> None:
-        """Remove what a crash left: unpacked models, sockets, and a pid file, whose number may be
-        another process's by now."""
-        with contextlib.suppress(OSError, ValueError, psutil.Error):
-            pid = int((temporary / ".model_server.pid").read_text(encoding="ascii"))
-            if psutil.Process(pid).cwd() == str(self.folder.resolve()):
-                raise ServerError(f"a server (process {pid}) already runs in {self.folder}")
-        shutil.rmtree(temporary, ignore_errors=True)
-
     def _properties(self) -> str:
         ports = self.ports
         own = {
@@ -243,56 +227,3 @@ class Server:
     def _log_end(self) -> str:
         lines = "\n  ".join(log_lines.telling(self._log_text()))
         return f"\n  {lines}\nThe whole log: {self.log}"
-
-
-def check_archive(archive: Path) -> str:
-    """Compare the archive with the SHA-256 that the export wrote beside it, if it is there, and
-    see that it is an archive at all: TorchServe unpacks what is none to an empty folder.
-
-    Returns:
-        the archive's SHA-256, hexadecimal.
-
-    Raises:
-        ServerError: the archive is missing, or it is not what was exported.
-    """
-    if not archive.is_file():
-        raise ServerError(f"{archive} does not exist; make it: python -m export")
-    with archive.open("rb") as opened:
-        seen = hashlib.file_digest(opened, "sha256").hexdigest()
-    beside = archive.with_name(archive.name + ".sha256")
-    wanted = seen
-    if beside.is_file():
-        wanted = beside.read_text(encoding="utf-8", errors="replace").partition(" ")[0].strip()
-    if seen != wanted:
-        raise ServerError(
-            f"{archive} is damaged or was changed: its SHA-256 is {seen}, {beside.name} says "
-            f"{wanted[:64]!r}. Copy both again, or make them: python -m export"
-        )
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            packed.getinfo("MAR-INF/MANIFEST.json")
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise ServerError(
-            f"{archive} is no model archive ({error}). Copy it again, or make it: python -m export"
-        ) from error
-    return seen
-
-
-def stop(pid: int, timeout_s: float = 30.0) -> None:
-    """End a server started by ``Server.start``: SIGTERM to its processes, SIGKILL to the rest."""
-    try:
-        launcher = psutil.Process(pid)
-        family = [*launcher.children(recursive=True), launcher]
-    except psutil.NoSuchProcess:
-        return
-    for process in family[:1]:  # Java first: it ends its workers in order
-        _signal(process, kill=False)
-    _, alive = psutil.wait_procs(family, timeout=timeout_s)
-    for process in alive:
-        _signal(process, kill=True)
-    psutil.wait_procs(alive, timeout=5)
-
-
-def _signal(process: psutil.Process, kill: bool) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.kill() if kill else process.terminate()

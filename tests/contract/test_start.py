@@ -18,7 +18,8 @@ import requests
 from deploy import java
 from deploy.activate import add_settings
 from deploy.java import NoJavaError, find_java_home
-from deploy.server import BASE_CONFIG, HOST, ROOT, Ports, Server, ServerError, stop
+from deploy.lifecycle import ServerError, stop
+from deploy.server import BASE_CONFIG, HOST, ROOT, Ports, Server
 
 pytestmark = pytest.mark.contract
 

@@ -15,7 +15,8 @@ import live
 import psutil
 import pytest
 
-from deploy.server import Ports, Server, ServerError
+from deploy.lifecycle import ServerError
+from deploy.server import Ports, Server
 
 pytestmark = pytest.mark.fault
 

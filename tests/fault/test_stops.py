@@ -14,7 +14,8 @@ import pytest
 import requests
 
 from deploy.entrypoint import drain
-from deploy.server import Ports, Server, stop
+from deploy.lifecycle import stop
+from deploy.server import Ports, Server
 
 pytestmark = pytest.mark.fault
 

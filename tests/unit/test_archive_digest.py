@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.server import Ports, Server, ServerError, check_archive
+from deploy.lifecycle import ServerError, check_archive
+from deploy.server import Ports, Server
 
 pytestmark = pytest.mark.unit
 

@@ -1,0 +1,179 @@
+"""The first process of the container, run as the image has it: its files alone, in its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import live
+import psutil
+import pytest
+
+from deploy.server import ROOT, Ports
+
+pytestmark = pytest.mark.fault
+
+COPIED = re.findall(
+    r"^COPY (?!--from)(.+) (\S+)$",
+    (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8").partition("AS torchserve")[2],
+    re.MULTILINE,
+)
+FAILS = b"raise RuntimeError('a planted failure')\n"
+FAILS_THE_SECOND_TIME = b"""
+from pathlib import Path
+
+def handle(data, context):
+    mark = Path(context.system_properties["model_dir"]) / "was-here"
+    if data is None:
+        if mark.exists():
+            raise RuntimeError("a planted failure")
+        mark.touch()
+    return [b"" for _ in data or []]
+"""
+
+
+@dataclass(frozen=True)
+class Image:
+    """The folder /opt/dcgan of the image, with ports of its own and a folder for /tmp."""
+
+    root: Path
+    tmp: Path
+    ports: Ports
+
+    @property
+    def output(self) -> Path:
+        return self.tmp.parent / "output"
+
+    def run(self, module: str, **variables: str) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "TMPDIR": str(self.tmp), **variables}
+        with self.output.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", module], cwd=self.root, env=environment,
+                stdout=output, stderr=output,
+            )  # fmt: skip
+
+    def is_healthy(self) -> bool:
+        return self.run("deploy.healthcheck").wait(60) == 0
+
+    def processes(self) -> list[psutil.Process]:
+        """All that belong to it: Java and what it started name its folder."""
+        listed = psutil.process_iter(["cmdline"])
+        return [p for p in listed if str(self.tmp) in " ".join(p.info["cmdline"] or [])]
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Iterator[Image]:
+    made = Image(tmp_path / "opt", tmp_path / "tmp", Ports.free())
+    made.tmp.mkdir()
+    for sources, target in COPIED:
+        for source in sources.split():
+            to = made.root / target / Path(source).name
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / source, to)
+    config = made.root / "config.properties"
+    text = config.read_text(encoding="utf-8")
+    usual = Ports()
+    for field in fields(Ports):
+        old, new = getattr(usual, field.name), getattr(made.ports, field.name)
+        assert text.count(str(old)) == 1
+        text = text.replace(str(old), str(new))
+    config.write_text(text, encoding="utf-8")
+    yield made
+    for process in made.processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def store(image: Image, handler: bytes | None = None) -> Path:
+    """The image's model store: the built archive, or one with another handler, which TorchServe
+    tries to start again for a second only."""
+
+    def changed(name: str, content: bytes) -> bytes:
+        if name == "model-config.yaml":
+            return content + b"\nmaxRetryTimeoutInSec: 1\n"
+        return handler if name.startswith("dcgan_handler") else content
+
+    folder = image.root / "model_store"
+    if handler is not None:
+        return live.rewritten_archive(folder, changed)
+    folder.mkdir()
+    for name in ("dcgan.mar", "dcgan.mar.sha256"):
+        shutil.copy(live.STORE / name, folder)
+    return folder
+
+
+def test_a_truncated_archive_ends_it_before_torchserve_starts(image: Image) -> None:
+    archive = store(image) / "dcgan.mar"
+    os.truncate(archive, archive.stat().st_size // 2)
+    assert image.run("deploy.entrypoint").wait(60) == 1
+    said = image.output.read_text()
+    assert said.startswith("error: model_store/dcgan.mar is damaged or was changed: its SHA-256")
+    assert len(said.splitlines()) == 1
+
+
+def test_no_archive(image: Image) -> None:
+    (image.root / "model_store").mkdir()
+    assert image.run("deploy.entrypoint").wait(60) == 1
+    assert "error: model_store/dcgan.mar does not exist" in image.output.read_text()
+
+
+def test_a_model_that_cannot_be_loaded_ends_it(image: Image) -> None:
+    """TorchServe itself would run on for ever, and its /ping say Healthy."""
+    store(image, FAILS)
+    assert image.run("deploy.entrypoint", DCGAN_NO_WORKER_S="4").wait(120) == 1
+    said = image.output.read_text()
+    assert "a planted failure" in said
+    assert "error: no worker has been READY for 4 s" in said
+    assert image.processes() == []
+    assert image.ports.taken() == []
+
+
+def test_a_worker_that_is_gone_for_good_ends_it(image: Image) -> None:
+    store(image, FAILS_THE_SECOND_TIME)
+    process = image.run("deploy.entrypoint", DCGAN_NO_WORKER_S="12")
+
+    def workers() -> list[psutil.Process]:
+        return [p for p in image.processes() if "model_service_worker" in str(p.cmdline())]
+
+    model = image.tmp / "torchserve" / "models"
+    live.wait(lambda: list(model.rglob("was-here")))
+    (worker,) = workers()
+    worker.kill()
+    assert process.wait(120) == 1
+    said = image.output.read_text()
+    assert "error: no worker has been READY for 12 s" in said
+    assert said.index("a planted failure") < said.index("error: no worker")
+    assert image.processes() == []
+
+
+def test_a_start_on_what_a_killed_one_left(image: Image) -> None:
+    """The restart of a container, or of one in a pod, has the same /tmp."""
+    store(image)
+    first = image.run("deploy.entrypoint")
+    live.wait(image.is_healthy)
+    for process in [psutil.Process(first.pid), *image.processes()]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    first.wait(30)
+    live.wait(lambda: image.ports.taken() == [])
+    left = image.tmp / "torchserve"
+    assert list(left.glob(".ts.sock*"))
+    assert len(list((left / "models").iterdir())) == 1
+    (left / ".model_server.pid").write_text(str(os.getpid()))  # the number is used again
+    (image.tmp / "draining").touch()  # it was killed while it drained
+    second = image.run("deploy.entrypoint")
+    live.wait(image.is_healthy)
+    assert len(list((left / "models").iterdir())) == 1
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(60) == 0
+    assert not image.is_healthy()
+    assert image.output.read_text().splitlines()[-1] == "the server is being stopped"
+    assert image.processes() == []
