@@ -30,6 +30,7 @@ export function mix(store) {
     if (focused) $(focused)?.focus(); // the button that was pressed has been made anew
     $("mix-formula").textContent = formula() || "Choose pictures for A.";
     clearTimeout(settle);
+    one(async () => {}); // a reply under way is of other terms
     if (chosen().length === 0) forget();
     else if (store.state.view === "mix") settle = setTimeout(refresh, SETTLE_MS);
   }
@@ -84,7 +85,6 @@ export function mix(store) {
   }
 
   function forget() {
-    one(async () => {}); // a reply under way is of no use any more
     shown = null;
     $("mix-result").hidden = true;
     enable(false);

@@ -39,13 +39,16 @@ export function walk(store) {
     for (const id of USE) $(id).disabled = shown === null;
   }
 
+  const busy = (on) => $("walk-body").setAttribute("aria-busy", on);
+
   async function refresh() {
     await attempt($("walk-problem"), refresh, () => one(async (signal) => {
+      busy(false); // the request before this one, if there was any, has been aborted
       const { keep, method } = store.state;
       const steps = valueOf("walk.steps", "Number of frames", store.state.steps);
       const request = { walk: { between: keep, steps, method } };
       if (JSON.stringify(request) === JSON.stringify(shown)) return;
-      $("walk-body").setAttribute("aria-busy", "true");
+      busy(true);
       try {
         const reply = await askImages(request, { signal, onWait: sayWait });
         frames = reply.images.map(pictureUrl);
@@ -54,7 +57,7 @@ export function walk(store) {
         lay();
         say(`A walk of ${frames.length} frames is ready.`);
       } finally {
-        if (!signal.aborted) $("walk-body").setAttribute("aria-busy", "false");
+        if (!signal.aborted) busy(false);
       }
     }));
   }
