@@ -17,11 +17,14 @@ def choose_precision(
 ) -> torch.dtype:
     """``auto`` is bfloat16 where matrix units for it exist, else float32.
 
-    On a CPU these are AMX and AVX512-BF16; without them bfloat16 is emulated and slower.
+    On a GPU these are tensor cores from Ampere on, on a CPU AMX and AVX512-BF16; without them
+    bfloat16 is emulated and slower. float16 is not on offer: its gradients need a scale that
+    changes with them, for R1's second derivative too.
     """
     if wanted != "auto":
         return torch.bfloat16 if wanted == "bfloat16" else torch.float32
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float32
     have = torch.cpu.get_capabilities()
     return torch.bfloat16 if have.get("amx_bf16") or have.get("avx512_bf16") else torch.float32
