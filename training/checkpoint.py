@@ -6,6 +6,7 @@ state in it: all that is random in a step follows from (seed, step), see trainin
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -20,21 +21,27 @@ BEST = "best.pt"
 _FORMAT = "dcgan-checkpoint-1"
 _NAME = re.compile(r"step_(\d{8})\.pt")
 
+log = logging.getLogger(__name__)
+
 
 class CheckpointError(RuntimeError):
     """No checkpoint of the run can be used; the message lists what was tried."""
 
 
 def save(folder: Path, trainer: Trainer, step: int, kept: int) -> Path:
-    """Write the state after ``step`` updates and delete all but the newest ``kept``.
+    """Write the state after ``step`` updates; then delete all but the newest ``kept``.
+
+    Those of later updates are deleted too: the run has gone back, or could not read them.
 
     Raises:
         OSError: the checkpoint could not be written; the earlier ones are still there.
     """
     path = folder / f"step_{step:08d}.pt"
     _write(path, trainer, step)
-    for old in _newest_first(folder)[kept:]:
-        old.unlink()
+    found = _newest_first(folder)
+    own = found.index(path)
+    for other in [*found[:own], *found[own + kept :]]:
+        other.unlink()
     return path
 
 
@@ -47,11 +54,18 @@ def save_best(folder: Path, trainer: Trainer, step: int) -> None:
     _write(folder / BEST, trainer, step)
 
 
+def exist(folder: Path) -> bool:
+    """Whether there is any checkpoint, usable or not."""
+    return (folder / BEST).exists() or bool(_newest_first(folder))
+
+
 def load_latest(folder: Path, trainer: Trainer) -> int:
-    """Restore the newest usable checkpoint, in all processes, and return its step.
+    """Restore the newest usable checkpoint, the best one among them, and return its step.
+
+    All processes do.
 
     Raises:
-        CheckpointError: none is usable.
+        CheckpointError: none is usable, or it is of another network.
         PeerError: that happened in the first process, which reads for all.
     """
     return _restore(trainer.world.from_first(lambda: _read_latest(folder)), trainer)
@@ -74,13 +88,6 @@ def load_best(folder: Path, trainer: Trainer) -> int:
     return _restore(trainer.world.from_first(read), trainer)
 
 
-def drop_after(folder: Path, step: int) -> None:
-    """Delete the checkpoints of later updates than ``step``."""
-    for path in _newest_first(folder):
-        if path.name > f"step_{step:08d}.pt":
-            path.unlink()
-
-
 def _write(path: Path, trainer: Trainer, step: int) -> None:
     state = {
         "format": _FORMAT,
@@ -99,14 +106,30 @@ def _write(path: Path, trainer: Trainer, step: int) -> None:
 
 
 def _read_latest(folder: Path) -> dict[str, Any]:
-    problems = []
-    for path in _newest_first(folder):
+    problems: list[str] = []
+
+    def attempt(path: Path) -> dict[str, Any] | None:
         try:
             return _read(path)
         except Exception as error:  # noqa: BLE001 - torch raises many kinds for damaged files
             problems.append(f"{path.name}: {type(error).__name__}: {error}".splitlines()[0])
-    tried = "; ".join(problems) if problems else "there is none"
-    raise CheckpointError(f"no usable checkpoint in {folder}: {tried}")
+            return None
+
+    newest = next(filter(None, map(attempt, _newest_first(folder))), None)
+    best = attempt(folder / BEST) if (folder / BEST).exists() else None
+    # A run is often killed between its best grid and the next checkpoint. Of two of the same
+    # update the numbered one knows of a rollback to it.
+    states = [state for state in (newest, best) if state is not None]
+    if not states:
+        tried = "; ".join(problems) if problems else "there is none"
+        raise CheckpointError(f"no usable checkpoint in {folder}: {tried}")
+    latest = max(states, key=lambda state: int(state["step"]))
+    if problems:
+        log.warning("left out, unusable: %s; going on from update %d instead",
+                    "; ".join(problems), latest["step"])  # fmt: skip
+    if best is None:
+        latest["best"] = None  # the next grid is the best so far
+    return latest
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -117,9 +140,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _restore(state: dict[str, Any], trainer: Trainer) -> int:
-    trainer.generator.load_state_dict(strip_prefixes(state["generator"]))
-    trainer.discriminator.load_state_dict(strip_prefixes(state["discriminator"]))
-    trainer.ema.generator.load_state_dict(strip_prefixes(state["ema"]))
+    networks = {"generator": trainer.generator, "discriminator": trainer.discriminator,
+                "ema": trainer.ema.generator}  # fmt: skip
+    try:
+        for name, network in networks.items():
+            network.load_state_dict(strip_prefixes(state[name]))
+    except RuntimeError as error:  # of runs that do not say which pictures they are on
+        raise CheckpointError(
+            f"the checkpoint of update {state['step']} is of another network, as of grey pictures "
+            f"where there are RGB ones now: {error}"
+        ) from None
     trainer.adam_g.load_state_dict(state["adam_g"])
     trainer.adam_d.load_state_dict(state["adam_d"])
     # Absent in checkpoints from before there was a way back.

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from training.data import SOURCES
 from training.data.pictures import parse_colour
 from training.losses import Loss
 from training.networks import DiscriminatorNorm, LatentLaw, check_geometry
@@ -200,5 +201,12 @@ def differences(saved: TrainConfig, wanted: TrainConfig) -> list[str]:
     return [
         f"{f.name}: the run has {getattr(saved, f.name)!r}, asked for {getattr(wanted, f.name)!r}"
         for f in fields(TrainConfig)
-        if f.name not in allowed and getattr(saved, f.name) != getattr(wanted, f.name)
+        if f.name not in allowed and _meant(saved, f.name) != _meant(wanted, f.name)
     ]
+
+
+def _meant(config: TrainConfig, name: str) -> object:
+    """A setting's value, for a path the file or folder that it leads to."""
+    value = getattr(config, name)
+    is_path = name in PATHS or (name == "data" and value not in SOURCES)
+    return Path(value).expanduser().resolve() if is_path and value is not None else value

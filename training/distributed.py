@@ -29,6 +29,10 @@ class PeerError(RuntimeError):
     """Another process of the run has failed, and has said why."""
 
 
+class DevicesError(RuntimeError):
+    """There are more processes than GPUs."""
+
+
 @dataclass(frozen=True)
 class World:
     """Which process this is, of how many.
@@ -132,20 +136,37 @@ ALONE = World()
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """The processes that ``torchrun`` started, or this one alone."""
+    """The processes that ``torchrun`` started, or this one alone.
+
+    Raises:
+        DevicesError: a machine has fewer GPUs than processes; in the first process.
+        PeerError: the same, in the others.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
-    local_rank = int(os.environ["LOCAL_RANK"])
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank)
-        dist.init_process_group("cpu:gloo,cuda:nccl")
-    else:
-        dist.init_process_group("gloo")
+    on_gpus = torch.cuda.is_available()
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), local_rank)
+        world = World(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
+        if on_gpus:
+            _take_gpu(world)
+        yield world
     finally:
         dist.destroy_process_group()
+
+
+def _take_gpu(world: World) -> None:
+    wanted, there = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if world.highest(int(wanted > there)):
+        if not world.is_first:
+            raise PeerError("the first process has said why")
+        raise DevicesError(
+            f"each process takes a GPU, and a machine has more processes than GPUs (this one "
+            f"{wanted} and {there}); lower --nproc-per-node, or set CUDA_VISIBLE_DEVICES= to train "
+            "on CPUs"
+        )
+    torch.cuda.set_device(world.local_rank)
 
 
 class _Sum(torch.autograd.Function):

@@ -38,8 +38,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def is_partial(path: Path) -> bool:
+    """Whether ``atomic_path`` was writing this when its process was killed."""
+    return bool(_PARTIAL.fullmatch(path.name)) and path.is_file()
+
+
 def remove_partial(folder: Path) -> None:
     """Delete what ``atomic_path`` was writing below ``folder`` when its process was killed."""
     for path in folder.rglob(".*"):
-        if _PARTIAL.fullmatch(path.name) and path.is_file():
+        if is_partial(path):
             path.unlink(missing_ok=True)

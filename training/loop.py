@@ -84,7 +84,7 @@ def train(
         PeerError: one of these happened in the first process, which reads and writes for all.
     """
     torch.backends.cudnn.benchmark = True
-    if config.resume and world.is_first:
+    if world.is_first:
         remove_partial(out)
     trainer = Trainer(config, pictures.images.shape[-1], device, precision, world)
     step = checkpoint.load_latest(out / "checkpoints", trainer) if config.resume else 0
@@ -241,6 +241,7 @@ class _Run:
         lr_scale, rollbacks, died_at = trainer.lr_scale / 2, trainer.rollbacks + 1, self.step
         self.step = checkpoint.load_best(self.checkpoints, trainer)
         trainer.lr_scale, trainer.rollbacks = lr_scale, rollbacks
+        self._checkpoint()  # before anything of the way that was lost is deleted
         self.journal.cut(self.step)
         event = (
             f"update {died_at} was dead ({self.verdict.kind}); back to update {self.step} with "
@@ -248,9 +249,7 @@ class _Run:
         )
         self.journal.write(self.step, event=event)
         if self.world.is_first:
-            checkpoint.drop_after(self.checkpoints, self.step)
             bar.write(event, file=bar.fp)
-        self._checkpoint()
         self._watch()
         bar.n = self.step
         return True

@@ -24,8 +24,8 @@ class EventWriter:
 
     Args:
         run_folder: the folder of the run.
-        first_step: of a resumed run the step it goes on from: what an earlier process wrote
-            later than that is hidden.
+        first_step: the step the run goes on from: what an earlier process wrote later than that
+            is hidden.
 
     Raises:
         OSError: not writable.
@@ -34,9 +34,7 @@ class EventWriter:
     def __init__(self, run_folder: Path, first_step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(
-            str(run_folder / FOLDER), purge_step=first_step + 1 if first_step else None
-        )
+        self._writer = SummaryWriter(str(run_folder / FOLDER), purge_step=first_step + 1)
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         """One point on the curve of each name; those of one of PANELS are shown together."""

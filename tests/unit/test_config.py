@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from training.__main__ import parse
 from training.config import ConfigError, TrainConfig, differences, from_mapping, recipe_defaults
+from training.start import parse
 
 pytestmark = pytest.mark.unit
 

@@ -94,16 +94,36 @@ def test_a_seed_is_a_run(pictures: Pictures, tmp_path: Path) -> None:
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    pictures: Pictures, tmp_path: Path
+    pictures: Pictures, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run(replace(TINY, max_steps=6, checkpoint_every=3), pictures, tmp_path)
-    newest = tmp_path / "checkpoints" / "step_00000006.pt"
+    run(replace(TINY, max_steps=6, sample_every=4, checkpoint_every=3), pictures, tmp_path)
+    folder = tmp_path / "checkpoints"
+    newest = folder / "step_00000006.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
     trainer = Trainer(TINY, 3, CPU, torch.float32)
-    assert checkpoint.load_latest(tmp_path / "checkpoints", trainer) == 3
-    (tmp_path / "checkpoints" / "step_00000003.pt").write_bytes(b"")
-    with pytest.raises(checkpoint.CheckpointError, match=r"step_00000006.pt.*step_00000003.pt"):
-        checkpoint.load_latest(tmp_path / "checkpoints", trainer)
+    best = torch.load(folder / "best.pt", weights_only=True)["step"]
+    assert best in {4, 6}
+    assert checkpoint.load_latest(folder, trainer) == best
+    assert trainer.best is not None
+    assert "left out, unusable: step_00000006.pt" in caplog.text
+    assert f"going on from update {best} instead" in caplog.text
+    (folder / "best.pt").write_bytes(b"")
+    assert checkpoint.load_latest(folder, trainer) == 3
+    assert trainer.best is None  # there is none to go back to, so the next is the best
+    (folder / "step_00000003.pt").write_bytes(b"")
+    with pytest.raises(checkpoint.CheckpointError, match=r"_00000006.pt.*_00000003.pt.*best.pt"):
+        checkpoint.load_latest(folder, trainer)
+
+
+def test_damaged_checkpoints_do_not_push_out_new_ones(pictures: Pictures, tmp_path: Path) -> None:
+    config = replace(TINY, max_steps=6, checkpoint_every=3, keep_checkpoints=2)
+    run(config, pictures, tmp_path)
+    folder = tmp_path / "checkpoints"
+    for path in (folder / "step_00000006.pt", folder / "best.pt"):
+        path.write_bytes(b"")
+    run(replace(config, max_steps=5, resume=True), pictures, tmp_path)
+    names = sorted(p.name for p in folder.glob("step_*.pt"))
+    assert names == ["step_00000003.pt", "step_00000005.pt"]
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_ones(
@@ -182,17 +202,20 @@ def test_ctrl_c_saves_and_exits_130(folder: Path, tmp_path: Path, number: int) -
 def test_kill_9_at_any_moment_loses_nothing_but_time(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed again and again, mostly while it writes, then ends as one that never was."""
+    """Killed again and again, mostly while it writes, then ends as one that never was.
+
+    The first time as soon as there is a run to resume.
+    """
     monkeypatch.undo()  # all parts of the run, also those of other processes, measure alike
     out, whole = tmp_path / "run", tmp_path / "whole"
     often = ["--checkpoint-every", "1", "--sample-every", "7", "--log-every", "1"]
     rng = random.Random(0)
-    process = start(folder, out, *often)
-    for _ in range(4):
-        time.sleep(rng.uniform(0.0, 0.5))
+    process = start(folder, out, *often, until="config.json")
+    for pause_s in (0.0, *(rng.uniform(0.0, 0.5) for _ in range(3))):
+        time.sleep(pause_s)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate(timeout=60)
-        step = int(latest_state(out)["step"])
+        step = latest_step(out)
         if step > 2000:
             break  # a fast machine: enough to compare
         command = [sys.executable, "-m", "training", "--out", str(out), "--resume"]
@@ -200,7 +223,7 @@ def test_kill_9_at_any_moment_loses_nothing_but_time(
         wait_for_checkpoint_after(process, out, step)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    last = int(latest_state(out)["step"]) + 3
+    last = latest_step(out) + 3
     assert main(["--out", str(out), "--resume", "--max-steps", str(last)]) == 0
     assert main(flags(folder, whole, *often, "--max-steps", str(last))) == 0
     assert_same(latest_state(out), latest_state(whole))
@@ -222,10 +245,15 @@ def test_what_a_killed_process_was_writing_is_deleted(folder: Path, tmp_path: Pa
 
 def wait_for_checkpoint_after(process: subprocess.Popen[str], out: Path, step: int) -> None:
     deadline = time.monotonic() + 120
-    while max(p.name for p in (out / "checkpoints").glob("step_*.pt")) <= f"step_{step:08d}.pt":
+    while latest_step(out) <= step:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def latest_step(out: Path) -> int:
+    """That of the newest checkpoint, 0 if there is none."""
+    return max((int(p.stem[5:]) for p in (out / "checkpoints").glob("step_*.pt")), default=0)
 
 
 def _stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from tiny_runs import flags, journal, latest_state, noise_folder
+
+from training.__main__ import main
 
 pytestmark = pytest.mark.unit
 
@@ -101,3 +104,26 @@ def test_a_batch_that_cannot_be_shared_is_refused_once(folder: Path, tmp_path: P
     assert code != 0
     assert stderr.count("batch_size 5 cannot be shared by 2 processes; give a multiple of 2") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("rank", "code"), [(0, 2), (1, 1)])
+def test_more_processes_than_gpus_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: int, code: int
+) -> None:
+    """As torchrun would start them on a machine with one GPU, which a test cannot ask for."""
+
+    def no_such_gpu(_number: int) -> None:
+        raise RuntimeError("CUDA error: invalid device ordinal")
+
+    for name, value in (("WORLD_SIZE", 2), ("LOCAL_WORLD_SIZE", 2), ("LOCAL_RANK", rank)):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", no_such_gpu)
+    monkeypatch.setattr(dist, "get_rank", lambda: rank)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    for name in ("init_process_group", "destroy_process_group", "all_reduce"):
+        monkeypatch.setattr(dist, name, lambda *_: None)
+    assert main([]) == code
+    told = capsys.readouterr().err
+    assert told.count("error: ") == told.count("(this one 2 and 1)") == (1 if rank == 0 else 0)

@@ -144,6 +144,25 @@ def test_killed_after_a_rollback_goes_on_from_there(
     assert_same(*states)
 
 
+def test_a_way_back_that_cannot_be_saved_deletes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_at(monkeypatch, step=9, times=1)
+    save = torch.save
+
+    def full(state: dict[str, Any], path: Path) -> None:
+        if state["rollbacks"]:
+            raise OSError(28, "No space left on device")
+        save(state, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        go(ROLLBACK, tmp_path)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["best.pt", "step_00000004.pt", "step_00000008.pt"]
+    assert [e["step"] for e in journal(tmp_path) if "loss_d" in e] == list(range(1, 10))
+
+
 def test_the_way_back_is_taken_so_many_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,16 +83,18 @@ def spawn(command: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def start(folder: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    """A run of its own, started and left behind after its first checkpoint."""
+def start(
+    folder: Path, out: Path, *more: str, until: str = "checkpoints/step_*.pt"
+) -> subprocess.Popen[str]:
+    """A run of its own, started and left behind when there is a file of that pattern."""
     command = [sys.executable, "-m", "training", *flags(folder, out), "--max-steps", "100000",
                "--checkpoint-every", "2", "--log-every", "1", *more]  # fmt: skip
     process = spawn(command)
     deadline = time.monotonic() + 120
-    while not list((out / "checkpoints").glob("step_*.pt")):
+    while not list(out.glob(until)):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.01)
     return process
 
 
