@@ -158,8 +158,9 @@ def proxy(folder: Path, servers: Sequence[Server]) -> Iterator[tuple[str, str]]:
         "METRICS_LISTEN": f"{HOST}:{ports.metrics}", "RESOLVER": HOST,
         "SERVERS": " ".join(f"{HOST}:{server.ports.inference}" for server in servers),
         "MANAGEMENT_SERVERS": " ".join(f"{HOST}:{s.ports.management}" for s in servers),
-        "METRICS": f"http://{HOST}:{servers[0].ports.metrics}", "RATE": "10000r/s",
-        "BURST": "10000", "CONNECTIONS": "1000", "ACCESS_LOG": str(folder / "access.log"),
+        "METRICS_SERVERS": " ".join(f"{HOST}:{s.ports.metrics}" for s in servers),
+        "RATE": "10000r/s", "BURST": "10000", "CONNECTIONS": "1000", "ALL_CONNECTIONS": "1000",
+        "ACCESS_LOG": str(folder / "access.log"),
     }  # fmt: skip
     with (folder / "stderr").open("wb") as stderr:
         process = subprocess.Popen([settings / "proxy.sh"], env=environment, stderr=stderr)

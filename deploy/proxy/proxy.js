@@ -1,4 +1,4 @@
-// What nginx cannot say in its own words: a digest, and the state of the workers.
+// What nginx cannot say in its own words: a digest, text for the log, the state of the workers.
 import crypto from 'crypto';
 
 const PROBLEM = {
@@ -13,9 +13,27 @@ function digest(r) {
     return key ? crypto.createHash('sha256').update(key).digest('hex') : '';
 }
 
-// The description of the model that TorchServe gives without asking the worker, or null.
-async function described(r) {
-    const reply = await r.subrequest('/internal/workers');
+// Bytes as printable ASCII; the others as \xHH.
+function escaped(bytes) {
+    let text = '';
+    for (let i = 0; i < bytes.length; i++) {
+        text += bytes[i] >= 0x20 && bytes[i] <= 0x7e
+            ? String.fromCharCode(bytes[i]) : `\\x${(256 + bytes[i]).toString(16).slice(1)}`;
+    }
+    return text;
+}
+
+function escapedUri(r) {
+    return escaped(r.rawVariables.uri);
+}
+
+function escapedAgent(r) {
+    return escaped(r.rawVariables.http_user_agent);
+}
+
+// The description of the model that a TorchServe gives without asking the worker, or null.
+async function described(r, server) {
+    const reply = await r.subrequest(`/internal/workers/${server}`);
     if (reply.status !== 200) {
         return null;
     }
@@ -36,8 +54,11 @@ async function health(r) {
         r.return(405);
         return;
     }
-    const model = await described(r);
-    const ready = model !== null && model.workers.length > 0 && model.workers.every(isReady);
+    let ready = false;
+    for (let server = 1; server <= Number(r.variables.servers) && !ready; server++) {
+        const model = await described(r, server);
+        ready = model !== null && model.workers.length > 0 && model.workers.every(isReady);
+    }
     r.headersOut['Cache-Control'] = 'no-store';
     if (ready) {
         r.headersOut['Content-Type'] = 'application/json';
@@ -50,7 +71,7 @@ async function health(r) {
 
 // In the text format of Prometheus: TorchServe tells these in JSON only.
 async function workers(r) {
-    const model = await described(r);
+    const model = await described(r, r.variables.server || 1);
     if (model === null) {
         r.return(503, 'TorchServe does not describe the model\n');
         return;
@@ -78,4 +99,4 @@ async function workers(r) {
     r.return(200, lines.join('\n') + '\n');
 }
 
-export default {digest, health, workers};
+export default {digest, escapedAgent, escapedUri, health, workers};

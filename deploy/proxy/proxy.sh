@@ -7,8 +7,9 @@
 #
 # Without the first a key is made and printed once, without the second a self-signed certificate.
 #
-# SERVERS and MANAGEMENT_SERVERS, host:port of each of several TorchServes, take the place of
-# INFERENCE and MANAGEMENT: docs/operations/faults.md says what happens when one of them goes.
+# SERVERS, MANAGEMENT_SERVERS and METRICS_SERVERS, host:port of each of several TorchServes, take
+# the place of INFERENCE, MANAGEMENT and METRICS: docs/operations/faults.md says what happens when
+# one of them goes.
 set -eu
 umask 077
 
@@ -16,13 +17,13 @@ umask 077
 : "${LISTEN:=8443}" "${METRICS_LISTEN:=9145}"
 : "${INFERENCE:=http://torchserve:8080}" "${MANAGEMENT:=http://torchserve:8081}"
 : "${METRICS:=http://torchserve:8082}"
-: "${SERVERS:=}" "${MANAGEMENT_SERVERS:=}"
-: "${RATE:=20r/s}" "${BURST:=40}" "${CONNECTIONS:=64}"
+: "${SERVERS:=}" "${MANAGEMENT_SERVERS:=}" "${METRICS_SERVERS:=}"
+: "${RATE:=20r/s}" "${BURST:=40}" "${CONNECTIONS:=16}" "${ALL_CONNECTIONS:=64}"
 : "${TLS_NAMES:=DNS:localhost,IP:127.0.0.1,DNS:proxy}"
-: "${ACCESS_LOG:=/dev/stdout}" "${ERROR_LEVEL:=warn}"
+: "${ACCESS_LOG:=/dev/stdout}" "${ERROR_LEVEL:=crit}"
 : "${RESOLVER:=$(sed -n 's/^nameserver *//p' /etc/resolv.conf | head -n 1)}"
 HERE=$(dirname "$(readlink -f "$0")")
-: "${GALLERY:=$HERE/../gallery}" "${CORS_ORIGINS:=}"
+: "${GALLERY:=$HERE/../gallery}" "${CORS_ORIGINS:=none}"
 
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "error: $*"; exit 2; }
@@ -57,9 +58,21 @@ table_of_keys() {
     [ "$names" != ' ' ] || fail "$file: there is no key in it; write a line: NAME KEY"
 }
 
+# There, or a link to what is not there. What lies in a folder that may not be entered seems to be
+# absent too: see enter.
+present() { [ -e "$1" ] || [ -L "$1" ]; }
+
+# Stop where a folder is there but shut, so that nothing in it is taken for absent.
+enter() {
+    folder=$1
+    until present "$folder"; do folder=$(dirname "$folder"); done
+    [ -d "$folder/" ] && [ -x "$folder/" ] && return
+    fail "$folder cannot be entered by user $(id -u) of this container, or is no folder; run: chmod 0755 on it"
+}
+
 keys() {
     file=$SECRETS/api_keys
-    if [ ! -e "$file" ]; then
+    if ! present "$file"; then
         file=$STATE/api_keys
         if [ ! -e "$file" ]; then
             key=$(openssl rand -hex 32)
@@ -76,7 +89,7 @@ keys() {
 
 certificate() {
     CERTIFICATE=$SECRETS/tls.crt CERTIFICATE_KEY=$SECRETS/tls.key
-    if [ -e "$CERTIFICATE" ] || [ -e "$CERTIFICATE_KEY" ]; then
+    if present "$CERTIFICATE" || present "$CERTIFICATE_KEY"; then
         for file in "$CERTIFICATE" "$CERTIFICATE_KEY"; do
             [ -r "$file" ] || fail "$file is missing, or cannot be read by user $(id -u) of this container"
         done
@@ -96,7 +109,7 @@ certificate() {
     openssl x509 -in "$CERTIFICATE" -noout -checkend 0 > /dev/null || fail "$CERTIFICATE has expired"
 }
 
-# CORS_ORIGINS, origins or * -> a regular expression of the origins that may call.
+# CORS_ORIGINS, origins, * or none -> a regular expression of the origins that may call.
 origins() {
     set -f  # * is no pattern of files
     pattern=
@@ -108,7 +121,7 @@ origins() {
             *) name='' ;;
         esac
         case $name in
-            '' | *[!a-z0-9.:-]*) fail "CORS_ORIGINS: $origin is no origin; write https://app.example, in lower case and without a path, or *" ;;
+            '' | *[!a-z0-9.:-]*) fail "CORS_ORIGINS: $origin is no origin; write https://app.example, in lower case and without a path, or *, or none" ;;
         esac
         pattern="$pattern|$(printf '%s' "$origin" | sed 's/[.]/[.]/g')"
     done
@@ -127,23 +140,45 @@ upstream() {
     printf '}\n'
 }
 
-configuration() {
+# URL... -> the lines of a map from a server's number to its URL. No number: the first one.
+numbered() {
+    printf 'default "";\n"" %s;\n' "$1"
+    number=0
+    for url in "$@"; do
+        number=$((number + 1))
+        printf '%s %s;\n' "$number" "$url"
+    done
+}
+
+# What is asked of any server, and what is asked of each.
+# shellcheck disable=SC2086  # lists of words
+servers() {
     : > "$RUN/upstreams.conf"
-    if [ -n "$SERVERS" ]; then
-        # shellcheck disable=SC2086  # a list of words
+    management=$MANAGEMENT metrics=$METRICS
+    if [ -n "$SERVERS$MANAGEMENT_SERVERS$METRICS_SERVERS" ]; then
+        count=$(printf '%s' "$SERVERS" | wc -w)
+        for list in "$SERVERS" "$MANAGEMENT_SERVERS" "$METRICS_SERVERS"; do
+            [ "$(printf '%s' "$list" | wc -w)" -eq "$count" ] && [ "$count" -gt 0 ] && continue
+            fail "SERVERS, MANAGEMENT_SERVERS and METRICS_SERVERS have to name the same servers, in the same order; they are '$SERVERS', '$MANAGEMENT_SERVERS' and '$METRICS_SERVERS'"
+        done
         upstream dcgan_servers $SERVERS >> "$RUN/upstreams.conf"
-        INFERENCE=http://dcgan_servers
-    fi
-    if [ -n "$MANAGEMENT_SERVERS" ]; then
-        # shellcheck disable=SC2086
         upstream dcgan_management $MANAGEMENT_SERVERS >> "$RUN/upstreams.conf"
-        MANAGEMENT=http://dcgan_management
+        INFERENCE=http://dcgan_servers MANAGEMENT=http://dcgan_management
+        management=$(printf 'http://%s ' $MANAGEMENT_SERVERS)
+        metrics=$(printf 'http://%s ' $METRICS_SERVERS)
     fi
-    for part in headers.conf problems.conf proxy.js; do
+    numbered $management > "$RUN/management.map"
+    numbered $metrics > "$RUN/metrics.map"
+    COUNT=$(printf '%s' "$management" | wc -w)
+}
+
+configuration() {
+    servers
+    for part in headers.conf no_body.conf passed.conf problems.conf proxy.js workers.conf; do
         cp "$HERE/$part" "$RUN/$part"
     done
     rm -f "$RUN/cors.conf" "$RUN/gallery.conf"
-    if [ -n "$CORS_ORIGINS" ]; then
+    if [ "$CORS_ORIGINS" != none ]; then
         allowed=$(origins)
         sed -e "s#@ORIGINS@#$allowed#" "$HERE/cors.conf" > "$RUN/cors.conf"
     fi
@@ -152,23 +187,34 @@ configuration() {
     fi
     for part in nginx.conf key.conf; do
         sed -e "s|@RUN@|$RUN|g" -e "s|@LISTEN@|$LISTEN|g" -e "s|@METRICS_LISTEN@|$METRICS_LISTEN|g" \
-            -e "s|@INFERENCE@|$INFERENCE|g" -e "s|@MANAGEMENT@|$MANAGEMENT|g" -e "s|@METRICS@|$METRICS|g" \
+            -e "s|@INFERENCE@|$INFERENCE|g" -e "s|@MANAGEMENT@|$MANAGEMENT|g" -e "s|@COUNT@|$COUNT|g" \
             -e "s|@RATE@|$RATE|g" -e "s|@BURST@|$BURST|g" -e "s|@CONNECTIONS@|$CONNECTIONS|g" \
+            -e "s|@ALL_CONNECTIONS@|$ALL_CONNECTIONS|g" \
             -e "s|@CERTIFICATE@|$CERTIFICATE|g" -e "s|@CERTIFICATE_KEY@|$CERTIFICATE_KEY|g" \
             -e "s|@RESOLVER@|$RESOLVER|g" -e "s|@ACCESS_LOG@|$ACCESS_LOG|g" -e "s|@ERROR_LEVEL@|$ERROR_LEVEL|g" \
             "$HERE/$part" > "$RUN/$part"
     done
 }
 
+# nginx's errors are plain text, and hold what a client sent: each line becomes JSON, in ASCII.
+errors() {
+    LC_ALL=C exec sed -u -e 's/[^ -~]/?/g' -e 's/[\\"]/\\&/g' -e 's/.*/{"level":"error","message":"&"}/' >&2
+}
+
 mkdir -p "$RUN"
 chmod 711 "$RUN"  # where root starts it, nginx works as another user
 [ -w "$STATE" ] || fail "$STATE cannot be written by user $(id -u); mount a volume there"
+enter "$SECRETS"
 keys
 certificate
 configuration
 nginx -q -t -c "$RUN/nginx.conf" || fail "nginx does not take its settings"
 case ${1:-start} in
-    start) exec nginx -c "$RUN/nginx.conf" -g 'daemon off;' ;;
+    start)
+        rm -f "$RUN/errors"
+        mkfifo "$RUN/errors"
+        errors < "$RUN/errors" &
+        exec nginx -c "$RUN/nginx.conf" -g 'daemon off;' 2> "$RUN/errors" ;;
     reload) nginx -c "$RUN/nginx.conf" -s reload ;;
     *) fail "there is no $1; use: proxy.sh, or proxy.sh reload" ;;
 esac

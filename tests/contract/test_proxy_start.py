@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -119,3 +122,57 @@ def test_a_key_of_another_certificate_stops_the_start(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "tls.key is not the key of" in done.stderr
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users may enter, as they may not enter pytest's."""
+    with tempfile.TemporaryDirectory(prefix="dcgan-start-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+@pytest.mark.parametrize("what", ["the folder", "the folder above", "a link", "no folder"])
+def test_secrets_that_cannot_be_seen_stop_the_start(open_folder: Path, what: str) -> None:
+    """They are not replaced by keys and a certificate that the proxy makes itself."""
+    as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root sees every folder, and there is no setpriv to be somebody else")
+    else:
+        as_nobody = []
+    above = open_folder / "above"
+    above.mkdir()
+    variables = environment(above, Ports())
+    secrets, state = above / "secrets", above / "state"
+    (secrets / "api_keys").write_text(f"alice {GOOD}\n")
+    state.chmod(0o777)
+    shut, said = secrets, "secrets cannot be entered by user"
+    if what == "the folder above":
+        moved = open_folder / "state"
+        state.rename(moved)
+        variables["STATE"], shut, said = str(moved), above, "above cannot be entered by user"
+    elif what == "a link":
+        hidden = open_folder / "hidden"
+        hidden.mkdir()
+        (secrets / "api_keys").rename(hidden / "api_keys")
+        (secrets / "api_keys").symlink_to(hidden / "api_keys")
+        shut, said = hidden, "api_keys cannot be read by user"
+    elif what == "no folder":
+        shutil.rmtree(secrets)
+        secrets.write_text(f"alice {GOOD}\n")
+    shut.chmod(0o600)
+    variables["RUN"] = f"{variables['STATE']}/run"
+    try:
+        done = subprocess.run(
+            [*as_nobody, ROOT / "deploy/proxy/proxy.sh"], env=variables, capture_output=True,
+            text=True, check=False, timeout=20,
+        )  # fmt: skip
+    finally:
+        shut.chmod(0o700)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert GOOD not in done.stderr
+    made = {path.name for path in Path(variables["STATE"]).iterdir()}
+    assert not made & {"api_keys", "tls.key", "tls.crt"}

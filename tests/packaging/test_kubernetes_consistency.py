@@ -116,8 +116,17 @@ def test_the_proxy_finds_torchserve(manifests: list[Manifest]) -> None:
     mounts = {m["mountPath"] for m in container(manifests, "proxy")["volumeMounts"]}
     assert {defaults["SECRETS"], defaults["STATE"]} <= mounts
     assert str(Path(defaults["RUN"]).parent) in mounts
-    health = container(manifests, "proxy")["readinessProbe"]["httpGet"]["path"]
-    assert f"location = {health} " in NGINX
+
+
+def test_the_probes_come_by_the_port_that_is_not_published(manifests: list[Manifest]) -> None:
+    """Where no traffic from outside can use up what they may ask."""
+    unpublished = NGINX[NGINX.index("listen @METRICS_LISTEN@") :]
+    assert "limit_req" not in unpublished
+    for name, probe in (("proxy", "readinessProbe"), ("torchserve", "livenessProbe")):
+        asked = container(manifests, name)[probe]["httpGet"]
+        assert ports(manifests).get(asked["port"], asked["port"]) == ports(manifests)["metrics"]
+        assert "scheme" not in asked
+        assert f"location = {asked['path']} " in unpublished
 
 
 def test_the_limit_of_a_body_is_the_same_everywhere(manifests: list[Manifest]) -> None:
@@ -133,5 +142,9 @@ def test_the_limit_of_a_body_is_the_same_everywhere(manifests: list[Manifest]) -
 
 def test_the_scraped_paths_are_the_proxys(overlay: list[Manifest]) -> None:
     server = NGINX[NGINX.index("listen @METRICS_LISTEN@") :]
+    found = [
+        re.compile(pattern)
+        for pattern in re.findall(r"location ~ (\S+) ", server.replace("?<", "?P<"))
+    ]
     for endpoint in only(overlay, "PodMonitor")["spec"]["podMetricsEndpoints"]:
-        assert f"location = {endpoint['path']} " in server
+        assert any(pattern.search(endpoint["path"]) for pattern in found)

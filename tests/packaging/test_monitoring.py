@@ -149,6 +149,25 @@ def test_prometheus_takes_its_settings() -> None:
 
 
 @needs_promtool
+def test_the_targets_of_several_servers_as_the_documentation_lists_them(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "operations" / "faults.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(scrape_configs:\n.*?)```", guide, re.DOTALL)
+    file = tmp_path / "prometheus.yml"
+    file.write_text(example)
+    done = subprocess.run(
+        ["promtool", "check", "config", "--lint-fatal", file],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    ours = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
+    usual = {job["job_name"]: job.get("metrics_path", "/metrics") for job in ours}
+    for job in yaml.safe_load(example)["scrape_configs"]:
+        for number, target in enumerate(job["static_configs"], 1):
+            path = f"/servers/{number}{usual[job['job_name']]}"
+            assert target["labels"] == {"server": str(number), "__metrics_path__": path}
+
+
+@needs_promtool
 def test_every_expression_of_the_dashboard_parses(tmp_path: Path) -> None:
     rules = [
         {"record": f"x:panel:{i}", "expr": expression}

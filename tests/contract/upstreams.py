@@ -1,0 +1,70 @@
+"""A stand-in for TorchServe that keeps what reaches it, for tests of what the proxy passes on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from deploy.server import HOST, Ports
+
+
+@dataclass
+class Upstream:
+    """One port for everything; answers with the description of a model, or with ``reply``, as
+    long as ``gate`` is set."""
+
+    port: int = 0
+    status: str = "READY"
+    reply: bytes = b""
+    seen: list[tuple[str, str, list[tuple[str, str]]]] = field(default_factory=list)
+    gate: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def ports(self) -> Ports:
+        return Ports(inference=self.port, management=self.port, metrics=self.port)
+
+    def described(self) -> bytes:
+        """As TorchServe's management port describes a model."""
+        worker = {"id": str(self.port), "status": self.status, "memoryUsage": 1}
+        queue = {"pendingRequests": 0, "remainingCapacity": 100}
+        return json.dumps(
+            [{"minWorkers": 1, "workers": [worker], "jobQueueStatus": queue}]
+        ).encode()
+
+
+@contextlib.contextmanager
+def upstream(status: str = "READY", reply: bytes = b"") -> Iterator[Upstream]:
+    live = Upstream(status=status, reply=reply)
+    live.gate.set()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            live.seen.append((self.command, self.path, self.headers.items()))
+            live.gate.wait(30)
+            body = live.reply or live.described()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer((HOST, 0), Handler) as server:
+        live.port = server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield live
+        finally:
+            live.gate.set()
+            server.shutdown()
+            thread.join()
