@@ -47,7 +47,7 @@ def _run(command: list[str | Path], output: object, *, check: bool = True) -> in
 def _build(tag: str, file: Path, context: Path, output: object, *more: str) -> None:
     # The default isolation wants cgroups of one version; chroot needs none.
     _run(
-        ["podman", "build", "--isolation", "chroot", "--network", "host", "--format", "docker",
+        ["podman", "build", "--isolation", "chroot", "--network", "host",
          "--build-arg", f"DEBIAN={BASE}", *more, "--tag", tag, "--file", file, context],
         output,
     )  # fmt: skip

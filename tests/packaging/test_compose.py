@@ -45,6 +45,14 @@ def validate(content: Any) -> None:
     PyCompose.from_yaml(yaml.safe_dump(content)).validate()
 
 
+@pytest.mark.parametrize("name", ["docker-compose.yml", *(f"deploy/{n}" for n in OVERRIDES)])
+def test_no_default_is_empty(name: str) -> None:
+    """podman-compose 1.0 leaves a variable with an empty default as it stands."""
+    text = (ROOT / name).read_text()
+    assert len(re.findall(r"\$\{", text)) == len(_VARIABLE.findall(text))
+    assert "" not in _VARIABLE.findall(text)
+
+
 @pytest.mark.parametrize("content", [load("docker-compose.yml"), *map(merged, OVERRIDES)])
 def test_the_files_keep_to_the_compose_specification(content: Any) -> None:
     validate(content)
@@ -87,6 +95,22 @@ def test_every_service_is_hardened(name: str) -> None:
         assert (
             volume.endswith(":ro") or volume.split(":")[0] in load("docker-compose.yml")["volumes"]
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("torchserve", "Dockerfile"), ("proxy", "Dockerfile.proxy")]
+)
+def test_the_health_check_is_the_images(name: str, file: str) -> None:
+    """Told twice: Docker finds it in the image, but podman's images (OCI) cannot hold one."""
+    lines = (DEPLOY / file).read_text().replace("\\\n", " ")
+    found = re.search(r"^HEALTHCHECK (.*?) CMD (\[.*\])$", lines, re.MULTILINE)
+    assert found
+    options = dict(re.findall(r"--([a-z-]+)=(\S+)", found[1]))
+    told = load("docker-compose.yml")["services"][name]["healthcheck"]
+    assert {k: str(v) for k, v in told.items() if k != "test"} == {
+        k.replace("-", "_"): v for k, v in options.items()
+    }
+    assert told["test"] == ["CMD", *yaml.safe_load(found[2])]
 
 
 def test_a_security_linter_finds_nothing_grave() -> None:
