@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,11 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from cloudcoil.models.prometheus_operator.v1 import PrometheusRule
-from manifests import (
-    FOLDER,
-    Manifest,
-    only,
-)
+from manifests import FOLDER, OVERLAYS, Manifest, only, rendered
 
 from deploy.server import ROOT
 
@@ -100,6 +97,31 @@ def test_the_alerts_as_the_documentation_wraps_them(tmp_path: Path) -> None:
     assert manifest["spec"] == yaml.safe_load(ALERTS.read_text(encoding="utf-8"))
     read = PrometheusRule.model_validate(manifest)
     assert read.model_dump(by_alias=True, exclude_unset=True, mode="json") == manifest
+
+
+def test_both_are_labelled_for_the_operator_of_kube_prometheus_stack(
+    overlay: list[Manifest],
+) -> None:
+    """Its selector takes no others. The rule's label is in the command of the guide."""
+    release = only(overlay, "PodMonitor")["metadata"]["labels"]["release"]
+    metadata = f"{{name: dcgan, namespace: dcgan, labels: {{release: {release}}}}}"
+    assert rf"kind: PrometheusRule\nmetadata: {metadata}" in GUIDE
+
+
+@pytest.mark.parametrize("of", OVERLAYS)
+def test_the_names_of_another_prometheus_are_set_as_the_documentation_does(
+    tmp_path: Path, of: str
+) -> None:
+    (patches,) = re.findall(r"```yaml\n(patches:.*?)```", GUIDE, re.DOTALL)
+    base = os.path.relpath(FOLDER / of, tmp_path.resolve())
+    (tmp_path / "kustomization.yaml").write_text(f"resources: [{base}]\n{patches}")
+    changed = rendered(tmp_path)
+    assert only(changed, "PodMonitor")["metadata"]["labels"]["release"] == "prom"
+    (rule,) = only(changed, "NetworkPolicy", "dcgan-metrics")["spec"]["ingress"]
+    (source,) = rule["from"]
+    assert source["namespaceSelector"]["matchLabels"] == {
+        "kubernetes.io/metadata.name": "observability"
+    }
 
 
 def test_every_alert_is_in_the_runbook() -> None:
