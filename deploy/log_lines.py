@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import re
 
-_TELLING = re.compile(r"Error\b|error:|Exception|warn:")
+_TELLING = re.compile(r"Error\b|error:|Exception|warn:|Failed to load model")
 _WIDTH = 300
 
 
 def telling(text: str, count: int = 8) -> list[str]:
     """The last lines that tell of a failure, or the last ones where none does, 300 characters
-    each; JSON lines as ``level: message``."""
+    each; JSON lines as ``level: message``. What is said again and again is told once."""
     lines = [_readable(line) for line in text.splitlines() if line.strip()]
     chosen = [line for line in lines if _TELLING.search(line)] or lines
-    return [line[:_WIDTH] for line in chosen[-count:]]
+    distinct = list(dict.fromkeys(line[:_WIDTH] for line in reversed(chosen)))
+    return distinct[:count][::-1]
 
 
 def _readable(line: str) -> str:

@@ -8,12 +8,13 @@ import shutil
 import stat
 import subprocess
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import live
 import psutil
 import pytest
+import requests
 
 from deploy.lifecycle import ServerError
 from deploy.server import Ports, Server
@@ -87,7 +88,36 @@ def test_a_file_that_is_missing_in_the_archive(tmp_path: Path, missing: str, wor
 
 def test_a_wrong_setting_in_the_archive(tmp_path: Path) -> None:
     store = live.changed_archive(tmp_path / "store", ("backend: auto", "backend: tensorrt"))
-    cannot_start(served(tmp_path, store), r"backend.*tensorrt")
+    cannot_start(served(tmp_path, store), r"backend is 'tensorrt'; choose one of .*torchscript")
+
+
+def test_onnx_runtime_without_the_gpu_that_it_is_given(tmp_path: Path) -> None:
+    """TorchServe counts one GPU and gives it to the worker; there is none for a runtime to use."""
+    hidden = (("CUDA_VISIBLE_DEVICES", "-1"),)
+    asked = ("backend: auto", "backend: onnx")
+    store = live.changed_archive(tmp_path / "store", asked)
+    server = Server(tmp_path / "server", store, Ports.free(), environment=hidden)
+    cannot_start(server, r"ONNX Runtime cannot use the GPU.*allow_cpu_fallback")
+    live.changed_archive(store, asked, ("allow_cpu_fallback: false", "allow_cpu_fallback: true"))
+    with server.running():
+        assert live.post(server, live.GOOD).status_code == 200
+        url = f"{server.describe_url}?customized=true"
+        (described,) = requests.get(url, timeout=30).json()
+        told = described["customizedMetadata"]
+        assert (told["backend"], told["device"], told["fallback"]) == ("onnx", "cpu", True)
+
+
+def test_a_backend_that_cannot_do_the_precision(tmp_path: Path) -> None:
+    """And in the same folder a good archive serves."""
+    server = served(tmp_path, tmp_path / "store")
+    live.changed_archive(
+        server.model_store, ("backend: auto", "backend: onnx"),
+        ("precision: auto", "precision: bfloat16"),
+    )  # fmt: skip
+    cannot_start(server, r"precision bfloat16 is not for the backend onnx.*torchscript")
+    live.rewritten_archive(server.model_store, lambda _, content: content)
+    with server.running():
+        assert live.post(server, live.GOOD).status_code == 200
 
 
 def with_entries(store: Path, *entries: tuple[zipfile.ZipInfo, bytes]) -> Path:
@@ -111,49 +141,56 @@ def test_zip_slip_in_the_archive(tmp_path: Path) -> None:
     assert not [p for up in [*tmp_path.parents] for p in up.glob("dcgan-evil*")]
 
 
-def test_a_symlink_in_the_archive(tmp_path: Path) -> None:
-    """It is unpacked as a plain file that holds the link's text: nothing is followed."""
-    (tmp_path / "secret").write_text("secret")
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that runs in spite of three oddities: a link in its archive, a stale snapshot, and
+    a model store that cannot be written, where something can be mounted."""
+    folder = tmp_path_factory.mktemp("odd")
     link = zipfile.ZipInfo("handler/link")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     link.create_system = 3
-    store = with_entries(tmp_path / "store", (link, str(tmp_path / "secret").encode()))
-    server = served(tmp_path, store)
-    with server.running():
-        (unpacked,) = (server.folder / "tmp").rglob("link")
-        assert not unpacked.is_symlink()
-        assert unpacked.read_text() == str(tmp_path / "secret")
-
-
-def test_a_read_only_model_store(tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    store.mkdir()
-    bind = ["mount", "--bind", "-o", "ro", str(live.STORE), str(store)]
-    done = subprocess.run(bind, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
-    try:
-        with pytest.raises(OSError, match="Read-only"):
-            (store / "x").touch()
-        with served(tmp_path, store).running():
-            pass
-    finally:
-        subprocess.run(["umount", "--lazy", str(store)], check=True)
-
-
-def test_a_stale_snapshot_changes_nothing(tmp_path: Path) -> None:
-    """TorchServe would start from the newest one instead of what it is told."""
-    server = served(tmp_path, live.STORE)
+    (folder / "secret").write_text("secret")
+    store = with_entries(folder / "store", (link, str(folder / "secret").encode()))
+    server = served(folder, store)
     snapshots = server.folder / "logs" / "config"
     snapshots.mkdir(parents=True)
     (snapshots / "20991231235959999-shutdown.cfg").write_text(
-        f"inference_address=http://127.0.0.1:1\nmodel_store={tmp_path}\nload_models=gone.mar\n"
+        f"inference_address=http://127.0.0.1:1\nmodel_store={folder}\nload_models=gone.mar\n"
         'model_snapshot={"name": "s", "modelCount": 1, "models": {"gone": {"1.0": '
         '{"defaultVersion": true, "marName": "gone.mar", "minWorkers": 1, "maxWorkers": 1, '
         '"batchSize": 1, "maxBatchDelay": 1, "responseTimeout": 1}}}}\n'
     )
-    with server.running():
-        assert live.post(server, live.GOOD).status_code == 200
+    bind = ["mount", "--bind", "-o", "ro", str(store), str(store)]
+    mounted = subprocess.run(bind, capture_output=True, check=False).returncode == 0
+    try:
+        with server.running():
+            yield server
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(store)], check=True)
+
+
+def test_a_symlink_in_the_archive(odd: Server) -> None:
+    """It is unpacked as a plain file that holds the link's text: nothing is followed."""
+    (unpacked,) = (odd.folder / "tmp").rglob("link")
+    assert not unpacked.is_symlink()
+    assert unpacked.read_text() == str(odd.model_store.parent / "secret")
+
+
+def test_a_read_only_model_store(odd: Server) -> None:
+    if not os.statvfs(odd.model_store).f_flag & os.ST_RDONLY:
+        pytest.skip("nothing can be mounted here")
+    with pytest.raises(OSError, match="Read-only"):
+        (odd.model_store / "x").touch()
+    assert live.post(odd, live.GOOD).status_code == 200
+
+
+def test_a_stale_snapshot_changes_nothing(odd: Server) -> None:
+    """TorchServe would start from the newest one instead of what it is told."""
+    assert list((odd.folder / "logs" / "config").glob("2099*"))
+    assert live.post(odd, live.GOOD).status_code == 200
+    described = requests.get(f"{odd.describe_url}/all", timeout=30).json()
+    assert [model["modelUrl"] for model in described] == ["dcgan.mar"]
 
 
 def test_a_start_after_a_crash(tmp_path: Path) -> None:
