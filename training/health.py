@@ -17,9 +17,11 @@ from statistics import fmean, median, variance
 
 from training.losses import Loss
 
-# Updates that a verdict looks back on. Runs that end well can have an almighty D for their first
-# 100 updates; medians, because a lost run has spikes of Loss_D in which G gains nothing.
+# Updates that a verdict looks back on; medians, because a lost run has spikes of Loss_D in which
+# G gains nothing.
 WINDOW = 200
+YOUNG = 200  # first updates of a run: one that ends well can have an almighty D in most of them
+GAINING = 1.25  # sample diversity above so many times that of the check before: G still learns
 ALIKE_RATIO = 0.03  # sample diversity below this part of the real pictures' is collapse,
 FALLEN_RATIO = 0.5  # below this part of its own best and of the real pictures' a warning,
 CHECKS = 2  # when it is seen so many times in a row: young runs start all alike
@@ -73,6 +75,7 @@ class HealthMonitor:
         loss: which one the run uses; it says what D's numbers mean.
         smoothing: the run's label smoothing, which keeps Loss_D from falling to 0.
         too_few: the number of pictures, if they are so few that none could be held out.
+        step: updates of the run before those that are recorded here.
     """
 
     def __init__(
@@ -81,8 +84,10 @@ class HealthMonitor:
         loss: Loss = "non-saturating",
         smoothing: float = 0.0,
         too_few: int | None = None,
+        step: int = 0,
     ) -> None:
         self.real_diversity, self.loss, self.too_few = real_diversity, loss, too_few
+        self.step = step
         s = smoothing
         self.least_loss_d = -s * math.log(s) - (1 - s) * math.log(1 - s) if s else 0.0
         self._recent: deque[dict[str, float]] = deque(maxlen=WINDOW)
@@ -91,6 +96,7 @@ class HealthMonitor:
 
     def add(self, stats: dict[str, float]) -> None:
         """Record one update: the numbers of ``StepStats`` by name."""
+        self.step += 1
         self._recent.append(stats)
 
     def add_check(self, diversity: float, overfit: float | None = None) -> None:
@@ -143,7 +149,8 @@ class HealthMonitor:
             f"D(G(z)) {d_g_z:.4f}"
         )
         advice = "Use --recipe stable, raise --r1-gamma, lower --lr-d, or give more pictures."
-        if self._below(WON[self.loss], loss_d, d_g_z):
+        hopeful = self.step < YOUNG + WINDOW or self._gaining()
+        if not hopeful and self._below(WON[self.loss], loss_d, d_g_z):
             return Verdict(
                 True, f"D has won: {numbers}; the Generator learns nothing any more. {advice}"
             )
@@ -152,6 +159,10 @@ class HealthMonitor:
                 False, f"D too strong: {numbers}; the Generator rarely fools it. {advice}"
             )
         return None
+
+    def _gaining(self) -> bool:
+        last = self._diversities[-2:]
+        return len(last) == 2 and last[1] > GAINING * last[0]
 
     def _below(self, level: Level, loss_d: float, d_g_z: float) -> bool:
         return loss_d - self.least_loss_d < level.loss_d and d_g_z < level.d_g_z

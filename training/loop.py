@@ -130,7 +130,7 @@ class _Run:
         config, count = self.config, len(self.pictures.images)
         too_few = count if config.held_out and len(self.split.held_out) < 2 else None
         self.health = HealthMonitor(
-            self.checks.real_diversity, config.loss, config.label_smoothing, too_few
+            self.checks.real_diversity, config.loss, config.label_smoothing, too_few, self.step
         )
         self.verdict = HEALTHY
 

@@ -7,7 +7,16 @@ from typing import get_args
 
 import pytest
 
-from training.health import CHECKS, HEALTHY, TOO_STRONG, WINDOW, WON, HealthMonitor, overfitting
+from training.health import (
+    CHECKS,
+    HEALTHY,
+    TOO_STRONG,
+    WINDOW,
+    WON,
+    YOUNG,
+    HealthMonitor,
+    overfitting,
+)
 from training.losses import Loss
 
 pytestmark = pytest.mark.unit
@@ -26,8 +35,9 @@ def monitor(
     count: int = WINDOW,
     loss: Loss = "non-saturating",
     smoothing: float = 0.0,
+    step: int = YOUNG,
 ) -> HealthMonitor:
-    watched = HealthMonitor(0.3, loss, smoothing)
+    watched = HealthMonitor(0.3, loss, smoothing, step=step)
     for _ in range(count):
         watched.add(entry)
     for diversity in diversities:
@@ -87,6 +97,40 @@ def test_smoothed_labels_do_not_hide_that_d_has_won() -> None:
     entry = stats(0.33, 8.0, 0.0002)
     assert monitor(entry, [], smoothing=0.1).judge().kind == "D has won"
     assert monitor(entry, []).judge() == HEALTHY
+
+
+# Every tenth update of a full-width run with --recipe paper and batch 64, up to update 200.
+# (Loss_D, Loss_G, D(G(z)) after); D(G(z)) is back at update 160, and the samples ever more varied.
+PAPER = [
+    (0.203, 7.6, 7e-4), (0.071, 8.9, 2e-4), (0.027, 8.1, 6e-4), (0.033, 9.3, 1e-4),
+    (0.030, 10.0, 7e-5), (0.020, 9.5, 1e-4), (0.020, 9.2, 2e-4), (0.006, 11.3, 3e-5),
+    (0.011, 8.3, 4e-4), (0.028, 11.0, 2e-5), (0.007, 29.5, 0.0), (0.012, 35.7, 0.0),
+    (0.033, 37.6, 0.0), (0.480, 25.2, 0.0), (4.789, 28.6, 0.0), (0.023, 6.5, 5e-3),
+    (0.048, 5.1, 1.2e-2), (1.613, 11.5, 3e-5), (0.022, 21.7, 0.0), (0.805, 18.5, 0.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "diversities"), [(0, [0.045]), (YOUNG, [0.045, 0.081])])
+def test_a_run_that_is_young_or_gaining_is_not_dead(step: int, diversities: list[float]) -> None:
+    """Each of the two is enough; without them it is, as it was, found dead."""
+
+    def watched(first: int, seen: list[float]) -> HealthMonitor:
+        run = monitor(stats(*PAPER[0]), seen, count=0, step=first)
+        for numbers in PAPER:
+            for _ in range(10):
+                run.add(stats(*numbers))
+        return run
+
+    verdict = watched(step, diversities).judge()
+    assert not verdict.dead
+    assert verdict.kind == "D too strong"
+    assert watched(YOUNG, [0.081, 0.082]).judge().kind == "D has won"
+
+
+def test_a_resumed_run_is_no_young_one() -> None:
+    entry = stats(0.01, 12.0, 0.0001)
+    assert monitor(entry, [], step=5000).judge().kind == "D has won"
+    assert not monitor(entry, [], step=YOUNG - 1).judge().dead
 
 
 def test_spikes_do_not_hide_that_d_has_won() -> None:
