@@ -60,6 +60,12 @@ def worker(server: Server) -> psutil.Process:
     return psutil.Process(told["pid"])
 
 
+def workers(java_process: psutil.Process) -> list[psutil.Process]:
+    """Java has other children too: once a minute one that reads the system's metrics."""
+    below = java_process.children(recursive=True)
+    return [child for child in below if "model_service_worker" in str(child.cmdline())]
+
+
 def java(worker_process: psutil.Process) -> psutil.Process:
     parent = worker_process.parent()
     assert parent is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import live
 import numpy as np
@@ -63,6 +64,18 @@ BOMBS: dict[str, tuple[str, tuple[int, str]]] = {
 }  # fmt: skip
 
 
+def logged(server: Server, request_id: str) -> dict[str, Any]:
+    """The line of the log that tells of a request."""
+
+    def lines() -> list[str]:
+        told = server.log.read_text(encoding="utf-8").splitlines()
+        return [line for line in told if '"message":"request"' in line and request_id in line]
+
+    live.wait(lines)
+    (line,) = lines()
+    return json.loads(line)
+
+
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_and_harms_no_other(
     server: Server, alone: bytes, unharmed: psutil.Process, name: str
@@ -81,6 +94,7 @@ def test_a_bomb_is_refused_and_harms_no_other(
     if kind:
         assert reply.json()["type"] == f"urn:dcgan:problem:{kind}"
         assert len(reply.content) < 4096
+        assert logged(server, reply.headers["x-request-id"])["images"] == 0  # none was drawn
     assert unharmed.memory_info().rss < held + 1_000_000_000
 
 

@@ -28,7 +28,7 @@ def load(server: Server, pool: ThreadPoolExecutor, right: bytes) -> list[str]:
 
     def client(_: int) -> list[str]:
         seen = []
-        with contextlib.suppress(requests.ConnectionError), requests.Session() as session:
+        with contextlib.suppress(requests.RequestException), requests.Session() as session:
             while True:
                 reply = session.post(server.predict_url, json=LONG, timeout=60)
                 whole = reply.status_code == 200 and reply.content == right
@@ -46,9 +46,9 @@ def test_sigterm_under_load(tmp_path: Path) -> None:
         family = psutil.Process(process.pid).children(recursive=True)
         right = live.post(server, LONG).content
         outcomes = pool.submit(load, server, pool, right)
-        live.wait(lambda: '"images":100' in server.log.read_text())
+        live.wait(lambda: server.log.read_text().count('"images":100') > 8)
         stop(process.pid)
-        assert set(outcomes.result()) <= {"whole"}
+        assert set(outcomes.result()) == {"whole"}
         assert all(live.is_gone(member) for member in family)
     assert server.ports.taken() == []
 
@@ -91,7 +91,7 @@ def test_the_clock_jumps(tmp_path: Path) -> None:
     with server.running():
         worker = live.worker(server)
         right = live.post(server, live.GOOD).content
-        for offset, days in (("+1d", 1), ("-1d", -1), ("+0", 0)):
+        for offset, days in (("+1d", 1), ("-1d", -1)):
             clock.write_text(offset)
             live.wait(lambda days=days: days_ahead(server, right) == days)
             assert [live.post(server, live.GOOD).content for _ in range(3)] == [right] * 3
