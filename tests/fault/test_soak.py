@@ -14,16 +14,17 @@ from benchmarks import soak
 pytestmark = pytest.mark.fault
 
 
-def run(tmp_path: Path, store: Path) -> tuple[int, dict[str, object]]:
+def run(tmp_path: Path, store: Path, seconds: int) -> tuple[int, dict[str, object]]:
     out = tmp_path / "soak.json"
-    arguments = ["--seconds", "12", "--rate", "15", "--model-store", str(store), "--out", str(out)]
-    code = soak.main(arguments)
+    code = soak.main(
+        ["--seconds", str(seconds), "--rate", "15", "--model-store", str(store), "--out", str(out)]
+    )
     assert Image.open(out.with_suffix(".png")).size[0] > 500
     return code, json.loads(out.read_text())
 
 
 def test_no_leak(tmp_path: Path) -> None:
-    _, result = run(tmp_path, live.STORE)
+    _, result = run(tmp_path, live.STORE, 12)
     # On a busy machine seconds are too few to tell whether the latency is flat.
     assert [failure for failure in result["failures"] if not failure.startswith("p50_ms")] == []
     assert result["outcomes"]["2xx"] > 100
@@ -37,7 +38,7 @@ _KEPT = []
 
 def _keep(report):
     for _ in report.requests:
-        _KEPT.append((b"x" * 1_500_000, open("/dev/null")))
+        _KEPT.append((b"x" * 3_000_000, open("/dev/null")))
 
 _log_requests = log_requests
 
@@ -48,12 +49,12 @@ def log_requests(report):
 
 
 def test_a_planted_leak_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """1.5 MB and a descriptor a request, kept by the handler."""
+    """3 MB and a descriptor a request, kept by the handler."""
     store = live.rewritten_archive(
         tmp_path / "store",
         lambda name, content: content + LEAK if name == "handler/telemetry.py" else content,
     )
-    code, result = run(tmp_path, store)
+    code, result = run(tmp_path, store, 8)
     assert code == 1
     assert {name for name, trend in result["trends"].items() if trend["leaks"]} >= {
         "worker_rss_mb", "worker_fds",
