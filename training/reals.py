@@ -13,12 +13,13 @@ from training.data import load
 from training.data.avatars import ATTRIBUTES, load_avatars
 from training.data.batches import split
 from training.data.pictures import Pictures
+from training.data.store import Channels
 from training.judge import Origin, has_labels
 from training.usage import UsageError
 from training.weights import WeightsInfo
 
 UNSEEN_SEED = 2**32 + 1  # draws the avatars to compare with; far from the seeds of runs
-LEAST_HELD_OUT = 64  # pictures held out by a run, below which training pictures serve
+LEAST_HELD_OUT = 100  # pictures held out by a run, up to which training pictures join them
 LABELS_PX = 16  # avatars that are only drawn for their labels
 
 
@@ -28,7 +29,8 @@ class Reals:
 
     Attributes:
         trained_on: uint8 (N, H, W, C), all pictures that the Generator was trained on.
-        reference: uint8 (M, H, W, C), real pictures to compare samples with.
+        reference: uint8 (M, H, W, C), real pictures to compare samples with, in an order of
+            chance: folders are often sorted by class, and not always all are taken.
         rows: int64 (M,), which training pictures the reference is; None when the Generator
             has seen none of it.
         described: what the reference is, in words.
@@ -46,12 +48,11 @@ class Reals:
         free = np.arange(len(self.trained_on))
         if self.rows is not None:
             free = np.setdiff1d(free, self.rows)
-        chosen = np.random.default_rng(1).permutation(free)[:count]
-        return np.ascontiguousarray(self.trained_on[np.sort(chosen)])
+        return np.ascontiguousarray(self.trained_on[_by_lot(free, 1)[:count]])
 
 
 def training_pictures(
-    info: WeightsInfo, weights: Path, data: str | None, data_root: Path
+    info: WeightsInfo, weights: Path, data: str | None, data_root: Path, cache: Path | None
 ) -> Pictures:
     """What a Generator was trained on, from ``data`` or, when None, from what its weights say.
 
@@ -66,50 +67,64 @@ def training_pictures(
     background = made.get("background", "#ffffff")
     if data == "avatars" and info.channels == 3 and "pictures" in made:
         return load_avatars(info.image_size, background, int(made["seed"]), int(made["pictures"]))
-    return load(
-        data, data_root=data_root, image_size=info.image_size,
-        channels="1" if info.channels == 1 else "3", background=background,
-        seed=int(made.get("seed", 0)), workers=2, batch_size=1,
-    )  # fmt: skip
+
+    def loaded(channels: Channels) -> Pictures:
+        return load(
+            data, data_root=data_root, image_size=info.image_size, channels=channels,
+            background=background, seed=int(made.get("seed", 0)), workers=2, batch_size=1,
+            cache=cache,
+        )  # fmt: skip
+
+    pictures = loaded("auto")  # as training does, mostly: its copy in the cache serves
+    if pictures.images.shape[-1] == info.channels:
+        return pictures
+    return loaded("1" if info.channels == 1 else "3")
 
 
 def load_reals(
-    info: WeightsInfo, weights: Path, data: str | None, data_root: Path, held_out: str | None,
-    count: int, judge: Origin | None,
+    info: WeightsInfo, weights: Path, data: str | None, data_root: Path, cache: Path | None,
+    held_out: str | None, count: int, judge: Origin | None,
 ) -> Reals:  # fmt: skip
     """Training pictures, and ``count`` others to compare with, or fewer.
 
     The others are those of ``held_out``; or new avatars, which neither the Generator nor the
-    judge has seen; or those that the run held out; or, when there is nothing of that, training
-    pictures drawn by lot.
+    judge has seen; or those that the run held out, joined by training pictures where they are
+    few; or, when there is nothing of that, training pictures drawn by lot.
 
     Raises:
         UsageError: there are fewer than 4 pictures, or the weights do not say what they were
             trained on.
         DataError: pictures cannot be read.
     """
-    pictures = training_pictures(info, weights, data, data_root)
+    pictures = training_pictures(info, weights, data, data_root, cache)
     if len(pictures.images) < 4:
         raise UsageError(
             f"{pictures.source} has {len(pictures.images)} pictures; 4 are the least to measure"
         )
     if held_out is not None:
-        unseen = training_pictures(info, weights, held_out, data_root)
-        images = unseen.images[:count]
+        unseen = training_pictures(info, weights, held_out, data_root, cache)
+        images = unseen.images[_by_lot(np.arange(len(unseen.images)), 0)[:count]]
         return Reals(pictures.images, images, None, f"{len(images):,} pictures of {held_out}")
     if has_labels(info) and data in (None, "avatars") and judge is not None:
         fresh = unseen_avatars(pictures, info, count, judge)
         what = f"{len(fresh.images):,} avatars that neither Generator nor classifier has seen"
         return Reals(pictures.images, fresh.images, None, what, fresh.labels)
-    kept = _held_out_by_the_run(info, len(pictures.images) if data is None else 0)
-    if len(kept) >= LEAST_HELD_OUT:
-        rows = kept[:count]
-        what = f"{len(rows):,} pictures that the run had held out from its training"
-    else:
-        lot = np.random.default_rng(0).permutation(len(pictures.images))
-        rows = np.sort(lot[: min(count, len(lot) // 2)])
-        what = f"{len(rows):,} of the training pictures, drawn by lot (no --held-out was given)"
-    return Reals(pictures.images, np.ascontiguousarray(pictures.images[rows]), rows, what)
+    total = len(pictures.images)
+    kept = _by_lot(_held_out_by_the_run(info, total if data is None else 0), 0)[:count]
+    wanted = min(count, total // 2, LEAST_HELD_OUT if len(kept) else total)
+    joining = _by_lot(np.setdiff1d(np.arange(total), kept), 0)[: max(0, wanted - len(kept))]
+    told = []
+    if len(kept):
+        told.append(f"{len(kept):,} pictures that the run had held out from its training")
+    if len(joining):
+        told.append(f"{len(joining):,} of the training pictures, by lot for want of --held-out")
+    rows = np.append(kept, joining)
+    images = np.ascontiguousarray(pictures.images[rows])
+    return Reals(pictures.images, images, rows, " and ".join(told))
+
+
+def _by_lot(rows: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(seed).permutation(rows)
 
 
 def _held_out_by_the_run(info: WeightsInfo, count: int) -> npt.NDArray[np.int64]:

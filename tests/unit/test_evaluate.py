@@ -50,7 +50,8 @@ def photos(folder: Path, count: int) -> Path:
 
 
 def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict[str, Any], str]:
-    assert main(["evaluate", *arguments]) == 0
+    cache = Path(arguments[arguments.index("--weights") + 1]).parent / "cache"
+    assert main(["evaluate", "--cache", str(cache), *arguments]) == 0
     told = capsys.readouterr()
     return json.loads(told.out), told.err
 
@@ -90,17 +91,21 @@ def test_pictures_of_a_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     names = [m["name"] for m in report["measures"]]
     assert "MS-SSIM between samples" in names
     assert "sliced Wasserstein distance x 1000, 32 px" in names
-    assert "16 of the training pictures, drawn by lot" in report["measures"][0]["reference"]
+    assert "16 of the training pictures, by lot" in report["measures"][0]["reference"]
     assert report["memorisation"]["trained_on"] == 40
     assert "features" not in report["memorisation"]
+    assert (report["memorisation"]["samples"], report["memorisation"]["references"]) == (16, 16)
+    assert "16 samples (give --samples 100 or more)" in report["memorisation"]["verdict"]
     assert "Left out:" in table
 
     unseen = photos(tmp_path / "unseen", 10)
-    report, _ = evaluated(
+    report, table = evaluated(
         capsys, "--weights", str(path), "--samples", "16", "--held-out", str(unseen)
     )
     assert report["measures"][0]["reference"] == f"10 pictures of {unseen}"
     assert report["measures"][0]["samples"] == 10
+    assert (report["memorisation"]["samples"], report["memorisation"]["references"]) == (16, 10)
+    assert "16 samples, and 10 real pictures (from 10 pictures of" in table
 
 
 def test_a_result_beside_an_earlier_one(
@@ -122,22 +127,73 @@ def test_a_result_beside_an_earlier_one(
     assert "| Fréchet distance, in features | 4321 |" in table
 
 
+def reals_of(path: Path, count: int = 100, held_out: Path | None = None) -> reals.Reals:
+    _, info = load_generator(path)
+    other = held_out and str(held_out)
+    return reals.load_reals(
+        info, path, None, Path("data"), path.parent / "cache", other, count, None
+    )
+
+
 def test_what_a_run_held_out_is_the_reference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reals, "LEAST_HELD_OUT", 4)
     folder = photos(tmp_path / "photos", 40)
     made = {"data": str(folder), "pictures": 40, "held_out": 5, "batch_size": 4, "seed": 1}
-    path = weights(tmp_path, **made)
-    _, info = load_generator(path)
-    found = reals.load_reals(info, path, None, Path("data"), None, 100, None)
+    found = reals_of(weights(tmp_path, **made))
     assert found.rows is not None
-    assert found.rows.tolist() == split(40, 5, 4, 1).held_out.tolist()
+    assert sorted(found.rows) == split(40, 5, 4, 1).held_out.tolist()
     assert np.array_equal(found.reference, found.trained_on[found.rows])
-    assert "5 pictures that the run had held out" in found.described
+    assert found.described == "5 pictures that the run had held out from its training"
     others = {image.tobytes() for image in found.others(100)}
     assert len(others) == 35
     assert not others & {image.tobytes() for image in found.reference}
+
+
+def test_training_pictures_join_the_few_that_a_run_held_out(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", 40)
+    made = {"data": str(folder), "pictures": 40, "held_out": 256, "batch_size": 4, "seed": 1}
+    found = reals_of(weights(tmp_path, **made))
+    assert found.rows is not None
+    assert sorted(found.rows[:5]) == split(40, 256, 4, 1).held_out.tolist()  # an eighth
+    assert len(set(found.rows.tolist())) == 20  # half of all
+    assert found.described == (
+        "5 pictures that the run had held out from its training and 15 of the training pictures, "
+        "by lot for want of --held-out"
+    )
+
+
+def test_a_part_of_the_held_out_pictures_is_drawn_by_lot(tmp_path: Path) -> None:
+    """Folders are sorted by name, so by class where that begins it."""
+    folder, unseen = photos(tmp_path / "photos", 8), tmp_path / "unseen"
+    for name, colour in (("cat", "red"), ("dog", "blue")):
+        (unseen / name).mkdir(parents=True)
+        for i in range(20):
+            Image.new("RGB", (32, 32), colour).save(unseen / name / f"{i}.png")
+    found = reals_of(weights(tmp_path, data=str(folder)), count=16, held_out=unseen)
+    assert len({image.tobytes() for image in found.reference}) == 2
+
+
+def test_pictures_are_decoded_once_for_training_and_all_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, run = tmp_path / "cache", tmp_path / "run"
+    folder = photos(tmp_path / "photos", 40)
+    assert main(["--data", str(folder), "--out", str(run), "--batch-size", "4", "--image-size",
+                 "32", "--nz", "6", "--ngf", "2", "--ndf", "2", "--max-steps", "1",
+                 "--cache", str(cache)]) == 0  # fmt: skip
+
+    def again(*_: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr("training.data.folders.decode", again)
+    kept = ["--weights", str(run / "generator.safetensors"), "--cache", str(cache)]
+    assert main(["evaluate", *kept, "--samples", "8"]) == 0
+    assert main(["compare", *kept, "--count", "4", "--out", str(tmp_path / "c.png")]) == 0
+    assert main(["neighbours", *kept, "--samples", "8", "--out", str(tmp_path / "n.png")]) == 0
+    assert main(["filters", "--checkpoint", str(run), "--out", str(tmp_path / "f.png")]) == 0
+    capsys.readouterr()
 
 
 BAD = [

@@ -11,7 +11,7 @@ import pytest
 
 from handler.images import Images
 from training.data.avatars import load_avatars
-from training.evaluation.memorisation import compare, search, spaces_of, verdict
+from training.evaluation.memorisation import compare, examine, search, spaces_of, verdict
 from training.evaluation.nearest import Nearness, blocks, nearness, pixels, reduced, shifted
 from training.reals import Reals
 
@@ -100,7 +100,7 @@ def named(kinds: dict[str, Callable[[World], Images]]) -> dict[str, Callable[[Wo
 def test_copies_are_found(told: dict[str, dict[str, Any]], kind: str) -> None:
     found = told[kind]
     assert found["pixels"]["copies"] or found["features"]["copies"], found
-    assert verdict(found, COUNT).startswith("copies training pictures")
+    assert verdict(found, COUNT, COUNT).startswith("copies training pictures")
 
 
 @pytest.mark.parametrize("kind", named(HONEST))
@@ -108,7 +108,7 @@ def test_new_pictures_are_not_taken_for_copies(told: dict[str, dict[str, Any]], 
     found = told[kind]
     assert not found["pixels"]["copies"], found
     assert not found["features"]["copies"], found
-    assert verdict(found, COUNT) == "no copying seen"
+    assert verdict(found, COUNT, COUNT) == "no copying seen"
 
 
 def test_training_pictures_serve_as_a_reference(world: World) -> None:
@@ -124,8 +124,28 @@ def test_training_pictures_serve_as_a_reference(world: World) -> None:
     assert compare(copied.relative, reference.relative)["copies"]
 
 
-def test_too_few_samples_are_said_to_be_too_few() -> None:
-    assert "20 samples are too few" in verdict({"pixels": {"copies": False}}, 20)
+def test_what_is_too_few_is_said() -> None:
+    none = {"pixels": {"copies": False}}
+    assert verdict(none, 100, 100) == "no copying seen"
+    few = verdict(none, 20, 100)
+    assert "20 samples (give --samples 100 or more)" in few
+    assert "real pictures" not in few
+    few = verdict(none, 2000, 30)
+    assert "30 real pictures (give --held-out with 100 or more)" in few
+    assert "--samples" not in few
+
+
+def test_all_samples_count_where_real_pictures_are_few(world: World) -> None:
+    """A hundred copies among 1,000 samples, which 30 of each would not show."""
+    train = world.reals.trained_on
+    few = Reals(train, world.reals.reference[:30], None, "unseen")
+    samples = np.concatenate([world.known[:90], world.honest[:90]])
+    near, report = examine(samples, few, None, 1000)
+    assert (report["samples"], report["references"]) == (180, 30)
+    assert [len(found.index) for found in near["pixels"]] == [180, 30]
+    assert report["pixels"]["copies"]
+    _, report = examine(samples[::6], few, None, 1000)
+    assert not report["pixels"]["copies"]
 
 
 def test_the_statistics_of_known_ranks() -> None:

@@ -174,7 +174,19 @@ def test_compare_puts_real_pictures_left(weights: str, tmp_path: Path) -> None:
         Image.new("RGB", (32, 32), (200, 10, 40 * i)).save(reals / f"{i}.png")
     out = tmp_path / "c.png"
     code = main(
-        ["compare", "--weights", weights, "--data", str(reals), "--count", "4", "--out", str(out)]
+        [
+            "compare",
+            "--weights",
+            weights,
+            "--data",
+            str(reals),
+            "--count",
+            "4",
+            "--out",
+            str(out),
+            "--cache",
+            str(tmp_path / "cache"),
+        ]
     )
     assert code == 0
     with Image.open(out) as image:

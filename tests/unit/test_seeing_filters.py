@@ -118,7 +118,8 @@ def run(tmp_path: Path) -> Path:
     for i in range(6):
         pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(reals / f"{i}.png")
-    config = TrainConfig(data=str(reals), image_size=32, nz=4, ngf=2, ndf=4, batch_size=2)
+    config = TrainConfig(data=str(reals), image_size=32, nz=4, ngf=2, ndf=4, batch_size=2,
+                         cache=tmp_path / "cache")  # fmt: skip
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.json").write_text(config.to_json())

@@ -36,6 +36,8 @@ class EvaluateConfig:
     """What the training pictures are, as for training; what the weights say when omitted."""
     data_root: Path = Path("data")
     """Where torchvision's named data sets lie."""
+    cache: Path | None = Path("data/cache")
+    """Decoded pictures are kept here, by training too; None decodes each time."""
     held_out: str | None = None
     """Real pictures that were not trained on, a folder or zip. New avatars, or part of the
     training pictures, when omitted."""

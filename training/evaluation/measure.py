@@ -38,8 +38,8 @@ def measure(config: EvaluateConfig, samples: Images, info: WeightsInfo) -> dict[
     labelled = has_labels(info) and config.data in (None, "avatars")
     judge = judge_of(config.classifier, info, config.weights) if labelled else None
     reals = load_reals(
-        info, config.weights, config.data, config.data_root, config.held_out, len(samples),
-        judge.origin if judge else None,
+        info, config.weights, config.data, config.data_root, config.cache, config.held_out,
+        len(samples), judge.origin if judge else None,
     )  # fmt: skip
     if len(reals.reference) < LEAST:
         raise UsageError(

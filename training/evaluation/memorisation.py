@@ -3,11 +3,10 @@
 A copy is unusually near to *one* training picture. How near is unusual depends on the data, so
 the distance to the nearest training picture is divided by the mean distance to the nearest 50,
 as Carlini et al. do (arXiv:2301.13188, section 5.1): a blurred or average picture, which is near
-to many, does not count as a copy. The same number of real pictures that were not trained on
-says what is usual, and two tests compare: ranks (the C_T statistic of Meehan et al.,
-arXiv:2004.05675, section 3, with this distance), which see a Generator that copies most of the
-time, and the share below what the nearest tenth of the real ones has, which sees one that
-copies now and then.
+to many, does not count as a copy. Real pictures that were not trained on say what is usual, and
+two tests compare: ranks (the C_T statistic of Meehan et al., arXiv:2004.05675, section 3, with
+this distance), which see a Generator that copies most of the time, and the share below what the
+nearest tenth of the real ones has, which sees one that copies now and then.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from training.reals import Reals
 TAIL = 0.1
 SIGNIFICANT = 4.0  # standard errors; by chance once in 30,000 honest Generators
 MORE = 1.5  # and so many times as many in the tail
-LEAST_COUNT = 100  # samples, below which the tests see nothing
+LEAST_COUNT = 100  # samples, and real pictures, below which only plain copying is seen
 
 
 @dataclass(frozen=True)
@@ -78,19 +77,20 @@ def examine(
     Args:
         samples: uint8 (N, H, W, C).
         extract: as of ``spaces_of``.
-        count: how many samples, and as many of the reference, to look at.
+        count: how many samples, and how many of the reference, to look at.
 
     Returns:
         space -> neighbours of samples and of the reference; and a report: ``verdict`` in words,
         what was compared, and ``compare``'s numbers by space.
     """
-    count = min(count, len(samples), len(reals.reference))
     spaces = spaces_of(extract)
     near = {name: search(space, samples, reals, count) for name, space in spaces.items()}
     told = {name: compare(a.relative, b.relative) for name, (a, b) in near.items()}
+    of_samples, of_reference = (min(count, len(x)) for x in (samples, reals.reference))
     return near, {
-        "verdict": verdict(told, count),
-        "samples": count,
+        "verdict": verdict(told, of_samples, of_reference),
+        "samples": of_samples,
+        "references": of_reference,
         "reference": reals.described,
         "trained_on": len(reals.trained_on),
         **told,
@@ -128,12 +128,12 @@ def compare(samples: Vectors, reference: Vectors) -> dict[str, Any]:
     }
 
 
-def verdict(spaces: dict[str, dict[str, Any]], samples: int) -> str:
+def verdict(spaces: dict[str, dict[str, Any]], samples: int, reference: int) -> str:
     """What the tests say, in words.
 
     Args:
         spaces: what was compared -> ``compare``'s numbers.
-        samples: how many samples there were.
+        samples, reference: how many samples and real pictures there were.
     """
     copied = [name for name, found in spaces.items() if found["copies"]]
     if copied:
@@ -143,6 +143,11 @@ def verdict(spaces: dict[str, dict[str, Any]], samples: int) -> str:
             f"as near to one of them as the nearest {TAIL:.0%} of unseen real pictures are; look "
             "at them with: python -m training neighbours"
         )
+    short = []
     if samples < LEAST_COUNT:
-        return f"no copying seen, but {samples} samples are too few to see it; give {LEAST_COUNT}"
+        short.append(f"{samples} samples (give --samples {LEAST_COUNT} or more)")
+    if reference < LEAST_COUNT:
+        short.append(f"{reference} real pictures (give --held-out with {LEAST_COUNT} or more)")
+    if short:
+        return f"no copying seen, but rare copies would not be, with {' and '.join(short)}"
     return "no copying seen"

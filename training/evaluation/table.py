@@ -77,7 +77,8 @@ def _memorisation(results: list[Result], heads: list[str]) -> str:
     told = [f"{h}: {r['memorisation']['verdict']}" for h, r in zip(heads, results, strict=True)]
     found = results[-1]["memorisation"]
     note = (
-        f"{found['samples']:,} samples, and as many of {found['reference']}, each against "
+        f"{found['samples']:,} samples, and {found['references']:,} real pictures (from "
+        f"{found['reference']}), each against "
         f"{found['trained_on']:,} training pictures. Verdict, " + "; ".join(told) + "."
     )
     return _table(["copies of training pictures", *heads, "no copies"], rows) + "\n\n" + note

@@ -28,6 +28,8 @@ class CompareConfig:
     """What the real pictures are, as for training; what the weights say when omitted."""
     data_root: Path = Path("data")
     """Where torchvision's named data sets lie."""
+    cache: Path | None = Path("data/cache")
+    """Decoded pictures are kept here, by training too; None decodes each time."""
     count: int = 64
     """Pictures of each."""
     seed: int = 0
@@ -46,7 +48,7 @@ class CompareConfig:
         check_out(self.out, ".png")
         check_least(count=(self.count, 1), seed=(self.seed, 0))
         generator, info = load_generator(self.weights)
-        real = training_pictures(info, self.weights, self.data, self.data_root)
+        real = training_pictures(info, self.weights, self.data, self.data_root, self.cache)
         found = len(real.images)
         if found < self.count:
             raise UsageError(f"{real.source} has {found} pictures; lower --count to that")

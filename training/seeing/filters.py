@@ -72,7 +72,7 @@ class FiltersConfig:
             learned.load_state_dict(state)
         except RuntimeError as error:
             raise UsageError(f"{path} does not fit the settings of its run: {error}") from None
-        images = pictures.images[: self.pictures]
+        images = np.array(pictures.images[: self.pictures])  # the cache is not writable
         count = min(self.patches, len(images))
         halves, agree = [], {}
         for name, network in (("random", untrained), ("learned", learned)):
@@ -151,6 +151,7 @@ def load_pictures(config: TrainConfig, state: dict[str, torch.Tensor]) -> Pictur
         config.data, data_root=config.data_root, image_size=config.image_size,
         channels="1" if first.dim() == 4 and first.shape[1] == 1 else config.channels,
         background=config.background, seed=config.seed, workers=config.workers, batch_size=2,
+        cache=config.cache,
     )  # fmt: skip
 
 

@@ -39,6 +39,8 @@ class NeighboursConfig:
     """What the training pictures are, as for training; what the weights say when omitted."""
     data_root: Path = Path("data")
     """Where torchvision's named data sets lie."""
+    cache: Path | None = Path("data/cache")
+    """Decoded pictures are kept here, by training too; None decodes each time."""
     held_out: str | None = None
     """Real pictures that were not trained on, a folder or zip, to know what is usual."""
     classifier: Path | None = None
@@ -62,7 +64,7 @@ class NeighboursConfig:
         labelled = has_labels(info) and self.data in (None, "avatars")
         judge = judge_of(self.classifier, info, self.weights) if labelled else None
         reals = load_reals(
-            info, self.weights, self.data, self.data_root, self.held_out, self.samples,
+            info, self.weights, self.data, self.data_root, self.cache, self.held_out, self.samples,
             judge.origin if judge else None,
         )  # fmt: skip
         samples = generate(generator, range(self.samples))
