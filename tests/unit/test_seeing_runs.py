@@ -10,7 +10,7 @@ from PIL import Image
 from training.__main__ import main
 from training.samples import save_grid
 from training.seeing.animation import evenly, read_frame
-from training.seeing.curves import figure, read_stats
+from training.seeing.curves import figure, loss_of, read_stats
 from training.usage import UsageError
 
 pytestmark = pytest.mark.unit
@@ -54,6 +54,32 @@ def test_distances_have_a_panel_where_there_are_some(tmp_path: Path) -> None:
     *_, last = figure(read_stats(tmp_path)).axes
     assert last.get_title() == "distance"
     assert np.asarray(last.get_lines()[0].get_xydata()).tolist() == [[20, 31.5]]
+
+
+def drawn_between(folder: Path, loss: str) -> dict[str, tuple[float, float]]:
+    """Title of a panel -> what of its y axis is seen; as the command draws it."""
+    made: dict[str, tuple[float, float]] = {}
+    (folder / "config.json").write_text(json.dumps({"loss": loss}))
+    for panel in figure(read_stats(folder), loss_of(folder)).axes:
+        made[panel.get_title()] = panel.get_ylim()
+        low, high = panel.get_ylim()
+        for line in panel.get_lines():
+            assert all(low <= value <= high for value in np.asarray(line.get_ydata()))
+    return made
+
+
+@pytest.mark.parametrize("loss", ["hinge", "lsgan"])
+def test_what_is_no_probability_is_not_cut_off(tmp_path: Path, loss: str) -> None:
+    raw = {"step": 10, "loss_d": 0.2, "loss_g": -1.5, "d_x": 3.5, "d_g_z1": -1.2, "d_g_z2": -0.9}
+    write(tmp_path, stats([raw, {**raw, "step": 20, "loss_g": 2.0}]))
+    assert set(drawn_between(tmp_path, loss)) == {"loss", "D's output"}
+
+
+def test_probabilities_have_the_whole_range(tmp_path: Path) -> None:
+    write(tmp_path, stats(LINES))
+    seen = drawn_between(tmp_path, "non-saturating")
+    assert seen["probability"] == (0, 1)
+    assert seen["loss"][0] == 0
 
 
 def test_the_file_is_a_picture_with_lines(

@@ -10,14 +10,16 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from training.config import TrainConfig
 from training.files import atomic_path
 from training.usage import UsageError, check_out
 
 Series = dict[str, tuple[list[int], list[float]]]  # name -> (steps, values)
 
+OPINION = "D's output"  # a probability for one loss only
 PANELS = {
     "loss": {"loss_d": "Loss_D", "loss_g": "Loss_G"},
-    "probability": {"d_x": "D(x)", "d_g_z1": "D(G(z)) before", "d_g_z2": "D(G(z)) after"},
+    OPINION: {"d_x": "D(x)", "d_g_z1": "D(G(z)) before", "d_g_z2": "D(G(z)) after"},
     "diversity": {"diversity": "samples"},
     "distance": {"distance": "samples to real pictures"},
 }
@@ -42,7 +44,7 @@ class CurvesConfig:
         check_out(self.out, ".png")
         series = read_stats(self.run_folder)
         with atomic_path(self.out) as beside:
-            figure(series).savefig(beside, format="png", dpi=_INCHES_PX)
+            figure(series, loss_of(self.run_folder)).savefig(beside, format="png", dpi=_INCHES_PX)
         last = {name: round(values[-1], 4) for name, (_, values) in series.items()}
         return {"out": str(self.out), "step": series["loss_d"][0][-1], "last": last}
 
@@ -84,8 +86,17 @@ def read_stats(folder: Path) -> Series:
     return series
 
 
-def figure(series: Series) -> Figure:
-    """One panel a kind of number, those without data left out."""
+def loss_of(folder: Path) -> str:
+    """What config.json says; older runs, and folders without one, have the default."""
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return str(settings.get("loss", TrainConfig.loss))
+    except (OSError, ValueError, AttributeError):
+        return TrainConfig.loss
+
+
+def figure(series: Series, loss: str = TrainConfig.loss) -> Figure:
+    """One panel a kind of number, those without data left out, none of their values cut off."""
     panels = {
         title: {name: label for name, label in lines.items() if name in series}
         for title, lines in PANELS.items()
@@ -98,7 +109,11 @@ def figure(series: Series) -> Figure:
         for name, label in lines.items():
             axes.plot(*series[name], label=label, linewidth=1)
         axes.set_xlabel("updates")
-        axes.set_title(title)
-        axes.set_ylim(bottom=0, top=1 if title == "probability" else None)
+        probability = title == OPINION and loss == TrainConfig.loss
+        axes.set_title("probability" if probability else title)
+        if min(min(series[name][1]) for name in lines) >= 0:
+            axes.set_ylim(bottom=0)
+        if probability:
+            axes.set_ylim(0, 1)
         axes.legend(fontsize="small")
     return drawn
