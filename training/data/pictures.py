@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import IO
 
 import numpy as np
@@ -19,6 +20,8 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000  # a larger picture is skipped: decoding it could exhaust the memory
+LARGE_PIXELS = 16_000_000  # pictures of more are decoded one at a time, whatever the threads
+AT_ONCE = 4_000_000  # px scaled to 8 bit at once, since floats take four times the room
 REASON_LENGTH = 160
 # Pillow knows more, but drawings (EPS would start Ghostscript) and formats without a
 # signature (TGA, which takes some text files for pictures) are left out.
@@ -40,6 +43,9 @@ IMPOSTORS = (
     (rb"....ftyp(heic|heix|mif1|msf1)", "a HEIC picture; convert it to JPEG or PNG"),
     (rb"\xff\xd8\xff|\x89png|gif8|riff....webp", "damaged: the header cannot be read"),
 )  # pattern at the start, in lower case -> reason
+
+
+_large_ones = Lock()
 
 
 class DataError(ValueError):
@@ -123,10 +129,12 @@ def from_image(
     Raises:
         Exception: whatever Pillow raises on damage; see ``reasons``.
     """
-    image.load()
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    # Scaled before the rest: everything after it costs nothing, however large the file is.
-    square = ImageOps.fit(_to_8_bit(image), (image_size, image_size), Image.Resampling.LANCZOS)
+    large = image.width * image.height > LARGE_PIXELS
+    with _large_ones if large else nullcontext():
+        image.load()
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        # Scaled before the rest: everything after it costs nothing, however large the file is.
+        square = ImageOps.fit(_to_8_bit(image), (image_size, image_size), Image.Resampling.LANCZOS)
     if square.mode == "RGBA":
         square = Image.alpha_composite(Image.new("RGBA", square.size, background), square)
     if orientation in UPRIGHT:
@@ -187,17 +195,31 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 def _scale_to_8_bit(image: Image.Image) -> Image.Image:
     """16-bit and float grey to L; Pillow's own conversion would clip at 255."""
-    values = np.asarray(image).astype(np.float32)
-    if not np.isfinite(values).all():
-        raise UnusablePictureError("holds values that are not finite")
-    if image.mode == "F":
-        low, high = float(values.min()), float(values.max())
-        if low < 0.0 or high > 1.0:  # no standard range: stretch what is there
-            values = (values - low) / max(high - low, 1e-12)
-        values *= 255.0
-    else:
-        values /= 257.0  # 65535 / 255
-    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    low, reach = _range(image) if image.mode == "F" else (0.0, 65535.0)
+    scaled = np.empty((image.height, image.width), np.uint8)
+    for top, values in _parts(image):
+        scaled[top : top + len(values)] = np.clip(np.rint((values - low) * (255 / reach)), 0, 255)
+    return Image.fromarray(scaled)
+
+
+def _range(image: Image.Image) -> tuple[float, float]:
+    """The least value of a float picture and how far they reach; 0 and 1 if all are between."""
+    low, high = np.inf, -np.inf
+    for _, values in _parts(image):
+        if not np.isfinite(values).all():
+            raise UnusablePictureError("holds values that are not finite")
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
+    if low < 0.0 or high > 1.0:  # no standard range: stretch what is there
+        return low, max(high - low, 1e-12)
+    return 0.0, 1.0
+
+
+def _parts(image: Image.Image) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+    """Some rows at a time, each with the number of its first one."""
+    step = max(1, AT_ONCE // image.width)
+    for top in range(0, image.height, step):
+        box = (0, top, image.width, min(top + step, image.height))
+        yield top, np.asarray(image.crop(box)).astype(np.float32)
 
 
 def _name_impostor(head: bytes) -> str:
