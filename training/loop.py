@@ -202,7 +202,8 @@ class _Run:
         self.journal.write(self.step, **latest, seconds=round(self._seconds(), 3))
         bar.set_postfix_str(
             f"Loss_D {latest['loss_d']:.3f} Loss_G {latest['loss_g']:.3f} D(x) "
-            f"{latest['d_x']:.3f} D(G(z)) {latest['d_g_z1']:.3f}/{latest['d_g_z2']:.3f}"
+            f"{latest['d_x']:.3f} D(G(z)) {latest['d_g_z1']:.3f}/{latest['d_g_z2']:.3f}",
+            refresh=False,  # shown when the bar is due
         )
 
     def _sample(self) -> None:

@@ -66,6 +66,16 @@ def test_a_run_leaves_what_it_promises(pictures: Pictures, tmp_path: Path) -> No
     assert not list(tmp_path.rglob(".*"))  # nothing half-written is left
 
 
+def test_a_log_file_is_not_flooded(
+    pictures: Pictures, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line of numbers an update goes to stats.jsonl; the bar is drawn when it is due."""
+    run(replace(TINY, max_steps=30), pictures, tmp_path)
+    shown = capsys.readouterr().err
+    assert "Loss_D" in shown
+    assert shown.count("\r") <= 5
+
+
 def test_a_diverged_run_stops_and_says_so(pictures: Pictures, tmp_path: Path) -> None:
     outcome = train(replace(TINY, lr_g=1e30, lr_d=1e30), pictures, tmp_path, CPU, torch.float32)
     assert outcome.ended == "dead"
