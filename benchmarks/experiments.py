@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,8 +25,10 @@ import tyro
 
 from benchmarks import experiments_text as text
 from benchmarks.machine import machine
+from training.config import ConfigError, TrainConfig, differences
 from training.files import atomic_path
-from training.weights import load_generator
+from training.start import parse, saved_settings, settled_precision
+from training.weights import WeightsError, load_generator
 
 DOCUMENT = Path("docs/experiments.md")
 CARD = Path("model_store/MODEL_CARD.md")
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if "pictures" in wanted:
             for command in commands_of(documents[DOCUMENT]):
-                _picture(command)
+                picture(command)
         made = {name: make() for name, make in MAKERS.items() if name in wanted}
     except subprocess.CalledProcessError as error:
         print(f"error: {shlex.join(error.cmd)} ended with {error.returncode}", file=sys.stderr)
@@ -108,13 +111,39 @@ def run(arguments: Sequence[str]) -> Result:
     return result
 
 
-def _picture(arguments: list[str]) -> None:
-    """Run one command of the document; a run that is there already is not trained again."""
-    out = Path(arguments[arguments.index("--out") + 1]) if "--out" in arguments else None
-    if out is not None and (out / "generator.safetensors").is_file():
-        return
+def picture(arguments: list[str]) -> None:
+    """Run one command of the document; a run that is there already is not trained again.
+
+    One that is unfinished or of other settings is moved aside.
+    """
+    if arguments[0].startswith("-"):
+        wanted = settled_precision(parse(arguments))
+        assert wanted.out is not None
+        if is_trained(wanted, wanted.out):
+            return
+        if wanted.out.exists():
+            aside = wanted.out.with_name(
+                f"{wanted.out.name}-until-{time.strftime('%Y%m%d-%H%M%S')}"
+            )
+            print(f"{wanted.out} is unfinished or of other settings; now {aside}", file=sys.stderr)
+            wanted.out.rename(aside)
     if arguments[0] not in ("evaluate", "neighbours"):  # these are run for their numbers
         run(arguments)
+
+
+def is_trained(wanted: TrainConfig, out: Path) -> bool:
+    """Whether the run of these settings, and with these lines and grids, has ended in ``out``."""
+    try:
+        saved = saved_settings(out)
+        _, info = load_generator(out / "generator.safetensors")
+    except (ConfigError, FileNotFoundError, WeightsError):
+        return False
+    shown = ("max_steps", "sample_every", "log_every")
+    return (
+        not differences(saved, wanted)
+        and all(getattr(saved, name) == getattr(wanted, name) for name in shown)
+        and info.provenance.get("steps") == wanted.max_steps
+    )
 
 
 def _out_of_document(command: str) -> list[str]:

@@ -54,7 +54,7 @@ def settle(arguments: Sequence[str], world: World) -> tuple[TrainConfig, Path]:
             f"multiple of {world.size}"
         )
     out = _run_folder(config)
-    config = _settled_precision(config)
+    config = settled_precision(config)
     if config.resume:
         _check_resumed(config, out)
         if not checkpoint.exist(out / "checkpoints"):  # killed before there was any
@@ -116,15 +116,23 @@ def _run_folder(config: TrainConfig) -> Path:
     return out
 
 
-def _settled_precision(config: TrainConfig) -> TrainConfig:
+def saved_settings(out: Path) -> TrainConfig:
+    """Those that the run in this folder was last started with, ``precision`` no longer auto.
+
+    Raises:
+        ConfigError: there is no run, or they cannot be read.
+    """
+    return settled_precision(_from_file(out / SETTINGS, TrainConfig(), BEFORE))
+
+
+def settled_precision(config: TrainConfig) -> TrainConfig:
     """``auto`` decided, once for the whole run: another machine may decide otherwise."""
     chosen = choose_precision(config.precision, choose_device())
     return replace(config, precision="bfloat16" if chosen is torch.bfloat16 else "float32")
 
 
 def _check_resumed(config: TrainConfig, out: Path) -> None:
-    saved = _settled_precision(_from_file(out / SETTINGS, TrainConfig(), BEFORE))
-    changed = differences(saved, config)
+    changed = differences(saved_settings(out), config)
     if changed:
         raise ConfigError(
             f"the run in {out} was started with other settings, which a continuation cannot "

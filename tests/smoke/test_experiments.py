@@ -68,6 +68,43 @@ def test_every_command(
                     assert min(image.size) >= 64
 
 
+def test_a_run_of_other_settings_is_not_reused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run that curves and filters are of is trained anew, and the other one kept."""
+    monkeypatch.setattr("training.loop.FINAL_CALIBRATION", 64)
+    pictures, out = tmp_path / "pictures", tmp_path / "small"
+    pictures.mkdir()
+    for i in range(12):
+        Image.new("RGB", (32, 32), (20 * i, 9 * i, 0)).save(pictures / f"{i}.png")
+    wanted = [*LESS["train"].split(), "--data", str(pictures), "--cache", "None", "--out", str(out)]
+
+    def train(*changed: str) -> None:
+        assert main([*wanted, *changed]) == 0
+
+    trained: list[list[str]] = []
+    monkeypatch.setattr(experiments, "run", trained.append)
+    for aside, changed in enumerate(
+        (["--max-steps", "2"], ["--lr-d", "0.1"], ["--sample-every", "4"])
+    ):
+        train(*changed)
+        experiments.picture(wanted)
+        assert len(trained) == aside + 1
+        assert not out.exists()
+        (old,) = tmp_path.glob("small-until-*")
+        assert (old / "generator.safetensors").is_file()
+        old.rename(tmp_path / f"old-{aside}")
+    train()
+    experiments.picture(wanted)
+    assert len(trained) == 3
+    weights = out / "generator.safetensors"  # as of an interrupted run
+    generator, info = load_generator(weights)
+    save_generator(weights, generator, {**info.provenance, "steps": 3})
+    experiments.picture(wanted)
+    assert len(trained) == 4
+    capsys.readouterr()
+
+
 def test_parts_to_fill_have_makers() -> None:
     documents = [ROOT / DOCUMENT, ROOT / "model_store" / "MODEL_CARD.md"]
     parts = [part for path in documents for part in parts_of(path.read_text(encoding="utf-8"))]
