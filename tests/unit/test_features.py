@@ -35,6 +35,20 @@ def test_frechet_distance_of_gaussians() -> None:
     )
 
 
+@pytest.mark.parametrize("count", [8, 20])
+def test_distances_of_fewer_pictures_than_dimensions_are_numbers(count: int) -> None:
+    """Covariances have no inverse then, and roots of their product tend to be complex."""
+    few, others = (
+        np.random.default_rng(seed).normal(seed, 1.0, (count, 64)).astype(np.float32)
+        for seed in (0, 1)
+    )
+    for distance in (frechet_distance, features.kernel_distance):
+        for pair in ((few, others), (few, few)):
+            found = distance(*pair)
+            assert isinstance(found, float)
+            assert np.isfinite(found)
+
+
 def test_kernel_distance_by_definition() -> None:
     a, b = normal(60, 0, 1, 0).astype(float), normal(60, 0.5, 1, 1).astype(float)
 

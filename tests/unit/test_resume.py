@@ -63,7 +63,13 @@ def test_the_best_is_the_one_with_the_smallest_distance(pictures: Pictures, tmp_
     [
         {},
         {"r1_gamma": 0.0, "diffaugment": True, "d_norm": "spectral"},
-        {"loss": "hinge", "latent": "uniform", "instance_noise": 0.1},
+        {
+            "loss": "hinge",
+            "latent": "uniform",
+            "instance_noise": 0.1,
+            "lr_decay_steps": 6,
+            "lr_g_warmup_steps": 6,
+        },
     ],
 )
 def test_stopping_changes_nothing(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from tiny_runs import CPU, TINY, one_thread
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from training import step
 from training.ema import recalibrate
 from training.networks import Generator
 from training.step import StepStats, Trainer
@@ -119,6 +120,23 @@ def test_bfloat16_updates_float32_weights() -> None:
     plain, exact = updated({}, 2)
     assert stats[1].loss_d.item() == pytest.approx(exact[1].loss_d.item(), rel=0.05)
     assert not torch.equal(next(plain.generator.parameters()), next(trainer.generator.parameters()))
+
+
+def test_losses_take_float32_outside_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside, some losses are refused and others lose digits."""
+    seen: list[tuple[torch.dtype, bool]] = []
+
+    def watched(loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def look(outputs: torch.Tensor, *rest: Any) -> torch.Tensor:
+            seen.append((outputs.dtype, torch.is_autocast_enabled("cpu")))
+            return loss(outputs, *rest)
+
+        return look
+
+    for name in ("loss_real", "loss_fake", "loss_generator"):
+        monkeypatch.setattr(step, name, watched(getattr(step, name)))
+    Trainer(TINY, 3, CPU, torch.bfloat16).step(real_batch(), 0)
+    assert seen == [(torch.float32, False)] * 3
 
 
 def test_compiled_networks_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
