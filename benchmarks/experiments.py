@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 import tyro
 
 from benchmarks import experiments_text as text
+from benchmarks.documents import fill, parts_of
 from benchmarks.machine import machine
 from training.config import ConfigError, TrainConfig, differences
 from training.files import atomic_path
@@ -67,9 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {shlex.join(error.cmd)} ended with {error.returncode}", file=sys.stderr)
         return 1
     for path in documents:
-        now = path.read_text(encoding="utf-8")  # it may have been edited meanwhile
-        with atomic_path(path) as beside:
-            beside.write_text(filled(now, made), encoding="utf-8")
+        fill(path, made)
     print(json.dumps({"made": sorted(wanted), "documents": [str(path) for path in documents]}))
     return 0
 
@@ -79,23 +78,6 @@ def commands_of(document: str) -> list[list[str]]:
     blocks = re.findall(r"```sh\n(.*?)```", document, re.DOTALL)
     lines = [c.strip() for b in blocks for c in b.replace("\\\n", " ").splitlines() if c.strip()]
     return [shlex.split(line.split(PYTHON, 1)[1]) for line in lines if PYTHON in line]
-
-
-def parts_of(document: str) -> list[str]:
-    """Names of the parts that are filled."""
-    return re.findall(r"<!-- numbers: ([a-z-]+) -->", document)
-
-
-def filled(document: str, made: Mapping[str, str]) -> str:
-    """The document with new text in the parts that ``made`` names."""
-
-    def replace(match: re.Match[str]) -> str:
-        name = str(match[1])
-        if name not in made:
-            return match[0]
-        return f"<!-- numbers: {name} -->\n{made[name].strip()}\n<!-- end -->"
-
-    return re.sub(r"<!-- numbers: ([a-z-]+) -->\n.*?<!-- end -->", replace, document, flags=re.S)
 
 
 def run(arguments: Sequence[str]) -> Result:

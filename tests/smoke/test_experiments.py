@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import experiments
-from benchmarks.experiments import DOCUMENT, MAKERS, WEIGHTS, commands_of, filled, parts_of
+from benchmarks.documents import filled, parts_of
+from benchmarks.experiments import DOCUMENT, MAKERS, WEIGHTS, commands_of
 from deploy.server import ROOT
 from training.__main__ import main
 from training.weights import load_generator, save_generator
