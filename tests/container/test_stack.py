@@ -225,7 +225,7 @@ def test_a_dead_worker_shows_and_comes_back(stack: Stack) -> None:
     code = """
 import psutil
 java = next(p for p in psutil.process_iter() if p.name() == "java")
-next(p for p in java.children() if "python" in p.name()).kill()
+next(p for p in java.children() if "model_service_worker" in str(p.cmdline())).kill()
 """
     stack.python(code)
     assert health(stack, "torchserve") == "unhealthy"
