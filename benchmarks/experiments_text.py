@@ -14,7 +14,7 @@ Result = dict[str, Any]
 ARITHMETIC = (
     "glasses",
     "glasses --terms 1 --trials 30",
-    "glasses --terms 15",
+    "glasses --terms 12",
     "glasses --strength 1.5",
     "glasses --keep-length",
     "bandana",
