@@ -11,6 +11,7 @@ import io
 import json
 import socket
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,6 +65,9 @@ def test_the_listener_counts_connections() -> None:
     with listener() as (host, opened):
         assert requests.get(f"http://{host}/x", timeout=30).content == ARCHIVE.read_bytes()
         socket.create_connection((HOST, opened.server_port)).close()
+        deadline = time.monotonic() + 30  # the listener's thread may not have had its turn yet
+        while opened.connections < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
     assert opened.connections == 2
 
 
