@@ -94,8 +94,7 @@ class Service:
             _attempt(self._plan, raw, headers[i] if headers else {}) for i, raw in enumerate(raws)
         ]
         jobs = [plan for plan in plans if isinstance(plan, _Job)]
-        items = [item for job in jobs for item in job.call.items]
-        latents = requests.draw_together(items, self._card.nz)
+        latents = self._draw_all(jobs)
         planned = perf_counter()
         pictures = self._generate(jobs, latents)
         generated = perf_counter()
@@ -178,18 +177,29 @@ class Service:
             allowed=f"at most {self._limits.max_reply_bytes} bytes",
         )
 
+    def _draw_all(self, jobs: Sequence[_Job]) -> list[Latents] | None:
+        """Latents of every item; None when the memory does not hold them all at once."""
+        try:
+            return self._draw(*jobs)
+        except Exception:
+            logger.exception("drawing for %d requests together failed", len(jobs))
+            return None
+
+    def _draw(self, *jobs: _Job) -> list[Latents]:
+        items = [item for job in jobs for item in job.call.items]
+        return requests.draw_together(items, self._card.nz)
+
     def _generate(
-        self, jobs: Sequence[_Job], latents: Sequence[Latents]
+        self, jobs: Sequence[_Job], latents: Sequence[Latents] | None
     ) -> list[list[Images] | Reply]:
         """Images an item of a job; when the batch fails, each job alone: only the culprit fails."""
-        rows = iter(latents)
-        of_jobs = [[next(rows) for _ in job.call.items] for job in jobs]
         try:
-            images = iter(self._forward(latents))
-            return [[next(images) for _ in of_job] for of_job in of_jobs]
+            if latents is not None:
+                images = iter(self._forward(latents))
+                return [[next(images) for _ in job.call.items] for job in jobs]
         except Exception:
             logger.exception("generating %d requests together failed; trying each alone", len(jobs))
-        return [_attempt(self._forward, of_job) for of_job in of_jobs]
+        return [_attempt(lambda job: self._forward(self._draw(job)), job) for job in jobs]
 
     def _forward(self, latents: Sequence[Latents]) -> list[Images]:
         return generate(self._backend, latents, self._limits.max_batch_images)

@@ -25,7 +25,7 @@ def test_out_of_memory_is_507_for_the_culprits_alone(
     with ThreadPoolExecutor(20) as pool:
         list(pool.map(lambda _: live.post(server, live.GOOD), range(20)))  # starts its threads
         # Less than it has: what is free inside the process is all there is for new work.
-        unharmed.rlimit(resource.RLIMIT_DATA, (held - 50_000_000, unlimited[1]))
+        unharmed.rlimit(resource.RLIMIT_DATA, (held - 25_000_000, unlimited[1]))
         try:
             large = [pool.submit(live.post, server, LARGE) for _ in range(12)]
             small = [pool.submit(live.post, server, live.GOOD) for _ in range(6)]

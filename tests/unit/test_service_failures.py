@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from fake_service import CARD, POISON, Fake, one
 
 from handler import replies as replies_module
+from handler import requests
 from handler import service as module
 from handler.images import Images
 from handler.limits import Limits
@@ -34,6 +36,24 @@ def test_memory_that_does_not_suffice_for_one_image_is_507() -> None:
     reply = one(Service(Fake(fits=0), CARD, Limits()), {"seed": 1})
     assert (reply.status, reply.kind) == (507, "out-of-memory")
     assert b"CUDA" not in reply.body
+
+
+def test_latents_that_do_not_fit_together_are_drawn_alone(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = requests.draw_together
+
+    def little_memory(items: Sequence[Any], nz: int) -> Any:
+        if sum(item.count for item in items) > 4:
+            raise MemoryError("Unable to allocate 1.18 MiB")
+        return draw(items, nz)
+
+    raws = [{"body": {"seed": 1}}, {"body": {"num_images": 5}}, {"body": {"seed": 9}}]
+    right = [one(service, raw["body"]).body for raw in raws]
+    monkeypatch.setattr(requests, "draw_together", little_memory)
+    first, large, last = service.handle(raws)
+    assert (large.status, large.kind) == (507, "out-of-memory")
+    assert [first.body, last.body] == [right[0], right[2]]
 
 
 @pytest.mark.parametrize("fields", [{"padding": 64}, {"columns": 1, "padding": 64}])
