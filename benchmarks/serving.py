@@ -33,6 +33,7 @@ from deploy.server import ServerError
 from training.files import atomic_path
 
 DOCUMENT, README = Path("docs/performance.md"), Path("README.md")
+DATA = Path("docs/performance.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,9 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if measurement is None or not measurement.rows:
         return code
     result = measurement.result(command)
-    _write(result, config.target)
+    update_docs = config.update_docs and code == 0  # a part of a run is no evidence
+    _write(result, DATA if update_docs else config.out)
     print(tables(result))
-    if config.update_docs and code == 0:
+    if update_docs:
         fill(DOCUMENT, {"serving": report(result)})
         fill(README, {"serving": summary(result)})
     answered = [turn["load"]["requests"] for row in result["rows"] for turn in row["turns"]["ours"]]

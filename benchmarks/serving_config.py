@@ -42,11 +42,6 @@ class ServingConfig:
     update_docs: bool = False
     """Write docs/performance.json instead, and the tables of docs/performance.md and README.md."""
 
-    @property
-    def target(self) -> Path:
-        """Where everything measured really goes."""
-        return Path("docs/performance.json") if self.update_docs else self.out
-
     def check(self) -> None:
         """Raises:
         ValueError: a setting is out of its range.
