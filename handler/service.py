@@ -7,11 +7,9 @@ Each request stands alone: what is wrong with one of them becomes the reply to t
 from __future__ import annotations
 
 import logging
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
@@ -34,6 +32,7 @@ from handler.telemetry import (
     TorchServeMetrics,
     log_requests,
 )
+from handler.versions import versions
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +40,6 @@ Raw = Mapping[str, Any]
 T = TypeVar("T")
 
 _CLIENT_ID_CHARS = 64
-_LIBRARIES = ("torch", "onnxruntime-gpu", "onnxruntime", "numpy", "pydantic", "isal")
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +136,7 @@ class Service:
             "precision": self._backend.precision,
             "fallback": self._backend.fallback,
             "png": png.COMPRESSOR,
-            "versions": {"python": platform.python_version(), **_versions()},
+            "versions": versions(),
         }
 
     def _plan(self, raw: Raw, headers: Raw) -> _Job | Reply:
@@ -294,13 +292,3 @@ def _attempt(work: Callable[..., T], *args: Any) -> T | Reply:
                 Kind.INTERNAL, "the server failed on this request; try again later"
             )
     return replies.problem_reply(problem)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
