@@ -53,10 +53,11 @@ class FailoverConfig:
 
 @dataclass
 class Events:
-    """What was done, and how much had been answered 2xx after each second."""
+    """What was done, and how much had been answered 2xx then and after each second."""
 
     killed_s: float | None = None
     stopped_s: float | None = None
+    answered_until_stop: int = 0
     answered: list[int] = field(default_factory=list)
 
     def per_second(self) -> list[int]:
@@ -88,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(config: FailoverConfig) -> dict[str, Any]:
     """The run, as JSON values: outcomes and latencies of the requests, ``killed_s`` and
-    ``stopped_s``, ``answered_per_s`` by second, and ``retried``: how many requests the proxy
-    sent to a second server.
+    ``stopped_s``, ``answered_after_stop`` until the end, ``answered_per_s`` by second, and
+    ``retried``: how many requests the proxy sent to a second server.
 
     Raises:
         ServerError: a server or the proxy cannot start.
@@ -111,7 +112,7 @@ def measure(config: FailoverConfig) -> dict[str, Any]:
                 for process in [*launchers[0].children(recursive=True), launchers[0]]:
                     process.kill()
             elif events.stopped_s is None and passed_s >= 2 * config.seconds / 3:
-                events.stopped_s = passed_s
+                events.stopped_s, events.answered_until_stop = passed_s, tally.outcomes["2xx"]
                 launchers[1].children()[0].terminate()  # Java, as an init system would
             print(f"{passed_s:.0f} s, answered {tally.outcomes['2xx']}", file=sys.stderr)
 
@@ -126,6 +127,7 @@ def measure(config: FailoverConfig) -> dict[str, Any]:
             **point,
             "killed_s": events.killed_s,
             "stopped_s": events.stopped_s,
+            "answered_after_stop": tally.outcomes["2xx"] - events.answered_until_stop,
             "answered_per_s": events.per_second(),
             "retried": _retried(folder / "proxy" / "access.log"),
         }

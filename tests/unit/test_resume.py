@@ -205,14 +205,11 @@ def test_ctrl_c_saves_and_exits_130(folder: Path, tmp_path: Path, number: int) -
     assert_same(*states)
 
 
-def test_kill_9_at_any_moment_loses_nothing_but_time(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kill_9_at_any_moment_loses_nothing_but_time(folder: Path, tmp_path: Path) -> None:
     """Killed again and again, mostly while it writes, then ends as one that never was.
 
     The first time as soon as there is a run to resume.
     """
-    monkeypatch.undo()  # all parts of the run, also those of other processes, measure alike
     out, whole = tmp_path / "run", tmp_path / "whole"
     often = ["--checkpoint-every", "1", "--sample-every", "7", "--log-every", "1"]
     rng = random.Random(0)
@@ -230,8 +227,12 @@ def test_kill_9_at_any_moment_loses_nothing_but_time(
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     last = latest_step(out) + 3
-    assert main(["--out", str(out), "--resume", "--max-steps", str(last)]) == 0
-    assert main(flags(folder, whole, *often, "--max-steps", str(last))) == 0
+    # In processes too: NumPy's number of threads, which moves the last bits of the distance, is
+    # chosen when a process starts.
+    for given in (["--out", str(out), "--resume"], flags(folder, whole, *often)):
+        process = spawn([sys.executable, "-m", "training", *given, "--max-steps", str(last)])
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
     assert_same(latest_state(out), latest_state(whole))
     steps = [entry["step"] for entry in journal(out) if "loss_d" in entry]
     assert steps == list(range(1, last + 1))  # none twice, none missing
