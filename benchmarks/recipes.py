@@ -23,6 +23,7 @@ from handler.images import Images
 from training import data
 from training.config import TrainConfig
 from training.devices import choose_device, choose_precision
+from training.evaluation.sliced import sliced_wasserstein_by_scale
 from training.files import atomic_path
 from training.loop import train
 from training.metrics import pairwise_diversity
@@ -52,18 +53,29 @@ LOSSES: dict[str, dict[str, object]] = {
     "R1, D at 4e-4, G at 1e-4": {"lr_d": 4e-4, "lr_g": 1e-4},
     "R1, uniform latents": {"latent": "uniform"},
 }  # fmt: skip
+PARTS: dict[str, dict[str, object]] = {
+    "R1, gamma 1": {},
+    "R1, gamma 0.05": {"r1_gamma": 0.05},
+    "R1, gamma 1, no norm in D": {"d_norm": "none"},
+    "R1, gamma 0.05, no norm in D": {"r1_gamma": 0.05, "d_norm": "none"},
+    "no R1, no norm in D": {"r1_gamma": 0.0, "d_norm": "none"},
+    "R1, no average": {"ema_decay": 0.0},
+    "R1, rates falling over 200 updates": {"lr_decay_steps": 200},
+    "smoothing 0.1 alone": {"r1_gamma": 0.0, "label_smoothing": 0.1},
+    "noise 0.1 alone": {"r1_gamma": 0.0, "instance_noise": 0.1},
+}
 HEAD = """\
-| candidate | Loss_D | Loss_G | D(x) | D(G(z)) | diversity (real) | distance | verdict |
-|---|---|---|---|---|---|---|---|"""
-SETS = {"regularisers": REGULARISERS, "losses": LOSSES}
+| candidate | Loss_D | Loss_G | D(x) | D(G(z)) | diversity (real) | distance | by scale | verdict |
+|---|---|---|---|---|---|---|---|---|"""
+SETS = {"regularisers": REGULARISERS, "losses": LOSSES, "parts": PARTS}
 
 
 @dataclass(frozen=True)
 class RecipesConfig:
     """Compare candidate recipes on the avatars."""
 
-    candidates: Literal["regularisers", "losses"] = "regularisers"
-    """Which of them; losses has learning rates and latents too."""
+    candidates: Literal["regularisers", "losses", "parts"] = "regularisers"
+    """Which of them; losses has learning rates and latents too, parts one change each."""
     steps: int = 800
     """Updates a candidate."""
     image_size: int = 64
@@ -100,7 +112,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _measure(config: RecipesConfig, settings: dict[str, object]) -> Measured:
-    """One candidate; numbers are means over the last 100 updates."""
+    """One candidate; losses and opinions are means over the last 100 updates.
+
+    The last distance of the run, and that of more samples by scale, from fine to coarse.
+    """
     recipe = replace(
         TrainConfig(
             max_steps=config.steps, image_size=config.image_size, ngf=config.width,
@@ -124,10 +139,12 @@ def _measure(config: RecipesConfig, settings: dict[str, object]) -> Measured:
     means = [fmean(entry[name] for entry in last) for name in ("loss_d", "loss_g", "d_x", "d_g_z1")]
     distance = [entry["distance"] for entry in stats if "distance" in entry][-1]
     real = pairwise_diversity(pictures.images[:256])
+    by_scale = sliced_wasserstein_by_scale(samples, pictures.images[:256])
     cells = " | ".join([
         *(f"{mean:.2f}" for mean in means),
         f"{pairwise_diversity(samples):.2f} ({real:.2f})",
         f"{distance:.0f}",
+        ", ".join(f"{value:.0f}" for value in by_scale.values()),
         outcome.verdict.kind,
     ])  # fmt: skip
     return Measured(cells, samples[:16], stats)

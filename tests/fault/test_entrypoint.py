@@ -128,10 +128,10 @@ def test_no_archive(image: Image) -> None:
 def test_a_model_that_cannot_be_loaded_ends_it(image: Image) -> None:
     """TorchServe itself would run on for ever, and its /ping say Healthy."""
     store(image, FAILS)
-    assert image.run("deploy.entrypoint", DCGAN_NO_WORKER_S="4").wait(120) == 1
+    assert image.run("deploy.entrypoint", DCGAN_NO_WORKER_S="10").wait(120) == 1
     said = image.output.read_text()
     assert "a planted failure" in said
-    assert "error: no worker has been READY for 4 s" in said
+    assert "error: no worker has been READY for 10 s" in said
     assert image.processes() == []
     assert image.ports.taken() == []
 
