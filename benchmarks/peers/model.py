@@ -17,7 +17,7 @@ from torchvision.utils import save_image
 
 PATH_VARIABLE = "DCGAN_TORCHSCRIPT"
 MAX_BATCH_SIZE = 32  # requests
-MAX_DELAY_S = 0.001
+MAX_DELAY_S = 0.002
 _NZ = 100
 
 
