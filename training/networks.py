@@ -3,7 +3,7 @@
 Source: Radford, Metz, Chintala, "Unsupervised Representation Learning with Deep
 Convolutional Generative Adversarial Networks", arXiv:1511.06434, section 3. The kernel
 size 4, the widths (ngf, ndf) and the absence of biases follow the PyTorch "DCGAN faces"
-tutorial, which halves the paper's widths.
+tutorial, which halves the paper's widths; a Discriminator without BatchNorm has biases.
 
 Sizes of a stride-2 step: convolution ``(H + 2*1 - 4)//2 + 1 = H/2``, transposed
 convolution ``(H - 1)*2 - 2*1 + 4 = 2H``.
@@ -109,7 +109,9 @@ class Discriminator(nn.Module):
         channels: 1 or 3.
         image_size: height and width, px: 32, 64, 128 or 256.
         norm: ``batch`` (the paper; none on the first layer), ``spectral``
-            (Miyato et al., arXiv:1802.05957, in place of BatchNorm) or ``none``.
+            (Miyato et al., arXiv:1802.05957, in place of BatchNorm) or ``none``. Without BatchNorm
+            all convolutions but the last have biases. D would be homogeneous without them,
+            D(a x) = a D(x) for a >= 0, and G would escape it by fading to grey, where D is 0.
     """
 
     def __init__(
@@ -121,13 +123,14 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         steps = check_geometry(image_size, channels)
+        bias = norm != "batch"
         layers: list[nn.Module] = [
-            nn.Conv2d(channels, ndf, 4, 2, 1, bias=False),
+            nn.Conv2d(channels, ndf, 4, 2, 1, bias=bias),
             nn.LeakyReLU(0.2, inplace=True),
         ]
         width = ndf
         for _ in range(steps - 1):
-            layers.append(nn.Conv2d(width, width * 2, 4, 2, 1, bias=False))
+            layers.append(nn.Conv2d(width, width * 2, 4, 2, 1, bias=bias))
             if norm == "batch":
                 layers.append(nn.BatchNorm2d(width * 2))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
@@ -149,9 +152,11 @@ class Discriminator(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    """Convolutions ~ N(0, 0.02), BatchNorm gain ~ N(1, 0.02) and bias 0 (paper, section 4)."""
+    """Convolutions ~ N(0, 0.02), BatchNorm gain ~ N(1, 0.02), biases 0 (paper, section 4)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)

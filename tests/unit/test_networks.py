@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from training.losses import loss_fake, loss_real
 from training.networks import (
     IMAGE_SIZES,
     Discriminator,
@@ -88,3 +89,19 @@ def test_init_leaves_other_layers_alone() -> None:
     before = linear.weight.clone()
     init_weights(linear)
     assert torch.equal(linear.weight, before)
+
+
+@pytest.mark.parametrize("norm", ["batch", "spectral", "none"])
+def test_a_grey_picture_can_be_told_from_real_ones(norm: str) -> None:
+    """A network of convolutions without biases says 0 to it, whatever it learns."""
+    torch.manual_seed(0)
+    discriminator = Discriminator(4, 1, 32, norm)  # type: ignore[arg-type]
+    adam = torch.optim.Adam(discriminator.parameters(), 0.01, (0.5, 0.999))
+    real, grey = torch.rand(8, 1, 32, 32) * 2 - 1, torch.zeros(8, 1, 32, 32)
+    for _ in range(60):
+        adam.zero_grad()
+        loss = loss_real(discriminator(real), "hinge") + loss_fake(discriminator(grey), "hinge")
+        loss.backward()  # type: ignore[no-untyped-call]
+        adam.step()
+    assert discriminator(grey).max() < -0.5
+    assert discriminator(real).min() > 0.5
