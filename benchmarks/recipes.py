@@ -2,7 +2,8 @@
 
 All candidates start from the same seed, see the same pictures and take the same number of
 updates, with half the width of the default networks. Writes a table (Markdown, stdout), a
-picture of the samples, one row a candidate, and curves.
+picture of the samples, one row a candidate, and curves. Exit codes: 0, 2 bad usage, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -132,6 +133,8 @@ def _measure(config: RecipesConfig, settings: dict[str, object]) -> Measured:
     with tempfile.TemporaryDirectory(prefix="dcgan-recipes-") as folder:
         out = Path(folder)
         outcome = train(recipe, pictures, out, device, choose_precision("auto", device))
+        if outcome.ended == "interrupted":  # by Ctrl-C or SIGTERM, which a run takes for its end
+            sys.exit(130)
         stats = [json.loads(text) for text in (out / "stats.jsonl").read_text().splitlines()]
         generator, _ = load_generator(outcome.weights)
     samples = generate(generator, range(256))
