@@ -11,14 +11,17 @@ const waiting = new Set(); // what to do again when there is a key
  */
 export async function attempt(place, again, task) {
   hideProblem(place);
+  const key = apiKey();
   try {
     return await task();
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     showProblem(place, error);
-    if (error.status === 401) {
+    if (error.status === 401 && apiKey() !== key) {
+      again(); // the refusal is of a key that is no longer the user's
+    } else if (error.status === 401) {
       waiting.add(again);
-      openKeyDialog(apiKey() ? "The server did not take this key." : "");
+      openKeyDialog(key ? "The server did not take this key." : "");
     }
     return undefined;
   }
@@ -56,8 +59,10 @@ export function keyDialog(onKey) {
 }
 
 function openKeyDialog(error) {
-  $("key-error").textContent = error;
-  if ($("key-dialog").open) return;
+  const open = $("key-dialog").open;
+  // A late refusal has nothing to say to someone who is typing a first key.
+  if (error || !open) $("key-error").textContent = error;
+  if (open) return;
   $("key").value = apiKey();
   $("key-forget").hidden = !apiKey();
   $("key-dialog").showModal();

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 from gallery_browser import Visit, ask, draw, needs_chromium, saved, sources, wait_for_tiles
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from proxies import ALICE, JS_MODULE, Proxy, environment, running
 
 from client.session import read
@@ -149,6 +149,22 @@ def test_the_page_asks_for_the_key(proxy: Proxy, visit: Visit, server: Server) -
     page.click("#key-forget")
     draw(page, count="5")
     expect(page.locator("#key-dialog")).to_be_visible()
+
+
+@needs_chromium
+def test_a_late_refusal_wipes_nothing(proxy: Proxy, visit: Visit) -> None:
+    page = visit("", proxy.url + "/healthz", ignore_https_errors=True)
+    held: list[Route] = []
+    page.route("**/predictions/**", lambda route: route.continue_() if held else held.append(route))
+    page.goto(f"{proxy.url}{PATH}#seed=1&count=4&keep=1,2")
+    expect(page.locator("#key-dialog")).to_be_visible()
+    page.fill("#key", "two words")
+    page.press("#key", "Enter")
+    expect(page.locator("#key-error")).to_contain_text("no blanks")
+    with page.expect_response(lambda reply: reply.status == 401):
+        held[0].continue_()
+    page.wait_for_timeout(500)  # for what the page makes of it
+    expect(page.locator("#key-error")).to_contain_text("no blanks")
 
 
 @needs_chromium
