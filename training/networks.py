@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from training.convolutions import DoublingConv2d, HalvingConv2d
+
 IMAGE_SIZES = (32, 64, 128, 256)
 DiscriminatorNorm = Literal["batch", "spectral", "none"]
 LatentLaw = Literal["normal", "uniform"]
@@ -87,12 +89,12 @@ class Generator(nn.Module):
         ]
         for _ in range(steps - 1):
             layers += [
-                nn.ConvTranspose2d(width, width // 2, 4, 2, 1, bias=False),
+                DoublingConv2d(width, width // 2),
                 nn.BatchNorm2d(width // 2),
                 nn.ReLU(inplace=True),
             ]
             width //= 2
-        layers += [nn.ConvTranspose2d(width, channels, 4, 2, 1, bias=False), nn.Tanh()]
+        layers += [DoublingConv2d(width, channels), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -125,12 +127,12 @@ class Discriminator(nn.Module):
         steps = check_geometry(image_size, channels)
         bias = norm != "batch"
         layers: list[nn.Module] = [
-            nn.Conv2d(channels, ndf, 4, 2, 1, bias=bias),
+            HalvingConv2d(channels, ndf, bias=bias),
             nn.LeakyReLU(0.2, inplace=True),
         ]
         width = ndf
         for _ in range(steps - 1):
-            layers.append(nn.Conv2d(width, width * 2, 4, 2, 1, bias=bias))
+            layers.append(HalvingConv2d(width, width * 2, bias=bias))
             if norm == "batch":
                 layers.append(nn.BatchNorm2d(width * 2))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
