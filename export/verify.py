@@ -13,7 +13,7 @@ import onnxruntime
 import torch
 
 from export.onnx import IMAGES, NOISE
-from handler.backends.packed import PackedNetwork, layers_of
+from handler.backends.packed_network import PackedNetwork, layers_of
 from handler.backends.torchscript import load_torchscript
 from handler.images import Images, to_uint8
 from handler.latents import from_seeds
@@ -138,8 +138,7 @@ def measure_quality(generator: Generator, torchscript: Path) -> list[Quality]:
 def _packed_pixels(path: Path, dtype: torch.dtype, noise: npt.NDArray[np.float32]) -> Images:
     layers = layers_of(load_torchscript(path, "cpu").named_parameters(), path.name)
     with torch.inference_mode():
-        pixels: Images = PackedNetwork(layers, dtype, len(noise))(torch.from_numpy(noise)).numpy()
-    return pixels
+        return PackedNetwork(layers, dtype, len(noise))(torch.from_numpy(noise))
 
 
 def as_json(report: list[Parity], quality: list[Quality]) -> dict[str, Any]:

@@ -1,0 +1,230 @@
+"""The Generator straight on oneDNN's kernels, with weights that are laid out once.
+
+Eager and TorchScript give their weights to oneDNN in torch's layout, and each pass orders them
+anew for the kernel; here that is done at load. Three more things make it fast where a processor
+has matrix units: ReLU is part of the convolution, a stride-2 transposed convolution runs as
+an ordinary one, for which the kernels are better (``as_convolution``), and the first of them,
+few positions with many channels, as one matrix product.
+
+The operators are those that torch.compile generates for a CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from handler.images import Images
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import torch
+    from torch import Tensor
+
+_LEAST_ROWS = 4  # matrix products of fewer rows use other kernels, which round otherwise
+_FIRST_PX = 4  # height and width after the projection of the latent
+_PRODUCT_PX = 4  # convolutions of pictures up to here are faster as a matrix product
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A Generator with BatchNorm folded.
+
+    Args:
+        uniform: it makes U(-1, 1) of the latents first (``training.networks.UniformLatents``).
+        convolutions: (weight, bias) of each transposed convolution, the projection first; weights
+            float32 (C_in, C_out, 4, 4).
+    """
+
+    uniform: bool
+    convolutions: Sequence[tuple[Tensor, Tensor]]
+
+
+class PackedNetwork:
+    """Latents to pixels.
+
+    Args:
+        layers: of the network.
+        dtype: of weights and activations.
+        images: batch size for which the layouts are chosen; any other works too.
+    """
+
+    def __init__(self, layers: Layers, dtype: torch.dtype, images: int) -> None:
+        self._dtype, self._uniform = dtype, layers.uniform
+        (projection, bias), *rest = layers.convolutions
+        # (C_in, C_out, 4, 4) -> rows in the order of an NHWC picture.
+        rows = projection.permute(2, 3, 1, 0).reshape(-1, projection.shape[0])
+        self._projection = _Product(rows.to(dtype), bias.repeat(_FIRST_PX**2).to(dtype), images)
+        self._layers = []
+        side = _FIRST_PX
+        for weight, bias in rest:
+            kind = _PatchProduct if side <= _PRODUCT_PX else _Convolution
+            weights = as_convolution(weight).to(dtype)
+            self._layers.append(kind(weights, bias.repeat(4).to(dtype), images, side))
+            side *= 2
+
+    def __call__(self, latents: Tensor) -> Images:
+        """(N, nz) float32 -> uint8 (N, H, W, C)."""
+        import torch
+        from torch.nn import functional as F
+
+        count = len(latents)
+        if self._uniform:
+            latents = torch.erf(latents * 0.5**0.5)
+        missing = max(0, _LEAST_ROWS - count)
+        rows = F.pad(latents, (0, 0, 0, missing)).to(self._dtype)
+        first = self._projection(rows, "relu")[:count]
+        pictures = first.view(count, _FIRST_PX, _FIRST_PX, -1).permute(0, 3, 1, 2)
+        *inner, last = self._layers
+        for layer in inner:
+            pictures = interleave(layer(pictures, "relu"))
+        # Pixels before the interleaving: a fourth of the bytes to move.
+        values = last(pictures, "none").float().tanh_()
+        levels = values.mul_(127.5).add_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+        return interleave_pixels(levels.permute(0, 2, 3, 1).numpy())
+
+
+class _Product:
+    """Rows times a matrix, plus a bias; the matrix is laid out once for about so many rows."""
+
+    def __init__(self, matrix: Tensor, bias: Tensor, rows: int) -> None:
+        import torch
+
+        self._ops, self._bias = torch.ops.mkldnn, bias
+        self._matrix = self._ops._reorder_linear_weight(matrix.contiguous(), rows)
+
+    def __call__(self, rows: Tensor, activation: str) -> Tensor:
+        product: Tensor = self._ops._linear_pointwise(
+            rows, self._matrix, self._bias, activation, [], ""
+        )
+        return product
+
+
+class _PatchProduct:
+    """A convolution with kernel 2 and padding 1 as one product, on patches side by side."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, images: int, side: int) -> None:
+        matrix = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
+        self._product = _Product(matrix, bias, images * (side + 1) ** 2)
+
+    def __call__(self, pictures: Tensor, activation: str) -> Tensor:
+        from torch.nn import functional as F
+
+        count, channels, height, width = pictures.shape
+        padded = F.pad(pictures.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+        patches = padded.unfold(1, 2, 1).unfold(2, 2, 1).permute(0, 1, 2, 4, 5, 3)
+        rows = self._product(patches.reshape(-1, 4 * channels), activation)
+        return rows.view(count, height + 1, width + 1, -1).permute(0, 3, 1, 2)
+
+
+class _Convolution:
+    """A convolution with kernel 2 and padding 1, by oneDNN's kernels for it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, images: int, side: int) -> None:
+        import torch
+
+        self._ops, self._bias = torch.ops.mkldnn, bias
+        self._weight = self._ops._reorder_convolution_weight(
+            weight.contiguous(memory_format=torch.channels_last),
+            [1, 1], [1, 1], [1, 1], 1, [images, weight.shape[1], side, side],
+        )  # fmt: skip
+
+    def __call__(self, pictures: Tensor, activation: str) -> Tensor:
+        convolved: Tensor = self._ops._convolution_pointwise(
+            pictures, self._weight, self._bias, [1, 1], [1, 1], [1, 1], 1, activation, [], ""
+        )
+        return convolved
+
+
+def as_convolution(weight: Tensor) -> Tensor:
+    """The weights of an ordinary convolution that gives a transposed one's four phases.
+
+    With kernel 4, stride 2 and padding 1, output row 2i + a has two taps: input row
+    i + a - 1 + t through kernel row 3 - a - 2t, for t = 0, 1. So each of the four phases (a, b)
+    is a 2x2 convolution, and one convolution with padding 1 and four times the channels gives
+    them all (W. Shi et al., "Is the deconvolution layer the same as a convolutional layer?",
+    arXiv:1609.07009). Phase (a, b) of row i and column j stands at (i + a, j + b).
+
+    Args:
+        weight: of the transposed convolution, (C_in, C_out, 4, 4).
+
+    Returns:
+        (4 * C_out, C_in, 2, 2), phases first.
+    """
+    channels_in, channels_out = weight.shape[:2]
+    phases = weight.new_empty(2, 2, channels_out, channels_in, 2, 2)
+    for a in (0, 1):
+        for b in (0, 1):
+            # Rows 3 - a and 1 - a, columns 3 - b and 1 - b of the kernel.
+            taps = weight[:, :, [3 - a, 1 - a]][..., [3 - b, 1 - b]]
+            phases[a, b] = taps.transpose(0, 1)
+    return phases.reshape(4 * channels_out, channels_in, 2, 2)
+
+
+def interleave(phases: Tensor) -> Tensor:
+    """Put the four phases of ``as_convolution`` in their places.
+
+    Args:
+        phases: (N, 4 * C, H + 1, W + 1).
+
+    Returns:
+        (N, C, 2 * H, 2 * W), channels last in memory.
+    """
+    count, channels, height, width = phases.shape
+    channels, height, width = channels // 4, height - 1, width - 1
+    nhwc = phases.permute(0, 2, 3, 1).contiguous()
+    images, row, column, _ = nhwc.stride()
+    # Output (i, a, j, b) is phase (a, b) at (i + a, j + b): one step of a is a phase and a row.
+    view = nhwc.as_strided(
+        (count, height, 2, width, 2, channels),
+        (images, row, row + 2 * channels, column, column + channels, 1),
+    )
+    return view.reshape(count, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
+
+
+def interleave_pixels(phases: Images) -> Images:
+    """``interleave`` for the last layer: runs of 3 bytes, copied channel by channel.
+
+    Args:
+        phases: (N, H + 1, W + 1, 4 * C).
+
+    Returns:
+        (N, 2 * H, 2 * W, C), C-contiguous.
+    """
+    count, height, width, channels = phases.shape
+    channels, height, width = channels // 4, height - 1, width - 1
+    pixels = np.empty((count, height, 2, width, 2, channels), phases.dtype)
+    for a, b, channel in np.ndindex(2, 2, channels):
+        phase = phases[..., (2 * a + b) * channels + channel]
+        pixels[:, :, a, :, b, channel] = phase[:, a : a + height, b : b + width]
+    return pixels.reshape(count, 2 * height, 2 * width, channels)
+
+
+def layers_of(parameters: Iterable[tuple[str, Tensor]], file: str) -> Layers:
+    """The layers by their numbers; a zero bias where there is none.
+
+    Of a network that starts with a layer without parameters, that layer is the uniform law.
+
+    Args:
+        parameters: (name, tensor) pairs of a Generator with BatchNorm folded.
+        file: its name, for errors.
+
+    Raises:
+        RuntimeError: there is something else among them.
+    """
+    import torch
+
+    found: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in parameters:
+        *_, number, kind = key.split(".")
+        found.setdefault(int(number), {})[kind] = tensor.detach()
+    layers = []
+    for _, tensors in sorted(found.items()):
+        weight, bias = tensors.get("weight"), tensors.get("bias")
+        if weight is None or weight.shape[2:] != (4, 4):
+            raise RuntimeError(f"{file} has layers that are no 4x4 convolutions; export it anew")
+        layers.append((weight, torch.zeros(weight.shape[1]) if bias is None else bias))
+    return Layers(0 not in found, layers)
