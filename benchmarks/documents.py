@@ -15,7 +15,7 @@ from training.files import atomic_path
 
 def parts_of(document: str) -> list[str]:
     """Names of the parts that are filled."""
-    return re.findall(r"<!-- numbers: ([a-z-]+) -->", document)
+    return re.findall(r"<!-- numbers: ([a-z0-9-]+) -->", document)
 
 
 def filled(document: str, made: Mapping[str, str]) -> str:
@@ -27,7 +27,7 @@ def filled(document: str, made: Mapping[str, str]) -> str:
             return match[0]
         return f"<!-- numbers: {name} -->\n{made[name].strip()}\n<!-- end -->"
 
-    return re.sub(r"<!-- numbers: ([a-z-]+) -->\n.*?<!-- end -->", replace, document, flags=re.S)
+    return re.sub(r"<!-- numbers: ([a-z0-9-]+) -->\n.*?<!-- end -->", replace, document, flags=re.S)
 
 
 def fill(path: Path, made: Mapping[str, str]) -> None:

@@ -60,6 +60,11 @@ class Limit:
         """What runs the network here and in the worker, such as ``onnx float32 on cpu``."""
         return f"{self._backend.name} {self._backend.precision} on {self._backend.device}"
 
+    @property
+    def precision(self) -> str:
+        """float32, bfloat16 or float16, of ``backend``."""
+        return self._backend.precision
+
     def images_per_s(self, num_images: int, seconds: float) -> float:
         """Batches of 32 requests (2 of grids) answered one after the other for so long."""
         batch = self._batch(num_images)

@@ -89,6 +89,7 @@ class Measurement:
             "date": time.strftime("%Y-%m-%d"),
             "command": command,
             "backend": self.limit.backend,
+            "precision": self.limit.precision,
             "servers": {
                 name: {
                     "title": TITLES[name], "ready_s": running.ready_s,

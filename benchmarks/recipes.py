@@ -40,6 +40,7 @@ REGULARISERS: dict[str, dict[str, object]] = {
     },
     "R1, smoothing 0.1, noise 0.1": {"label_smoothing": 0.1, "instance_noise": 0.1},
     "spectral norm instead of D's BatchNorm": {"r1_gamma": 0.0, "d_norm": "spectral"},
+    "R1, gamma 0.1, no norm in D": {"r1_gamma": 0.1, "d_norm": "none"},
     "DiffAugment": {"r1_gamma": 0.0, "diffaugment": True},
     "R1, DiffAugment": {"diffaugment": True},
     "R1, white background": {"background": "#ffffff"},

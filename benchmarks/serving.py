@@ -33,7 +33,7 @@ from deploy.server import ServerError
 from training.files import atomic_path
 
 DOCUMENT, README = Path("docs/performance.md"), Path("README.md")
-DATA = Path("docs/performance.json")
+DATA = Path("docs")  # a file of what was measured for each precision that ours computed in
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,11 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     result = measurement.result(command)
     update_docs = config.update_docs and code == 0  # a part of a run is no evidence
-    _write(result, DATA if update_docs else config.out)
+    part = f"serving-{result['precision']}"
+    _write(result, DATA / f"{part}.json" if update_docs else config.out)
     print(tables(result))
     if update_docs:
-        fill(DOCUMENT, {"serving": report(result)})
-        fill(README, {"serving": summary(result)})
+        fill(DOCUMENT, {part: report(result)})
+        fill(README, {part: summary(result)})
     answered = [turn["load"]["requests"] for row in result["rows"] for turn in row["turns"]["ours"]]
     return code if all(answered) else code or 1
 

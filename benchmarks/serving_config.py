@@ -40,7 +40,8 @@ class ServingConfig:
     out: Path = Path("runs/serving.json")
     """Where everything measured goes."""
     update_docs: bool = False
-    """Write docs/performance.json instead, and the tables of docs/performance.md and README.md."""
+    """Write docs/serving-PRECISION.json instead, and the tables for the precision that ours
+    computed in, in docs/performance.md and README.md."""
 
     def check(self) -> None:
         """Raises:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
 from deploy.server import ROOT, Ports, Server
+
+LONG = 1_000  # bytes
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +16,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     live = Server(tmp_path_factory.mktemp("server"), ROOT / "model_store", Ports.free())
     with live.running():
         yield live
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_assertrepr_compare(
+    config: pytest.Config, left: object, right: object
+) -> Generator[None, list[list[str] | None], list[list[str] | None]]:
+    """Replies that differ are told by the first place: a full diff of pictures takes minutes."""
+    with pytest.MonkeyPatch.context() as patch:
+        if _is_long(left) or _is_long(right):
+            patch.setattr(config.option, "verbose", 0)
+            for name in ("CI", "BUILD_NUMBER"):  # either asks pytest for the full diff
+                patch.delenv(name, raising=False)
+        return (yield)
+
+
+def _is_long(value: object) -> bool:
+    if isinstance(value, list):
+        return any(_is_long(item) for item in value)
+    return isinstance(value, bytes) and len(value) > LONG

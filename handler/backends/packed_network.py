@@ -1,10 +1,10 @@
 """The Generator straight on oneDNN's kernels, with weights that are laid out once.
 
 Eager and TorchScript give their weights to oneDNN in torch's layout, and each pass orders them
-anew for the kernel; here that is done at load. Three more things make it fast where a processor
-has matrix units: ReLU is part of the convolution, a stride-2 transposed convolution runs as
-an ordinary one, for which the kernels are better (``as_convolution``), and the first of them,
-few positions with many channels, as one matrix product.
+anew for the kernel; here that is done at load. Two more things make it fast where a processor
+has matrix units: ReLU is part of the convolution, and a stride-2 transposed convolution runs as
+an ordinary one, for which the kernels are better (``as_convolution``). As a product of matrices
+the first of them would be faster still, but its sums would depend on how many images there are.
 
 The operators are those that torch.compile generates for a CPU.
 """
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _LEAST_ROWS = 4  # matrix products of fewer rows use other kernels, which round otherwise
 _FIRST_PX = 4  # height and width after the projection of the latent
-_PRODUCT_PX = 4  # convolutions of pictures up to here are faster as a matrix product
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,8 @@ class PackedNetwork:
         self._layers = []
         side = _FIRST_PX
         for weight, bias in rest:
-            kind = _PatchProduct if side <= _PRODUCT_PX else _Convolution
             weights = as_convolution(weight).to(dtype)
-            self._layers.append(kind(weights, bias.repeat(4).to(dtype), images, side))
+            self._layers.append(_Convolution(weights, bias.repeat(4).to(dtype), images, side))
             side *= 2
 
     def __call__(self, latents: Tensor) -> Images:
@@ -101,23 +99,6 @@ class _Product:
             rows, self._matrix, self._bias, activation, [], ""
         )
         return product
-
-
-class _PatchProduct:
-    """A convolution with kernel 2 and padding 1 as one product, on patches side by side."""
-
-    def __init__(self, weight: Tensor, bias: Tensor, images: int, side: int) -> None:
-        matrix = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
-        self._product = _Product(matrix, bias, images * (side + 1) ** 2)
-
-    def __call__(self, pictures: Tensor, activation: str) -> Tensor:
-        from torch.nn import functional as F
-
-        count, channels, height, width = pictures.shape
-        padded = F.pad(pictures.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-        patches = padded.unfold(1, 2, 1).unfold(2, 2, 1).permute(0, 1, 2, 4, 5, 3)
-        rows = self._product(patches.reshape(-1, 4 * channels), activation)
-        return rows.view(count, height + 1, width + 1, -1).permute(0, 3, 1, 2)
 
 
 class _Convolution:

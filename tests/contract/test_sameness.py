@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import requests
 import yaml
+from pixels import assert_same, precision_of
 
 from deploy.server import ROOT, Ports, Server
 
@@ -96,11 +97,8 @@ def test_in_one_batch_as_alone(exact: Server, expected: list[bytes]) -> None:
 
 def test_as_shipped_close_to_float32(server: Server, exact: Server) -> None:
     as_npy = {"format": "npy"}
-    short = requests.post(server.predict_url, json={}, timeout=60).headers["x-precision"]
-    allowed = 0 if short == "float32" else 8
     for ours, theirs in zip(ask_together(server, as_npy), ask_together(exact, as_npy), strict=True):
-        difference = np.load(io.BytesIO(ours)).astype(int) - np.load(io.BytesIO(theirs))
-        assert np.abs(difference).max() <= allowed
+        assert_same(np.load(io.BytesIO(ours)), np.load(io.BytesIO(theirs)), precision_of(server))
 
 
 def test_on_any_worker_in_small_batches_and_after_a_restart(

@@ -49,7 +49,10 @@ def test_a_missing_archive_names_the_command(tmp_path: Path) -> None:
 
 
 def test_a_broken_model_says_why(tmp_path: Path) -> None:
-    rewrite(STORE / "dcgan.mar", tmp_path / "store" / "dcgan.mar", {"generator.onnx": b"broken"})
+    with zipfile.ZipFile(STORE / "dcgan.mar") as archive:
+        config = archive.read("model-config.yaml").replace(b"backend: auto", b"backend: onnx")
+    replaced = {"generator.onnx": b"broken", "model-config.yaml": config}
+    rewrite(STORE / "dcgan.mar", tmp_path / "store" / "dcgan.mar", replaced)
     broken = Server(tmp_path / "server", tmp_path / "store", Ports.free())
     process = broken.start()
     try:

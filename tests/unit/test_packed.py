@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from deploy.server import ROOT
 from export.fold import fold_batchnorm
 from handler.backends.packed import PackedBackend
 from handler.backends.packed_network import (
@@ -25,6 +26,7 @@ from handler.images import to_uint8
 from handler.latents import from_seeds
 from handler.limits import Limits, Settings
 from training.networks import Generator, LatentLaw, new_generator
+from training.weights import load_generator
 
 pytestmark = pytest.mark.unit
 
@@ -83,23 +85,21 @@ def test_pixels_are_interleaved_as_layers_are() -> None:
     np.testing.assert_array_equal(found, wanted)
 
 
-@pytest.mark.parametrize("ngf", [16, 64])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_image_has_the_same_bits_in_any_batch(dtype: torch.dtype, ngf: int) -> None:
+def test_an_image_has_the_same_bits_in_any_batch(dtype: torch.dtype) -> None:
+    """With the shipped weights: kernels are chosen by size, and small networks get other ones."""
     if dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("oneDNN has no bfloat16 on this processor")
-    generator = folded(8, ngf, 3, 32)
-    with torch.no_grad():
-        for parameter in list(generator.parameters())[-1:]:
-            parameter.mul_(3e5)  # tanh becomes a step: the last bits of the floats show
+    generator, _ = load_generator(ROOT / "model_store" / "generator.safetensors")
+    generator = fold_batchnorm(generator)
     packed = PackedNetwork(layers_of(generator.named_parameters(), "x"), dtype, 32)
-    latents = torch.from_numpy(from_seeds(range(64), 8))
+    latents = torch.from_numpy(from_seeds(range(64), generator.nz))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the backend
     try:
         with torch.inference_mode():
             alone = np.concatenate([packed(latents[i : i + 1]) for i in range(64)])
-            for count in (2, 3, 4, 5, 7, 16, 33, 64):
+            for count in (*range(2, 34), 48, 64):
                 np.testing.assert_array_equal(packed(latents[:count]), alone[:count], str(count))
     finally:
         torch.set_num_threads(threads)

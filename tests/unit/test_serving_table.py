@@ -100,16 +100,19 @@ def test_disturbed_rounds_are_told() -> None:
     assert tables(found).endswith("1 image, 8 connections: 2 rounds were disturbed by other work")
 
 
+@pytest.mark.parametrize("precision", ["float32"])
 @pytest.mark.parametrize(
     ("part", "file"), [(report, "docs/performance.md"), (summary, "README.md")]
 )
 def test_the_documents_show_the_measurement(
-    part: Callable[[dict[str, Any]], str], file: str
+    part: Callable[[dict[str, Any]], str], file: str, precision: str
 ) -> None:
-    measured = json.loads((ROOT / "docs" / "performance.json").read_text(encoding="utf-8"))
+    name = f"serving-{precision}"
+    measured = json.loads((ROOT / "docs" / f"{name}.json").read_text(encoding="utf-8"))
+    assert measured["precision"] == precision
     words = (ROOT / file).read_text(encoding="utf-8")
-    assert parts_of(words).count("serving") == 1
-    assert filled(words, {"serving": part(measured)}) == words
+    assert parts_of(words).count(name) == 1
+    assert filled(words, {name: part(measured)}) == words
 
 
 def test_the_usual_work_and_a_part_of_it() -> None:
