@@ -138,7 +138,7 @@ def measure_quality(generator: Generator, torchscript: Path) -> list[Quality]:
 def _packed_pixels(path: Path, dtype: torch.dtype, noise: npt.NDArray[np.float32]) -> Images:
     layers = layers_of(load_torchscript(path, "cpu").named_parameters(), path.name)
     with torch.inference_mode():
-        return PackedNetwork(layers, dtype, len(noise))(torch.from_numpy(noise))
+        return PackedNetwork(layers, dtype)(torch.from_numpy(noise))
 
 
 def as_json(report: list[Parity], quality: list[Quality]) -> dict[str, Any]:

@@ -56,8 +56,7 @@ class PackedBackend:
         self._slices = Slices(settings.threads, lambda: torch.set_num_threads(1))
         network = load_torchscript(path, "cpu")
         layers = layers_of(network.named_parameters(), path.name)
-        images = -(-settings.limits.max_batch_images // self._slices.count)
-        self._network = PackedNetwork(layers, getattr(torch, precision), images)
+        self._network = PackedNetwork(layers, getattr(torch, precision))
         self._compare(network, path.name)
 
     def __call__(self, latents: Latents) -> Images:

@@ -1,10 +1,10 @@
 """The Generator straight on oneDNN's kernels, with weights that are laid out once.
 
 Eager and TorchScript give their weights to oneDNN in torch's layout, and each pass orders them
-anew for the kernel; here that is done at load. Two more things make it fast where a processor
-has matrix units: ReLU is part of the convolution, and a stride-2 transposed convolution runs as
-an ordinary one, for which the kernels are better (``as_convolution``). As a product of matrices
-the first of them would be faster still, but its sums would depend on how many images there are.
+anew for the kernel; here that is done at load. Three more things make it fast where a processor
+has matrix units: ReLU is part of the convolution, a stride-2 transposed convolution runs as an
+ordinary one, for which the kernels are better (``as_convolution``), and the first of them sees
+all images of the batch as one (``_StackedConvolution``).
 
 The operators are those that torch.compile generates for a CPU.
 """
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _LEAST_ROWS = 4  # matrix products of fewer rows use other kernels, which round otherwise
 _FIRST_PX = 4  # height and width after the projection of the latent
+_AT_ONCE = 32  # images; what more of them write in between no longer fits the caches
 
 
 @dataclass(frozen=True)
@@ -48,24 +49,27 @@ class PackedNetwork:
     Args:
         layers: of the network.
         dtype: of weights and activations.
-        images: batch size for which the layouts are chosen; any other works too.
     """
 
-    def __init__(self, layers: Layers, dtype: torch.dtype, images: int) -> None:
+    def __init__(self, layers: Layers, dtype: torch.dtype) -> None:
         self._dtype, self._uniform = dtype, layers.uniform
         (projection, bias), *rest = layers.convolutions
         # (C_in, C_out, 4, 4) -> rows in the order of an NHWC picture.
         rows = projection.permute(2, 3, 1, 0).reshape(-1, projection.shape[0])
-        self._projection = _Product(rows.to(dtype), bias.repeat(_FIRST_PX**2).to(dtype), images)
+        self._projection = _Product(rows.to(dtype), bias.repeat(_FIRST_PX**2).to(dtype))
         self._layers = []
         side = _FIRST_PX
         for weight, bias in rest:
+            kind = _StackedConvolution if side == _FIRST_PX else _Convolution
             weights = as_convolution(weight).to(dtype)
-            self._layers.append(_Convolution(weights, bias.repeat(4).to(dtype), images, side))
+            self._layers.append(kind(weights, bias.repeat(4).to(dtype), side))
             side *= 2
 
     def __call__(self, latents: Tensor) -> Images:
         """(N, nz) float32 -> uint8 (N, H, W, C)."""
+        return np.concatenate([self._pixels(part) for part in latents.split(_AT_ONCE)])
+
+    def _pixels(self, latents: Tensor) -> Images:
         import torch
         from torch.nn import functional as F
 
@@ -81,18 +85,18 @@ class PackedNetwork:
             pictures = interleave(layer(pictures, "relu"))
         # Pixels before the interleaving: a fourth of the bytes to move.
         values = last(pictures, "none").float().tanh_()
-        levels = values.mul_(127.5).add_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+        levels = values.mul_(127.5).add_(127.5).round_().to(torch.uint8)
         return interleave_pixels(levels.permute(0, 2, 3, 1).numpy())
 
 
 class _Product:
-    """Rows times a matrix, plus a bias; the matrix is laid out once for about so many rows."""
+    """Rows times a matrix, plus a bias; the matrix is laid out once."""
 
-    def __init__(self, matrix: Tensor, bias: Tensor, rows: int) -> None:
+    def __init__(self, matrix: Tensor, bias: Tensor) -> None:
         import torch
 
         self._ops, self._bias = torch.ops.mkldnn, bias
-        self._matrix = self._ops._reorder_linear_weight(matrix.contiguous(), rows)
+        self._matrix = self._ops._reorder_linear_weight(matrix.contiguous(), _AT_ONCE)
 
     def __call__(self, rows: Tensor, activation: str) -> Tensor:
         product: Tensor = self._ops._linear_pointwise(
@@ -102,22 +106,52 @@ class _Product:
 
 
 class _Convolution:
-    """A convolution with kernel 2 and padding 1, by oneDNN's kernels for it."""
+    """A convolution with kernel 2, by oneDNN's kernels for it.
 
-    def __init__(self, weight: Tensor, bias: Tensor, images: int, side: int) -> None:
+    Args:
+        weight: (C_out, C_in, 2, 2).
+        bias: (C_out,).
+        side: height and width of the pictures.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, side: int) -> None:
+        self._prepare(weight, bias, [1, 1], [_AT_ONCE, weight.shape[1], side, side])
+
+    def _prepare(self, weight: Tensor, bias: Tensor, padding: list[int], shape: list[int]) -> None:
         import torch
 
-        self._ops, self._bias = torch.ops.mkldnn, bias
+        self._ops, self._bias, self._padding = torch.ops.mkldnn, bias, padding
         self._weight = self._ops._reorder_convolution_weight(
             weight.contiguous(memory_format=torch.channels_last),
-            [1, 1], [1, 1], [1, 1], 1, [images, weight.shape[1], side, side],
+            padding, [1, 1], [1, 1], 1, shape,
         )  # fmt: skip
 
     def __call__(self, pictures: Tensor, activation: str) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H + 1, W + 1), channels last: padding 1."""
         convolved: Tensor = self._ops._convolution_pointwise(
-            pictures, self._weight, self._bias, [1, 1], [1, 1], [1, 1], 1, activation, [], ""
+            pictures, self._weight, self._bias, self._padding, [1, 1], [1, 1], 1, activation, [], ""
         )
         return convolved
+
+
+class _StackedConvolution(_Convolution):
+    """The same, with the images as one, one below the other, a row of zeros around each.
+
+    oneDNN reads the weights once an image, and those of a picture of 4 px are some megabytes.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, side: int) -> None:
+        rows = _AT_ONCE * (side + 1) + 1
+        self._prepare(weight, bias, [0, 1], [1, weight.shape[1], rows, side])
+
+    def __call__(self, pictures: Tensor, activation: str) -> Tensor:
+        count, channels, height, width = pictures.shape
+        rows = count * (height + 1)
+        stack = pictures.new_zeros(rows + 1, width, channels)
+        stack[:rows].view(count, height + 1, width, channels)[:, 1:] = pictures.permute(0, 2, 3, 1)
+        convolved = super().__call__(stack.permute(2, 0, 1)[None], activation)
+        separate = convolved.permute(0, 2, 3, 1).view(count, height + 1, width + 1, -1)
+        return separate.permute(0, 3, 1, 2)
 
 
 def as_convolution(weight: Tensor) -> Tensor:

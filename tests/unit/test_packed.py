@@ -66,7 +66,7 @@ def test_pixels_are_those_of_the_network(
     generator = folded(8, 8, channels, image_size, latent)
     with torch.no_grad():
         list(generator.parameters())[-1].mul_(1000)  # pictures, not nearly grey
-    packed = PackedNetwork(layers_of(generator.named_parameters(), "x"), torch.float32, 4)
+    packed = PackedNetwork(layers_of(generator.named_parameters(), "x"), torch.float32)
     latents = from_seeds(range(count), 8)
     with torch.inference_mode():
         wanted = to_uint8(generator(torch.from_numpy(latents)).numpy())
@@ -92,7 +92,7 @@ def test_an_image_has_the_same_bits_in_any_batch(dtype: torch.dtype) -> None:
         pytest.skip("oneDNN has no bfloat16 on this processor")
     generator, _ = load_generator(ROOT / "model_store" / "generator.safetensors")
     generator = fold_batchnorm(generator)
-    packed = PackedNetwork(layers_of(generator.named_parameters(), "x"), dtype, 32)
+    packed = PackedNetwork(layers_of(generator.named_parameters(), "x"), dtype)
     latents = torch.from_numpy(from_seeds(range(64), generator.nz))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the backend
