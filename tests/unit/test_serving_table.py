@@ -100,7 +100,7 @@ def test_disturbed_rounds_are_told() -> None:
     assert tables(found).endswith("1 image, 8 connections: 2 rounds were disturbed by other work")
 
 
-@pytest.mark.parametrize("precision", ["float32"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 @pytest.mark.parametrize(
     ("part", "file"), [(report, "docs/performance.md"), (summary, "README.md")]
 )
