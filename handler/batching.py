@@ -61,10 +61,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     # ONNX Runtime has no class of its own for it, nor has torch on the CPU; cuBLAS and cuDNN
-    # tell their status, and C++ the name of its exception.
+    # tell their status, and C++ the name of its exception. oneDNN does not say why it cannot
+    # make or run a kernel; what it cannot do at all has shown in the warm-up.
     words = (
         "out of memory", "failed to allocate memory", "can't allocate memory",
         "status_alloc_failed", "bad_alloc",
+        "could not create a primitive", "could not execute a primitive",
     )  # fmt: skip
     return isinstance(error, Exception) and any(word in str(error).lower() for word in words)
 

@@ -105,6 +105,7 @@ def test_a_real_lack_of_memory_is_known(allocate: Any) -> None:
         ("CUDA failure 2: out of memory ; GPU=0", True),
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)", True),
         ("std::bad_alloc", True),
+        ("could not create a primitive", True),
         ("CUDA error: an illegal memory access was encountered", False),
         ("Expected 4-dimensional input", False),
     ],
