@@ -62,8 +62,11 @@ def test_learning_rates_of_one(cats: Pictures, tmp_path: Path) -> None:
 
 
 def test_samples_that_become_one(cats: Pictures, tmp_path: Path) -> None:
-    """A learning rate of ten ends there: tanh is at its limit for every latent."""
-    config = replace(SMALL, loss="hinge", lr_d=1e-3, lr_g=10.0, on_dead="stop")
+    """A learning rate of ten can end there: tanh is at its limit for every latent.
+
+    From most seeds it does, from some only on some processors; from this one on both tried.
+    """
+    config = replace(SMALL, loss="hinge", lr_d=1e-3, lr_g=10.0, on_dead="stop", seed=1)
     outcome = train(config, cats, tmp_path, CPU, torch.float32)
     assert (outcome.ended, outcome.verdict.kind) == ("dead", "collapsed")
     assert outcome.step == 100  # the second grid
