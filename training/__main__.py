@@ -94,7 +94,9 @@ def _describe(config: TrainConfig, channels: int) -> str:
     generator = networks.Generator(
         config.nz, config.ngf, channels, config.image_size, config.latent
     )
-    discriminator = networks.Discriminator(config.ndf, channels, config.image_size, config.d_norm)
+    discriminator = networks.Discriminator(
+        config.ndf, channels, config.image_size, config.d_norm, config.d_group
+    )
     lines = [config.to_json()]
     for network, shape in (
         (generator, (1, config.nz, 1, 1)),

@@ -71,6 +71,8 @@ class TrainConfig:
     """non-saturating (arXiv:1406.2661), hinge (arXiv:1705.02894) or lsgan (arXiv:1611.04076)."""
     d_norm: DiscriminatorNorm = "batch"
     """Norm in the Discriminator; spectral replaces BatchNorm (arXiv:1802.05957)."""
+    d_group: int = 0
+    """Pictures among which D sees each feature's deviation (after arXiv:1710.10196); 0: none."""
     lr_g: float = 2e-4
     """Adam's learning rate, Generator."""
     lr_d: float = 2e-4
@@ -137,8 +139,8 @@ class TrainConfig:
         least = {"max_steps": 1, "batch_size": 2, "nz": 1, "ngf": 1, "ndf": 1, "workers": 1,
                  "r1_every": 1, "log_every": 1, "sample_every": 1, "checkpoint_every": 1,
                  "lr_decay_steps": 0, "lr_g_warmup_steps": 0, "held_out": 0,
-                 "keep_checkpoints": 1,
-                 "seed": 0, "lr_g": 0, "lr_d": 0, "r1_gamma": 0, "instance_noise": 0}  # fmt: skip
+                 "keep_checkpoints": 1, "d_group": 0, "seed": 0,
+                 "lr_g": 0, "lr_d": 0, "r1_gamma": 0, "instance_noise": 0}  # fmt: skip
         for name, minimum in least.items():
             if not minimum <= getattr(self, name) < float("inf"):  # NaN is not in it either
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be >= {minimum}")
@@ -147,6 +149,11 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
         if self.seed >= 2**53:
             raise ConfigError(f"seed is {self.seed}; it must be below 2^53")
+        if self.d_group == 1 or (self.d_group and self.batch_size % (2 * self.d_group)):
+            raise ConfigError(
+                f"d_group is {self.d_group} with batch_size {self.batch_size}; it must be 0 (none) "
+                "or 2 and more, and divide half of the batch, which is what R1 sees"
+            )
         if self.label_smoothing and self.loss != "non-saturating":
             raise ConfigError(
                 f"label_smoothing is {self.label_smoothing} with loss {self.loss}, which has no "

@@ -43,8 +43,8 @@ MOST_ROLLBACKS = 3
 STAT_NAMES = tuple(f.name for f in fields(StepStats))
 # What the weights' metadata tells of the settings.
 TOLD = ("recipe", "batch_size", "loss", "latent", "r1_gamma", "r1_every", "ema_decay", "d_norm",
-        "diffaugment", "label_smoothing", "instance_noise", "lr_g", "lr_d", "lr_decay_steps",
-        "lr_g_warmup_steps", "held_out", "background", "seed")  # fmt: skip
+        "d_group", "diffaugment", "label_smoothing", "instance_noise", "lr_g", "lr_d",
+        "lr_decay_steps", "lr_g_warmup_steps", "held_out", "background", "seed")  # fmt: skip
 
 
 @dataclass(frozen=True)

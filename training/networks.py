@@ -103,6 +103,35 @@ class Generator(nn.Module):
         return pictures
 
 
+class MinibatchDeviation(nn.Module):
+    """Each feature beside its standard deviation over a group of pictures.
+
+    A Discriminator that sees one picture at a time cannot tell that a colour of fur comes too
+    often, or never. Karras et al. (arXiv:1710.10196, section 3) average the deviations to one
+    number; here every feature of every place keeps its own.
+
+    Args:
+        group: pictures a group. N pictures are N / group groups, every (N / group)-th picture of
+            the batch in the same one (so processes that share a batch make the same groups), or
+            one group of all, where they do not divide.
+    """
+
+    def __init__(self, group: int) -> None:
+        super().__init__()
+        self.group = group
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) float -> (N, 2 C, H, W) of the same dtype."""
+        count = len(features)
+        groups = count // self.group if count % self.group == 0 else 1
+        grouped = features.float().unflatten(0, (-1, groups))
+        deviation = (grouped.var(dim=0, correction=0) + 1e-8).sqrt().to(features.dtype)
+        return torch.cat([features, deviation.repeat(count // groups, 1, 1, 1)], dim=1)
+
+    def extra_repr(self) -> str:
+        return f"group={self.group}"
+
+
 class Discriminator(nn.Module):
     """Picture to one logit (no Sigmoid: the losses work on logits).
 
@@ -114,6 +143,7 @@ class Discriminator(nn.Module):
             (Miyato et al., arXiv:1802.05957, in place of BatchNorm) or ``none``. Without BatchNorm
             all convolutions but the last have biases. D would be homogeneous without them,
             D(a x) = a D(x) for a >= 0, and G would escape it by fading to grey, where D is 0.
+        group: pictures whose features the last layer compares (``MinibatchDeviation``); 0: none.
     """
 
     def __init__(
@@ -122,6 +152,7 @@ class Discriminator(nn.Module):
         channels: int = 3,
         image_size: int = 64,
         norm: DiscriminatorNorm = "batch",
+        group: int = 0,
     ) -> None:
         super().__init__()
         steps = check_geometry(image_size, channels)
@@ -136,6 +167,9 @@ class Discriminator(nn.Module):
             if norm == "batch":
                 layers.append(nn.BatchNorm2d(width * 2))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
+            width *= 2
+        if group:
+            layers.append(MinibatchDeviation(group))
             width *= 2
         layers.append(nn.Conv2d(width, 1, 4, 1, 0, bias=False))
         self.layers = nn.Sequential(*layers)

@@ -48,10 +48,12 @@ def settle(arguments: Sequence[str], world: World) -> tuple[TrainConfig, Path]:
         OSError: the folder cannot be looked at.
     """
     config = parse(arguments)
-    if config.batch_size % world.size:
+    multiple = world.size * max(1, 2 * config.d_group)
+    if config.batch_size % multiple:
+        groups = f" in groups of {config.d_group}" if config.d_group else ""
         raise ConfigError(
-            f"batch_size {config.batch_size} cannot be shared by {world.size} processes; give a "
-            f"multiple of {world.size}"
+            f"batch_size {config.batch_size} cannot be shared by {world.size} processes{groups}; "
+            f"give a multiple of {multiple}"
         )
     out = _run_folder(config)
     config = settled_precision(config)

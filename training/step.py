@@ -75,7 +75,7 @@ class Trainer:
             config.nz, config.ngf, channels, config.image_size, config.latent
         ).to(device)
         self.discriminator = Discriminator(
-            config.ndf, channels, config.image_size, config.d_norm
+            config.ndf, channels, config.image_size, config.d_norm, config.d_group
         ).to(device)
         as_channels_last(self.generator)
         as_channels_last(self.discriminator)

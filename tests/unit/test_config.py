@@ -75,6 +75,13 @@ def test_labels_are_smoothed_where_there_are_labels(loss: str) -> None:
         replace(TrainConfig(), loss=loss, label_smoothing=0.1)
 
 
+@pytest.mark.parametrize("group", [1, 3, 16, 32, -2])
+def test_groups_that_do_not_divide_half_of_the_batch(group: int) -> None:
+    with pytest.raises(ConfigError, match=f"d_group is {group}.*must be"):
+        replace(TrainConfig(), batch_size=16, d_group=group)
+    assert replace(TrainConfig(), batch_size=16, d_group=8).d_group == 8
+
+
 def test_no_cache_can_be_asked_for() -> None:
     assert parse(["--cache", "None"]).cache is None
     assert parse(["--cache", "elsewhere"]).cache == Path("elsewhere")

@@ -9,6 +9,7 @@ from training.networks import (
     IMAGE_SIZES,
     Discriminator,
     Generator,
+    MinibatchDeviation,
     count_parameters,
     init_weights,
     layer_table,
@@ -82,6 +83,38 @@ def test_initial_weights_are_drawn_with_std_0_02(norm: str) -> None:
     gains = torch.cat([m.weight for m in generator.modules() if isinstance(m, nn.BatchNorm2d)])
     assert gains.mean().item() == pytest.approx(1.0, abs=0.01)
     assert gains.std().item() == pytest.approx(0.02, rel=0.2)
+
+
+def test_the_deviation_of_a_group_stands_beside_each_feature() -> None:
+    """Pictures 0 and 2 are one group, 1 and 3 the other."""
+    features = torch.tensor([0.0, 1.0, 6.0, 1.0]).view(4, 1, 1, 1)
+    seen = MinibatchDeviation(2)(features)
+    assert seen.shape == (4, 2, 1, 1)
+    assert torch.equal(seen[:, :1], features)
+    assert seen[:, 1].flatten().tolist() == pytest.approx([3.0, 1e-4, 3.0, 1e-4])
+    all_together = MinibatchDeviation(3)(features)[:, 1].flatten().tolist()
+    assert all_together == pytest.approx([5.5**0.5] * 4)  # 4 pictures are no groups of 3
+
+
+def test_a_group_shows_what_no_picture_shows() -> None:
+    """Real: two pictures in equal parts. Generated: only one of the two, which is real as well."""
+    torch.manual_seed(0)
+    kinds = torch.rand(2, 1, 32, 32) * 2 - 1
+    real, collapsed = kinds.repeat(4, 1, 1, 1), kinds[:1].repeat(8, 1, 1, 1)
+    gap = {}
+    for group in (0, 8):
+        discriminator = Discriminator(4, 1, 32, "none", group)
+        adam = torch.optim.Adam(discriminator.parameters(), 0.01, (0.5, 0.999))
+        for _ in range(60):
+            adam.zero_grad()
+            loss = loss_real(discriminator(real), "hinge")
+            loss = loss + loss_fake(discriminator(collapsed), "hinge")
+            loss.backward()  # type: ignore[no-untyped-call]
+            adam.step()
+        with torch.no_grad():
+            gap[group] = float(discriminator(real)[0] - discriminator(collapsed)[0])
+    assert gap[0] == pytest.approx(0.0, abs=1e-5)  # the same picture
+    assert gap[8] > 1.0
 
 
 def test_init_leaves_other_layers_alone() -> None:

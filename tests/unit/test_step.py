@@ -22,8 +22,9 @@ pytestmark = pytest.mark.unit
 # Each option that changes what an update computes, alone and with others.
 OPTIONS: list[dict[str, Any]] = [
     {}, {"loss": "hinge"}, {"loss": "lsgan"}, {"latent": "uniform"}, {"d_norm": "spectral"},
-    {"d_norm": "none", "r1_gamma": 0.0}, {"diffaugment": True}, {"instance_noise": 0.1},
-    {"label_smoothing": 0.1}, {"lr_g": 1e-4, "lr_d": 4e-4}, {"ema_decay": 0.0},
+    {"d_norm": "none", "r1_gamma": 0.0}, {"d_norm": "none", "d_group": 2},
+    {"diffaugment": True}, {"instance_noise": 0.1}, {"label_smoothing": 0.1},
+    {"lr_g": 1e-4, "lr_d": 4e-4}, {"ema_decay": 0.0},
     {"lr_decay_steps": 2, "lr_g_warmup_steps": 2},
     {"loss": "hinge", "latent": "uniform", "d_norm": "spectral", "diffaugment": True},
 ]  # fmt: skip

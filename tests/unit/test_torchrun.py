@@ -54,10 +54,11 @@ def curves(out: Path) -> np.ndarray[Any, Any]:
     return np.array([[e[name] for name in names] for e in journal(out) if "loss_d" in e])
 
 
-def test_two_processes_do_what_one_does(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--d-group", "3", "--batch-size", "12"]], ids=str)
+def test_two_processes_do_what_one_does(folder: Path, tmp_path: Path, options: list[str]) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for processes, out in ((1, one), (2, two)):
-        code, stdout, stderr = run(processes, flags(folder, out, *SETTINGS))
+        code, stdout, stderr = run(processes, flags(folder, out, *SETTINGS, *options))
         assert code == 0, stderr
         assert json.loads(stdout)["ended"] == "finished"  # one of them speaks
     assert curves(one).shape == (6, 7)
@@ -106,6 +107,13 @@ def test_a_batch_that_cannot_be_shared_is_refused_once(folder: Path, tmp_path: P
     assert code != 0
     assert stderr.count("batch_size 5 cannot be shared by 2 processes; give a multiple of 2") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_so_is_one_whose_groups_cannot(folder: Path, tmp_path: Path) -> None:
+    given = ["--batch-size", "12", "--d-group", "6"]
+    code, _, stderr = run(2, flags(folder, tmp_path / "run", *given))
+    assert code != 0
+    assert "batch_size 12 cannot be shared by 2 processes in groups of 6; give a" in stderr
 
 
 @pytest.mark.parametrize(("rank", "code"), [(0, 2), (1, 1)])
