@@ -17,7 +17,7 @@ from training.config import ConfigError, TrainConfig
 from training.devices import choose_device, choose_precision
 from training.distributed import DevicesError, PeerError, World
 from training.loop import train
-from training.start import identify_pictures, settle, starting_weights, write_start
+from training.start import identify_pictures, settle, starting_networks, write_start
 from training.weights import WeightsError
 
 
@@ -52,8 +52,10 @@ def _train(arguments: Sequence[str], world: World) -> int:
             workers=config.workers, batch_size=config.batch_size, cache=config.cache,
         ))  # fmt: skip
         identity = world.from_first(lambda: identify_pictures(config, out, pictures.images))
-        start = world.from_first(lambda: starting_weights(config, pictures.images.shape[-1]))
-    except (ConfigError, WeightsError, data.DataError, FileNotFoundError) as error:
+        start = world.from_first(lambda: starting_networks(config, pictures.images.shape[-1]))
+    except (
+        CheckpointError, ConfigError, WeightsError, data.DataError, FileNotFoundError,
+    ) as error:  # fmt: skip
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:

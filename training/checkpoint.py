@@ -15,7 +15,7 @@ import torch
 
 from training.files import atomic_path
 from training.step import Best, Trainer
-from training.weights import strip_prefixes
+from training.weights import identify, strip_prefixes
 
 BEST = "best.pt"
 _FORMAT = "dcgan-checkpoint-1"
@@ -86,6 +86,24 @@ def load_best(folder: Path, trainer: Trainer) -> int:
             raise CheckpointError(f"{folder / BEST} is not usable: {error}") from None
 
     return _restore(trainer.world.from_first(read), trainer)
+
+
+def read_discriminator(path: Path) -> dict[str, torch.Tensor]:
+    """D's weights in a checkpoint of any run.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: it is something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give one of a run's checkpoints/*.pt")
+    try:
+        return strip_prefixes(_read(path)["discriminator"])
+    except Exception as error:  # noqa: BLE001 - torch raises many kinds for other files
+        raise CheckpointError(
+            f"{path} is {identify(path)}, not a checkpoint of a run "
+            f"({type(error).__name__}); give one of its checkpoints/*.pt"
+        ) from None
 
 
 def _write(path: Path, trainer: Trainer, step: int) -> None:

@@ -22,7 +22,7 @@ Recipe = Literal["stable", "paper"]
 RESUMABLE = {"out", "max_steps", "workers", "resume", "dry_run", "config", "data_root",
              "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "on_dead",
              "cache", "compile"}  # fmt: skip
-PATHS = {"out", "config", "data_root", "start_from", "cache"}
+PATHS = {"out", "config", "data_root", "start_from", "start_d_from", "cache"}
 # What a run did that was started before there was the setting.
 BEFORE = {"held_out": 0}
 
@@ -49,6 +49,8 @@ class TrainConfig:
     """JSON file of settings, between the recipe and the flags."""
     start_from: Path | None = None
     """generator.safetensors of another run, to start G from (transfer: arXiv:1805.01677)."""
+    start_d_from: Path | None = None
+    """Checkpoint (.pt) of another run, to start D from; it knows what real pictures look like."""
     max_steps: int = 4000
     """Updates of the Generator in all, those of a resumed run included."""
     batch_size: int = 32

@@ -32,9 +32,8 @@ from training.files import remove_partial
 from training.health import HEALTHY, HealthMonitor, Verdict
 from training.interrupts import StopRequest, catch_stop_signals
 from training.journal import Journal
-from training.networks import Generator
 from training.samples import save_grid
-from training.step import Best, StepStats, Trainer
+from training.step import Best, Start, StepStats, Trainer
 from training.weights import save_generator
 
 FINAL_CALIBRATION = 8192  # images that measure BatchNorm's statistics for the saved weights
@@ -68,12 +67,12 @@ def train(
     out: Path,
     device: torch.device,
     precision: torch.dtype,
-    start: Generator | None = None,
+    start: Start = Start(),  # noqa: B008 - it is frozen
     world: World = ALONE,
 ) -> Outcome:
     """Train, or go on training, in the folder ``out``.
 
-    A new run begins with the weights of ``start``, where there is one.
+    A new run begins with the networks of ``start``.
 
     Ctrl-C and SIGTERM are ordinary ends, after the update that runs: the state is saved and
     ``ended`` is "interrupted". All processes of ``world`` return the same.
@@ -89,8 +88,7 @@ def train(
     trainer = Trainer(config, pictures.images.shape[-1], device, precision, world)
     step = checkpoint.load_latest(out / "checkpoints", trainer) if config.resume else 0
     if not config.resume:
-        if start is not None:
-            trainer.start_from(start)
+        trainer.start_from(start)
         if world.is_first:
             save_grid(out / "samples" / "real.png", pictures.images[: len(PREVIEW_SEEDS)])
     with Journal(out / "stats.jsonl", step, world.is_first) as journal:
@@ -271,6 +269,7 @@ class _Run:
             "processes": self.world.size,
             "torch": str(torch.__version__),
             "start_from": self.config.start_from and str(self.config.start_from),
+            "start_d_from": self.config.start_d_from and str(self.config.start_d_from),
             **{name: getattr(self.config, name) for name in TOLD},
         }
         save_generator(path, generator, provenance)

@@ -103,33 +103,39 @@ class Generator(nn.Module):
         return pictures
 
 
-class MinibatchDeviation(nn.Module):
-    """Each feature beside its standard deviation over a group of pictures.
+class GroupLogits(nn.Conv2d):
+    """The last convolution of a Discriminator that compares the pictures of a group.
 
-    A Discriminator that sees one picture at a time cannot tell that a colour of fur comes too
-    often, or never. Karras et al. (arXiv:1710.10196, section 3) average the deviations to one
-    number; here every feature of every place keeps its own.
+    One picture does not show that a colour of fur comes too often, or never. So to each logit
+    comes a weighted sum of the features' standard deviations over the group, of each feature's
+    mean over the picture: what the picture is of, and not how fine it is drawn. After the
+    minibatch standard deviation of Karras et al. (arXiv:1710.10196, section 3), who average all
+    deviations to one number and give it to a convolution. The weights are 0 at first.
 
     Args:
+        width: feature maps, 4 x 4 px each.
         group: pictures a group. N pictures are N / group groups, every (N / group)-th picture of
             the batch in the same one (so processes that share a batch make the same groups), or
             one group of all, where they do not divide.
     """
 
-    def __init__(self, group: int) -> None:
-        super().__init__()
+    def __init__(self, width: int, group: int) -> None:
+        super().__init__(width, 1, 4, bias=False)
         self.group = group
+        self.deviation_weight = nn.Parameter(torch.zeros(width))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(N, C, H, W) float -> (N, 2 C, H, W) of the same dtype."""
-        count = len(features)
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, width, 4, 4) float -> logits (N, 1, 1, 1)."""
+        count = len(input)
         groups = count // self.group if count % self.group == 0 else 1
-        grouped = features.float().unflatten(0, (-1, groups))
-        deviation = (grouped.var(dim=0, correction=0) + 1e-8).sqrt().to(features.dtype)
-        return torch.cat([features, deviation.repeat(count // groups, 1, 1, 1)], dim=1)
+        means = input.float().mean(dim=(2, 3)).unflatten(0, (-1, groups))
+        deviations = (means.var(dim=0, correction=0) + 1e-8).sqrt()
+        compared: Tensor = (deviations * self.deviation_weight).sum(dim=1)
+        logits: Tensor = super().forward(input)
+        return logits + compared.repeat(count // groups).view(-1, 1, 1, 1)
 
     def extra_repr(self) -> str:
-        return f"group={self.group}"
+        return f"{self.in_channels}, 1, kernel_size={self.kernel_size}, group={self.group}"
 
 
 class Discriminator(nn.Module):
@@ -143,7 +149,7 @@ class Discriminator(nn.Module):
             (Miyato et al., arXiv:1802.05957, in place of BatchNorm) or ``none``. Without BatchNorm
             all convolutions but the last have biases. D would be homogeneous without them,
             D(a x) = a D(x) for a >= 0, and G would escape it by fading to grey, where D is 0.
-        group: pictures whose features the last layer compares (``MinibatchDeviation``); 0: none.
+        group: pictures whose features the last layer compares (``GroupLogits``); 0: none.
     """
 
     def __init__(
@@ -168,10 +174,9 @@ class Discriminator(nn.Module):
                 layers.append(nn.BatchNorm2d(width * 2))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
             width *= 2
-        if group:
-            layers.append(MinibatchDeviation(group))
-            width *= 2
-        layers.append(nn.Conv2d(width, 1, 4, 1, 0, bias=False))
+        layers.append(
+            GroupLogits(width, group) if group else nn.Conv2d(width, 1, 4, 1, 0, bias=False)
+        )
         self.layers = nn.Sequential(*layers)
         # Initialised before spectral_norm wraps the weights: afterwards `weight` is a
         # computed copy, and writing to it changes nothing.

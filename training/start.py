@@ -29,6 +29,7 @@ from training.data.identity import Identity, identity_of
 from training.devices import choose_device, choose_precision
 from training.distributed import World
 from training.files import atomic_path, is_partial
+from training.step import Start
 from training.weights import load_generator
 
 RUNS = Path("runs")
@@ -178,24 +179,62 @@ def write_start(config: TrainConfig, out: Path, pictures: Identity) -> None:
             beside.write_text(text + "\n", encoding="utf-8")
 
 
-def starting_weights(config: TrainConfig, channels: int) -> networks.Generator | None:
-    """What ``start_from`` holds; a resumed run has weights of its own.
+def starting_networks(config: TrainConfig, channels: int) -> Start:
+    """What ``start_from`` and ``start_d_from`` hold; a resumed run has networks of its own.
 
     Raises:
-        ConfigError: its shape is not that of this run.
-        FileNotFoundError, WeightsError: it holds no Generator.
+        ConfigError: a shape is not that of this run.
+        CheckpointError, FileNotFoundError, WeightsError: there is no such network.
     """
-    if config.start_from is None or config.resume:
-        return None
-    generator, info = load_generator(config.start_from)
+    if config.resume:
+        return Start()
+    generator = discriminator = None
+    if config.start_from is not None:
+        generator = _starting_generator(config, config.start_from, channels)
+    if config.start_d_from is not None:
+        discriminator = _starting_discriminator(config, config.start_d_from, channels)
+    return Start(generator, discriminator)
+
+
+def _starting_generator(config: TrainConfig, path: Path, channels: int) -> networks.Generator:
+    generator, info = load_generator(path)
     needed = {"nz": config.nz, "ngf": config.ngf, "channels": channels,
               "image_size": config.image_size, "latent": config.latent}  # fmt: skip
     other = [f"{name} {getattr(info, name)}" for name in needed
              if getattr(info, name) != needed[name]]  # fmt: skip
     if other:
         raise ConfigError(
-            f"{config.start_from} was trained with {', '.join(other)}, this run has "
+            f"{path} was trained with {', '.join(other)}, this run has "
             f"{', '.join(f'{name} {value}' for name, value in needed.items())}; "
             "give the run the same settings, or leave --start-from out"
         )
     return generator
+
+
+def _starting_discriminator(
+    config: TrainConfig, path: Path, channels: int
+) -> networks.Discriminator:
+    discriminator = networks.Discriminator(
+        config.ndf, channels, config.image_size, config.d_norm, config.d_group
+    )
+    # The only part with which a D that compares pictures differs from one that does not; it
+    # begins with zeros.
+    comparing = {n for n, _ in discriminator.named_parameters() if n.endswith("deviation_weight")}
+    saved = checkpoint.read_discriminator(path)
+    try:
+        told = discriminator.load_state_dict(saved, strict=False)
+    except RuntimeError as error:
+        raise _other_discriminator(config, path, channels, str(error).splitlines()[-1]) from None
+    other = [*(set(told.missing_keys) - comparing), *told.unexpected_keys]
+    if other:
+        raise _other_discriminator(config, path, channels, f"it differs in {', '.join(other)}")
+    return discriminator
+
+
+def _other_discriminator(config: TrainConfig, path: Path, channels: int, why: str) -> ConfigError:
+    return ConfigError(
+        f"the Discriminator in {path} is not of the shape of this run's, which has ndf "
+        f"{config.ndf}, channels {channels}, image_size {config.image_size}, d_norm "
+        f"{config.d_norm}, d_group {config.d_group}: {why}; give the run the same settings, or "
+        "leave --start-d-from out"
+    )

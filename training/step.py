@@ -46,6 +46,14 @@ class Best:
     distance: float
 
 
+@dataclass(frozen=True)
+class Start:
+    """Networks that a run begins with; None: new ones."""
+
+    generator: Generator | None = None
+    discriminator: Discriminator | None = None
+
+
 class Trainer:
     """Networks, optimisers and average of a run.
 
@@ -95,10 +103,13 @@ class Trainer:
             self.discriminator.parameters(), config.lr_d, betas, fused=True
         )
 
-    def start_from(self, generator: Generator) -> None:
-        """Begin with another run's Generator, of the same shape; D keeps its initial weights."""
-        for network in (self.generator, self.ema.generator):
-            network.load_state_dict(generator.state_dict())
+    def start_from(self, start: Start) -> None:
+        """Begin with other runs' networks, of the same shapes."""
+        if start.generator is not None:
+            for network in (self.generator, self.ema.generator):
+                network.load_state_dict(start.generator.state_dict())
+        if start.discriminator is not None:
+            self.discriminator.load_state_dict(start.discriminator.state_dict())
 
     def step(self, real: Tensor, step: int) -> StepStats:
         """Update D, then G, on one batch.

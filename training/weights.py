@@ -139,7 +139,11 @@ def identify(path: Path) -> str:
         return "a pickle (an old PyTorch file or a whole pickled module)"
     if head[:1] == b"\x08" and b"\x12" in head:
         return "probably an ONNX file"
-    return "damaged, or of an unknown kind"
+    try:
+        with safe_open(path, framework="pt"):
+            return "a safetensors file"
+    except SafetensorError:
+        return "damaged, or of an unknown kind"
 
 
 def _identify_pickle(data: bytes) -> str:

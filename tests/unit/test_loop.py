@@ -13,7 +13,8 @@ from training.__main__ import main
 from training.data.batches import batches, to_pictures
 from training.data.pictures import Pictures
 from training.loop import train
-from training.step import Trainer
+from training.start import starting_networks
+from training.step import Start, Trainer
 from training.weights import load_generator
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("quick")]
@@ -23,7 +24,7 @@ def test_starts_from_the_weights_of_another_run(tmp_path: Path, pictures: Pictur
     first = run(replace(TINY, max_steps=3), pictures, tmp_path / "first")
     start, _ = load_generator(tmp_path / "first" / "generator.safetensors")
     trainer = Trainer(TINY, 3, CPU, torch.float32)
-    trainer.start_from(start)
+    trainer.start_from(Start(start))
     for network in (trainer.generator, trainer.ema.generator):
         for name, value in network.state_dict().items():
             assert torch.equal(value, first[name]), name
@@ -48,6 +49,48 @@ def test_weights_of_another_shape_are_no_start(
     weights = tmp_path / "first" / "generator.safetensors"
     assert main(flags(folder, tmp_path / "second", "--start-from", str(weights))) == 2
     assert "was trained with nz 7, this run has nz 6" in capsys.readouterr().err
+    assert not (tmp_path / "second").exists()
+
+
+def test_starts_from_the_discriminator_of_another_run(
+    tmp_path: Path, folder: Path, pictures: Pictures
+) -> None:
+    run(replace(TINY, max_steps=3, d_norm="none"), pictures, tmp_path / "first")
+    path = tmp_path / "first" / "checkpoints" / "step_00000003.pt"
+    config = replace(TINY, d_norm="none", d_group=2, start_d_from=path)
+    start = starting_networks(config, 3)
+    assert start.generator is None
+    trainer = Trainer(config, 3, CPU, torch.float32)
+    trainer.start_from(start)
+    begun = trainer.discriminator.state_dict()
+    assert not begun.pop("layers.6.deviation_weight").any()  # new: it compares nothing yet
+    saved = torch.load(path, weights_only=True)["discriminator"]
+    assert begun.keys() == saved.keys()
+    assert all(torch.equal(begun[name], saved[name]) for name in saved)
+    assert starting_networks(replace(config, resume=True), 3).discriminator is None
+    options = ["--d-norm", "none", "--start-d-from", str(path)]
+    assert main(flags(folder, tmp_path / "second", *options)) == 0
+    _, info = load_generator(tmp_path / "second" / "generator.safetensors")
+    assert info.provenance["start_d_from"] == str(path)
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "words"),
+    [
+        ("generator.safetensors", [], "a safetensors file, not a checkpoint of a run"),
+        ("nothing.pt", [], "nothing.pt does not exist; give one of a run's checkpoints"),
+        ("checkpoints/step_00000001.pt", ["--ndf", "3"], "has ndf 3, channels 3"),
+        ("checkpoints/step_00000001.pt", ["--d-norm", "none"], "d_norm none, d_group 0: "),
+    ],
+)
+def test_what_is_no_discriminator_of_this_shape_is_no_start(
+    tmp_path: Path, folder: Path, pictures: Pictures, capsys: pytest.CaptureFixture[str],
+    file: str, options: list[str], words: str,
+) -> None:  # fmt: skip
+    run(replace(TINY, max_steps=1), pictures, tmp_path / "first")
+    given = ["--start-d-from", str(tmp_path / "first" / file), *options]
+    assert main(flags(folder, tmp_path / "second", *given)) == 2
+    assert words in capsys.readouterr().err
     assert not (tmp_path / "second").exists()
 
 

@@ -9,7 +9,7 @@ from training.networks import (
     IMAGE_SIZES,
     Discriminator,
     Generator,
-    MinibatchDeviation,
+    GroupLogits,
     count_parameters,
     init_weights,
     layer_table,
@@ -85,15 +85,24 @@ def test_initial_weights_are_drawn_with_std_0_02(norm: str) -> None:
     assert gains.std().item() == pytest.approx(0.02, rel=0.2)
 
 
-def test_the_deviation_of_a_group_stands_beside_each_feature() -> None:
-    """Pictures 0 and 2 are one group, 1 and 3 the other."""
-    features = torch.tensor([0.0, 1.0, 6.0, 1.0]).view(4, 1, 1, 1)
-    seen = MinibatchDeviation(2)(features)
-    assert seen.shape == (4, 2, 1, 1)
-    assert torch.equal(seen[:, :1], features)
-    assert seen[:, 1].flatten().tolist() == pytest.approx([3.0, 1e-4, 3.0, 1e-4])
-    all_together = MinibatchDeviation(3)(features)[:, 1].flatten().tolist()
-    assert all_together == pytest.approx([5.5**0.5] * 4)  # 4 pictures are no groups of 3
+def test_the_deviations_of_a_group_are_added_to_its_logits() -> None:
+    """Pictures 0 and 2 are one group, 1 and 3 the other; of each feature its mean counts."""
+    last = GroupLogits(2, group=2)
+    torch.nn.init.ones_(last.weight)
+    features = torch.zeros(4, 2, 4, 4)
+    features[:, 0] = torch.tensor([0.0, 1.0, 6.0, 1.0])[:, None, None]
+    features[2, 1, 0, 0] = 16.0  # a mean of 1
+    alone = [0.0, 16.0, 96.0 + 16.0, 16.0]
+    with torch.no_grad():
+        assert last(features).flatten().tolist() == alone  # nothing is compared at first
+        last.deviation_weight.copy_(torch.tensor([1.0, 100.0]))
+        compared = (last(features).flatten() - torch.tensor(alone)).tolist()
+        assert compared == pytest.approx([53.0, 0.0101, 53.0, 0.0101], rel=1e-3)
+        # 4 pictures are no groups of 3: one group of all.
+        last.group = 3
+        last.deviation_weight.copy_(torch.tensor([1.0, 0.0]))
+        compared = (last(features).flatten() - torch.tensor(alone)).tolist()
+        assert compared == pytest.approx([5.5**0.5] * 4)
 
 
 def test_a_group_shows_what_no_picture_shows() -> None:

@@ -17,7 +17,7 @@ from training.data.avatars import load_avatars
 from training.data.pictures import Pictures
 from training.loop import MOST_ROLLBACKS, Outcome, train
 from training.networks import new_generator
-from training.step import StepStats, Trainer
+from training.step import Start, StepStats, Trainer
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("quick")]
 
@@ -69,7 +69,7 @@ def test_samples_that_become_one(cats: Pictures, tmp_path: Path) -> None:
     one = new_generator(config.nz, config.ngf, 3, config.image_size)
     torch.nn.init.zeros_(one.layers[0].weight)
     torch.nn.init.normal_(one.layers[1].bias)  # one picture, which is not grey
-    outcome = train(config, cats, tmp_path, CPU, torch.float32, start=one)
+    outcome = train(config, cats, tmp_path, CPU, torch.float32, start=Start(one))
     assert (outcome.ended, outcome.verdict.kind) == ("dead", "collapsed")
     assert outcome.step == 100  # the second grid
 
