@@ -213,7 +213,7 @@ def _starting_generator(config: TrainConfig, path: Path, channels: int) -> netwo
 
 def _starting_discriminator(
     config: TrainConfig, path: Path, channels: int
-) -> networks.Discriminator:
+) -> dict[str, torch.Tensor]:
     discriminator = networks.Discriminator(
         config.ndf, channels, config.image_size, config.d_norm, config.d_group
     )
@@ -228,7 +228,7 @@ def _starting_discriminator(
     other = [*(set(told.missing_keys) - comparing), *told.unexpected_keys]
     if other:
         raise _other_discriminator(config, path, channels, f"it differs in {', '.join(other)}")
-    return discriminator
+    return discriminator.state_dict()
 
 
 def _other_discriminator(config: TrainConfig, path: Path, channels: int, why: str) -> ConfigError:

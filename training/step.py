@@ -48,10 +48,12 @@ class Best:
 
 @dataclass(frozen=True)
 class Start:
-    """Networks that a run begins with; None: new ones."""
+    """What a run begins with; None: a new network. Of D its state, which other processes can be
+    told (a network with spectral norm cannot be pickled).
+    """
 
     generator: Generator | None = None
-    discriminator: Discriminator | None = None
+    discriminator: dict[str, Tensor] | None = None
 
 
 class Trainer:
@@ -109,7 +111,7 @@ class Trainer:
             for network in (self.generator, self.ema.generator):
                 network.load_state_dict(start.generator.state_dict())
         if start.discriminator is not None:
-            self.discriminator.load_state_dict(start.discriminator.state_dict())
+            self.discriminator.load_state_dict(start.discriminator)
 
     def step(self, real: Tensor, step: int) -> StepStats:
         """Update D, then G, on one batch.
