@@ -74,7 +74,7 @@ class TrainConfig:
     d_norm: DiscriminatorNorm = "batch"
     """Norm in the Discriminator; spectral replaces BatchNorm (arXiv:1802.05957)."""
     d_group: int = 0
-    """Pictures among which D sees each feature's deviation (after arXiv:1710.10196); 0: none."""
+    """Pictures that D compares, a divisor of half the batch (after arXiv:1710.10196); 0: none."""
     lr_g: float = 2e-4
     """Adam's learning rate, Generator."""
     lr_d: float = 2e-4

@@ -110,7 +110,8 @@ class GroupLogits(nn.Conv2d):
     comes a weighted sum of the features' standard deviations over the group, of each feature's
     mean over the picture: what the picture is of, and not how fine it is drawn. After the
     minibatch standard deviation of Karras et al. (arXiv:1710.10196, section 3), who average all
-    deviations to one number and give it to a convolution. The weights are 0 at first.
+    deviations to one number and give it to a convolution. The weights are 0 at first; spectral
+    norm leaves them alone.
 
     Args:
         width: feature maps, 4 x 4 px each.
