@@ -15,7 +15,7 @@ from training import reals
 from training.__main__ import main
 from training.classifier import classify, fit
 from training.data.batches import split
-from training.evaluation.attributes import clean_tiles, histogram_distance
+from training.evaluation.attributes import by_attribute, clean_tiles, histogram_distance
 from training.judge import Origin, load_or_fit
 from training.networks import new_generator
 from training.weights import load_generator, save_generator
@@ -79,6 +79,8 @@ def test_avatars(tmp_path: Path, judge: Path, capsys: pytest.CaptureFixture[str]
     assert report["memorisation"]["verdict"].startswith("no copying seen")
     assert "| Fréchet distance, in features |" in table
     assert "clean tiles" in table
+    body = report["attributes"]["by_attribute"]["body"]["most_too_often"]
+    assert f"| {body['class']}: {body['share_of_samples']:.1%} (real " in table
 
 
 def test_pictures_of_a_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,6 +271,19 @@ def test_histograms() -> None:
     a, b = sure_of([0, 0, 1, 1], [True] * 4), sure_of([0, 0, 0, 2], [True] * 4)
     assert histogram_distance(a, a) == 0
     assert histogram_distance(a, b) == 0.5
+
+
+def test_the_classes_that_are_farthest_from_their_share() -> None:
+    labels = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    real = sure_of(labels.tolist(), [True] * 8)
+    samples = sure_of([0, 0, 0, 3], [True] * 4)
+    found = by_attribute({"fur": samples}, {"fur": real}, {"fur": labels})["fur"]
+    assert found["most_too_often"] == {
+        "class": 0, "share_of_samples": 0.75, "share_of_real": 0.25,
+    }  # fmt: skip
+    assert found["most_too_seldom"] == {
+        "class": 1, "share_of_samples": 0.0, "share_of_real": 0.25,
+    }  # fmt: skip
 
 
 def test_tiles_are_clean_as_real_pictures_are() -> None:

@@ -17,12 +17,16 @@ USUAL = 0.99  # quantile of the real pictures' distances that a clean tile stays
 
 def by_attribute(
     samples: Told, reference: Told, labels: dict[str, npt.NDArray[np.int64]]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """The judge on samples and on real pictures.
 
     Args:
         samples, reference: what it tells of each.
         labels: attribute -> the truth about the reference.
+
+    Returns:
+        for each attribute its measures, and the classes that samples have most too often and
+        most too seldom, each with both shares.
     """
     return {
         name: {
@@ -32,6 +36,7 @@ def by_attribute(
             "histogram_distance": histogram_distance(samples[name], reference[name]),
             "classes_seen": len(np.unique(samples[name].argmax(1))),
             "classes": reference[name].shape[1],
+            **_farthest(_shares(samples[name]), _shares(reference[name])),
         }
         for name in labels
     }
@@ -39,9 +44,32 @@ def by_attribute(
 
 def histogram_distance(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
     """Total variation distance of the predicted classes: 0 the same, 1 disjoint."""
-    classes = a.shape[1]
-    histograms = [np.bincount(p.argmax(1), minlength=classes) / len(p) for p in (a, b)]
-    return float(np.abs(histograms[0] - histograms[1]).sum() / 2)
+    return float(np.abs(_shares(a) - _shares(b)).sum() / 2)
+
+
+def _shares(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Of each class among N pictures, (N, classes) -> (classes,)."""
+    shares: npt.NDArray[np.float64] = np.bincount(
+        probabilities.argmax(1), minlength=probabilities.shape[1]
+    ) / len(probabilities)
+    return shares
+
+
+def _farthest(
+    samples: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]
+) -> dict[str, dict[str, float]]:
+    excess = samples - reference
+    return {
+        name: {
+            "class": index,
+            "share_of_samples": round(float(samples[index]), 4),
+            "share_of_real": round(float(reference[index]), 4),
+        }
+        for name, index in (
+            ("most_too_often", int(excess.argmax())),
+            ("most_too_seldom", int(excess.argmin())),
+        )
+    }
 
 
 def clean_tiles(

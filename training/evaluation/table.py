@@ -109,20 +109,26 @@ def _attributes(results: list[Result], heads: list[str]) -> str:
         row = [name, f"{found['accuracy_on_real']:.3f}", f"{found['sure_on_real']:.3f}"]
         for key, form in (("sure_on_samples", "{:.3f}"), ("histogram_distance", "{:.3f}")):
             row += [form.format(t[name][key]) if name in t else "" for t in told]
-        rows.append([*row, f"{found['classes_seen']} of {found['classes']}"])
+        farthest = [
+            f"{f['class']}: {f['share_of_samples']:.1%} (real {f['share_of_real']:.1%})"
+            for f in (found["most_too_often"], found["most_too_seldom"])
+        ]
+        rows.append([*row, f"{found['classes_seen']} of {found['classes']}", *farthest])
     means = [
         f"{sum(a['histogram_distance'] for a in t.values()) / len(t):.3f}" if t else ""
         for t in told
     ]
-    rows.append(["mean", "", "", *[""] * len(told), *means, ""])
+    rows.append(["mean", "", "", *[""] * len(told), *means, "", "", ""])
     kinds = ("sure on samples", "histogram distance")
     columns = [f"{kind}, {head}" if len(heads) > 1 else kind for kind in kinds for head in heads]
     note = (
         f"Judge: {results[-1]['attributes']['judge']}. *Sure* is the share of pictures for which "
         "it gives one class 0.9 or more. *Histogram distance* is the total variation between its "
-        "classes on samples and on the reference: 0 the same, 1 disjoint."
+        "classes on samples and on the reference: 0 the same, 1 disjoint. The last two columns "
+        "name the classes whose shares are farthest from those of the reference."
     )
-    head = ["attribute", "accuracy on real", "sure on real", *columns, "classes among samples"]
+    last = ["classes among samples", "most too often", "most too seldom"]
+    head = ["attribute", "accuracy on real", "sure on real", *columns, *last]
     return _table(head, rows) + "\n\n" + note
 
 
