@@ -51,7 +51,7 @@ test: lint model_store/dcgan.mar  ## style, types and every test
 test-container: .venv/ready  ## build and run the containers by podman (needs root and Debian's packages)
 	$(BIN)/python -m pytest -m container tests/container
 
-bench: model_store/dcgan.mar  ## ours, the stock handler, the ceiling, the peers in .peers/ (6 minutes, 16 with all)
+bench: model_store/dcgan.mar  ## ours, the stock handler, the ceiling, the peers in .peers/ (6 to 10 minutes, 16 with all)
 	$(BIN)/python -m benchmarks.serving --peers installed
 
 bench-peers: model_store/dcgan.mar  ## the same with all peers, set up in .peers/ (0.5 GB)

@@ -77,10 +77,10 @@ class Measurement:
             else:
                 self._up(name, peer)
         self._best_pulse = max(self._pulse() for _ in range(5))
-        self._repeats_left = _REPEATS * self.config.rounds
 
     def run(self) -> None:
         """Measure everything, into ``rows``."""
+        self._repeats_left = _REPEATS * self.config.rounds
         for work in self.config.works():
             self.rows.append(self._row(work))
 

@@ -24,7 +24,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, pulses: Iterator[float]) -> tuple[
     benchmark = object.__new__(Measurement)  # without its servers
     benchmark.config = ServingConfig(rounds=3)
     benchmark.running, benchmark.rows = {}, []
-    benchmark._best_pulse, benchmark._repeats_left = 100.0, 6
+    benchmark._best_pulse = 100.0
     benchmark.run()
     return [number for (_, number, _), _ in turns.call_args_list], benchmark
 
