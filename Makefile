@@ -12,7 +12,7 @@ BIN := .venv/bin
 WEIGHTS := model_store/generator.safetensors
 EXPORT_SOURCES := $(wildcard export/*.py handler/*.py handler/*/*.py handler/*.yaml training/networks.py training/weights.py)
 
-.PHONY: help setup serve gallery stop test test-container lint export bench bench-peers experiments clean
+.PHONY: help setup serve gallery stop test test-tools test-long lint export bench bench-peers experiments clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -45,11 +45,15 @@ lint: .venv/ready  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint model_store/dcgan.mar  ## style, types and every test
+test: lint model_store/dcgan.mar  ## style, types and every test but the long ones
 	$(BIN)/python -m pytest
 
-test-container: .venv/ready  ## build and run the containers by podman (needs root and Debian's packages)
-	$(BIN)/python -m pytest -m container tests/container
+test-tools:  ## install what tests can use: the packages of tests/tools.txt (Debian, root)
+	apt-get update -qq
+	sed 's/#.*//' tests/tools.txt | DEBIAN_FRONTEND=noninteractive xargs apt-get install --yes -qq --no-install-recommends > /dev/null
+
+test-long: .venv/ready model_store/dcgan.mar  ## the long tests: containers, load for minutes, thousands of updates
+	$(BIN)/python -m pytest -m "long or container"
 
 bench: model_store/dcgan.mar  ## ours, the stock handler, the ceiling, the peers in .peers/ (6 to 10 minutes, 16 with all)
 	$(BIN)/python -m benchmarks.serving --peers installed

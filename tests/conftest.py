@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -9,6 +10,12 @@ import pytest
 from deploy.server import ROOT, Ports, Server
 
 LONG = 1_000  # bytes
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before torch is imported: the suite is the same with and without GPUs."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")
