@@ -115,6 +115,7 @@ def test_torchserve_has_no_way_out(stack: Stack) -> None:
     ("method", "path", "status"),
     [
         ("POST", "workflows?url=http://127.0.0.1:9/x.war", 404),
+        ("POST", "workflows?url=dcgan.mar", 404),  # which lies in the model store
         ("POST", "workflows?url=file:///tmp/x.war", 404),
         ("POST", "models?url=dcgan.mar", 405),
         ("DELETE", "models/dcgan", 405),

@@ -101,18 +101,67 @@ def test_no_model_is_removed_over_http(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "location", ["http://{host}/evil.war", "file://{archive}", "../../evil.war", "evil.war"]
-)
+    "location",
+    [
+        "http://{host}/evil.war", "file://{archive}", "../../evil.war", "evil.war", "dcgan.mar",
+        "none", "",
+    ],
+)  # fmt: skip
 def test_no_workflow_is_registered_over_http(server: Server, location: str) -> None:
-    """enable_model_api does not cover workflows in 0.12; allowed_urls=none does."""
+    """enable_model_api does not cover workflows in 0.12; allowed_urls and workflow_store do."""
     with listener() as (host, opened):
         url = location.format(host=host, archive=ARCHIVE)
         refused = requests.post(
             f"http://{HOST}:{server.ports.management}/workflows", params={"url": url}, timeout=60
         )
-    assert refused.status_code == 404
-    assert refused.json()["type"] == "WorkflowNotFoundException"
+    # A word that allowed_urls allows is no address that could be fetched.
+    assert refused.status_code == (400 if location == "none" else 404)
+    assert refused.json()["type"].startswith(("WorkflowNotFound", "DownloadArchive"))
     assert opened.connections == 0
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_what_lies_in_the_model_store_is_not_run(tmp_path: Path, opened: bool) -> None:
+    """A real workflow, whose function and whose model leave a mark when they run. With the model
+    store as workflow store, which is what TorchServe takes without the setting, both do."""
+    store, marks = tmp_path / "store", tmp_path / "marks"
+    marks.mkdir()
+    changed(store / "dcgan.mar", {}, {})
+    code = (
+        "from pathlib import Path\n\n"
+        "Path({mark!r}).touch()\n\n"
+        "def {name}(data, context):\n    return [b'' for _ in data or []]\n"
+    )
+    model, function = (
+        code.format(mark=str(marks / name), name=name).encode() for name in ("handle", "draw")
+    )
+    changed(
+        store / "other.mar", {"other.py": model},
+        {"modelName": "other", "handler": "other.py", "configFile": ""},
+    )  # fmt: skip
+    spec = "models: {m: {url: other.mar}}\ndag: {draw: [m]}\n"
+    workflow = {"workflowName": "evil", "specFile": "spec.yaml", "handler": "code.py"}
+    with zipfile.ZipFile(store / "evil.war", "w") as war:
+        facts = {"createdOn": "now", "archiverVersion": "0.2.15", "workflow": workflow}
+        war.writestr("WAR-INF/MANIFEST.json", json.dumps(facts))
+        war.writestr("spec.yaml", spec)
+        war.writestr("code.py", function)
+    server = Server(
+        tmp_path / "server", store, Ports.free(),
+        settings=(("workflow_store", str(store)),) if opened else (),
+    )  # fmt: skip
+    management = f"http://{HOST}:{server.ports.management}"
+    with server.running():
+        statuses = [
+            requests.post(f"{management}/{path}", params=params, timeout=90).status_code
+            for path, params in (
+                ("workflows", {"url": "evil.war"}),
+                ("workflows", {"url": "other.mar"}),
+                ("models", {"url": "other.mar", "initial_workers": "1", "synchronous": "true"}),
+            )
+        ]
+    assert {mark.name for mark in marks.iterdir()} == ({"handle", "draw"} if opened else set())
+    assert opened or statuses == [404, 404, 405]
 
 
 def test_the_inference_port_manages_nothing(server: Server) -> None:
