@@ -7,13 +7,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from handler.images import Images, compose_grid, default_columns, to_uint8
 from handler.latents import from_seeds
+from training.data.pictures import DRAWN
 from training.files import atomic_path
 from training.networks import Generator
 
 WHITE = (255, 255, 255)
+
+
+def drawn_here() -> PngInfo:
+    """Metadata of a PNG that keeps it from being taken for a picture to train on."""
+    info = PngInfo()
+    info.add_text("Software", DRAWN)
+    return info
 
 
 @torch.no_grad()
@@ -37,4 +46,5 @@ def save_grid(path: Path, images: Images, columns: int | None = None) -> None:
     """Write uint8 (N, H, W, C) as one PNG grid, atomically."""
     grid = compose_grid(images, columns or default_columns(len(images)), 2, WHITE)
     with atomic_path(path) as beside:
-        Image.fromarray(grid.squeeze(-1) if grid.shape[-1] == 1 else grid).save(beside, "PNG")
+        picture = Image.fromarray(grid.squeeze(-1) if grid.shape[-1] == 1 else grid)
+        picture.save(beside, "PNG", pnginfo=drawn_here())

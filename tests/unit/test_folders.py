@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ from PIL import Image
 from training.data import folders, report, store
 from training.data.folders import load_folder, load_zip, show_name
 from training.data.pictures import Skipped, decode
+from training.samples import save_grid
+from training.seeing.canvas import save_gif, save_png
+from training.seeing.curves import CurvesConfig
 
 pytestmark = pytest.mark.unit
 
@@ -76,6 +80,64 @@ def test_many_pictures_are_not_kept_in_memory(
     while not isinstance(base, np.memmap):
         base = base.base
         assert base is not None, "not memory-mapped"
+
+
+def write_mixed(root: Path) -> Path:
+    """Three pictures, runs (one of an earlier version), a cache, and what commands have drawn."""
+    for i in range(3):
+        Image.new("RGB", (40, 40), (90 * i, 0, 9)).save(root / f"{i}.png")
+    for run, told in (("a/run", "pictures.json"), ("old", "stats.jsonl")):
+        (root / run / "samples").mkdir(parents=True)
+        for name in ("config.json", told):
+            (root / run / name).write_text("{}")
+        (root / run / "samples" / "real.png").write_bytes(plain())
+    (root / "settings").mkdir()
+    (root / "settings" / "config.json").write_text("{}")  # alone it is no run
+    Image.new("RGB", (40, 40), "red").save(root / "settings" / "picture.png")
+    image = np.zeros((32, 32, 3), np.uint8)
+    save_grid(root / "grid.png", image[None])
+    save_png(root / "walk.png", image, 2)
+    save_gif(root / "walk.gif", [image, image + 9], 50, 8, hold=False)
+    figure_of = root / "a" / "figure"
+    figure_of.mkdir()
+    (figure_of / "stats.jsonl").write_text('{"step": 1, "loss_d": 1.0, "loss_g": 2.0}\n')
+    CurvesConfig(figure_of, root / "curves.png").run()
+    return root
+
+
+@pytest.mark.parametrize("cache", [".", "cache"])
+def test_what_the_project_wrote_itself_is_no_picture(tmp_path: Path, cache: str) -> None:
+    """Between the pictures lie runs and drawings, and the cache of this very folder."""
+    root = write_mixed(tmp_path)
+    expected = {
+        "a/run": folders.A_RUN, "old": folders.A_RUN,
+        **dict.fromkeys(("grid.png", "walk.png", "walk.gif", "curves.png"),
+                        "drawn by python -m training: nothing to train on"),
+        "settings/config.json": "not a picture", "a/figure/stats.jsonl": "not a picture",
+    }  # fmt: skip
+    for _ in range(2):
+        pictures = load_folder(root, **SETTINGS, cache=root / cache)
+        assert len(pictures.images) == 4
+        told = reasons_of(pictures)
+        assert {name: told[name].split(" (")[0] for name in told} == expected
+    assert len(list((root / cache).glob("*.u8"))) == 1  # found again: its files are no change
+
+
+def test_nor_is_it_in_a_zip(tmp_path: Path) -> None:
+    (tmp_path / "mixed").mkdir()
+    root = write_mixed(tmp_path / "mixed")
+    in_folder = load_folder(root, **SETTINGS, cache=root / "cache")
+    zipped = load_zip(Path(shutil.make_archive(str(tmp_path / "zip"), "zip", root)), **SETTINGS)
+    np.testing.assert_array_equal(in_folder.images, zipped.images)
+    assert reasons_of(in_folder) == reasons_of(zipped)
+
+
+def test_a_run_by_itself_holds_no_pictures(tmp_path: Path) -> None:
+    root = write_mixed(tmp_path) / "old"
+    zipped = Path(shutil.make_archive(str(tmp_path / "zip"), "zip", root))
+    for pictures in (load_folder(root, **SETTINGS), load_zip(zipped, **SETTINGS)):
+        assert not len(pictures.images)
+        assert reasons_of(pictures) == {".": folders.A_RUN}
 
 
 class TestChannels:

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from training.data.pictures import DataError, Skipped
 from training.files import atomic_path
 
 LAYOUT = 1  # of the files; another number makes all of them stale
+KEPT = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{16})?\.(lock|json|u8|partial)")  # names of the files
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 

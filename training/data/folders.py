@@ -1,8 +1,9 @@
 """Pictures from a folder or a zip, flat or nested, whatever else lies between them.
 
 Nothing is unpacked, no link to a folder is followed, and no pipe or device is opened.
-Hidden files and the litter of desktops are passed over; every other file that is not
-used is listed with its reason.
+Hidden files, the litter of desktops and the cache's own files are passed over, so it may lie
+in between; every other file that is not used, and the folder of every run, is listed with its
+reason.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import io
 import os
 import stat
 import zipfile
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
-from training.data.cache import entry_of, state_of
+from training.data.cache import KEPT, entry_of, state_of
 from training.data.pictures import (
     DataError,
     Pictures,
@@ -26,6 +28,7 @@ from training.data.pictures import (
 from training.data.store import Channels, Decoded, decode_all
 
 LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}  # .DS_Store and the like are hidden anyway
+A_RUN = "folder of a run: what it drew is nothing to train on"
 MAX_MEMBER_BYTES = 256 * 1024 * 1024
 ENCRYPTED = 0x1  # bit of a member's flags, APPNOTE.TXT 4.4.4
 KINDS = {
@@ -108,6 +111,9 @@ def load_zip(
     with archive:
         members = [m for m in archive.infolist() if not m.is_dir() and not _is_litter(m.filename)]
         members.sort(key=lambda member: member.filename)
+        runs = _runs_among({member.filename for member in members})
+        members = [member for member in members if not member.filename.startswith(runs)]
+        left_out = [Skipped(show_name(run.rstrip("/") or "."), A_RUN) for run in runs]
 
         def decode_one(member: zipfile.ZipInfo) -> Decoded:
             if member.flag_bits & ENCRYPTED:
@@ -131,7 +137,7 @@ def load_zip(
                 cache, path, (image_size, channels, background), [state_of(path.stat())]
             ),
         )
-    return Pictures(store.images, source=str(path), skipped=store.skipped)
+    return Pictures(store.images, source=str(path), skipped=left_out + store.skipped)
 
 
 def show_name(name: str) -> str:
@@ -158,6 +164,10 @@ def _find(root: Path) -> tuple[dict[str, str], list[Skipped]]:
     # Plain strings: with hundreds of thousands of files, paths would take most of the time.
     start = len(os.path.join(root, ""))  # noqa: PTH118
     for folder, folders, files in os.walk(root, onerror=refused):
+        if _is_run(files):
+            leave_out(Path(folder), A_RUN)
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if not _is_litter(name))
         for name in folders:
             full = Path(folder, name)
@@ -188,9 +198,23 @@ def _look_at(full_name: str) -> os.stat_result | str:
     return f"{KINDS.get(stat.S_IFMT(status.st_mode), 'not a regular file')}, not a picture"
 
 
+def _is_run(files: Collection[str], folder: str = "") -> bool:
+    """Whether a folder (``""`` or ending in a slash) with these files is a run's, or was ever."""
+    settings, pictures, journal = (
+        folder + name for name in ("config.json", "pictures.json", "stats.jsonl")
+    )
+    return settings in files and (pictures in files or journal in files)
+
+
+def _runs_among(members: set[str]) -> tuple[str, ...]:
+    """The folders of runs in a zip, as the beginnings of the names in them."""
+    folders = (m.removesuffix("config.json") for m in members if m.endswith("config.json"))
+    return tuple(sorted(f for f in folders if f[-1:] in ("", "/") and _is_run(members, f)))
+
+
 def _is_litter(name: str) -> bool:
     """Of a member of a zip or of one part of a path."""
     if "/" not in name:
-        return name.startswith(".") or name in LITTER
-    parts = [part for part in PurePosixPath(name).parts if part != ".."]  # not a hidden name
-    return any(part.startswith(".") or part in LITTER for part in parts)
+        return name.startswith(".") or name in LITTER or bool(KEPT.fullmatch(name))
+    # ".." is not a hidden name
+    return any(_is_litter(part) for part in PurePosixPath(name).parts if part not in ("..", "/"))

@@ -45,6 +45,10 @@ IMPOSTORS = (
 )  # pattern at the start, in lower case -> reason
 
 
+# In the metadata of each picture that training and its commands draw. With them among its
+# pictures a run would learn from itself.
+DRAWN = "python -m training"
+
 _large_ones = Lock()
 
 
@@ -109,6 +113,9 @@ def decode(
     file.seek(0)
     with reasons(head), Image.open(file, formats=FORMATS) as opened:
         check_pixels(opened)  # only the header has been read so far
+        told = (opened.info.get("Software"), opened.info.get("comment"))
+        if DRAWN in told or DRAWN.encode() in told:  # of a PNG, of a GIF
+            raise UnusablePictureError(f"drawn by {DRAWN}: nothing to train on")
         opened.draft(None, (image_size * 2, image_size * 2))  # JPEG: decode smaller
         return from_image(opened, image_size, background)
 

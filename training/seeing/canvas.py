@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from handler.images import Images, compose_grid, to_uint8
+from training.data.pictures import DRAWN
 from training.files import atomic_path
 from training.networks import Generator
-from training.samples import WHITE
+from training.samples import WHITE, drawn_here
 from training.usage import UsageError, check_least
 
 Latents = npt.NDArray[np.float32]  # (n, nz)
@@ -84,7 +85,7 @@ def save_png(path: Path, picture: Images, colours: int = 0) -> None:
     if colours:
         image = image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
     with atomic_path(path) as beside:
-        image.save(beside, "PNG", optimize=True)
+        image.save(beside, "PNG", optimize=True, pnginfo=drawn_here())
 
 
 def save_gif(
@@ -120,8 +121,9 @@ def save_gif(
         durations[-1] *= _HOLD
     with atomic_path(path) as beside:
         indexed[0].save(
-            beside, "GIF", save_all=True, append_images=indexed[1:], duration=durations, loop=0
-        )
+            beside, "GIF", save_all=True, append_images=indexed[1:], duration=durations, loop=0,
+            comment=DRAWN.encode(),
+        )  # fmt: skip
 
 
 def _image(picture: Images) -> Image.Image:

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from training.config import TrainConfig
+from training.data.pictures import DRAWN
 from training.files import atomic_path
 from training.usage import UsageError, check_out
 
@@ -44,7 +45,8 @@ class CurvesConfig:
         check_out(self.out, ".png")
         series = read_stats(self.run_folder)
         with atomic_path(self.out) as beside:
-            figure(series, loss_of(self.run_folder)).savefig(beside, format="png", dpi=_INCHES_PX)
+            drawn = figure(series, loss_of(self.run_folder))
+            drawn.savefig(beside, format="png", dpi=_INCHES_PX, metadata={"Software": DRAWN})
         last = {name: round(values[-1], 4) for name, (_, values) in series.items()}
         return {"out": str(self.out), "step": series["loss_d"][0][-1], "last": last}
 
