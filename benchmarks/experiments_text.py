@@ -120,12 +120,14 @@ def facts(info: WeightsInfo) -> str:
                         "precision", "recipe", "background", "start_from", "seed")
         and value is not None
     )  # fmt: skip
+    # Older weights tell their time; now stats.jsonl does, and a run gives the same bytes twice.
+    minutes = f", {made['seconds'] / 60:.0f} minutes" if "seconds" in made else ""
     start = f", started from {made['start_from']}" if made.get("start_from") else ""
     return (
         f"* **Network:** {info.nz} standard normal numbers to a {info.image_size} px "
         f"{'RGB' if info.channels == 3 else 'grey'} picture, ngf {info.ngf}, float32.\n"
         f"* **Data:** {made['pictures']:,} {made['data']} on {made['background']}.\n"
         f"* **Recipe:** {made['recipe']}: {recipe}; seed {made['seed']}{start}.\n"
-        f"* **Training:** {made['steps']:,} updates, {made['seconds'] / 60:.0f} minutes on "
+        f"* **Training:** {made['steps']:,} updates{minutes} on "
         f"{made['device']} ({made['precision']}, torch {made['torch']})."
     )

@@ -77,7 +77,10 @@ def _train(arguments: Sequence[str], world: World) -> int:
         if world.is_first:
             write_start(config, out, identity)
         outcome = train(config, pictures, out, device, precision, start, world)
-    except (CheckpointError, OSError) as error:
+    except CheckpointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if world.is_first:

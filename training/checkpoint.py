@@ -15,7 +15,7 @@ import torch
 
 from training.files import atomic_path
 from training.step import Best, Trainer
-from training.weights import identify, strip_prefixes
+from training.weights import WeightsError, check_numbers, identify, strip_prefixes
 
 BEST = "best.pt"
 _FORMAT = "dcgan-checkpoint-1"
@@ -94,11 +94,14 @@ def read_discriminator(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         FileNotFoundError: no such file.
         CheckpointError: it is something else.
+        WeightsError: it holds what no network computes with.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give one of a run's checkpoints/*.pt")
     try:
         return strip_prefixes(_read(path)["discriminator"])
+    except WeightsError:
+        raise
     except Exception as error:  # noqa: BLE001 - torch raises many kinds for other files
         raise CheckpointError(
             f"{path} is {identify(path)}, not a checkpoint of a run "
@@ -154,6 +157,8 @@ def _read(path: Path) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if state.get("format") != _FORMAT:
         raise CheckpointError(f"checkpoint format {state.get('format')!r} is not {_FORMAT!r}")
+    for network in ("generator", "discriminator", "ema"):
+        check_numbers(f"{path}, {network}", state[network])
     return state
 
 

@@ -19,7 +19,7 @@ from training.classifier import AttributeClassifier, classify, fit
 from training.data.avatars import DEFAULT_COUNT, load_avatars
 from training.files import atomic_path
 from training.usage import UsageError
-from training.weights import WeightsInfo, identify
+from training.weights import WeightsInfo, check_numbers, identify
 
 SHIPPED = Path("model_store/judge.safetensors")
 KEPT = Path("runs/judges")
@@ -73,6 +73,7 @@ def judge_of(path: Path | None, info: WeightsInfo, weights: Path) -> Judge:
     Raises:
         UsageError: the Generator was trained on something without labels, or the file is
             something else, or knows avatars of another size or background.
+        WeightsError: the judge holds what no network computes with.
         OSError: not writable.
     """
     if not has_labels(info):
@@ -139,4 +140,5 @@ def _load(path: Path) -> Judge:
             f"{path} is {what}, or not a classifier that this command kept; give --classifier "
             "another path, and it will be trained"
         ) from None
+    check_numbers(str(path), tensors)
     return Judge(classifier.eval(), about["classes"], about["accuracy"], origin)

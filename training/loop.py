@@ -263,7 +263,6 @@ class _Run:
             "pictures": len(self.pictures.images),
             "steps": step,
             "ended": ended,
-            "seconds": round(self._seconds()),
             "precision": str(self.trainer.precision).removeprefix("torch."),
             "device": _device_name(self.trainer.device),
             "processes": self.world.size,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from training.files import atomic_path
 from training.networks import Generator, LatentLaw
 
 METADATA_KEY = "dcgan"
+LARGEST = torch.finfo(torch.float16).max  # a GPU serves in float16
 _PREFIXES = ("module.", "_orig_mod.")
 
 
@@ -34,7 +36,8 @@ class WeightsInfo:
 
     Attributes:
         nz, ngf, channels, image_size: arguments of ``Generator``.
-        provenance: data, recipe, steps, hours, machine, versions: free, JSON values only.
+        provenance: data, recipe, steps, machine, versions: free, JSON values only. Nothing that
+            differs between two runs of the same, as their time does: they give the same bytes.
         latent: the last argument of ``Generator``; files from before it was one have normal.
     """
 
@@ -70,7 +73,8 @@ def load_generator(path: Path) -> tuple[Generator, WeightsInfo]:
 
     Raises:
         FileNotFoundError: no such file.
-        WeightsError: the file is something else, damaged, or fits no Generator.
+        WeightsError: the file is something else, damaged, fits no Generator, or holds what no
+            network computes with.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; train one: python -m training")
@@ -87,12 +91,39 @@ def load_generator(path: Path) -> tuple[Generator, WeightsInfo]:
     try:
         generator = Generator(info.nz, info.ngf, info.channels, info.image_size, info.latent)
         generator.load_state_dict(strip_prefixes(tensors))
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(
             f"{path} says nz {info.nz}, ngf {info.ngf}, {info.channels} channels, "
             f"{info.image_size} px, but its tensors do not fit: {error}"
         ) from None
+    check_numbers(str(path), generator.state_dict())
     return generator.eval(), info
+
+
+def check_numbers(where: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights from which a network computes nonsense.
+
+    Args:
+        where: what holds them, for the message.
+        tensors: a state dict; a name that ends in ``running_var`` is a variance.
+
+    Raises:
+        WeightsError: a number is NaN, infinite, or beyond ``LARGEST``, or a variance is not
+            between 0 and its square.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            continue
+        bad, allowed = ~(tensor.abs() <= LARGEST), f"numbers from -{LARGEST:g} to {LARGEST:g}"
+        if name.endswith("running_var"):
+            bad = ~((tensor > 0) & (tensor <= LARGEST**2))
+            allowed = f"variances above 0, at most {LARGEST**2:g}"
+        if bad.any():
+            raise WeightsError(
+                f"{where}: {name} holds {tensor[bad][0]:g} ({int(bad.sum()):,} such of "
+                f"{bad.numel():,}); allowed are {allowed}. A run that died leaves such weights: "
+                "take its best.safetensors or an earlier checkpoint, or train anew"
+            )
 
 
 def strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -113,9 +144,12 @@ def _read_info(path: Path, metadata: dict[str, str]) -> WeightsInfo:
             "this training wrote; the network's shape is unknown"
         )
     try:
-        return WeightsInfo(**json.loads(metadata[METADATA_KEY]))
+        info = WeightsInfo(**json.loads(metadata[METADATA_KEY]))
+        if not isinstance(info.provenance, dict):
+            raise TypeError(f"provenance is {info.provenance!r}, not an object")
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{path}: its metadata is malformed: {error}") from None
+    return info
 
 
 def identify(path: Path) -> str:

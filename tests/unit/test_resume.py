@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -88,14 +89,22 @@ def test_stopping_changes_nothing(
     halves = run(replace(config, resume=True), pictures, tmp_path / "halves")
     assert_same(whole, halves)
     assert_same(latest_state(tmp_path / "whole"), latest_state(tmp_path / "halves"))
+    for name in ("generator.safetensors", "best.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "halves" / name).read_bytes()
 
 
-def test_a_seed_is_a_run(pictures: Pictures, tmp_path: Path) -> None:
+def test_a_seed_is_a_run(
+    pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slower = count(step=1000)  # s: each run takes longer than the one before
+    monkeypatch.setattr("training.loop._Run._seconds", lambda _: next(slower))
     config = replace(TINY, max_steps=2)
     first = run(config, pictures, tmp_path / "first")
     again = run(config, pictures, tmp_path / "again")
     other = run(replace(config, seed=1), pictures, tmp_path / "other")
     assert_same(first, again)
+    files = [tmp_path / name / "generator.safetensors" for name in ("first", "again", "other")]
+    assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
     assert not all(torch.equal(first[k], other[k]) for k in first)
 
 

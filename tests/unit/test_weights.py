@@ -1,14 +1,20 @@
 """generator.safetensors: round trip, and every wrong file named for what it is."""
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
+from tiny_runs import flags
 
+from export.__main__ import main as export_main
+from training.__main__ import main as training_main
 from training.ema import GeneratorEMA, recalibrate
+from training.judge import Origin, load_or_fit
 from training.networks import Generator, new_generator
 from training.weights import WeightsError, load_generator, save_generator, strip_prefixes
 
@@ -69,6 +75,94 @@ def test_truncated_weights(generator: Generator, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(WeightsError, match=r"not a generator\.safetensors"):
         load_generator(path)
+
+
+NAN, INF = float("nan"), float("inf")
+NO_NUMBERS = [("layers.0.weight", value) for value in (NAN, INF, -INF, 1e20, -1e5)] + [
+    ("layers.1.running_mean", 1e20),
+    *(("layers.4.running_var", value) for value in (NAN, INF, 1e20, 0.0, -1.0)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), NO_NUMBERS)
+def test_weights_that_are_no_numbers(
+    generator: Generator, tmp_path: Path, name: str, value: float
+) -> None:
+    generator.state_dict()[name].view(-1)[-1] = value
+    save_generator(tmp_path / "g.safetensors", generator, {})
+    with pytest.raises(
+        WeightsError, match=rf"{name} holds {value:g} \(1 such of ".replace("+", ".")
+    ):
+        load_generator(tmp_path / "g.safetensors")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["walk", "--weights"], ["evaluate", "--weights"], ["--start-from"], []],
+    ids=["walk", "evaluate", "start-from", "export"],
+)
+def test_each_command_names_the_tensor(
+    generator: Generator, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    command: list[str],
+) -> None:  # fmt: skip
+    path = tmp_path / "g.safetensors"
+    save_generator(path, generator, {})
+    poison(path)
+    if command == ["--start-from"]:
+        command = flags(folder, tmp_path / "run", *command)
+    main = training_main if command else export_main
+    assert main([*(command or ["--weights"]), str(path)]) == 2
+    told = capsys.readouterr()
+    assert "g.safetensors: layers.0.weight holds nan (1 such of " in told.err
+    assert told.out == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_judge_is_looked_at_too(tmp_path: Path) -> None:
+    origin = Origin(16, "#ffffff", 999, 16)
+    load_or_fit(tmp_path / "judge.safetensors", origin)
+    poison(tmp_path / "judge.safetensors")
+    with pytest.raises(WeightsError, match=r"judge\.safetensors: \S+\.weight holds nan"):
+        load_or_fit(tmp_path / "judge.safetensors", origin)
+
+
+def poison(path: Path) -> None:
+    """Let a weight of a safetensors file be no number."""
+    with safe_open(path, "pt") as opened:
+        metadata = opened.metadata()
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    next(t for name, t in tensors.items() if name.endswith(".weight")).view(-1)[0] = NAN
+    save_file(tensors, path, metadata)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("network", ["generator", "discriminator", "ema"])
+def test_checkpoints_too(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture, network: str,
+) -> None:  # fmt: skip
+    out = tmp_path / "run"
+    assert training_main(flags(folder, out, "--checkpoint-every", "3")) == 0
+
+    def spoil(path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        state[network]["layers.0.weight"][0, 0, 0, 0] = NAN
+        torch.save(state, path)
+
+    spoil(out / "checkpoints" / "step_00000006.pt")
+    (out / "checkpoints" / "best.pt").unlink()
+    resume = ["--out", str(out), "--resume", "--max-steps", "7"]
+    assert training_main(resume) == 0  # from the one before
+    where = rf"step_0000000.\.pt, {network}: layers\.0\.weight holds nan"
+    assert re.search(where, caplog.text)
+    for path in (out / "checkpoints").iterdir():
+        spoil(path)
+    capsys.readouterr()
+    assert training_main(resume) == 2
+    assert re.search(where, capsys.readouterr().err)
+    spoilt = out / "checkpoints" / "step_00000007.pt"
+    assert training_main(flags(folder, tmp_path / "b", "--start-d-from", str(spoilt))) == 2
+    assert re.search(where, capsys.readouterr().err)
 
 
 def test_missing_file(tmp_path: Path) -> None:
