@@ -55,6 +55,8 @@ def test_the_second_start_decodes_nothing(folder: Path, tmp_path: Path, decoded:
     assert len(decoded) == len(USABLE) + len(UNUSABLE)
     assert first.images.tolist() == second.images.tolist()
     assert first.skipped == second.skipped
+    assert first.remarks == second.remarks
+    assert first.remarks.enlarged
     assert isinstance(second.images.base, np.memmap)
     assert not second.images.flags.writeable
     assert kept(cache) == [".json", ".u8"]
@@ -182,4 +184,4 @@ def test_what_is_kept_is_no_program(folder: Path, tmp_path: Path) -> None:
     """Plain bytes and JSON: reading it executes nothing."""
     load(folder, tmp_path / "cache")
     (path,) = (tmp_path / "cache").glob("*.json")
-    assert json.loads(path.read_text()).keys() == {"shape", "dropped", "skipped"}
+    assert json.loads(path.read_text()).keys() == {"shape", "dropped", "skipped", "remarks"}

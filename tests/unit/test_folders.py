@@ -252,7 +252,7 @@ class TestUnusualFiles:
         assert "folder not readable" in reasons["closed"]
 
     def test_file_that_vanishes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(folders, "_find", lambda _: ({"gone.png": "gone.png"}, []))
+        monkeypatch.setattr(folders, "_find", lambda _: ({"gone.png": "gone.png"}, [], 0))
         pictures = load_folder(tmp_path, **SETTINGS)
         assert pictures.skipped == [
             Skipped("gone.png", "cannot be read: No such file or directory")

@@ -12,9 +12,13 @@ from odd_pictures import (
     SETTINGS,
     UNUSABLE,
     USABLE,
+    encode,
+    plain,
 )
+from PIL import Image
 
 from training.data import DataError, Pictures, load, report
+from training.data.folders import load_folder
 from training.data.pictures import Skipped
 
 pytestmark = pytest.mark.unit
@@ -105,6 +109,29 @@ class TestReport:
         lines = report(Pictures(np.zeros((2, 32, 32, 3), np.uint8), "cats", {}, skipped))
         assert len(lines.split("\n")) == 10
         assert lines.endswith("93 x 93 other reasons")
+
+    def test_what_is_worth_a_word_about_those_that_are_used(self, tmp_path: Path) -> None:
+        for side in (8, 20, 32, 40):
+            Image.new("RGB", (side, 50), (side, 0, 0)).save(tmp_path / f"{side}.png")
+        spoilt = encode(Image.new("RGB", (40, 40)), "WEBP", exif=b"junk" * 10)
+        (tmp_path / "spoilt").write_bytes(spoilt)
+        _, small, bare = report(load_folder(tmp_path, **SETTINGS)).split("\n")
+        assert small.startswith("warning: 2 of them are smaller than that, the smallest 8 px")
+        assert "--image-size" in small
+        assert bare.startswith("of 1 only the pixels could be read")
+
+    @pytest.mark.parametrize(("visible", "words"), [
+        (0, r": 0 files found, 0 of them .*\. All 2 files or folders were passed over as hidden"),
+        (1, r": 1 files found, .*give another folder.*\. 2 files or folders were passed over"),
+    ])  # fmt: skip
+    def test_hidden_files_are_counted_where_too_little_is_left(
+        self, tmp_path: Path, visible: int, words: str
+    ) -> None:
+        for name in [".a.png", "__MACOSX/b.png", "c.png"][: 2 + visible]:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(plain())
+        with pytest.raises(DataError, match=words):
+            TestLoad().load(tmp_path)
 
     def test_nothing_left_out(self) -> None:
         pictures = Pictures(np.zeros((2, 32, 32, 3), np.uint8), "cats")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
 import socket
@@ -35,16 +36,17 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
-def write_mnist(raw: Path, count: int = 5) -> None:
+def write_mnist(raw: Path, count: int = 5, pattern: str = "{part}-{kind}-{idx}-ubyte") -> None:
     """The four files of (Fashion-)MNIST in the IDX format, picture i filled with 10 * i."""
-    raw.mkdir(parents=True)
     values = np.arange(count, dtype=np.uint8)
     for part in ("train", "t10k"):
         pixels = np.repeat(10 * values, 28 * 28).tobytes()
         header = struct.pack(">IIII", 0x803, count, 28, 28)
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + pixels)
         labels = struct.pack(">II", 0x801, count) + values.tobytes()
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+        for content, kind, idx in ((header + pixels, "images", "idx3"), (labels, "labels", "idx1")):
+            path = raw / pattern.format(part=part, kind=kind, idx=idx)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
 class FakeDatabase:
@@ -91,15 +93,61 @@ def test_mnist(tmp_path: Path, name: str, folder: str) -> None:
     assert pictures.source == name
 
 
+@pytest.mark.parametrize("folder", ["", "MNIST", "MNIST/raw"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{part}-{kind}-{idx}-ubyte",
+        "{part}-{kind}-{idx}-ubyte.gz",
+        "{part}-{kind}.{idx}-ubyte",
+        "{part}-{kind}-{idx}-ubyte/{part}-{kind}-{idx}-ubyte",
+    ],
+)
+def test_mnist_where_people_leave_it(tmp_path: Path, folder: str, pattern: str) -> None:
+    """Loose, packed, with a dot, and in folders of the same names."""
+    write_mnist(tmp_path / folder, pattern=pattern)
+    cache = tmp_path / "cache"
+    pictures = load_named("mnist", tmp_path, **SETTINGS, cache=cache)
+    assert pictures.images[:, 16, 16, 0].tolist() == [0, 10, 20, 30, 40]
+    assert pictures.labels["class"].tolist() == [0, 1, 2, 3, 4]
+    assert (pictures.remarks.enlarged, pictures.remarks.smallest_px) == (5, 28)
+    write_mnist(tmp_path / folder, count=4, pattern=pattern)
+    assert len(load_named("mnist", tmp_path, **SETTINGS, cache=cache).images) == 4
+
+
 def test_mnist_as_rgb(tmp_path: Path) -> None:
     write_mnist(tmp_path / "MNIST" / "raw")
     pictures = load_named("mnist", tmp_path, **{**SETTINGS, "channels": "3"})
     assert pictures.images.shape == (5, 32, 32, 3)
 
 
-def test_damaged_mnist(tmp_path: Path) -> None:
-    write_mnist(tmp_path / "MNIST" / "raw")
-    (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(b"<html>quota")
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"<html>quota", "unpack requires"),
+        (b"<html>quota exceeded", "does not begin as it should"),
+        (struct.pack(">IIII", 0x803, 2**31, 28, 28), "does not begin as it should"),
+        (struct.pack(">IIII", 0x803, 5, 28, 28) + bytes(99), "does not hold the 3,920 bytes"),
+        (struct.pack(">IIII", 0x803, 1, 28, 28) + bytes(784), "1 pictures and 5 labels"),
+    ],
+)
+def test_damaged_mnist(tmp_path: Path, content: bytes, reason: str, packed: bool) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    write_mnist(raw)
+    if packed:
+        (raw / "train-images-idx3-ubyte").unlink()
+        (raw / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(content))
+    else:
+        (raw / "train-images-idx3-ubyte").write_bytes(content)
+    with pytest.raises(DataError, match=rf"mnist was not found, or is damaged.*{reason}"):
+        load_named("mnist", tmp_path, **SETTINGS)
+
+
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(bytes(999))[:-9]])
+def test_damaged_gzip(tmp_path: Path, content: bytes) -> None:
+    write_mnist(tmp_path, pattern="{part}-{kind}-{idx}-ubyte.gz")
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(content)
     with pytest.raises(DataError, match="mnist was not found, or is damaged"):
         load_named("mnist", tmp_path, **SETTINGS)
 

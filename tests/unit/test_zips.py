@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -46,14 +47,54 @@ class TestZip:
         path.write_bytes(path.read_bytes().replace(honest, (100).to_bytes(4, "little")))
         assert "damaged" in reasons_of(load_zip(path, **SETTINGS))["liar.png"]
 
-    def test_encrypted_member(self, tmp_path: Path) -> None:
-        path = tmp_path / "secret.zip"
+    @pytest.mark.parametrize(
+        ("field", "value", "reason"),
+        [
+            (8, 1, "encrypted; pack it without a password"),  # the flags
+            (10, 99, "encrypted; pack it without a password"),  # the method
+            (10, 9, "packed by Deflate64, .*pack it by Deflate or give the folder"),
+            (10, 93, "packed by Zstandard"),
+            (10, 95, "packed by XZ"),
+            (10, 98, "packed by PPMd"),
+            (10, 77, "packed by method 77"),
+        ],
+    )
+    def test_members_that_cannot_be_unpacked(
+        self, tmp_path: Path, field: int, value: int, reason: str
+    ) -> None:
+        """Said once for all of them, and for each only where others can be read."""
+        path = tmp_path / "locked.zip"
         with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("secret.png", plain())
+            for name in ("a.png", "b.png", "c.png"):
+                archive.writestr(name, plain())
         content = bytearray(path.read_bytes())
-        content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag in the central directory
-        path.write_bytes(content)
-        assert "encrypted" in reasons_of(load_zip(path, **SETTINGS))["secret.png"]
+        entries = [found.start() for found in re.finditer(b"PK\1\2", content)]
+        for count, at in enumerate(entries, 1):  # in the central directory
+            content[at + field] = value
+            path.write_bytes(content)
+            if count == 2:
+                pictures = load_zip(path, **SETTINGS)
+                assert len(pictures.images) == 1
+                assert all(re.match(reason, each.reason) for each in pictures.skipped)
+                assert len(pictures.skipped) == 2
+        with pytest.raises(DataError, match=rf"locked\.zip: all 3 files in it are {reason}"):
+            load_zip(path, **SETTINGS)
+
+    @pytest.mark.parametrize(
+        "name",
+        ["__MACOSX\\._a.png", "a\\.hidden\\b.png", ".hidden\\b.png", "a\\Desktop.ini",
+         "__macosx/a.png", "a/@eaDir/b.png", "a/.b.png"],
+    )  # fmt: skip
+    def test_hidden_members_are_no_pictures(self, tmp_path: Path, name: str) -> None:
+        path = tmp_path / "windows.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, plain())
+            archive.writestr("folder\\", b"")
+        alone = load_zip(path, **SETTINGS)
+        assert (len(alone.images), alone.skipped, alone.hidden) == (0, [], 1)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("folder\\good.png", plain())
+        assert len(load_zip(path, **SETTINGS).images) == 1
 
     def test_damaged_member(self, tmp_path: Path) -> None:
         path = tmp_path / "bad.zip"
@@ -81,7 +122,7 @@ class TestZip:
         path = tmp_path / "inside" / "evil.zip"
         path.parent.mkdir()
         with zipfile.ZipFile(path, "w") as archive:
-            for name in ("../up.png", "/absolute.png", "a/../../b.png", "C:\\c.png"):
+            for name in ("../up.png", "/absolute.png", "a/../../b.png", "C:\\c.png", "./d.png"):
                 archive.writestr(name, plain())
-        assert len(load_zip(path, **SETTINGS).images) == 4
+        assert len(load_zip(path, **SETTINGS).images) == 5
         assert [p.name for p in tmp_path.rglob("*")] == ["inside", "evil.zip"]

@@ -86,10 +86,24 @@ def load(
 
 
 def report(pictures: Pictures) -> str:
-    """What was loaded and what was left out, grouped by reason, in at most 10 lines."""
+    """What was loaded and what was left out, grouped by reason, in at most 12 lines."""
     count, height, width, channels = pictures.images.shape
     kind = "grey" if channels == 1 else "RGB"
-    lines = [f"{count:,} pictures, {height} x {width} px, {kind}, from {pictures.source}"]
+    lines = [
+        f"{count:,} pictures, {height} x {width} px, {kind}, from {show_name(pictures.source)}"
+    ]
+    remarks = pictures.remarks
+    if remarks.enlarged:
+        lines.append(
+            f"warning: {remarks.enlarged:,} of them are smaller than that, the smallest "
+            f"{remarks.smallest_px} px, and were enlarged: what is learned from them is a blur. "
+            "Give larger pictures or a smaller --image-size"
+        )
+    if remarks.bare:
+        lines.append(
+            f"of {remarks.bare:,} only the pixels could be read, not what stands beside them, "
+            "such as which way is up"
+        )
     lines += _reasons(pictures.skipped)
     return "\n".join(lines)
 
@@ -128,9 +142,15 @@ def _too_few(pictures: Pictures, batch_size: int) -> str:
             "All subfolders were searched for any kind of picture, known by its content and "
             "not by its name; give another folder or zip"
         )
+    if pictures.hidden:
+        hidden = (
+            f"{pictures.hidden:,} files or folders were passed over as hidden: their names begin "
+            "with a dot or are a system's, such as __MACOSX; rename those that are wanted"
+        )
+        advice = f"{advice}. {hidden}" if found else f"All {hidden}"
     lines = [
-        f"{pictures.source}: {found:,} files found, {usable:,} of them usable pictures; one "
-        f"batch needs {batch_size:,}. {advice}"
+        f"{show_name(pictures.source)}: {found:,} files found, {usable:,} of them usable pictures; "
+        f"one batch needs {batch_size:,}. {advice}"
     ]
     return "\n".join(lines + _reasons(pictures.skipped))
 

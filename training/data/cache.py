@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
@@ -23,10 +23,10 @@ import numpy.typing as npt
 import PIL
 from filelock import FileLock
 
-from training.data.pictures import DataError, Skipped
+from training.data.pictures import DataError, Remarks, Skipped
 from training.files import atomic_path
 
-LAYOUT = 1  # of the files; another number makes all of them stale
+LAYOUT = 2  # of the files; another number makes all of them stale
 KEPT = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{16})?\.(lock|json|u8|partial)")  # names of the files
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
@@ -39,11 +39,13 @@ class Store:
         images: uint8 (N, H, W, C), memory-mapped, in the order of the candidates.
         kept: int64 (N,), which candidate each picture is.
         skipped: the candidates left out.
+        remarks: about the pictures.
     """
 
     images: npt.NDArray[np.uint8]
     kept: npt.NDArray[np.int64]
     skipped: list[Skipped]
+    remarks: Remarks
 
 
 Shape = tuple[int, int, int, int]
@@ -113,10 +115,11 @@ class Entry:
             images = np.memmap(self._path(".u8"), np.uint8, "r", shape=shape)
             dropped = np.array(facts["dropped"], np.int64)
             skipped = [Skipped(*pair) for pair in facts["skipped"]]
+            remarks = Remarks(**facts["remarks"])
             kept = np.setdiff1d(np.arange(len(images) + len(dropped)), dropped)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return Store(np.asarray(images), kept, skipped)
+        return Store(np.asarray(images), kept, skipped, remarks)
 
     def _decode(self, shape: Shape, fill: Fill) -> Store:
         partial = self._path(".partial")  # of a killed process: written over, the lock is ours
@@ -138,6 +141,7 @@ class Entry:
             "shape": store.images.shape,
             "dropped": np.setdiff1d(np.arange(shape[0]), store.kept).tolist(),
             "skipped": [[item.name, item.reason] for item in store.skipped],
+            "remarks": asdict(store.remarks),
         }
         with atomic_path(self._path(".json")) as beside:
             beside.write_text(json.dumps(facts), encoding="utf-8")

@@ -13,11 +13,12 @@ import os
 import stat
 import zipfile
 from collections.abc import Collection
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from training.data.cache import KEPT, entry_of, state_of
 from training.data.pictures import (
     DataError,
+    Decoded,
     Pictures,
     Skipped,
     UnusablePictureError,
@@ -25,12 +26,17 @@ from training.data.pictures import (
     parse_colour,
     reasons,
 )
-from training.data.store import Channels, Decoded, decode_all
+from training.data.store import Channels, decode_all
 
-LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}  # .DS_Store and the like are hidden anyway
+# In lower case; .DS_Store and the like are hidden anyway. The last two hold other sizes of the
+# pictures beside them, and deleted ones.
+LITTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
 A_RUN = "folder of a run: what it drew is nothing to train on"
 MAX_MEMBER_BYTES = 256 * 1024 * 1024
 ENCRYPTED = 0x1  # bit of a member's flags, APPNOTE.TXT 4.4.4
+AES = 99  # instead of a method of packing, APPNOTE.TXT 4.4.5
+UNPACKED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+METHODS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
 KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -66,7 +72,7 @@ def load_folder(
         ValueError: the colour is malformed.
     """
     colour = parse_colour(background)
-    files, left_out = _find(path)
+    files, left_out, hidden = _find(path)
 
     def decode_one(name: str) -> Decoded:
         with reasons(), (path / name).open("rb") as file:
@@ -81,7 +87,10 @@ def load_folder(
         workers=workers,
         entry=entry_of(cache, path, (image_size, channels, background), files.values()),
     )
-    return Pictures(store.images, source=str(path), skipped=left_out + store.skipped)
+    return Pictures(
+        store.images, str(path), skipped=left_out + store.skipped, remarks=store.remarks,
+        hidden=hidden,
+    )  # fmt: skip
 
 
 def load_zip(
@@ -109,15 +118,20 @@ def load_zip(
             "download or pack it again, or give the unpacked folder"
         ) from None
     with archive:
-        members = [m for m in archive.infolist() if not m.is_dir() and not _is_litter(m.filename)]
+        files = [m for m in archive.infolist() if not _slashed(m).endswith("/")]
+        members = [m for m in files if not _is_litter(*_slashed(m).split("/"))]
         members.sort(key=lambda member: member.filename)
-        runs = _runs_among({member.filename for member in members})
-        members = [member for member in members if not member.filename.startswith(runs)]
+        hidden = len(files) - len(members)
+        runs = _runs_among({_slashed(member) for member in members})
+        members = [member for member in members if not _slashed(member).startswith(runs)]
         left_out = [Skipped(show_name(run.rstrip("/") or "."), A_RUN) for run in runs]
+        locked = {_locked(member) for member in members}
+        if len(locked) == 1 and (reason := locked.pop()):
+            raise DataError(f"{path}: all {len(members):,} files in it are {reason}")
 
         def decode_one(member: zipfile.ZipInfo) -> Decoded:
-            if member.flag_bits & ENCRYPTED:
-                raise UnusablePictureError("encrypted; pack it without a password")
+            if reason := _locked(member):
+                raise UnusablePictureError(reason)
             if member.file_size > MAX_MEMBER_BYTES:
                 raise UnusablePictureError(
                     f"more than {MAX_MEMBER_BYTES // 2**20} MiB when unpacked"
@@ -137,7 +151,25 @@ def load_zip(
                 cache, path, (image_size, channels, background), [state_of(path.stat())]
             ),
         )
-    return Pictures(store.images, source=str(path), skipped=left_out + store.skipped)
+    return Pictures(
+        store.images, str(path), skipped=left_out + store.skipped, remarks=store.remarks,
+        hidden=hidden,
+    )  # fmt: skip
+
+
+def _slashed(member: zipfile.ZipInfo) -> str:
+    """Its name; Windows separates folders by backslashes, which zips should not hold."""
+    return member.filename.replace("\\", "/")
+
+
+def _locked(member: zipfile.ZipInfo) -> str:
+    """Why it cannot be unpacked here, and what to do; empty if it can."""
+    if member.flag_bits & ENCRYPTED or member.compress_type == AES:
+        return "encrypted; pack it without a password"
+    if member.compress_type in UNPACKED:
+        return ""
+    method = METHODS.get(member.compress_type, f"method {member.compress_type}")
+    return f"packed by {method}, which is not read here; pack it by Deflate or give the folder"
 
 
 def show_name(name: str) -> str:
@@ -146,12 +178,13 @@ def show_name(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _find(root: Path) -> tuple[dict[str, str], list[Skipped]]:
-    """Regular files, and the rest.
+def _find(root: Path) -> tuple[dict[str, str], list[Skipped], int]:
+    """Regular files, the rest, and how many were passed over.
 
     Returns:
         name relative to ``root`` -> name and state, sorted by the bytes of the name.
     """
+    hidden = 0
     files_found: dict[str, str] = {}
     left_out: list[Skipped] = []
 
@@ -168,6 +201,7 @@ def _find(root: Path) -> tuple[dict[str, str], list[Skipped]]:
             leave_out(Path(folder), A_RUN)
             folders.clear()
             continue
+        hidden += sum(map(_is_litter, [*folders, *files]))
         folders[:] = sorted(name for name in folders if not _is_litter(name))
         for name in folders:
             full = Path(folder, name)
@@ -183,7 +217,8 @@ def _find(root: Path) -> tuple[dict[str, str], list[Skipped]]:
             else:
                 relative = full_name[start:]
                 files_found[relative] = f"{relative} {state_of(found)}"
-    return dict(sorted(files_found.items(), key=lambda item: os.fsencode(item[0]))), left_out
+    by_name = dict(sorted(files_found.items(), key=lambda item: os.fsencode(item[0])))
+    return by_name, left_out, hidden
 
 
 def _look_at(full_name: str) -> os.stat_result | str:
@@ -212,9 +247,11 @@ def _runs_among(members: set[str]) -> tuple[str, ...]:
     return tuple(sorted(f for f in folders if f[-1:] in ("", "/") and _is_run(members, f)))
 
 
-def _is_litter(name: str) -> bool:
-    """Of a member of a zip or of one part of a path."""
-    if "/" not in name:
-        return name.startswith(".") or name in LITTER or bool(KEPT.fullmatch(name))
-    # ".." is not a hidden name
-    return any(_is_litter(part) for part in PurePosixPath(name).parts if part not in ("..", "/"))
+def _is_litter(*parts: str) -> bool:
+    """Of the parts of a path."""
+    return any(
+        part.lower() in LITTER
+        or (part[:1] == "." and part not in (".", ".."))
+        or KEPT.fullmatch(part)
+        for part in parts
+    )

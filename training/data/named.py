@@ -1,12 +1,17 @@
 """The data sets that torchvision knows by name, from a local folder. Nothing is downloaded.
 
-LSUN is read from its databases directly: torchvision would write a pickle into the current
-folder and trust it the next time.
+MNIST is read without torchvision, which knows only one of the ways in which it is packed, and
+LSUN from its databases: torchvision would write a pickle into the current folder and trust it the
+next time.
 """
 
 from __future__ import annotations
 
+import gzip
 import io
+import math
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +20,22 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from training.data.cache import entry_of, state_of
-from training.data.pictures import DataError, Pictures, decode, from_image, parse_colour, reasons
-from training.data.store import Channels, Decoded, decode_all
+from training.data.pictures import (
+    DataError,
+    Decoded,
+    Pictures,
+    decode,
+    from_image,
+    parse_colour,
+    reasons,
+)
+from training.data.store import Channels, decode_all
+
+MAX_IDX_BYTES = 2**30
+IDX_DIMENSIONS = {"images": 3, "labels": 1}
 
 
 @dataclass(frozen=True)
@@ -50,12 +67,14 @@ LAYOUTS = {
     ),
     "fashionmnist": Layout(
         "FashionMNIST",
-        "FashionMNIST/raw/ with {train,t10k}-{images-idx3,labels-idx1}-ubyte",
+        "train-images-idx3-ubyte and train-labels-idx1-ubyte, packed by gzip or not, there or in "
+        "FashionMNIST/raw/",
         _torchvision("FashionMNIST"),
     ),
     "mnist": Layout(
         "MNIST",
-        "MNIST/raw/ with {train,t10k}-{images-idx3,labels-idx1}-ubyte",
+        "train-images-idx3-ubyte and train-labels-idx1-ubyte, packed by gzip or not, there or in "
+        "MNIST/raw/",
         _torchvision("MNIST"),
     ),
     "lsun": Layout(
@@ -97,10 +116,7 @@ def load_named(
         ValueError: the colour is malformed.
     """
     colour = parse_colour(background)
-    if name == "lsun":
-        count, decode_one, labels = _open_lsun(root, image_size, colour)
-    else:
-        count, decode_one, labels = _open_torchvision(name, root, image_size, colour)
+    count, decode_one, labels = OPENING[name](name, root, image_size, colour)
     store = decode_all(
         range(count),
         decode_one,
@@ -115,14 +131,17 @@ def load_named(
         source=name,
         labels={key: values[store.kept] for key, values in labels.items()},
         skipped=store.skipped,
+        remarks=store.remarks,
     )
 
 
 def _states(name: str, root: Path) -> Iterator[str]:
     """Name and state of every file of the data set."""
-    for folder in sorted(root.glob(LAYOUTS[name].folders)):
-        for path in sorted(folder.rglob("*")):
-            yield f"{path.relative_to(root)} {state_of(path.stat())}"
+    files = [path for folder in root.glob(LAYOUTS[name].folders) for path in folder.rglob("*")]
+    if OPENING[name] is _open_mnist:
+        files = [path for part in IDX_DIMENSIONS for path in _idx_files(name, root, part)]
+    for path in sorted(files):
+        yield f"{path.relative_to(root)} {state_of(path.stat())}"
 
 
 Opened = tuple[int, Callable[[int], Decoded], dict[str, npt.NDArray[np.int64]]]
@@ -136,8 +155,6 @@ def _open_torchvision(
     makers: dict[str, Callable[[], Any]] = {
         "cifar10": lambda: datasets.CIFAR10(root, train=True, download=False),
         "celeba": lambda: datasets.CelebA(root, split="all", target_type="attr", download=False),
-        "fashionmnist": lambda: datasets.FashionMNIST(root, train=True, download=False),
-        "mnist": lambda: datasets.MNIST(root, train=True, download=False),
     }
     try:
         dataset = makers[name]()
@@ -159,11 +176,63 @@ def _open_torchvision(
     return len(dataset), decode_one, labels
 
 
-def _open_lsun(root: Path, image_size: int, colour: tuple[int, int, int]) -> Opened:
+def _open_mnist(name: str, root: Path, image_size: int, colour: tuple[int, int, int]) -> Opened:
+    try:
+        images, labels = (_read_idx(name, root, part) for part in IDX_DIMENSIONS)
+    except (EOFError, OSError, ValueError, struct.error, zlib.error) as error:
+        raise DataError(_missing(name, root, str(error))) from None
+    if len(images) != len(labels):
+        detail = f"{len(images):,} pictures and {len(labels):,} labels"
+        raise DataError(_missing(name, root, detail))
+
+    def decode_one(index: int) -> Decoded:
+        with reasons():
+            return from_image(Image.fromarray(images[index]), image_size, colour)
+
+    return len(images), decode_one, {"class": labels.astype(np.int64)}
+
+
+def _idx_files(name: str, root: Path, part: str) -> list[Path]:
+    """The files that may hold a part of (Fashion-)MNIST, the likeliest first.
+
+    As torchvision, the authors' page and Kaggle leave them: in a folder of the data set or in
+    ``root``, with a dot or a dash, packed or not, and in a folder of the same name.
+    """
+    pattern = f"train-{part}?idx{IDX_DIMENSIONS[part]}-ubyte*"
+    found = [
+        *sorted((root / LAYOUTS[name].folders).rglob(pattern)),
+        *sorted(root.glob(pattern)),
+        *sorted(root.glob(f"{pattern}/{pattern}")),
+    ]
+    return [path for path in found if path.name.endswith(("-ubyte", ".gz")) and path.is_file()]
+
+
+def _read_idx(name: str, root: Path, part: str) -> npt.NDArray[np.uint8]:
+    """uint8 (N, H, W) or (N,), from the IDX format of http://yann.lecun.com/exdb/mnist/.
+
+    Raises:
+        EOFError, OSError, ValueError, struct.error, zlib.error: it is missing or damaged.
+    """
+    files = _idx_files(name, root, part)
+    if not files:
+        raise FileNotFoundError(f"no train-{part}-idx{IDX_DIMENSIONS[part]}-ubyte")
+    path, rank = files[0], IDX_DIMENSIONS[part]
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        magic, *shape = struct.unpack(f">{rank + 1}I", file.read(4 * (rank + 1)))
+        size_bytes = math.prod(shape)
+        if magic != 0x800 + rank or not 0 < size_bytes <= MAX_IDX_BYTES:
+            raise ValueError(f"{path.name} does not begin as it should")
+        data = file.read(size_bytes + 1)  # beyond the end lies the checksum of gzip
+    if len(data) != size_bytes:
+        raise ValueError(f"{path.name} does not hold the {size_bytes:,} bytes it speaks of")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _open_lsun(name: str, root: Path, image_size: int, colour: tuple[int, int, int]) -> Opened:
     lmdb = _import_lmdb()
     folders = sorted(root.glob("*_train_lmdb"))
     if not folders:
-        raise DataError(_missing("lsun", root, "no such folder"))
+        raise DataError(_missing(name, root, "no such folder"))
     databases, keys, owners = [], [], []
     for number, folder in enumerate(folders):
         try:
@@ -171,7 +240,7 @@ def _open_lsun(root: Path, image_size: int, colour: tuple[int, int, int]) -> Ope
             with database.begin() as transaction:
                 own_keys = list(transaction.cursor().iternext(keys=True, values=False))
         except lmdb.Error as error:
-            raise DataError(_missing("lsun", root, f"{folder.name}: {error}")) from None
+            raise DataError(_missing(name, root, f"{folder.name}: {error}")) from None
         databases.append(database)
         keys += own_keys
         owners += [number] * len(own_keys)
@@ -182,6 +251,15 @@ def _open_lsun(root: Path, image_size: int, colour: tuple[int, int, int]) -> Ope
         return decode(io.BytesIO(data), image_size, colour)
 
     return len(keys), decode_one, {"class": np.array(owners, np.int64)}
+
+
+OPENING = {
+    "celeba": _open_torchvision,
+    "cifar10": _open_torchvision,
+    "fashionmnist": _open_mnist,
+    "lsun": _open_lsun,
+    "mnist": _open_mnist,
+}
 
 
 def _import_lmdb() -> ModuleType:

@@ -8,12 +8,15 @@ A picture is grey when its file says so (a grey mode) or when no pixel of it has
 
 from __future__ import annotations
 
+import io
 import re
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +26,12 @@ MAX_PIXELS = 100_000_000  # a larger picture is skipped: decoding it could exhau
 LARGE_PIXELS = 16_000_000  # pictures of more are decoded one at a time, whatever the threads
 AT_ONCE = 4_000_000  # px scaled to 8 bit at once, since floats take four times the room
 REASON_LENGTH = 160
+MAX_BARE_BYTES = 256 * 1024 * 1024  # of a file whose pixels are looked for a second time
+PNG = b"\x89PNG\r\n\x1a\n"
+JPEG = b"\xff\xd8"
+PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # of a PNG: all that a pixel needs
+JPEG_EXIF, JPEG_ADOBE, JPEG_COMMENT, JPEG_SCAN = 0xE1, 0xEE, 0xFE, 0xDA
+ADOBE_BYTES = 12  # a shorter segment does not say how the colours are stored
 # Pillow knows more, but drawings (EPS would start Ghostscript) and formats without a
 # signature (TGA, which takes some text files for pictures) are left out.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
@@ -41,6 +50,8 @@ IMPOSTORS = (
     (rb"version https://git-lfs", "a Git LFS pointer, not the picture; run: git lfs pull"),
     (rb".*<svg\b", "an SVG drawing; convert it to PNG"),
     (rb"....ftyp(heic|heix|mif1|msf1)", "a HEIC picture; convert it to JPEG or PNG"),
+    (rb"\x1f\x8b", "packed by gzip; unpack it, or for MNIST give --data mnist --data-root FOLDER"),
+    (rb"\0\0\x08[\x01\x03]", "a file of MNIST; give --data mnist --data-root FOLDER"),
     (rb"\xff\xd8\xff|\x89png|gif8|riff....webp", "damaged: the header cannot be read"),
 )  # pattern at the start, in lower case -> reason
 
@@ -68,6 +79,38 @@ class Skipped:
     reason: str
 
 
+class Decoded(NamedTuple):
+    """One picture.
+
+    Attributes:
+        pixels: uint8 RGB (S, S, 3).
+        is_grey: whether no pixel has a colour.
+        side_px: the shorter side before it was scaled; of a large JPEG, which is decoded smaller,
+            at least twice S.
+        bare: whether what stands beside the pixels could not be read, such as the orientation.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    is_grey: bool
+    side_px: int
+    bare: bool
+
+
+@dataclass(frozen=True)
+class Remarks:
+    """What is worth a word about the pictures that are used.
+
+    Attributes:
+        enlarged: how many were smaller than they are now.
+        smallest_px: the shortest side among those, 0 if there are none.
+        bare: of how many only the pixels could be read.
+    """
+
+    enlarged: int = 0
+    smallest_px: int = 0
+    bare: int = 0
+
+
 @dataclass(frozen=True)
 class Pictures:
     """Pictures ready for training.
@@ -77,12 +120,16 @@ class Pictures:
         source: what they were loaded from, for messages and the model card.
         labels: attribute name -> int64 (N,), empty when there are none.
         skipped: the files left out.
+        remarks: about those that were not.
+        hidden: how many files or folders were passed over because of their names.
     """
 
     images: npt.NDArray[np.uint8]
     source: str
     labels: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
+    remarks: Remarks = Remarks()
+    hidden: int = 0
 
 
 def parse_colour(text: str) -> tuple[int, int, int]:
@@ -96,13 +143,11 @@ def parse_colour(text: str) -> tuple[int, int, int]:
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
 
 
-def decode(
-    file: IO[bytes], image_size: int, background: tuple[int, int, int]
-) -> tuple[npt.NDArray[np.uint8], bool]:
+def decode(file: IO[bytes], image_size: int, background: tuple[int, int, int]) -> Decoded:
     """Read one picture (of an animation the first frame) from a seekable binary file.
 
-    Returns:
-        uint8 RGB (image_size, image_size, 3), and whether the picture is grey.
+    A file whose pixels are whole is read, whatever is wrong with its texts, times, profiles and
+    other things beside them.
 
     Raises:
         UnusablePictureError: empty, not a picture, damaged, or too large.
@@ -111,7 +156,21 @@ def decode(
     if not head:
         raise UnusablePictureError("empty file (0 bytes)")
     file.seek(0)
-    with reasons(head), Image.open(file, formats=FORMATS) as opened:
+    with reasons(head):
+        try:
+            return _decode(file, image_size, background)
+        except (UnusablePictureError, Image.DecompressionBombError, MemoryError):
+            raise
+        except Exception:
+            # Pillow reads a damaged text or a profile of many MB before the pixels, and gives up.
+            bare = _pixels_alone(file) if head.startswith((PNG, JPEG)) else None
+            if bare is None:
+                raise
+            return _decode(io.BytesIO(bare), image_size, background)._replace(bare=True)
+
+
+def _decode(file: IO[bytes], image_size: int, background: tuple[int, int, int]) -> Decoded:
+    with Image.open(file, formats=FORMATS) as opened:
         check_pixels(opened)  # only the header has been read so far
         told = (opened.info.get("Software"), opened.info.get("comment"))
         if DRAWN in told or DRAWN.encode() in told:  # of a PNG, of a GIF
@@ -120,9 +179,45 @@ def decode(
         return from_image(opened, image_size, background)
 
 
-def from_image(
-    image: Image.Image, image_size: int, background: tuple[int, int, int]
-) -> tuple[npt.NDArray[np.uint8], bool]:
+def _pixels_alone(file: IO[bytes]) -> bytes | None:
+    """A PNG or JPEG without what its pixels do not need, but with its EXIF if that is whole.
+
+    None if it is too large to be held in memory.
+    """
+    file.seek(0)
+    data = file.read(MAX_BARE_BYTES + 1)
+    if len(data) > MAX_BARE_BYTES:
+        return None
+    return _png_alone(data) if data.startswith(PNG) else _jpeg_alone(data)
+
+
+def _png_alone(data: bytes) -> bytes:
+    kept, at = [PNG], len(PNG)
+    while at < len(data):
+        size, kind = struct.unpack(">I4s", data[at : at + 8].ljust(8, b"\0"))
+        chunk = data[at : at + 12 + size]  # size, kind, body, checksum of kind and body
+        sound = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+        if kind in PIXEL_CHUNKS or (kind == b"eXIf" and sound):
+            kept.append(chunk)
+        at += len(chunk)
+    return b"".join(kept)
+
+
+def _jpeg_alone(data: bytes) -> bytes:
+    kept, at = [JPEG], len(JPEG)
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != bytes([JPEG_SCAN]):
+        segment = data[at : at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")]
+        marker, body = segment[1:2], segment[4:]
+        exif = marker == bytes([JPEG_EXIF]) and body.startswith(b"Exif\0\0")
+        adobe = marker == bytes([JPEG_ADOBE]) and len(body) >= ADOBE_BYTES
+        beside = b"\xe0" <= marker <= b"\xef" or marker == bytes([JPEG_COMMENT])
+        if exif or adobe or not beside:
+            kept.append(segment)
+        at += len(segment)
+    return b"".join([*kept, data[at:]])
+
+
+def from_image(image: Image.Image, image_size: int, background: tuple[int, int, int]) -> Decoded:
     """Upright, scaled, cropped to the centre, without transparency, 8 bit.
 
     Args:
@@ -130,25 +225,32 @@ def from_image(
         image_size: height and width wanted, px.
         background: what shows through where the picture is transparent.
 
-    Returns:
-        uint8 RGB (image_size, image_size, 3), and whether the picture is grey.
-
     Raises:
         Exception: whatever Pillow raises on damage; see ``reasons``.
     """
     large = image.width * image.height > LARGE_PIXELS
     with _large_ones if large else nullcontext():
         image.load()
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        side_px = min(image.size)
         # Scaled before the rest: everything after it costs nothing, however large the file is.
         square = ImageOps.fit(_to_8_bit(image), (image_size, image_size), Image.Resampling.LANCZOS)
     if square.mode == "RGBA":
         square = Image.alpha_composite(Image.new("RGBA", square.size, background), square)
-    if orientation in UPRIGHT:
-        square = square.transpose(UPRIGHT[orientation])
+    upright, bare = _upright(image)
+    if upright is not None:
+        square = square.transpose(upright)
     rgb = np.asarray(square.convert("RGB"), np.uint8)
     is_grey = image.mode in GREY_MODES or image.mode.startswith("I;16")
-    return rgb, is_grey or bool((rgb == rgb[..., :1]).all())
+    return Decoded(rgb, is_grey or bool((rgb == rgb[..., :1]).all()), side_px, bare)
+
+
+def _upright(image: Image.Image) -> tuple[Image.Transpose | None, bool]:
+    """What makes it upright, and whether that cannot be known."""
+    try:
+        exif = image.getexif()
+        return UPRIGHT.get(exif.get(ExifTags.Base.Orientation, 1)), False
+    except Exception:  # noqa: BLE001 - as many kinds as in ``reasons``, and the pixels are whole
+        return None, True
 
 
 @contextmanager

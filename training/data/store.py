@@ -13,10 +13,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from training.data.cache import Entry, Store, decode_without_keeping
-from training.data.pictures import Skipped, UnusablePictureError
+from training.data.pictures import Decoded, Remarks, Skipped, UnusablePictureError
 
 Channels = Literal["auto", "1", "3"]
-Decoded = tuple[npt.NDArray[np.uint8], bool]
 T = TypeVar("T")
 
 PER_THREAD = 32  # pictures decoded before they are written: bounds what waits in memory
@@ -40,8 +39,8 @@ def decode_all(
 
     Args:
         candidates: what ``decode_one`` takes.
-        decode_one: gives uint8 RGB (image_size, image_size, 3) and whether it is grey, or
-            raises UnusablePictureError; called by several threads at once.
+        decode_one: gives the picture, ``image_size`` px high and wide, or raises
+            UnusablePictureError; called by several threads at once.
         name_of: the candidate as it is shown to people.
         image_size: height and width, px.
         channels: ``auto`` is 1 when every usable picture is grey, else 3.
@@ -76,6 +75,7 @@ def _fill(
     kept: list[int] = []
     skipped: list[Skipped] = []
     all_grey = True
+    bare, small_px = 0, list[int]()
     step = PER_THREAD * workers
     # Pillow warns of odd EXIF and of sizes that are checked here. The filters belong to the
     # process, so they are set once around the threads, not in each of them.
@@ -87,15 +87,19 @@ def _fill(
                 if isinstance(result, str):
                     skipped.append(Skipped(name_of(candidates[index]), result))
                     continue
-                store[len(kept)], is_grey = result
-                all_grey = all_grey and is_grey
+                store[len(kept)] = result.pixels
+                all_grey = all_grey and result.is_grey
+                bare += result.bare
+                if result.side_px < store.shape[1]:
+                    small_px.append(result.side_px)
                 kept.append(index)
             if start // PROGRESS_EVERY != (start + step) // PROGRESS_EVERY:
                 log.info("%d of %d files read", start + len(some), len(candidates))
     images = store[: len(kept)]
     if channels == "1" or (channels == "auto" and all_grey and kept):
         images = to_grey(images)
-    return Store(images, np.array(kept, np.int64), skipped)
+    remarks = Remarks(len(small_px), min(small_px, default=0), bare)
+    return Store(images, np.array(kept, np.int64), skipped, remarks)
 
 
 def to_grey(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
