@@ -94,7 +94,7 @@ def main(arguments_: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    print(out)
+    sys.stdout.buffer.write(os.fsencode(out) + b"\n")  # a name may be any bytes
     return 0
 
 

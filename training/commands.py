@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         Command, prog="python -m training", description=__doc__, args=arguments
     )
     try:
-        print(json.dumps(command.run(), indent=2, ensure_ascii=False))
+        print(json.dumps(command.run(), indent=2))  # in ASCII: names may be any bytes
     except (UsageError, WeightsError, ConfigError, DataError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

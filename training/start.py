@@ -25,6 +25,7 @@ from training.config import (
     from_mapping,
     recipe_defaults,
 )
+from training.data.folders import show_name
 from training.data.identity import Identity, identity_of
 from training.devices import choose_device, choose_precision
 from training.distributed import World
@@ -114,6 +115,8 @@ def _run_folder(config: TrainConfig) -> Path:
             raise ConfigError(f"no run to resume in {where}; start one without --resume")
         return max(runs, key=lambda folder: folder.stat().st_mtime)
     out = config.out or RUNS / time.strftime("%Y%m%d-%H%M%S")
+    if any("\ud800" <= character <= "\udfff" for character in str(out)):  # bytes of no UTF-8
+        raise ConfigError(f"--out {show_name(str(out))} is not UTF-8, as TensorBoard needs it")
     if out.exists() and not (out.is_dir() and all(map(is_partial, out.iterdir()))):
         raise ConfigError(f"{out} exists and is not empty; add --resume or give another --out")
     return out

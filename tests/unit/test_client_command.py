@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from client import __main__ as command
 from client.__main__ import main
 
 pytestmark = pytest.mark.unit
@@ -42,6 +45,14 @@ def test_nobody_listens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["--url", "http://127.0.0.1:1", "-o", str(tmp_path / "cat.png")]) == 1
     assert "is the server up" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_stdout_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_save", lambda *_: None)
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "ascii"))
+    assert main(["-o", "é\udce9.png"]) == 0
+    assert shown.getvalue() == os.fsencode("é\udce9.png\n")
 
 
 def heed_ctrl_c() -> None:

@@ -163,7 +163,8 @@ def test_dry_run_trains_nothing(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [(["--data", "no/such/folder"], "no/such/folder"), (["--image-size", "50"], "32, 64, 128, 256"),
-     (["--resume", "--out", "no/such/run"], "no run to resume")],
+     (["--resume", "--out", "no/such/run"], "no run to resume"),
+     (["--out", "caf\udce9"], r"--out caf\xe9 is not UTF-8")],
 )  # fmt: skip
 def test_bad_usage_exits_2(
     arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]

@@ -1,6 +1,8 @@
 """Curves and animations of a run's folder."""
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +97,20 @@ def test_the_file_is_a_picture_with_lines(
         assert image.size == (1200, 300)
         colours = {colour for _, colour in image.convert("RGB").getcolors(100_000) or []}
     assert (0x1F, 0x77, 0xB4) in colours  # matplotlib's first line colour
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_name_that_stdout_cannot_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """One with an accent and, from an old disk, one that is no UTF-8."""
+    write(tmp_path, stats(LINES))
+    shown = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", shown)
+    out = tmp_path / "é\udce9.png"
+    assert main(["curves", "--run-folder", str(tmp_path), "--out", str(out)]) == 0
+    shown.seek(0)
+    assert json.load(shown)["out"] == str(out)
 
 
 def test_the_half_line_of_a_killed_run_is_left_out(tmp_path: Path) -> None:
