@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 import tyro
 from PIL import Image
@@ -149,7 +150,7 @@ class OurLoop:
             folder, image_size=recipe.image_size, channels="3", background=BACKGROUND,
             workers=recipe.workers,
         ).images  # fmt: skip
-        chosen = split(len(self.images), recipe.held_out, recipe.batch_size, recipe.seed)
+        chosen = split(np.arange(len(self.images)), recipe.held_out, recipe.batch_size, recipe.seed)
         self.train = chosen.train
         precision = choose_precision(recipe.precision, device)
         self.trainer = Trainer(recipe, 3, device, precision)

@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from training import data, distributed, networks
 from training.checkpoint import CheckpointError
@@ -51,7 +52,7 @@ def _train(arguments: Sequence[str], world: World) -> int:
             channels=config.channels, background=config.background, seed=config.seed,
             workers=config.workers, batch_size=config.batch_size, cache=config.cache,
         ))  # fmt: skip
-        identity = world.from_first(lambda: identify_pictures(config, out, pictures.images))
+        identity = world.from_first(lambda: identify_pictures(config, out, pictures))
         start = world.from_first(lambda: starting_networks(config, pictures.images.shape[-1]))
     except (
         CheckpointError, ConfigError, WeightsError, data.DataError, FileNotFoundError,
@@ -64,6 +65,8 @@ def _train(arguments: Sequence[str], world: World) -> int:
     except KeyboardInterrupt:
         print("interrupted before the first step; nothing to save", file=sys.stderr)
         return 130
+    if identity.different is None:  # it goes on with the pictures that it began to hold out
+        pictures = replace(pictures, equal=None)
     device = choose_device(world.local_rank)
     precision = choose_precision(config.precision, device)
     if world.is_first:

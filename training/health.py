@@ -29,6 +29,7 @@ BURSTING_WINDOW = 20
 BURSTING_LOSS = 100.0  # of D or G; sound runs stay below 10, those that D has won below 50
 BURSTING_GRADIENT = 2000.0  # norm; in sound runs below 100, of G in lost ones below 1000
 BY_HEART = 0.3  # of ``overfitting``
+FEW = 64  # different pictures: with so many D was there after 600 updates (docs/training.md)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class HealthMonitor:
         real_diversity: mean pairwise distance of real pictures (metrics.pairwise_diversity).
         loss: which one the run uses; it says what D's numbers mean.
         smoothing: the run's label smoothing, which keeps Loss_D from falling to 0.
-        too_few: the number of pictures, if they are so few that none could be held out.
+        too_few: the number of different pictures, if they are fewer than ``FEW``, of which those
+            held out say nothing, or so few that no two could be held out.
         step: updates of the run before those that are recorded here.
     """
 
@@ -188,8 +190,8 @@ class HealthMonitor:
         if self.too_few is not None:
             return Verdict(
                 False,
-                f"too little data: {self.too_few} pictures, too few to hold two of them out; D "
-                f"will know them by heart. {advice}",
+                f"too little data: {self.too_few} different pictures, fewer than {FEW} or too few "
+                f"to hold two of them out; D will know them by heart. {advice}",
             )
         last = [overfit for overfit in self._overfits[-CHECKS:] if overfit is not None]
         if len(last) < CHECKS or min(last) < BY_HEART:

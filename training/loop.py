@@ -25,11 +25,12 @@ from training import checkpoint
 from training.checks import PREVIEW_SEEDS, Checks
 from training.config import TrainConfig
 from training.data.batches import batches, split, to_pictures
+from training.data.identity import identity_of
 from training.data.pictures import Pictures
 from training.distributed import ALONE, World
 from training.ema import recalibrate
 from training.files import remove_partial
-from training.health import HEALTHY, HealthMonitor, Verdict
+from training.health import FEW, HEALTHY, HealthMonitor, Verdict
 from training.interrupts import StopRequest, catch_stop_signals
 from training.journal import Journal
 from training.samples import save_grid
@@ -117,7 +118,7 @@ class _Run:
         self.config, self.pictures, self.out = config, pictures, out
         self.trainer, self.journal, self.world = trainer, journal, trainer.world
         self.checkpoints = out / "checkpoints"
-        self.split = split(len(pictures.images), config.held_out, config.batch_size, config.seed)
+        self.split = split(pictures.first_equal, config.held_out, config.batch_size, config.seed)
         self.step, self.saved_step = step, step
         self.started = time.monotonic() - journal.seconds
         self.pending: list[Tensor] = []
@@ -125,11 +126,13 @@ class _Run:
         self._watch()
 
     def _watch(self) -> None:
-        config, count = self.config, len(self.pictures.images)
-        too_few = count if config.held_out and len(self.split.held_out) < 2 else None
+        config, different = self.config, self.pictures.different
+        held_out = np.unique(self.pictures.first_equal[self.split.held_out])
+        too_few = different < FEW or (config.held_out > 0 and len(held_out) < 2)
         self.health = HealthMonitor(
-            self.checks.real_diversity, config.loss, config.label_smoothing, too_few, self.step
-        )
+            self.checks.real_diversity, config.loss, config.label_smoothing,
+            different if too_few else None, self.step,
+        )  # fmt: skip
         self.verdict = HEALTHY
 
     def go(self, stop: StopRequest) -> str:
@@ -261,6 +264,8 @@ class _Run:
         provenance = {
             "data": self.pictures.source,
             "pictures": len(self.pictures.images),
+            "different": None if self.pictures.equal is None else self.pictures.different,
+            "digest": identity_of(self.pictures.images).digest,
             "steps": step,
             "ended": ended,
             "precision": str(self.trainer.precision).removeprefix("torch."),

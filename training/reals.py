@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from handler.images import Images
 from training.data import load
 from training.data.avatars import ATTRIBUTES, load_avatars
 from training.data.batches import split
+from training.data.identity import digests, identity_of
 from training.data.pictures import Pictures
 from training.data.store import Channels
+from training.evaluation.nearest import NEIGHBOURS, Nearness, Vectors, blocks, nearness
 from training.judge import Origin, has_labels
 from training.usage import UsageError
 from training.weights import WeightsInfo
@@ -31,24 +34,55 @@ class Reals:
         trained_on: uint8 (N, H, W, C), all pictures that the Generator was trained on.
         reference: uint8 (M, H, W, C), real pictures to compare samples with, in an order of
             chance: folders are often sorted by class, and not always all are taken.
-        rows: int64 (M,), which training pictures the reference is; None when the Generator
-            has seen none of it.
+        different: int64 (K,), ascending, which of ``trained_on`` differ: of equal ones the first.
+        rows: int64 (M,), which of those each picture of the reference is, or equals; -1 for one
+            that is none of them.
+        seen: bool (M,), which of the reference the Generator was trained on, as far as is known:
+            what a run held out is among ``trained_on`` too.
         described: what the reference is, in words.
         labels: attribute -> int64 (M,) of the reference, empty when there are none.
     """
 
     trained_on: Images
     reference: Images
-    rows: npt.NDArray[np.int64] | None
+    different: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    seen: npt.NDArray[np.bool_]
     described: str
     labels: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
     def others(self, count: int) -> Images:
         """At most ``count`` training pictures, by lot, none of them in the reference."""
-        free = np.arange(len(self.trained_on))
-        if self.rows is not None:
-            free = np.setdiff1d(free, self.rows)
+        free = np.setdiff1d(self.different, self.rows)
         return np.ascontiguousarray(self.trained_on[_by_lot(free, 1)[:count]])
+
+    def nearest(
+        self, variants: Sequence[Vectors], vectors: Callable[[Images], Vectors],
+        rows: npt.NDArray[np.int64], neighbours: int = NEIGHBOURS,
+    ) -> Nearness:  # fmt: skip
+        """Nearest of ``trained_on``, of which equal ones count as one.
+
+        Args:
+            variants: of N pictures, as of ``nearness``.
+            vectors: makes those of training pictures.
+            rows: int64 (N,), which training picture each is itself, -1 for one that is none.
+            neighbours: how many to look for.
+        """
+        places = np.where(rows < 0, -1, np.searchsorted(self.different, rows))
+        trained_on = map(vectors, blocks(self.trained_on, self.different))
+        found = nearness(variants, trained_on, places, neighbours)
+        return Nearness(found.distances, self.different[found.index])
+
+
+def unseen_reals(
+    pictures: Pictures, images: Images, described: str,
+    labels: dict[str, npt.NDArray[np.int64]] | None = None,
+) -> Reals:  # fmt: skip
+    """A reference from elsewhere, which may yet hold what the Generator was trained on."""
+    different = np.unique(pictures.first_equal)
+    at = dict(zip(digests(pictures.images[row] for row in different), different, strict=True))
+    rows = np.array([at.get(digest, -1) for digest in digests(images)], np.int64)
+    return Reals(pictures.images, images, different, rows, rows >= 0, described, labels or {})
 
 
 def training_pictures(
@@ -97,22 +131,25 @@ def load_reals(
         DataError: pictures cannot be read.
     """
     pictures = training_pictures(info, weights, data, data_root, cache)
-    if len(pictures.images) < 4:
+    if pictures.different < 4:
         raise UsageError(
-            f"{pictures.source} has {len(pictures.images)} pictures; 4 are the least to measure"
+            f"{pictures.source} has {pictures.different} different pictures (of "
+            f"{len(pictures.images)}); 4 are the least to measure, and whether so few are copied "
+            "cannot be told"
         )
     if held_out is not None:
         unseen = training_pictures(info, weights, held_out, data_root, cache)
         images = unseen.images[_by_lot(np.arange(len(unseen.images)), 0)[:count]]
-        return Reals(pictures.images, images, None, f"{len(images):,} pictures of {held_out}")
+        return unseen_reals(pictures, images, f"{len(images):,} pictures of {held_out}")
     if has_labels(info) and data in (None, "avatars") and judge is not None:
         fresh = unseen_avatars(pictures, info, count, judge)
         what = f"{len(fresh.images):,} avatars that neither Generator nor classifier has seen"
-        return Reals(pictures.images, fresh.images, None, what, fresh.labels)
-    total = len(pictures.images)
-    kept = _by_lot(_held_out_by_the_run(info, total if data is None else 0), 0)[:count]
+        return unseen_reals(pictures, fresh.images, what, fresh.labels)
+    different = np.unique(pictures.first_equal)
+    total = len(different)
+    kept = _by_lot(_held_out_by_the_run(info, pictures, moved=data is not None), 0)[:count]
     wanted = min(count, total // 2, LEAST_HELD_OUT if len(kept) else total)
-    joining = _by_lot(np.setdiff1d(np.arange(total), kept), 0)[: max(0, wanted - len(kept))]
+    joining = _by_lot(np.setdiff1d(different, kept), 0)[: max(0, wanted - len(kept))]
     told = []
     if len(kept):
         told.append(f"{len(kept):,} pictures that the run had held out from its training")
@@ -120,19 +157,36 @@ def load_reals(
         told.append(f"{len(joining):,} of the training pictures, by lot for want of --held-out")
     rows = np.append(kept, joining)
     images = np.ascontiguousarray(pictures.images[rows])
-    return Reals(pictures.images, images, rows, " and ".join(told))
+    seen = np.arange(len(rows)) >= len(kept)
+    return Reals(pictures.images, images, different, rows, seen, " and ".join(told))
 
 
 def _by_lot(rows: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(seed).permutation(rows)
 
 
-def _held_out_by_the_run(info: WeightsInfo, count: int) -> npt.NDArray[np.int64]:
-    """Which pictures, of all that it had, a run did not train on; none for an older run."""
-    made = info.provenance
-    if not made.get("held_out") or made.get("pictures") != count:
+def _held_out_by_the_run(
+    info: WeightsInfo, pictures: Pictures, moved: bool
+) -> npt.NDArray[np.int64]:
+    """Which pictures a run did not train on, of equal ones the first; none for an older run.
+
+    Args:
+        info: of its weights.
+        pictures: all that it had.
+        moved: they may be others: they come from another place than the weights tell.
+    """
+    made, images = info.provenance, pictures.images
+    if not made.get("held_out") or made.get("pictures") != len(images):
         return np.empty(0, np.int64)
-    return split(count, int(made["held_out"]), int(made["batch_size"]), int(made["seed"])).held_out
+    if moved and made.get("digest") != identity_of(images).digest:
+        return np.empty(0, np.int64)
+    together = made.get("different") is not None  # earlier versions let equal ones be parted
+    equal = pictures.first_equal
+    parts = split(
+        equal if together else np.arange(len(images)),
+        int(made["held_out"]), int(made["batch_size"]), int(made["seed"]),
+    )  # fmt: skip
+    return np.setdiff1d(equal[parts.held_out], equal[parts.train])
 
 
 def unseen_avatars(trained_on: Pictures, info: WeightsInfo, count: int, judge: Origin) -> Pictures:

@@ -11,8 +11,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import tyro
 
@@ -27,6 +25,7 @@ from training.config import (
 )
 from training.data.folders import show_name
 from training.data.identity import Identity, identity_of
+from training.data.pictures import Pictures
 from training.devices import choose_device, choose_precision
 from training.distributed import World
 from training.files import atomic_path, is_partial
@@ -146,7 +145,7 @@ def _check_resumed(config: TrainConfig, out: Path) -> None:
         )
 
 
-def identify_pictures(config: TrainConfig, out: Path, images: npt.NDArray[np.uint8]) -> Identity:
+def identify_pictures(config: TrainConfig, out: Path, pictures: Pictures) -> Identity:
     """Which pictures a run is on; a continuation needs those that it began with.
 
     With others, some that were held out would be trained on. Older runs do not say which.
@@ -154,8 +153,10 @@ def identify_pictures(config: TrainConfig, out: Path, images: npt.NDArray[np.uin
     Raises:
         ConfigError: they are others.
     """
-    path, found = out / PICTURES, identity_of(images)
-    if not config.resume or not path.exists():
+    path, found = out / PICTURES, identity_of(pictures.images)
+    if not config.resume:
+        return replace(found, different=pictures.different)
+    if not path.exists():
         return found
     try:
         had = Identity(**json.loads(path.read_text(encoding="utf-8")))
@@ -168,7 +169,7 @@ def identify_pictures(config: TrainConfig, out: Path, images: npt.NDArray[np.uin
             f"run, which may begin with the weights of this one: --start-from {out}/"
             "generator.safetensors"
         )
-    return found
+    return had
 
 
 def write_start(config: TrainConfig, out: Path, pictures: Identity) -> None:

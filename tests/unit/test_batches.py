@@ -73,16 +73,30 @@ def test_pictures_are_scaled_to_minus_one_to_one() -> None:
      (100, 0, 32, 0), (100, 5, 32, 5)],
 )  # fmt: skip
 def test_held_out_pictures(count: int, wanted: int, batch_size: int, held_out: int) -> None:
-    parts = split(count, wanted, batch_size, seed=1)
+    parts = split(np.arange(count), wanted, batch_size, seed=1)
     assert len(parts.held_out) == held_out
     assert sorted([*parts.train, *parts.held_out]) == list(range(count))
-    again = split(count, wanted, batch_size, seed=1)
+    again = split(np.arange(count), wanted, batch_size, seed=1)
     np.testing.assert_array_equal(parts.held_out, again.held_out)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "held_out"),
+    [([2] * 600, 150),  # an eighth of 600 different ones
+     ([500], 0), ([100] * 12, 100), ([901, *[1] * 99], 13), ([1, 1, 1, 1, 2], 1)],
+)  # fmt: skip
+def test_equal_pictures_are_on_one_side(sizes: list[int], held_out: int) -> None:
+    equal = np.repeat(np.cumsum([0, *sizes[:-1]]), sizes)
+    for seed in range(20):
+        parts = split(equal, 256, 2, seed)
+        assert not set(equal[parts.train]) & set(equal[parts.held_out])
+        assert sorted([*parts.train, *parts.held_out]) == list(range(len(equal)))
+        assert len(parts.held_out) in (held_out, held_out - 1)
 
 
 def test_held_out_pictures_come_from_everywhere() -> None:
     """Folders are often sorted by class: the last ones would be of one kind."""
-    chosen = split(1000, 100, 10, seed=0).held_out
+    chosen = split(np.arange(1000), 100, 10, seed=0).held_out
     assert np.histogram(chosen, bins=4, range=(0, 1000))[0].min() >= 10
 
 

@@ -196,7 +196,7 @@ def test_d_that_knows_its_pictures_by_heart() -> None:
 def test_too_few_pictures_to_hold_any_out() -> None:
     verdict = HealthMonitor(0.3, too_few=4).judge()
     assert verdict.kind == "too little data"
-    assert "4 pictures" in verdict.words
+    assert "4 different pictures" in verdict.words
 
 
 def test_overfitting_by_hand() -> None:

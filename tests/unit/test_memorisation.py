@@ -11,9 +11,11 @@ import pytest
 
 from handler.images import Images
 from training.data.avatars import load_avatars
+from training.data.identity import first_equal
+from training.data.pictures import Pictures
 from training.evaluation.memorisation import compare, examine, search, spaces_of, verdict
 from training.evaluation.nearest import Nearness, blocks, nearness, pixels, reduced, shifted
-from training.reals import Reals
+from training.reals import Reals, unseen_reals
 
 pytestmark = pytest.mark.unit
 
@@ -28,13 +30,17 @@ class World:
     known: Images  # from the training pictures
 
 
+def reals_of(train: Images, reference: Images, equal: Any = None) -> Reals:
+    return unseen_reals(Pictures(train, "", equal=equal), reference, "unseen")
+
+
 @pytest.fixture(scope="module")
 def world() -> World:
     """Avatars: the hardest case, as a new cat may differ from a known one by a mouth only."""
     images = load_avatars(64, "#c8d4e0", 5, TRAINED_ON + 2 * COUNT).images  # no cat twice
     train, reference, honest = np.split(images, [TRAINED_ON, TRAINED_ON + COUNT])
     known = train[np.random.default_rng(0).permutation(TRAINED_ON)[:COUNT]]
-    return World(Reals(train, reference, None, "unseen"), honest, known)
+    return World(reals_of(train, reference), honest, known)
 
 
 def colours(images: Images) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -115,13 +121,41 @@ def test_training_pictures_serve_as_a_reference(world: World) -> None:
     """Without held-out pictures each is compared with all others, but not with itself."""
     rows = np.arange(0, TRAINED_ON, TRAINED_ON // COUNT)
     train = world.reals.trained_on
-    reals = Reals(train, train[rows], rows, "by lot")
+    reals = Reals(train, train[rows], np.arange(TRAINED_ON), rows, rows >= 0, "by lot")
     (space, *_) = spaces_of(None).values()
     honest, reference = search(space, world.honest, reals, COUNT)
     assert (reference.index[:, 0] != rows).all()
     assert not compare(honest.relative, reference.relative)["copies"]
     copied, reference = search(space, world.known, reals, COUNT)
     assert compare(copied.relative, reference.relative)["copies"]
+
+
+def test_a_reference_that_was_trained_on_clears_nobody(world: World) -> None:
+    """Copies are found with it all the same, but what is not found is no acquittal."""
+    train = world.reals.trained_on[:600]
+    reals = reals_of(train, train[: COUNT // 2])
+    _, report = examine(world.honest, reals, None, COUNT)
+    assert (report["seen"], report["references"]) == (100, 100)
+    assert report["verdict"].startswith("cannot be told: 100 of the 100 real pictures")
+    assert examine(train[COUNT:][:COUNT], reals, None, COUNT)[1]["verdict"].startswith("copies")
+    half = reals_of(train, np.concatenate([train[:50], world.reals.reference[:50]]))
+    assert "with 50 unseen real pictures" in examine(world.honest, half, None, COUNT)[1]["verdict"]
+
+
+def test_copies_are_found_where_each_picture_stands_twice(world: World) -> None:
+    """Before, the reference was as near to its own doubles as copies are to theirs."""
+    train = np.repeat(world.reals.trained_on[:600], 2, axis=0)
+    equal = first_equal(train)
+    assert equal.tolist() == np.repeat(np.arange(600) * 2, 2).tolist()
+    different = np.unique(equal)
+    rows = different[::4]
+    unseen = np.zeros(len(rows), bool)
+    reals = Reals(train, train[rows], different, rows, unseen, "held out")
+    near, report = examine(train[np.setdiff1d(different, rows)][:COUNT], reals, None, COUNT)
+    assert report["trained_on"] == 600
+    assert report["verdict"].startswith("copies training pictures, by pixels: 100%")
+    assert (near["pixels"][0].index % 2 == 0).all()  # of equal ones the first
+    assert examine(world.honest, reals, None, COUNT)[1]["verdict"] == "no copying seen"
 
 
 def test_what_is_too_few_is_said() -> None:
@@ -131,14 +165,14 @@ def test_what_is_too_few_is_said() -> None:
     assert "20 samples (give --samples 100 or more)" in few
     assert "real pictures" not in few
     few = verdict(none, 2000, 30)
-    assert "30 real pictures (give --held-out with 100 or more)" in few
+    assert "30 unseen real pictures (give --held-out with 100 or more)" in few
     assert "--samples" not in few
 
 
 def test_all_samples_count_where_real_pictures_are_few(world: World) -> None:
     """A hundred copies among 1,000 samples, which 30 of each would not show."""
     train = world.reals.trained_on
-    few = Reals(train, world.reals.reference[:30], None, "unseen")
+    few = reals_of(train, world.reals.reference[:30])
     samples = np.concatenate([world.known[:90], world.honest[:90]])
     near, report = examine(samples, few, None, 1000)
     assert (report["samples"], report["references"]) == (180, 30)
@@ -165,7 +199,7 @@ def test_neighbours_by_definition() -> None:
     images = rng.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
     train = rng.integers(0, 256, (4200, 16, 16, 3), dtype=np.uint8)
     train[4150] = images[3]  # a copy, in the second block
-    found = nearness([pixels(images)], (pixels(block) for block in blocks(train)), neighbours=3)
+    found = nearness([pixels(images)], map(pixels, blocks(train, np.arange(4200))), neighbours=3)
     direct = np.sqrt(np.square(pixels(images)[:, None] - pixels(train)[None]).sum(2))
     order = np.argsort(direct, axis=1)[:, :3]
     assert np.array_equal(found.index, order)

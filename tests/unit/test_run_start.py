@@ -16,6 +16,7 @@ from tiny_runs import assert_same, flags, journal, latest_state, noise_folder
 
 from training import start
 from training.__main__ import main
+from training.data import identity
 from training.data.identity import LOOKED_AT, identity_of
 from training.step import Trainer
 
@@ -138,6 +139,11 @@ def test_identity_is_of_content_and_order() -> None:
     assert identity_of(images) != identity_of(images[::-1])
     assert identity_of(images) != identity_of(images[:-1])
     assert identity_of(images) != identity_of(images.reshape(50, 3, 2, 2).transpose(0, 2, 3, 1))
+    images[[7, 30]] = images[3]
+    images[40:] = 0
+    images[45, 0, 0, 0] = 1
+    told = identity.first_equal(images).tolist()
+    assert told == [*range(7), 3, *range(8, 30), 3, *range(31, 41), *[40] * 4, 45, *[40] * 4]
     many = np.zeros((3 * LOOKED_AT, 1, 1, 1), np.uint8)
     many[0] = 1
     assert identity_of(many) != identity_of(np.roll(many, -1, axis=0))

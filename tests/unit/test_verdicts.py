@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_runs import CPU, TINY, assert_same, journal, noise_pictures, shorten
@@ -14,6 +15,7 @@ from tiny_runs import CPU, TINY, assert_same, journal, noise_pictures, shorten
 from training import checkpoint
 from training.config import TrainConfig
 from training.data.avatars import load_avatars
+from training.data.identity import first_equal
 from training.data.pictures import Pictures
 from training.loop import MOST_ROLLBACKS, Outcome, train
 from training.networks import new_generator
@@ -74,13 +76,18 @@ def test_samples_that_become_one(cats: Pictures, tmp_path: Path) -> None:
     assert outcome.step == 100  # the second grid
 
 
-@pytest.mark.parametrize(("count", "batch_size"), [(4, 2), (12, 8)])
+@pytest.mark.parametrize(
+    ("count", "times", "batch_size"), [(4, 1, 2), (12, 1, 8), (1, 500, 8), (12, 100, 8), (63, 1, 8)]
+)
 def test_a_dozen_pictures_and_fewer(
-    cats: Pictures, tmp_path: Path, count: int, batch_size: int
+    cats: Pictures, tmp_path: Path, count: int, times: int, batch_size: int
 ) -> None:
-    few = replace(cats, images=cats.images[:count], labels={})
-    config = replace(SMALL, batch_size=batch_size, ndf=32)
-    assert verdicts(config, few, tmp_path) == ["too little data"]
+    """However often each stands there, and from the first line on."""
+    images = np.tile(cats.images[:count], (times, 1, 1, 1))
+    few = Pictures(images, "few", equal=first_equal(images))
+    config = replace(SMALL, batch_size=batch_size, max_steps=20, held_out=0)
+    assert verdicts(config, few, tmp_path / "none held out") == ["too little data"]
+    assert verdicts(replace(config, held_out=256), few, tmp_path / "some") == ["too little data"]
 
 
 def go(config: TrainConfig, out: Path) -> Outcome:

@@ -6,10 +6,12 @@ import difflib
 import itertools
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 from training.data.avatars import load_avatars
 from training.data.folders import load_folder, load_zip, show_name
+from training.data.identity import first_equal
 from training.data.named import NAMES, load_named
 from training.data.pictures import DataError, Pictures, Skipped
 from training.data.store import Channels, to_grey
@@ -51,7 +53,7 @@ def load(
 
     Returns:
         uint8 (N, image_size, image_size, 1 or 3), N >= ``batch_size``; the same ones in the
-        same order each time.
+        same order each time. It is known which of them are equal.
 
     Raises:
         DataError: nothing of that name, or too few usable pictures.
@@ -82,15 +84,17 @@ def load(
         raise DataError(_unknown(data, path))
     if len(pictures.images) < batch_size:
         raise DataError(_too_few(pictures, batch_size))
-    return pictures
+    return replace(pictures, equal=first_equal(pictures.images))
 
 
 def report(pictures: Pictures) -> str:
     """What was loaded and what was left out, grouped by reason, in at most 12 lines."""
     count, height, width, channels = pictures.images.shape
     kind = "grey" if channels == 1 else "RGB"
+    different = f" ({pictures.different:,} different)" if pictures.different < count else ""
     lines = [
-        f"{count:,} pictures, {height} x {width} px, {kind}, from {show_name(pictures.source)}"
+        f"{count:,} pictures{different}, {height} x {width} px, {kind}, from "
+        f"{show_name(pictures.source)}"
     ]
     remarks = pictures.remarks
     if remarks.enlarged:

@@ -24,19 +24,28 @@ class Split:
     held_out: npt.NDArray[np.int64]
 
 
-def split(count: int, held_out: int, batch_size: int, seed: int) -> Split:
+def split(equal: npt.NDArray[np.int64], held_out: int, batch_size: int, seed: int) -> Split:
     """Choose the pictures to hold out: the same ones for the same arguments.
 
+    Equal pictures are on one side: one that is trained on was not held out from D.
+
     Args:
-        count: how many pictures there are.
-        held_out: how many to hold out, if that leaves seven eighths and one batch to train on.
+        equal: int64 (N,), for each picture the first one equal to it (``Pictures.first_equal``).
+        held_out: how many different ones to hold out, if that leaves seven eighths of all and
+            one batch to train on.
         batch_size: pictures of a batch.
         seed: chooses them.
     """
-    most = max(0, min(held_out, -(-count // HELD_OUT_PART), count - batch_size))
-    chosen = np.random.default_rng([seed, count]).choice(count, size=most, replace=False)
-    out = np.zeros(count, bool)
-    out[chosen] = True
+    count = len(equal)
+    firsts, sizes = np.unique(equal, return_counts=True)
+    room = max(0, min(-(-count // HELD_OUT_PART), count - batch_size))
+    most = min(held_out, -(-len(firsts) // HELD_OUT_PART), room)
+    chosen = []
+    for number in np.random.default_rng([seed, count]).choice(len(firsts), most, replace=False):
+        if sizes[number] <= room:
+            chosen.append(firsts[number])
+            room -= sizes[number]
+    out = np.isin(equal, chosen)
     return Split(np.flatnonzero(~out), np.flatnonzero(out))
 
 

@@ -122,6 +122,8 @@ class Pictures:
         skipped: the files left out.
         remarks: about those that were not.
         hidden: how many files or folders were passed over because of their names.
+        equal: int64 (N,), for each picture the first one with the same pixels; None where that
+            was not looked for, and each counts as another.
     """
 
     images: npt.NDArray[np.uint8]
@@ -130,6 +132,17 @@ class Pictures:
     skipped: list[Skipped] = field(default_factory=list)
     remarks: Remarks = Remarks()
     hidden: int = 0
+    equal: npt.NDArray[np.int64] | None = None
+
+    @property
+    def first_equal(self) -> npt.NDArray[np.int64]:
+        """``equal``, or each picture's own index."""
+        return np.arange(len(self.images)) if self.equal is None else self.equal
+
+    @property
+    def different(self) -> int:
+        """How many pictures there are, equal ones counted once."""
+        return len(np.unique(self.first_equal))
 
 
 def parse_colour(text: str) -> tuple[int, int, int]:

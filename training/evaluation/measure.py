@@ -7,13 +7,14 @@ import sys
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from handler.images import Images
 from training.classifier import classify
 from training.evaluation import attributes, features, memorisation
 from training.evaluation.command import LEAST, EvaluateConfig
 from training.evaluation.msssim import mean_pair_similarity
-from training.evaluation.nearest import blocks, nearness, pixels
+from training.evaluation.nearest import pixels
 from training.evaluation.sliced import sliced_wasserstein_by_scale
 from training.judge import Judge, has_labels, judge_of
 from training.metrics import pairwise_diversity
@@ -178,20 +179,13 @@ class _Report:
             self.add(name, measure(self.samples), measure(self.reference))
         self.add(
             "distance to the nearest training picture, grey levels, median",
-            self._nearest(self.samples),
+            self._nearest(self.samples, np.full(self.count, -1)),
             self._nearest(self.reference, self.reals.rows),
             count=min(NEIGHBOURS_OF, self.count),
         )
 
-    def _nearest(
-        self, images: Images, rows: np.ndarray[Any, np.dtype[np.int64]] | None = None
-    ) -> float:
+    def _nearest(self, images: Images, rows: npt.NDArray[np.int64]) -> float:
         count = min(NEIGHBOURS_OF, len(images))
-        found = nearness(
-            [pixels(images[:count])],
-            (pixels(block) for block in blocks(self.reals.trained_on)),
-            None if rows is None else rows[:count],
-            neighbours=1,
-        )
+        found = self.reals.nearest([pixels(images[:count])], pixels, rows[:count], neighbours=1)
         size = images[0].size
         return float(np.median(found.distances[:, 0])) / float(np.sqrt(size))

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from handler.images import Images
-from training.evaluation.nearest import Nearness, Vectors, blocks, nearness, reduced, shifted
+from training.evaluation.nearest import Nearness, Vectors, reduced, shifted
 from training.reals import Reals
 
 TAIL = 0.1
 SIGNIFICANT = 4.0  # standard errors; by chance once in 30,000 honest Generators
 MORE = 1.5  # and so many times as many in the tail
 LEAST_COUNT = 100  # samples, and real pictures, below which only plain copying is seen
+LEAST_UNSEEN = 8  # pictures that were not trained on, below which nothing is
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,9 @@ def search(space: Space, samples: Images, reals: Reals, count: int) -> tuple[Nea
         count: how many of each to take, from the first on.
     """
     samples, reference = samples[:count], reals.reference[:count]
-    rows = np.full(len(samples) + len(reference), -1)
-    if reals.rows is not None:
-        rows[len(samples) :] = reals.rows[: len(reference)]
-    trained_on = (space.vectors(block) for block in blocks(reals.trained_on))
+    rows = np.concatenate([np.full(len(samples), -1), reals.rows[: len(reference)]])
     variants = space.variants(np.concatenate([samples, reference]))
-    found = nearness(variants, trained_on, rows)
+    found = reals.nearest(variants, space.vectors, rows)
     return found.part(0, len(samples)), found.part(len(samples), len(rows))
 
 
@@ -87,12 +85,14 @@ def examine(
     near = {name: search(space, samples, reals, count) for name, space in spaces.items()}
     told = {name: compare(a.relative, b.relative) for name, (a, b) in near.items()}
     of_samples, of_reference = (min(count, len(x)) for x in (samples, reals.reference))
+    seen = int(reals.seen[:count].sum())
     return near, {
-        "verdict": verdict(told, of_samples, of_reference),
+        "verdict": verdict(told, of_samples, of_reference, seen),
         "samples": of_samples,
         "references": of_reference,
         "reference": reals.described,
-        "trained_on": len(reals.trained_on),
+        "seen": seen,
+        "trained_on": len(reals.different),
         **told,
     }
 
@@ -128,26 +128,36 @@ def compare(samples: Vectors, reference: Vectors) -> dict[str, Any]:
     }
 
 
-def verdict(spaces: dict[str, dict[str, Any]], samples: int, reference: int) -> str:
+def verdict(spaces: dict[str, dict[str, Any]], samples: int, reference: int, seen: int = 0) -> str:
     """What the tests say, in words.
+
+    Training pictures serve as a reference that finds copies, but not as one that finds none:
+    where they have near doubles, a copy is as near to one of them as they are.
 
     Args:
         spaces: what was compared -> ``compare``'s numbers.
         samples, reference: how many samples and real pictures there were.
+        seen: how many of these real pictures had been trained on.
     """
+    unseen = reference - seen
     copied = [name for name, found in spaces.items() if found["copies"]]
     if copied:
         share = max(spaces[name]["nearer_than_a_tenth"] for name in copied)
         return (
             f"copies training pictures, by {' and '.join(copied)}: {share:.0%} of the samples are "
-            f"as near to one of them as the nearest {TAIL:.0%} of unseen real pictures are; look "
+            f"as near to one of them as the nearest {TAIL:.0%} of other real pictures are; look "
             "at them with: python -m training neighbours"
+        )
+    if unseen < LEAST_UNSEEN:
+        return (
+            f"cannot be told: {seen} of the {reference} real pictures to compare with were trained "
+            f"on; give --held-out with {LEAST_COUNT} or more that were not"
         )
     short = []
     if samples < LEAST_COUNT:
         short.append(f"{samples} samples (give --samples {LEAST_COUNT} or more)")
-    if reference < LEAST_COUNT:
-        short.append(f"{reference} real pictures (give --held-out with {LEAST_COUNT} or more)")
+    if unseen < LEAST_COUNT:
+        short.append(f"{unseen} unseen real pictures (give --held-out with {LEAST_COUNT} or more)")
     if short:
         return f"no copying seen, but rare copies would not be, with {' and '.join(short)}"
     return "no copying seen"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,6 +107,6 @@ def shifted(images: Images) -> list[Vectors]:
     ]
 
 
-def blocks(images: Images) -> list[Images]:
-    """Views of at most _BLOCK pictures each."""
-    return [images[start : start + _BLOCK] for start in range(0, len(images), _BLOCK)]
+def blocks(images: Images, rows: npt.NDArray[np.int64]) -> Iterator[Images]:
+    """These pictures, copied, at most _BLOCK at once: the rest stays on the disk."""
+    return (images[rows[start : start + _BLOCK]] for start in range(0, len(rows), _BLOCK))
