@@ -19,9 +19,10 @@ MEDIA_TYPES: dict[Format, str] = {
 }
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_RANGE = re.compile(rf"({_TOKEN})/({_TOKEN})(.*)", re.DOTALL)
-_WEIGHT = re.compile(r";[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*$", re.IGNORECASE)
-_HAS_WEIGHT = re.compile(r";[ \t]*q[ \t]*=", re.IGNORECASE)
+_RANGE = re.compile(rf"(?:({_TOKEN})/({_TOKEN})|(\*))[ \t]*(?:;(.*))?", re.DOTALL)
+_WEIGHT = re.compile(r"[ \t]*q[ \t]*=(.*)", re.IGNORECASE | re.DOTALL)
+_NUMBER = re.compile(r"[ \t]*(0?\.[0-9]+|[01](?:\.[0-9]*)?)[ \t]*")
+_LEAST = 1e-6
 
 
 def choose(
@@ -44,9 +45,10 @@ def choose(
 
 @lru_cache(maxsize=256)  # clients say the same again and again
 def _negotiate(accept: str, offered: tuple[Format, ...]) -> Format:
-    if not accept.strip():
+    parts = [part.strip() for part in accept.split(",") if part.strip()]
+    if not parts:
         return offered[0]
-    ranges = [found for part in accept.split(",") if (found := _range(part)) is not None]
+    ranges = [found for part in parts if (found := _range(part)) is not None]
     weights = {form: _weight(MEDIA_TYPES[form], ranges) for form in offered}
     best = max(offered, key=lambda form: weights[form])  # the first of equals
     if weights[best] > 0:
@@ -62,15 +64,22 @@ def _negotiate(accept: str, offered: tuple[Format, ...]) -> Format:
 
 
 def _range(part: str) -> tuple[str, str, float] | None:
-    """``type/subtype;q=weight``; None for what is no media range."""
-    found = _RANGE.fullmatch(part.strip())
+    """``type/subtype;q=weight``, or ``*`` for ``*/*`` as Java has sent for years; None for what is
+    no media range.
+
+    A weight may have any number of digits. One that is none is the least: what a client named is
+    rather sent than refused.
+    """
+    found = _RANGE.fullmatch(part)
     if found is None:
         return None
-    kind, subtype, parameters = found.groups()
-    weight = _WEIGHT.search(parameters)
-    if weight is None and _HAS_WEIGHT.search(parameters):
-        return None
-    return kind.lower(), subtype.lower(), float(weight[1]) if weight else 1.0
+    kind, subtype, _, parameters = found.groups("*")
+    weight = next(filter(None, map(_WEIGHT.fullmatch, parameters.split(";"))), None)
+    if weight is None:
+        return kind.lower(), subtype.lower(), 1.0
+    number = _NUMBER.fullmatch(weight[1])
+    value = float(number[1]) if number else 2.0
+    return kind.lower(), subtype.lower(), value if value <= 1 else _LEAST
 
 
 def _weight(media_type: str, ranges: list[tuple[str, str, float]]) -> float:

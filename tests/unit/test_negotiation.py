@@ -32,6 +32,19 @@ pytestmark = pytest.mark.unit
         ("image/png;q=1.5, application/json", "json"),
         ("nonsense, application/json", "json"),
         ("image/png ; Q=0.3 , application/json;q=0.2", "png"),
+        # Java's URLConnection, for 20 years
+        ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", "png"),
+        ("*", "png"),
+        ("*/*;q=.2", "png"),
+        (",,,", "png"),
+        (" , application/json,", "json"),
+        ("application/json;q=0.1234", "json"),
+        ("application/json;q=0.12345, image/png;q=0.12344", "json"),
+        ("image/png;q=0.1;ext=1, application/json;q=0.2", "json"),
+        ("image/png;v=b3;q=0.1, application/json;q=0.2", "json"),
+        ("*/*;q=x", "png"),
+        ("text/html, */*;q=", "png"),
+        ("application/json;q=-1", "json"),
     ],
 )
 def test_the_best_acceptable_form(accept: str, expected: str) -> None:
@@ -39,7 +52,17 @@ def test_the_best_acceptable_form(accept: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "accept", ["image/webp", "*/*;q=0", "image/png;q=0", "nonsense", "\u00e9\r\n", "a" * 8000]
+    "accept",
+    [
+        "image/webp",
+        "*/*;q=0",
+        "*;q=0.000",
+        "*/*;q=.0",
+        "image/png;q=0",
+        "nonsense",
+        "\u00e9\r\n",
+        "a" * 8000,
+    ],
 )
 def test_nothing_acceptable(accept: str) -> None:
     with pytest.raises(RequestError) as caught:
