@@ -15,6 +15,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from handler.latents import MAX_LATENT
+
 Latents = npt.NDArray[np.float32]  # (n, nz)
 
 Method = Literal["slerp", "linear"]
@@ -40,10 +42,10 @@ def walk(keys: Latents, steps: int, method: Method) -> Latents:
         method: how to get from one key to the next.
 
     Returns:
-        float32 (steps, nz), finite.
+        float32 (steps, nz), none beyond MAX_LATENT.
 
     Raises:
-        OverflowError: a latent is beyond the range of float32.
+        OverflowError: a number of a latent is beyond MAX_LATENT.
     """
     points = keys.astype(np.float64)
     places = [j * (steps - 1) // (len(keys) - 1) for j in range(len(keys))]
@@ -68,10 +70,10 @@ def mix(terms: Sequence[tuple[float, Latents]]) -> Latents:
         terms: weight, and float32 (n, nz), n >= 1; at least one term.
 
     Returns:
-        float32 (1, nz), finite.
+        float32 (1, nz), none beyond MAX_LATENT.
 
     Raises:
-        OverflowError: the sum is beyond the range of float32.
+        OverflowError: a number of the sum is beyond MAX_LATENT.
     """
     total = np.zeros((1, terms[0][1].shape[1]))
     with np.errstate(over="ignore", invalid="ignore"):  # _rounded tells
@@ -97,8 +99,6 @@ def _angle(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float | No
 
 
 def _rounded(values: npt.NDArray[np.float64]) -> Latents:
-    with np.errstate(over="ignore"):
-        rounded = values.astype(np.float32)
-    if not np.isfinite(rounded).all():
-        raise OverflowError("a latent is beyond the range of float32")
-    return rounded
+    if not (np.abs(values) <= MAX_LATENT).all():  # so that NaN is refused too
+        raise OverflowError(f"a number of a latent is beyond {MAX_LATENT}")
+    return values.astype(np.float32)

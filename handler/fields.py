@@ -28,7 +28,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError
 
 from handler.errors import show
-from handler.latents import MAX_SEED
+from handler.latents import MAX_LATENT, MAX_SEED
 from handler.limits import Limits
 
 MAX_KEYS = 64  # latents that a walk goes through
@@ -37,7 +37,14 @@ MAX_MIX_LATENTS = 1024  # in all terms: drawing them must stay cheap beside draw
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DIGITS = "[0-9]{1,16}"
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+# How bytes begin that are sent in place of JSON or of bare numbers; no float32 of N(0, 1) does.
+_FOREIGN = {
+    b"\x1f\x8b\x08\x00": "gzip",
+    b"\x1f\x8b\x08\x08": "gzip",
+    b"PK\x03\x04": "a zip or .npz file",
+    b"\x93NUMPY": "a .npy file",
+}
 
 
 def schema(nz: int, limits: Limits) -> dict[str, Any]:
@@ -54,7 +61,8 @@ def allowed_values(nz: int, limits: Limits) -> dict[str, str]:
     """What each field takes, in words: for error texts and for the schema."""
     most = limits.max_images
     seeds = f"a list of 1 to {most} seeds, each an integer 0 to {MAX_SEED}"
-    noise = f"1 to {most} rows of {nz} finite float32 numbers, or base64 of them, little-endian"
+    row = f"{nz} numbers -{MAX_LATENT} to {MAX_LATENT}"
+    noise = f"1 to {most} rows of {row}, or base64 of them as little-endian float32"
     return {
         "seed": f"an integer 0 to {MAX_SEED}, or its digits as a string",
         "seeds": seeds,
@@ -62,12 +70,12 @@ def allowed_values(nz: int, limits: Limits) -> dict[str, str]:
         "noise": noise,
         "walk": "an object with between, steps and, if wanted, method",
         "walk.between": f"a list of 2 to {MAX_KEYS} latents, each a seed 0 to {MAX_SEED} "
-        f"or a list of {nz} finite float32 numbers",
+        f"or a list of {row}",
         "walk.steps": f"the number of images, an integer 2 to {most}",
         "walk.method": "slerp or linear",
         "mix": f"a list of 1 to {MAX_TERMS} objects with weight and either seeds or noise, "
         f"at most {MAX_MIX_LATENTS} latents in all",
-        "mix.weight": "a finite number",
+        "mix.weight": f"a finite number; the result stays within -{MAX_LATENT} to {MAX_LATENT}",
         "mix.seeds": seeds,
         "mix.noise": noise,
         "columns": f"an integer 1 to {most}",
@@ -102,7 +110,7 @@ class _Object(BaseModel):
                     "is no field of this object, {hint}",
                     {
                         "hint": hint,
-                        "within": show(name)[1:-1],
+                        "within": (show(name)[1:-1],),
                         "seen": show(name),
                         "allowed": ", ".join(cls.model_fields),
                     },
@@ -115,7 +123,7 @@ def body_model(nz: int, limits: Limits) -> type[BaseModel]:
     """The model of a body, with the limits of this server filled in.
 
     Errors of our own carry in their context, where it is not what pydantic says: ``within``
-    (the name of the field to blame), ``seen`` and ``allowed``, all ASCII.
+    (names and indices from there to the place to blame), ``seen`` and ``allowed``, all ASCII.
     """
     most = limits.max_images
     say = allowed_values(nz, limits)
@@ -131,7 +139,7 @@ def body_model(nz: int, limits: Limits) -> type[BaseModel]:
     ]
     seed_list = Annotated[list[one_seed], one_an_image]
 
-    number = Annotated[float, Field(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX, allow_inf_nan=False)]
+    number = Annotated[float, Field(ge=-MAX_LATENT, le=MAX_LATENT, allow_inf_nan=False)]
     row = Annotated[list[number], Field(min_length=nz, max_length=nz, fail_fast=True)]
     rows = Annotated[list[row], one_an_image]
     base64_text = Annotated[
@@ -167,7 +175,7 @@ def body_model(nz: int, limits: Limits) -> type[BaseModel]:
                     "steps",
                     "is less than the number of latents in between",
                     {
-                        "within": "steps",
+                        "within": ("steps",),
                         "seen": show(self.steps),
                         "allowed": f"an integer {least} to {most}",
                     },
@@ -236,12 +244,17 @@ def _from_digits(value: object) -> object:
     return int(value) if isinstance(value, str) and re.fullmatch(_DIGITS, value) else value
 
 
+def foreign(data: bytes) -> str:
+    """What bytes are that should have been JSON or bare numbers; empty when it does not show."""
+    return next((what for start, what in _FOREIGN.items() if data.startswith(start)), "")
+
+
 def _to_rows(nz: int) -> Callable[[object], object]:
-    """Base64, or a single row, to rows; any other value is left to the type."""
+    """Bytes, base64 of them, or a single row, to rows; any other value is left to the type."""
 
     def to_rows(value: object) -> object:
-        if isinstance(value, str):
-            return _decoded(value, nz)
+        if isinstance(value, bytes | str):
+            return _from_bytes(value if isinstance(value, bytes) else _from_base64(value), nz)
         if isinstance(value, list) and value and not any(isinstance(row, list) for row in value):
             return [value]
         return value
@@ -249,25 +262,71 @@ def _to_rows(nz: int) -> Callable[[object], object]:
     return to_rows
 
 
-def _decoded(text: str, nz: int) -> list[list[float]]:
-    """Base64 (RFC 4648, section 4) of little-endian float32 to rows of nz numbers."""
+def _from_base64(text: str) -> bytes:
+    """Base64 (RFC 4648, section 4) to bytes."""
     try:
-        data = binascii.a2b_base64(text, strict_mode=True)
+        return binascii.a2b_base64(text, strict_mode=True)
     except ValueError:
+        if any(character in text for character in "\r\n"):
+            hint = "it is broken into lines; write one, as base64 -w0 and base64.b64encode do"
+        elif any(character in text for character in "-_"):
+            hint = "it is base64url; write + and / for - and _"
+        else:
+            hint = "in a form, + is written as %2B"
         raise PydanticCustomError(
             "base64",
-            "is not base64 of the standard alphabet with its padding "
-            "(in a form, + is written as %2B)",
-            {"seen": show(text)},
+            "is not base64 of the standard alphabet with its padding ({hint})",
+            {"hint": hint, "seen": show(text)},
         ) from None
+
+
+def _from_bytes(data: bytes, nz: int) -> list[list[float]]:
+    """Little-endian float32 to rows of nz numbers; what is of another type is refused, as far as
+    it shows."""
+    if what := foreign(data):
+        raise PydanticCustomError(
+            "noise_type",
+            "is {what}; send the bare numbers, array.astype('<f4').tobytes()",
+            {"what": what, "seen": show(data[:20])},
+        )
     if not data or len(data) % (4 * nz):
         raise PydanticCustomError(
             "noise_length",
-            "decodes to bytes that are no whole rows",
+            "is of bytes that are no whole rows",
             {"seen": f"{len(data)} bytes", "allowed": f"a positive multiple of {4 * nz} bytes"},
         )
-    rows: list[list[float]] = np.frombuffer(data, "<f4").reshape(-1, nz).tolist()
+    numbers = np.frombuffer(data, "<f4").reshape(-1, nz)
+    wrong = ~(np.abs(numbers) <= MAX_LATENT)  # NaN too
+    if wrong.any():
+        row, column = divmod(int(wrong.argmax()), nz)
+        raise PydanticCustomError(
+            "noise_type",
+            "is no number that N(0, 1) draws: the bytes may be of another type than little-endian "
+            "float32, array.astype('<f4').tobytes()",
+            {"within": (row, column), "seen": f"{numbers[row, column]:g}"},
+        )
+    if _is_of_16_bits(data):
+        raise PydanticCustomError(
+            "noise_type",
+            "looks like float16 or bfloat16; send float32, array.astype('<f4').tobytes()",
+            {"seen": f"{len(data)} bytes"},
+        )
+    rows: list[list[float]] = numbers.tolist()
     return rows
+
+
+def _is_of_16_bits(data: bytes) -> bool:
+    """Whether bytes are of float16 or bfloat16 numbers that N(0, 1) drew.
+
+    Two such numbers make a float32 that N(0, 1) could have drawn. But the low half of a float32 is
+    of mantissa bits, each value as likely as any: 64 different ones are all below 8 as float16, as
+    the bits of both types are, once in 0.56^-64 = 1e16 times.
+    """
+    low = np.frombuffer(data, "<u2")[::2]
+    if len(np.unique(low)) < 64:
+        return False
+    size = np.abs(low.view("<f2").astype(np.float32))
+    return bool((size < 8).all() and (size**2).mean() > 0.1)
 
 
 def _base64_length(rows: int, nz: int) -> int:

@@ -26,6 +26,10 @@ import numpy.typing as npt
 
 MAX_SEED = 2**53 - 1  # the largest integer that JSON numbers carry exactly (RFC 8259, section 6)
 
+# No latent that N(0, 1) draws comes near (the rule's largest number is 8.6), and no sum of a few.
+# What is beyond is a slip, such as bytes that are of another type than float32.
+MAX_LATENT = 100
+
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from handler import arithmetic
 from handler.arithmetic import Latents
 from handler.errors import Kind, RequestError, show
-from handler.latents import MAX_SEED, from_seeds
+from handler.latents import MAX_LATENT, MAX_SEED, from_seeds
 
 Source = Literal["seed", "seeds", "noise", "walk", "mix"]
 SOURCES: tuple[Source, ...] = ("seed", "seeds", "noise", "walk", "mix")
@@ -68,8 +68,8 @@ def draw(body: Mapping[str, Any], given: Mapping[str, Any], nz: int) -> Drawn:
         nz: length of a latent.
 
     Raises:
-        RequestError: the seeds end beyond the largest one, or the result of a walk or a mix is
-            beyond the range of float32.
+        RequestError: the seeds end beyond the largest one, or a number of the latents of a
+            walk or a mix is beyond MAX_LATENT.
     """
     if "noise" in body:
         latents = np.array(body["noise"], np.float32)
@@ -150,8 +150,9 @@ def _mix_source(term: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str
 def _beyond(field: str, value: object) -> RequestError:
     return RequestError(
         Kind.INVALID_FIELD,
-        f"{field} leads to numbers beyond the range of float32; use smaller ones",
+        f"{field} leads to a number beyond -{MAX_LATENT} to {MAX_LATENT}, which N(0, 1) does not "
+        "draw; use smaller ones",
         field=field,
         seen=show(value),
-        allowed="latents and weights whose result is finite in float32",
+        allowed=f"latents and weights whose result stays within -{MAX_LATENT} to {MAX_LATENT}",
     )

@@ -41,7 +41,7 @@ def validate(given: Mapping[str, Any], nz: int, limits: Limits) -> dict[str, Any
     """Check names, types and ranges of the fields.
 
     Args:
-        given: field name -> JSON value.
+        given: field name -> JSON value, or the bytes of raw noise.
         nz: length of a latent.
         limits: how much a request may ask for.
 
@@ -64,7 +64,7 @@ def _refusal(first: ErrorDetails, allowed_in: Mapping[str, str]) -> RequestError
     context = first.get("ctx", {})
     # Names in angle brackets are the tags of a union, no part of the client's body.
     at = [part for part in first["loc"] if not str(part).startswith("<")]
-    at += [context["within"]] if "within" in context else []
+    at += context.get("within", ())
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at)[1:]
     names = [part for part in at if isinstance(part, str)]
     allowed = context.get("allowed") or allowed_in[".".join(names)]

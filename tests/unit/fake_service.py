@@ -24,7 +24,7 @@ FACTS = {
     "channels": 3,
 }
 CARD = Card(**FACTS, facts={**FACTS, "trained_on": "cats"})
-POISON = 666.0
+POISON = 66.0
 
 
 class Fake:

@@ -12,7 +12,7 @@ from handler.latents import from_seeds
 pytestmark = pytest.mark.unit
 
 NZ = 100
-BIG = 3.4e38  # float32 ends at 3.4028e38
+MOST = 100.0
 
 
 def latents(*rows: list[float]) -> Latents:
@@ -82,9 +82,14 @@ def test_just_above_the_threshold_both_ways_agree() -> None:
     assert np.abs(slerp - linear).max() < 1e-7
 
 
-def test_a_walk_may_not_leave_float32() -> None:
+@pytest.mark.parametrize(
+    "keys", [([1, 1], [MOST, MOST + 0.01]), ([20, 0], [-10, 0.01])], ids=["a key", "between"]
+)
+def test_a_walk_stays_among_latents(keys: tuple[list[float], list[float]]) -> None:
+    """Between nearly opposite keys of different lengths the arc swings far out."""
     with pytest.raises(OverflowError):
-        walk(latents([BIG, BIG / 4], [BIG, -BIG / 4]), 3, "slerp")
+        walk(latents(*keys), 3, "slerp")
+    assert walk(latents([MOST, 1], [-MOST, 1]), 3, "linear").max() == MOST
 
 
 def test_mix_is_the_weighted_sum_of_means() -> None:
@@ -100,8 +105,11 @@ def test_mix_is_rounded_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "weights", [(BIG, BIG), (1e300, 1e300), (1e308, -1e308)], ids=["float32", "float64", "nan"]
+    "weights",
+    [(50, 51), (-50, -51), (3e38, 3e38), (1e300, 1e300), (1e308, -1e308)],
+    ids=["above", "below", "float32", "float64", "nan"],
 )
-def test_a_mix_may_not_leave_float32(weights: tuple[float, float]) -> None:
+def test_a_mix_stays_among_latents(weights: tuple[float, float]) -> None:
     with pytest.raises(OverflowError):
-        mix([(weight, latents([1e30])) for weight in weights])
+        mix([(weight, latents([1e30 if weight > MOST else 1.0])) for weight in weights])
+    assert mix([(50, latents([1])), (50, latents([1]))]).tolist() == [[MOST]]

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema_rs
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from handler import requests
@@ -30,7 +30,7 @@ def one_of_few(value: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
     return st.lists(value, min_size=1, max_size=8)
 
 
-numbers = st.floats(-1e30, 1e30, allow_subnormal=True) | st.integers(-9, 9)
+numbers = st.floats(-5, 5, allow_subnormal=True) | st.integers(-5, 5)
 seeds = st.integers(0, MAX_SEED - 8) | st.integers(0, 9).map(str)
 rows = st.lists(numbers, min_size=NZ, max_size=NZ)
 packed = one_of_few(rows).map(
@@ -39,7 +39,7 @@ packed = one_of_few(rows).map(
 noise = one_of_few(rows) | rows | packed
 between = st.lists(seeds | rows, min_size=2, max_size=5)
 terms = st.one_of(
-    st.fixed_dictionaries({"weight": st.floats(-1e6, 1e6), "seeds": one_of_few(seeds)}),
+    st.fixed_dictionaries({"weight": st.floats(-2, 2), "seeds": one_of_few(seeds)}),
     st.fixed_dictionaries({"weight": st.integers(-3, 3), "noise": noise}),
 )
 sources = st.one_of(
@@ -87,7 +87,12 @@ def parse(body: object) -> GenerateRequest:
 @settings(max_examples=150, deadline=None)
 @given(body=good)
 def test_again_draws_the_same_bits_in_the_same_grid(body: dict[str, Any]) -> None:
-    first = parse(body)
+    try:
+        first = parse(body)
+    except RequestError:
+        if "walk" in body:  # nearly opposite ends: the arc between them swings far out
+            reject()
+        raise
     second = parse(json.loads(json.dumps(first.again, allow_nan=False)))
     assert draw_together([second], NZ)[0].tobytes() == draw_together([first], NZ)[0].tobytes()
     layouts = [(r.columns, r.padding, r.background) for r in (first, second)]
@@ -173,7 +178,13 @@ AT_THE_EDGE = [
     ({"noise": "A" * 16}, {"noise": "A" * 12}),
     ({"noise": "A" * 128}, {"noise": "A" * 132}),
     ({"noise": "A" * 16}, {"noise": "-" * 16}),
-    ({"noise": [3.4e38] * NZ}, {"noise": [3.5e38] * NZ}),
+    ({"noise": [100] * NZ}, {"noise": [100.001] * NZ}),
+    ({"noise": [-100] * NZ}, {"noise": [-100.001] * NZ}),
+    (
+        {"walk": {"between": [1, [100] * NZ], "steps": 8}},
+        {"walk": {"between": [1, [101] * NZ], "steps": 8}},
+    ),
+    ({"mix": [{"weight": 1, "noise": [100] * NZ}]}, {"mix": [{"weight": 1, "noise": [101] * NZ}]}),
     ({"walk": {"between": [1, [0] * NZ], "steps": 8}}, {"walk": {"between": [1, 2], "steps": 9}}),
     ({"walk": {"between": [1, 2], "steps": 2}}, {"walk": {"between": [1], "steps": 2}}),
     ({"walk": {"between": [1, 2], "steps": 2}}, {"walk": {"between": [1, 2]}}),

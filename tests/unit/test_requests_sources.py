@@ -118,6 +118,72 @@ def test_numbers_in_base64_are_finite(value: float, seen: str) -> None:
     assert (error.kind, error.field, error.seen) == (Kind.INVALID_FIELD, "noise[1][2]", seen)
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [("A" * 12 + "\n" + "A" * 10 + "==", "lines"), ("A" * 22 + "==\r\n", "lines"),
+     ("A" * 20 + "-_==", "base64url"), ("A" * 10 + " " + "A" * 11 + "==", "%2B")],
+    ids=itertools.count(),
+)  # fmt: skip
+def test_why_it_is_no_base64(text: str, hint: str) -> None:
+    assert hint in refused({"noise": text}).detail
+
+
+NORMAL = np.random.default_rng(0).standard_normal(6400)
+OTHER_TYPES = {
+    "float16": NORMAL.astype("<f2"), "bfloat16": (NORMAL.astype("<f4").view("<u4") >> 16)
+    .astype("<u2"), "big-endian": NORMAL.astype(">f4"), "big-endian float16": NORMAL.astype(">f2"),
+    "float64": NORMAL, "float32 as float64": NORMAL.astype("<f4").astype("<f8"),
+    "uint8": (NORMAL * 40 + 128).astype("u1"), "int8": (NORMAL * 40).astype("i1"),
+    "int32": NORMAL.astype("<i4"), "int64": NORMAL.astype("<i8"),
+}  # fmt: skip
+
+
+def sent_as(data: bytes, way: str) -> dict[str, Any]:
+    text = base64.b64encode(data).decode()
+    return {
+        "raw": {"body": data},
+        "noise": {"body": {"noise": text}},
+        "mix": {"body": {"mix": [{"weight": 0, "seeds": [1]}, {"weight": 1, "noise": text}]}},
+    }[way]
+
+
+@pytest.mark.parametrize("way", ["raw", "noise", "mix"])
+@pytest.mark.parametrize("dtype", OTHER_TYPES)
+def test_noise_of_another_type_is_told(dtype: str, way: str) -> None:
+    """200 numbers, so that two of four, two and one byte are a row of float32."""
+    data = OTHER_TYPES[dtype][:400].tobytes()
+    with pytest.raises(RequestError) as caught:
+        requests.parse(sent_as(data, way), 100, Limits())
+    error = caught.value
+    assert error.kind is Kind.INVALID_FIELD
+    assert error.field.startswith("mix[1].noise" if way == "mix" else "noise")
+    assert "<f4" in error.detail
+    assert "float32" in error.allowed
+
+
+@pytest.mark.parametrize("way", ["raw", "noise", "mix"])
+@pytest.mark.parametrize(
+    "numbers",
+    [NORMAL, NORMAL.astype("f2"), np.round(NORMAL, 1), NORMAL * 8, np.full(6400, 0.3),
+     np.zeros(6400), np.arange(6400) / 64, np.linspace(-3, 3, 6400), NORMAL.astype("i4"),
+     np.clip(NORMAL, -1, 1)],
+    ids=itertools.count(),
+)  # fmt: skip
+def test_float32_of_any_origin_is_taken(numbers: Any, way: str) -> None:
+    data = numbers.astype("<f4").tobytes()
+    (item,) = requests.parse(sent_as(data, way), 100, Limits()).items
+    (drawn,) = draw_together([item], 100)
+    if way != "mix":
+        assert drawn.tobytes() == data
+
+
+@pytest.mark.parametrize("way", ["noise", "mix"])
+def test_a_npy_file_is_no_noise(way: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        requests.parse(sent_as(b"\x93NUMPY" + bytes(394), way), 100, Limits())
+    assert "a .npy file" in caught.value.detail
+
+
 WRONG = [
     ({"walk": 5}, "walk", "5"),
     ({"walk": []}, "walk", "a list of 0"),
@@ -153,7 +219,10 @@ WRONG = [
     (a_walk(1, 2, 3, 4), "walk.steps", "3"),
     (a_walk(1, 2, method="cubic"), "walk.method", "'cubic'"),
     (a_walk(1, 2, method=1), "walk.method", "1"),
-    (a_walk([3e38, 1e38, 0, 0], [3e38, -3e38, 0, 0]), "walk", "an object of 2"),
+    (a_walk([20, 0, 0, 0], [-10, 0.01, 0, 0]), "walk", "an object of 2"),
+    (a_walk(1, [1, 100.1, 3, 4]), "walk.between[1][1]", "100.1"),
+    ({"noise": [1, 2, -101, 4]}, "noise[0][2]", "-101"),
+    (a_mix(noise=[ROW, [1, 2, 3, 666]]), "mix[1].noise[1][3]", "666"),
     ({"mix": {}}, "mix", "an object of 0"),
     ({"mix": []}, "mix", "a list of 0"),
     ({"mix": [{"weight": 1, "seeds": [1]}] * 65}, "mix", "a list of 65"),
@@ -173,7 +242,8 @@ WRONG = [
     (a_mix(noise="AAAA"), "mix[1].noise", "3 bytes"),
     (a_mix(noise=[ROW, [1, 2, 3, NAN]]), "mix[1].noise[1][3]", "nan"),
     (a_mix(weight=1e39, noise=[ROW]), "mix", "a list of 2"),
-    ({"mix": [{"weight": 1e308, "noise": [1e9] * NZ}]}, "mix", "a list of 1"),
+    (a_mix(weight=36, noise=[ROW]), "mix", "a list of 2"),
+    ({"mix": [{"weight": 1e308, "noise": [90] * NZ}]}, "mix", "a list of 1"),
 ]  # fmt: skip
 
 
