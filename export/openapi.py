@@ -14,7 +14,9 @@ import yaml
 
 from handler.errors import CONTENT_TYPE, Kind
 from handler.fields import schema
+from handler.latents import MAX_LATENT
 from handler.limits import Limits
+from handler.requests import ENVELOPE
 from handler.sources import SOURCES
 from training.files import atomic_path
 
@@ -40,6 +42,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "json": {"seed": 1, "num_images": 2, "format": "json"},
     "npy": {"seed": 1, "num_images": 2, "format": "npy"},
     "kserve": {"instances": [{"seed": 1}, {"seeds": [2, 3]}]},
+    "vertex": {"instances": [{"seed": 1}], "parameters": {}},
+    "tensorflow": {"instances": [{"seed": 1}], "signature_name": "serving_default"},
 }
 
 _SOURCE_FIELDS = (*SOURCES, "num_images")
@@ -84,7 +88,11 @@ def _operation() -> dict[str, Any]:
         "schema": {"anyOf": [_ref("GenerateRequest"), _ref("Instances"), {"type": "null"}]},
         "examples": {name: {"value": value} for name, value in EXAMPLES.items()},
     }
-    raw = {"description": f"little-endian float32, n x {NZ}", "type": "string", "minLength": 1}
+    raw = {
+        "description": f"little-endian float32, n x {NZ} numbers -{MAX_LATENT} to {MAX_LATENT}",
+        "type": "string",
+        "minLength": 1,
+    }
     binary = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
     return {
         "operationId": "generate",
@@ -156,7 +164,9 @@ def _requests() -> dict[str, Any]:
                     "items": _ref("GenerateRequest"),
                     "minItems": 1,
                     "maxItems": Limits().max_images,
-                }
+                },
+                # What other platforms send beside instances: taken where it says nothing.
+                **{name: {"enum": [None, *values]} for name, values in ENVELOPE.items()},
             },
         },
         **requests,

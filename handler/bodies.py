@@ -1,97 +1,145 @@
-"""The body of one request as TorchServe gives it -> a mapping of field names to JSON values.
+"""The body of one request as TorchServe gives it -> a mapping of field names to values.
 
-TorchServe hands over a dict per request: ``{"body": ...}`` with the body decoded
-(``application/json``), as text (``text/*``) or as bytes (anything else, and JSON that it could
-not decode), or one key per form field with the value as bytes. Over gRPC the keys are those of
-the ``input`` map and the values bytes; there ``data`` is as usual a name as ``body``.
+TorchServe hands over a dict per request: ``{"body": ...}`` with the bytes of the body, beside one
+key for each parameter of the query on the few routes that read one; or one key per form field.
+Over gRPC the keys are those of the ``input`` map; there ``data`` is as usual a name as ``body``.
+All values are bytes, for ``handler.dcgan_handler`` turns TorchServe's own decoding off; a value
+that is no bytes is JSON that has been decoded.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from handler.errors import Kind, RequestError, show
+from handler.fields import foreign
+from handler.headers import NONE, check_readable, media_type
 from handler.limits import Limits
 
 _HINT = "send a JSON object with the header Content-Type: application/json"
+_NOISE = ("", "application/octet-stream")  # what raw noise may be declared as; "": as nothing
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _LOOKS_LIKE_JSON = re.compile(rb"(\xef\xbb\xbf)?[ \t\n\r]*[{\[]")
-_TEXT = re.compile(rb"[\t\n\r -~]*")
 
 
-def fields(raw: Mapping[str, Any], nz: int, limits: Limits) -> Mapping[str, Any]:
-    """Field name -> JSON value, from any of the ways a body arrives in.
+def fields(
+    raw: Mapping[str, Any], nz: int, limits: Limits, headers: Mapping[str, Any] = NONE
+) -> Mapping[str, Any]:
+    """Field name -> value, from any of the ways a body arrives in.
 
     Args:
         raw: what TorchServe gives for one request.
-        nz: length of a latent; bytes that are no JSON are noise, float32 (n, nz),
-            little-endian, and come back as the field ``noise`` in base64.
-        limits: ``max_body_bytes`` bounds text and bytes; decoded JSON has been bounded by
-            TorchServe's max_request_size.
+        nz: length of a latent.
+        limits: ``max_body_bytes`` bounds bytes.
+        headers: of the same request.
+
+    Returns:
+        JSON values; for raw noise the field ``noise`` with its bytes, float32 (n, nz),
+        little-endian.
 
     Raises:
         RequestError: 400 for what is not JSON, not an object or no whole rows of noise, 413
-            for a body too large.
+            for a body too large, 415 for a packed one.
     """
-    if set(raw) in ({"body"}, {"data"}):
-        return _object(next(iter(raw.values())), nz, limits)
-    for name in raw:
+    # /invocations?model_name=dcgan: TorchServe has read it.
+    raw = {name: value for name, value in raw.items() if name != "model_name"}
+    check_readable(raw, headers)
+    _check_size(raw.values(), limits)
+    key = "data" if set(raw) == {"data"} else "body"
+    others = {name: value for name, value in raw.items() if name != key}
+    for name in others:
         if name.lstrip()[:1] in ("{", "["):
             # curl -d without a header: the JSON text was taken for the name of a form field,
             # cut at the first "=" or "&".
             if len(raw) == 1 and not raw[name]:
-                return _object(name, nz, limits)
+                return _object(_load(name))
             raise RequestError(
                 Kind.INVALID_BODY, f"JSON was sent as a form; {_HINT}", seen=show(name)
             )
-    texts = [value for value in raw.values() if isinstance(value, str | bytes | bytearray)]
-    _check_size(sum(map(len, texts)), limits)
-    return {name: _form_value(name, value) for name, value in raw.items()}
+    body = raw.get(key)
+    if isinstance(body, bytes | bytearray):
+        body = _decoded(bytes(body), media_type(headers, key), nz)
+    found = _object(body)
+    for name in others:
+        if found.get(name) is not None:
+            raise RequestError(
+                Kind.CONFLICT,
+                "a field is both in the body and in the query; keep one of them",
+                field=show(name)[1:-1],
+                seen=show(name),
+                allowed="each field once",
+            )
+    return {**found, **{name: _form_value(name, value) for name, value in others.items()}}
 
 
-def _object(body: object, nz: int, limits: Limits) -> Mapping[str, Any]:
-    """A body in any stage of decoding -> the JSON object in it; nothing is ``{}``."""
-    if isinstance(body, str | bytes | bytearray):
-        _check_size(len(body), limits)
-        body = _load(body) if isinstance(body, str) else _from_bytes(bytes(body), nz)
+def _object(body: object) -> Mapping[str, Any]:
+    """Decoded JSON -> the object that it is; nothing is ``{}``."""
     if body is None:
         return {}
     if not isinstance(body, dict):
+        twice = isinstance(body, str) and body.lstrip()[:1] in ("{", "[")
         raise RequestError(
-            Kind.INVALID_BODY, f"the body is not a JSON object; {_HINT}", seen=show(body)
+            Kind.INVALID_BODY,
+            "the body is valid JSON but no object"
+            + (": it was encoded as JSON twice" if twice else "")
+            + f"; {_HINT}",
+            seen=show(body),
+            allowed="a JSON object",
         )
     return body
 
 
-def _from_bytes(body: bytes, nz: int) -> object:
-    """JSON or raw noise: no content type says which, so the bytes themselves have to."""
+def _decoded(body: bytes, media: str, nz: int) -> object:
+    """JSON under any type; raw noise only where nothing else was declared.
+
+    There the bytes themselves have to say which: noise is never text from end to end.
+    """
     row_bytes = 4 * nz
-    whole_rows = bool(body) and len(body) % row_bytes == 0
-    if _LOOKS_LIKE_JSON.match(body):
-        try:
-            return _load(body)
-        except RequestError:
-            # Noise may begin with such a byte, but not be printable from end to end: no number
-            # could be zero or negative then. So a slip in JSON does not become a picture.
-            if not whole_rows or _TEXT.fullmatch(body):
-                raise
-    if whole_rows:
-        return {"noise": base64.b64encode(body).decode("ascii")}
+    if media in _NOISE and not _is_text(body):
+        if body and len(body) % row_bytes == 0:
+            return {"noise": body}
+        if body.strip() and not _LOOKS_LIKE_JSON.match(body):
+            what = foreign(body)
+            raise RequestError(
+                Kind.INVALID_BODY,
+                f"the body is {f'{what}, ' if what else ''}neither JSON nor raw noise (float32, "
+                f"little-endian); {_HINT}, or whole rows of {nz} float32 numbers as "
+                "application/octet-stream",
+                seen=f"{len(body)} bytes, {show(body[:20])}",
+                allowed=f"a JSON object, or a positive multiple of {row_bytes} bytes",
+            )
     if not body.strip():
         return None
-    raise RequestError(
-        Kind.INVALID_BODY,
-        "the body is neither JSON nor raw noise (float32, little-endian); "
-        f"{_HINT}, or whole rows of {nz} float32 numbers as application/octet-stream",
-        seen=f"{len(body)} bytes, {show(body[:20])}",
-        allowed=f"a JSON object, or a positive multiple of {row_bytes} bytes",
-    )
+    encoding = json.detect_encoding(body)
+    if what := foreign(body):
+        reason = f"it is {what}"
+    elif not encoding.startswith("utf-8"):
+        reason = f"it looks like {encoding[:6].upper()} where JSON is UTF-8"
+    else:
+        try:
+            return _load(body.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            reason = f"it is not UTF-8 at byte {error.start}"
+    raise _no_json(reason, body)
 
 
-def _load(text: str | bytes) -> object:
+def _is_text(body: bytes) -> bool:
+    """Whether bytes are text from end to end, in an encoding that JSON is seen in, and not blank.
+
+    Noise is not: no number of it could be zero or negative in UTF-8, and in UTF-16 or UTF-32 that
+    begins with two characters of ASCII the first number is below 1e-17.
+    """
+    try:
+        text = body.decode(json.detect_encoding(body))
+    except UnicodeDecodeError:
+        return False
+    return bool(text.strip()) and text[:2].isascii() and not _CONTROL.search(text)
+
+
+def _load(text: str) -> object:
     """Decode JSON; every way that can fail is the client's (RFC 8259)."""
     try:
         return json.loads(text, object_pairs_hook=_without_doubles)
@@ -99,12 +147,14 @@ def _load(text: str | bytes) -> object:
         reason = "it is nested too deeply"
     except json.JSONDecodeError as error:
         reason = f"{error.msg} at line {error.lineno} column {error.colno}"
-    except UnicodeDecodeError:
-        reason = "it is not UTF-8"
     except ValueError:
         reason = "it holds an integer of too many digits"
-    raise RequestError(
-        Kind.INVALID_JSON, f"the body is not JSON: {reason}; {_HINT}", seen=show(text)
+    raise _no_json(reason, text)
+
+
+def _no_json(reason: str, seen: str | bytes) -> RequestError:
+    return RequestError(
+        Kind.INVALID_JSON, f"the body is not JSON: {reason}; {_HINT}", seen=show(seen)
     )
 
 
@@ -126,10 +176,10 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _form_value(name: str, value: object) -> object:
     """A form field's text is JSON where it can be read as JSON, else a plain string."""
-    if not isinstance(value, str | bytes | bytearray):
-        return value  # a part with a content type of its own, decoded already
+    if not isinstance(value, bytes | bytearray):
+        return value
     try:
-        text = value if isinstance(value, str) else value.decode()
+        text = value.decode("utf-8-sig")
         try:
             return json.loads(text, object_pairs_hook=_without_doubles)
         except json.JSONDecodeError:
@@ -143,7 +193,8 @@ def _form_value(name: str, value: object) -> object:
         ) from None
 
 
-def _check_size(size: int, limits: Limits) -> None:
+def _check_size(values: Iterable[object], limits: Limits) -> None:
+    size = sum(len(value) for value in values if isinstance(value, bytes | bytearray))
     if size > limits.max_body_bytes:
         raise RequestError(
             Kind.TOO_LARGE,

@@ -7,6 +7,7 @@ goes first here, before anything of ours is imported.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ class DcganHandler:
         sys.path.insert(0, str(properties["model_dir"]))
         from handler import logs, service
 
+        # As decode_input_request=false, whatever the server's settings say: TorchServe looks here
+        # for every request. Its own decoder takes the last of a field that comes twice, knows
+        # application/json only, and logs a trace for each body that is not JSON.
+        os.environ["TS_DECODE_INPUT_REQUEST"] = "false"
         logs.configure()
         self.service = service.open_service(
             Path(properties["model_dir"]), context.model_yaml_config, properties.get("gpu_id"),

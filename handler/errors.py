@@ -26,6 +26,7 @@ class Kind(Enum):
     CONFLICT = ("conflicting-fields", 400, "These fields do not go together")
     NOT_ACCEPTABLE = ("not-acceptable", 406, "No reply format that the request accepts")
     TOO_LARGE = ("too-large", 413, "The request asks for more than the limits allow")
+    PACKED = ("unsupported-encoding", 415, "The body has a content coding that is not taken")
     INTERNAL = ("internal", 500, "The server failed on this request")
     NOT_IMPLEMENTED = ("not-implemented", 501, "This service does not offer that")
     OUT_OF_MEMORY = ("out-of-memory", 507, "The request alone does not fit the device's memory")

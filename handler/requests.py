@@ -16,6 +16,7 @@ from handler import bodies
 from handler.arithmetic import Latents
 from handler.errors import Kind, RequestError, show
 from handler.fields import schema
+from handler.headers import NONE
 from handler.images import default_columns
 from handler.latents import from_seeds
 from handler.limits import Limits
@@ -26,6 +27,12 @@ __all__ = ["Call", "GenerateRequest", "draw_together", "parse", "schema"]
 
 DEFAULT_PADDING_PX = 2  # between tiles; a single image has none
 DEFAULT_BACKGROUND = "#ffffff"
+
+# What other platforms send beside instances, and what of it says nothing.
+ENVELOPE: dict[str, tuple[Any, ...]] = {
+    "parameters": ({}, []),  # Vertex AI
+    "signature_name": ("", "serving_default"),  # TensorFlow Serving
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,18 +76,21 @@ class Call:
     kserve: bool
 
 
-def parse(raw: Mapping[str, Any], nz: int, limits: Limits) -> Call:
+def parse(
+    raw: Mapping[str, Any], nz: int, limits: Limits, headers: Mapping[str, Any] = NONE
+) -> Call:
     """Check one call.
 
     Args:
         raw: what TorchServe gives for one request; see ``handler.bodies``.
         nz: length of a latent.
         limits: how much a call may ask for.
+        headers: of the same request; over gRPC there are none.
 
     Raises:
-        RequestError: status 400, or 413 when it asks for more than the limits allow.
+        RequestError: status 400, 413 when it asks for more than the limits allow, or 415.
     """
-    body = bodies.fields(raw, nz, limits)
+    body = bodies.fields(raw, nz, limits, headers)
     if "instances" in body:
         return Call(_instances(body, nz, limits), kserve=True)
     return Call((_request(body, nz, limits),), kserve=False)
@@ -131,14 +141,18 @@ def _request(given: Mapping[str, Any], nz: int, limits: Limits) -> GenerateReque
 
 def _instances(body: Mapping[str, Any], nz: int, limits: Limits) -> tuple[GenerateRequest, ...]:
     """The requests of a KServe v1 body ``{"instances": [{...}, ...]}``."""
-    others = [name for name, value in body.items() if name != "instances" and value is not None]
+    others = [
+        name
+        for name, value in body.items()
+        if name != "instances" and value is not None and value not in ENVELOPE.get(name, ())
+    ]
     if others:
         raise RequestError(
             Kind.CONFLICT,
             "instances goes alone; move the other fields into the instances",
             field=show(others[0])[1:-1],
             seen=show(others[0]),
-            allowed="instances and no other field",
+            allowed="instances, an empty parameters, and the signature_name serving_default",
         )
     given = body["instances"]
     allowed = f"a list of 1 to {limits.max_images} objects with the fields of a request"

@@ -19,7 +19,7 @@ from handler.backends import Backend, Latents, open_backend
 from handler.batching import equal_shares, generate, is_out_of_memory
 from handler.card import Card
 from handler.errors import Kind, RequestError
-from handler.headers import check_not_dropped, header
+from handler.headers import header
 from handler.images import Images
 from handler.limits import Limits, Settings, processors
 from handler.negotiation import FORMATS, MEDIA_TYPES, Format, choose
@@ -148,8 +148,7 @@ class Service:
             )
         if headers.get("describe") == "True":
             return Reply(200, "application/json", replies.to_json(self.describe()))
-        check_not_dropped(raw, headers)
-        call = requests.parse(raw, self._card.nz, self._limits)
+        call = requests.parse(raw, self._card.nz, self._limits, headers)
         if call.kserve:
             form = choose(None, headers, offered=("json",))
         else:

@@ -25,7 +25,7 @@ SENT = {
     "Content-Encoding": "gzip", "Upgrade": "h2c", "TE": "trailers", "Referer": "https://x/",
     "Accept": "image/png", "Content-Type": "application/json",
 }  # fmt: skip
-PASSED = {"host", "x-request-id", "accept", "content-type"}
+PASSED = {"host", "x-request-id", "accept", "content-type", "content-encoding"}
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ be the same process afterwards.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import socket
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 from hypothesis import HealthCheck, given, settings
@@ -66,12 +68,23 @@ def fields(name: str, value: object, at: str = "", kind: str = "invalid-field") 
 
 HEADER_LINES = "x\r\nX-Injected: 1"
 DEEP = "[" * 50_000 + "]" * 50_000
+LONG = b'{"seed": 1}'.ljust(400)
 HOSTILE = [
     Hostile("invalid JSON", '{"seed": 1', 400, "invalid-json"),
     Hostile("half a UTF-8 character", b'{"seed": "\xc3"}', 400, "invalid-json"),
     Hostile("a number", "17", 400, "invalid-body"),
     Hostile("a list", "[1, 2]", 400, "invalid-body"),
-    Hostile("a text", '"cat"', 400, "invalid-json"),
+    Hostile("a text", '"cat"', 400, "invalid-body"),
+    Hostile("JSON in a JSON text", '"{}"', 400, "invalid-body"),
+    Hostile("a field twice", '{"seed": 1, "seed": 2}', 400, "invalid-json", "seed"),
+    Hostile("JSON as long as noise", LONG[:399] + b"\xff", 400, "invalid-json"),
+    Hostile("UTF-16 as long as noise", LONG.decode().encode("utf-16-le"), 400, "invalid-json"),
+    Hostile("noise of another type", b"\x9c" * 400, 400, "invalid-json",
+            headers=(("Content-Type", "image/png"),)),
+    Hostile("a packed body", gzip.compress(b"{}"), 415, "unsupported-encoding",
+            "Content-Encoding", (("Content-Type", JSON), ("Content-Encoding", "gzip"))),
+    Hostile("float64 as noise", np.random.default_rng(0).standard_normal(100).tobytes(), 400,
+            "invalid-field", headers=(("Content-Type", "application/octet-stream"),)),
     Hostile("JSON without a content type, as curl -d sends it", '{"seed": 1}', 400,
             "invalid-body", headers=(("Content-Type", "application/x-www-form-urlencoded"),)),
     Hostile("JSON as a form", '{"seed": 1, "seed": 2}&a=b', 400, "invalid-body",
@@ -205,8 +218,25 @@ def test_explanations_are_not_offered(server: Server, alone: list[bytes]) -> Non
 
 def test_a_query_string_is_not_read(server: Server, alone: list[bytes]) -> None:
     """TorchServe does not pass it on; the body decides, as the documentation says."""
-    reply = requests.post(server.predict_url + "?seed=99", json=GOOD[0], timeout=60)
-    assert reply.content == alone[0]
+    kserve = server.predict_url.replace("/predictions/dcgan", "/v1/models/dcgan:predict")
+    for url in (server.predict_url, f"{server.predict_url}/1.0", kserve):
+        reply = requests.post(url + "?seed=99", json=GOOD[0], timeout=60)
+        assert reply.content == alone[0]
+
+
+@pytest.mark.parametrize(
+    "path", ["/invocations?model_name=dcgan", "/models/dcgan/invoke?", "/dcgan/predict?"]
+)
+def test_but_on_the_routes_of_other_platforms_it_is(
+    server: Server, alone: list[bytes], path: str
+) -> None:
+    url = server.predict_url.replace("/predictions/dcgan", path)
+    assert requests.post(url, json=GOOD[1], timeout=60).content == alone[1]
+    assert requests.get(f"{url}&seed=1&num_images=2", timeout=60).content == alone[1]
+    assert requests.post(f"{url}&num_images=2", json={"seed": 1}, timeout=60).content == alone[1]
+    assert requests.post(f"{url}&seed=1", data={"num_images": 2}, timeout=60).content == alone[1]
+    problem = requests.post(f"{url}&seed=2", json=GOOD[1], timeout=60).json()
+    assert (problem["type"], problem["field"]) == ("urn:dcgan:problem:conflicting-fields", "seed")
 
 
 @pytest.mark.parametrize(
@@ -217,13 +247,26 @@ def test_a_query_string_is_not_read(server: Server, alone: list[bytes]) -> None:
         {"Content-Type": "text/plain"},
         {"Content-Type": "application/json; charset=utf-8"},
         {"Content-Type": "APPLICATION/JSON"},
+        {"content-type": "application/vnd.x+json"},
+        {"Content-Type": JSON, "body": "image/png"},
+        {"Content-Type": JSON, "Content-Encoding": "identity"},
     ],
     ids=str,
 )
 def test_json_is_read_whatever_its_content_type(
     server: Server, alone: list[bytes], headers: dict[str, str]
 ) -> None:
-    assert send(server, json.dumps(GOOD[1]), headers).content == alone[1]
+    """One answer to each body, with and without a byte order mark."""
+    for start in (b"", b"\xef\xbb\xbf"):
+        assert send(server, start + json.dumps(GOOD[1]).encode(), headers).content == alone[1]
+        twice = send(server, start + b'{"seed": 1, "seed": 2}', headers)
+        assert (twice.status_code, twice.json()["field"]) == (400, "seed")
+
+
+def test_the_accept_header_of_java(server: Server, alone: list[bytes]) -> None:
+    accept = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
+    reply = requests.post(server.predict_url, json=GOOD[0], timeout=60, headers={"Accept": accept})
+    assert reply.content == alone[0]
 
 
 def test_form_fields_and_parts(server: Server, alone: list[bytes]) -> None:

@@ -38,7 +38,7 @@ EMPTY = [{}, {"body": {}}, {"body": None}, {"body": b""}, {"body": bytearray(b" 
 
 
 def test_an_empty_json_string_is_not_nothing() -> None:
-    assert refused({"body": ""}).kind is Kind.INVALID_JSON
+    assert refused({"body": b'""'}).kind is Kind.INVALID_BODY
 
 
 @pytest.mark.parametrize("raw", EMPTY, ids=itertools.count())
@@ -56,7 +56,7 @@ SAME = [
     {"body": {"seed": "42", "num_images": 3, "noise": None}},
     {"body": bytearray(b'{"seed": 42, "num_images": 3}')},
     {"body": b'{"seed": "42", "num_images": 3}'},
-    {"body": '{"seed": 42, "num_images": 3}'},
+    {"body": b'\xef\xbb\xbf{"seed": 42}', "num_images": b"3"},
     {'{"seed": 42, "num_images": 3}': bytearray()},
     {"seed": bytearray(b"42"), "num_images": bytearray(b"3")},
     {"seed": "42", "num_images": 3},
@@ -242,7 +242,7 @@ def test_a_body_that_is_not_json(text: bytes, reason: str) -> None:
     assert "Content-Type: application/json" in error.detail
 
 
-@pytest.mark.parametrize("value", [[], [1], 5, 1.5, True, b"[]", "3", '"seed"'])
+@pytest.mark.parametrize("value", [[], [1], 5, 1.5, True, b"[]", b"3", "", '{"seed": 1}'])
 def test_a_body_that_is_not_an_object(value: object) -> None:
     assert refused({"body": value}).kind is Kind.INVALID_BODY
 

@@ -49,6 +49,10 @@ def test_each_instance_is_a_request_of_its_own() -> None:
     [
         {"body": {"instances": [{"seed": 1}]}},
         {"body": {"instances": [{"seed": 1}], "parameters": None}},
+        {"body": {"instances": [{"seed": 1}], "parameters": {}}},
+        {"body": {"instances": [{"seed": 1}], "parameters": []}},
+        {"body": {"instances": [{"seed": 1}], "signature_name": "serving_default"}},
+        {"body": {"instances": [{"seed": 1}], "signature_name": ""}, "model_name": b"dcgan"},
         {"body": bytearray(b'{"instances": [{"seed": 1}]}')},
         {"data": b'{"instances": [{"seed": "1"}]}'},
         {"instances": bytearray(b'[{"seed": 1}]')},
