@@ -21,7 +21,7 @@ umask 077
 : "${RATE:=20r/s}" "${BURST:=40}" "${CONNECTIONS:=16}" "${ALL_CONNECTIONS:=64}"
 : "${TLS_NAMES:=DNS:localhost,IP:127.0.0.1,DNS:proxy}"
 : "${ACCESS_LOG:=/dev/stdout}" "${ERROR_LEVEL:=crit}"
-: "${RESOLVER:=$(sed -n 's/^nameserver *//p' /etc/resolv.conf | head -n 1)}"
+: "${RESOLV_CONF:=/etc/resolv.conf}" "${RESOLVER:=}"
 HERE=$(dirname "$(readlink -f "$0")")
 : "${GALLERY:=$HERE/../gallery}" "${CORS_ORIGINS:=none}"
 
@@ -129,12 +129,28 @@ origins() {
     printf '%s' "${pattern#|}"
 }
 
+# The first nameserver that nginx can ask (it takes no zone: fe80::1%eth0), or RESOLVER. IPv6 stands
+# in brackets there.
+resolver() {
+    [ -n "$RESOLVER" ] || RESOLVER=$(sed -n 's/^nameserver[[:space:]]\{1,\}\([^[:space:]%]*\)\([[:space:]].*\)\{0,1\}$/\1/p' "$RESOLV_CONF" | head -n 1)
+    [ -n "$RESOLVER" ] || fail "there is no nameserver in $RESOLV_CONF that nginx can ask; set RESOLVER to the address of one"
+    case $RESOLVER in '['*) ;; *:*:*) RESOLVER="[$RESOLVER]" ;; esac
+}
+
+# ADDRESS OPTIONS -> listen lines. A bare port is that of every address, of IPv6 too where the
+# machine has it.
+listen() {
+    case $1 in *[!0-9]*) printf 'listen %s%s;' "$1" "$2"; return ;; esac
+    printf 'listen %s%s;' "$1" "$2"
+    if [ $IPV6 = on ]; then printf ' listen [::]:%s%s;' "$1" "$2"; fi
+}
+
 # NAME ADDRESS... -> the upstream of that name. Two failures in 5 s, and it is left alone for 5 s.
 upstream() {
     printf 'upstream %s {\n    zone %s 64k;\n' "$1" "$1"
     shift
     for server in "$@"; do
-        case $server in *[!A-Za-z0-9.:-]*) fail "$server is no host:port" ;; esac
+        case $server in *[!][A-Za-z0-9.:-]*) fail "$server is no host:port, or [IPv6]:port" ;; esac
         printf '    server %s max_fails=2 fail_timeout=5s;\n' "$server"
     done
     printf '}\n'
@@ -174,6 +190,10 @@ servers() {
 
 configuration() {
     servers
+    resolver
+    IPV6=off
+    if grep -q . /proc/net/if_inet6 2> /dev/null; then IPV6=on; fi
+    listen=$(listen "$LISTEN" ' ssl http2') metrics_listen=$(listen "$METRICS_LISTEN" '')
     for part in headers.conf no_body.conf passed.conf problems.conf proxy.js workers.conf; do
         cp "$HERE/$part" "$RUN/$part"
     done
@@ -186,12 +206,12 @@ configuration() {
         sed -e "s|@GALLERY@|$(readlink -f "$GALLERY")|" "$HERE/gallery.conf" > "$RUN/gallery.conf"
     fi
     for part in nginx.conf key.conf; do
-        sed -e "s|@RUN@|$RUN|g" -e "s|@LISTEN@|$LISTEN|g" -e "s|@METRICS_LISTEN@|$METRICS_LISTEN|g" \
+        sed -e "s|@RUN@|$RUN|g" -e "s|@LISTEN@|$listen|g" -e "s|@METRICS_LISTEN@|$metrics_listen|g" \
             -e "s|@INFERENCE@|$INFERENCE|g" -e "s|@MANAGEMENT@|$MANAGEMENT|g" -e "s|@COUNT@|$COUNT|g" \
             -e "s|@RATE@|$RATE|g" -e "s|@BURST@|$BURST|g" -e "s|@CONNECTIONS@|$CONNECTIONS|g" \
             -e "s|@ALL_CONNECTIONS@|$ALL_CONNECTIONS|g" \
             -e "s|@CERTIFICATE@|$CERTIFICATE|g" -e "s|@CERTIFICATE_KEY@|$CERTIFICATE_KEY|g" \
-            -e "s|@RESOLVER@|$RESOLVER|g" -e "s|@ACCESS_LOG@|$ACCESS_LOG|g" -e "s|@ERROR_LEVEL@|$ERROR_LEVEL|g" \
+            -e "s|@RESOLVER@|$RESOLVER|g" -e "s|@IPV6@|$IPV6|g" -e "s|@ACCESS_LOG@|$ACCESS_LOG|g" -e "s|@ERROR_LEVEL@|$ERROR_LEVEL|g" \
             "$HERE/$part" > "$RUN/$part"
     done
 }

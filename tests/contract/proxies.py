@@ -8,6 +8,8 @@ import json
 import os
 import re
 import shutil
+import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -62,13 +64,13 @@ class Proxy:
         return [json.loads(x) for x in (self.folder / "access.log").read_text().splitlines()]
 
 
-def environment(folder: Path, ports: Ports, port: int = 0, **more: str) -> dict[str, str]:
+def environment(folder: Path, ports: Ports, **more: str) -> dict[str, str]:
     """What proxy.sh reads, with folders and ports of the test's own."""
     (folder / "state").mkdir(exist_ok=True)
     (folder / "secrets").mkdir(exist_ok=True)
     return {
         **os.environ, "SECRETS": str(folder / "secrets"), "STATE": str(folder / "state"),
-        "RUN": str(folder / "run"), "LISTEN": f"{HOST}:{port}",
+        "RUN": str(folder / "run"), "LISTEN": f"{HOST}:0",
         "INFERENCE": f"http://{HOST}:{ports.inference}",
         "MANAGEMENT": f"http://{HOST}:{ports.management}",
         "METRICS": f"http://{HOST}:{ports.metrics}",
@@ -77,15 +79,19 @@ def environment(folder: Path, ports: Ports, port: int = 0, **more: str) -> dict[
 
 
 @contextlib.contextmanager
-def running(folder: Path, upstream: Ports, keys: str = KEYS, **more: str) -> Iterator[Proxy]:
+def running(
+    folder: Path, upstream: Ports, keys: str = KEYS, address: str = f"{HOST}:", **more: str
+) -> Iterator[Proxy]:
+    """Args: ``address`` stands before the ports that it listens on; empty is every address."""
     folder.mkdir(exist_ok=True)
     own = Ports.free()
     port, metrics_port = own.inference, own.metrics
     # Started by root, nginx works as another user, who cannot enter pytest's folders.
     run = tempfile.mkdtemp(prefix="dcgan-proxy-")
     variables = environment(
-        folder, upstream, port, METRICS_LISTEN=f"{HOST}:{metrics_port}", RUN=run, **more
-    )
+        folder, upstream, LISTEN=f"{address}{port}", METRICS_LISTEN=f"{address}{metrics_port}",
+        RUN=run, **more,
+    )  # fmt: skip
     if keys:
         (folder / "secrets" / "api_keys").write_text(keys)
     with (folder / "stderr").open("wb") as stderr:
@@ -106,6 +112,21 @@ def running(folder: Path, upstream: Ports, keys: str = KEYS, **more: str) -> Ite
         process.terminate()
         process.wait(20)
         shutil.rmtree(run)
+
+
+def send(proxy: Proxy, raw: bytes) -> bytes:
+    """One request, byte for byte, and its whole answer."""
+    context = ssl.create_default_context(cafile=proxy.certificate)
+    port = int(proxy.url.rsplit(":", 1)[1])
+    got = b""
+    with (
+        socket.create_connection((HOST, port), 10) as plain,
+        context.wrap_socket(plain, server_hostname=HOST) as opened,
+    ):
+        opened.sendall(raw)
+        while part := opened.recv(65536):
+            got += part
+    return got
 
 
 def check_problem(reply: requests.Response, status: int, slug: str) -> None:

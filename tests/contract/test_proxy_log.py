@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from proxies import ALICE, BOB, NEEDS_NGINX, Proxy, running
+from proxies import ALICE, BOB, NEEDS_NGINX, Proxy, running, send
 from upstreams import upstream
-
-from deploy.server import HOST
 
 pytestmark = [pytest.mark.contract, NEEDS_NGINX]
 
@@ -28,22 +24,14 @@ TARGETS = [
     b"/gallery/%0a" + FORGED, b"/gallery/%0d%0a" + FORGED,
     b"/gallery/" + b"n" * 300 + b"%0a" + FORGED,
     b"/%9b", b"/%ff%fe", b"/\xff", b"/\xc3\xa9", b"/%1b[31m", b"/%7f", b"/%22%5c", b"/%c3%a9",
-    b"/gallery/%00" + FORGED, b"/healthz%0a" + FORGED,
+    b"/gallery/%00" + FORGED, b"/healthz%0a" + FORGED, b"/%?hushhush", b"/../up?hushhush",
+    b"/\x1b[31m?%00hushhush", b"/?" + b"hushhush" * 1200,
 ]  # fmt: skip
 
 
-def send(proxy: Proxy, target: bytes, *headers: bytes) -> None:
-    """One request, byte for byte, and its whole answer."""
-    context = ssl.create_default_context(cafile=proxy.certificate)
-    port = int(proxy.url.rsplit(":", 1)[1])
-    with (
-        socket.create_connection((HOST, port), 10) as plain,
-        context.wrap_socket(plain, server_hostname=HOST) as opened,
-    ):
-        lines = [b"GET " + target + b" HTTP/1.1", b"Host: x", b"Connection: close", *headers]
-        opened.sendall(b"\r\n".join([*lines, b"", b""]))
-        while opened.recv(65536):
-            pass
+def get(target: bytes, *headers: bytes) -> bytes:
+    lines = [b"GET " + target + b" HTTP/1.1", b"Host: x", b"Connection: close", *headers]
+    return b"\r\n".join([*lines, b"", b""])
 
 
 @contextmanager
@@ -62,15 +50,16 @@ def printed(folder: Path, **more: str) -> Iterator[tuple[Proxy, list[str], list[
 def be_odd(proxy: Proxy) -> int:
     """Requests of every odd kind; gives how many."""
     for target in TARGETS:
-        send(proxy, target, b"User-Agent: " + ODD, b"Referer: " + ODD, b"X-Request-Id: " + ODD)
+        send(proxy, get(target, b"User-Agent: " + ODD, b"Referer: " + ODD, b"X-Request-Id: " + ODD))
     for _ in range(5):
-        send(proxy, b"/models/dcgan", b"X-API-Key: " + BOB.encode(), b"Referer: " + ODD)
+        send(proxy, get(b"/models/dcgan", b"X-API-Key: " + BOB.encode(), b"Referer: " + ODD))
+    send(proxy, get(b"/"))  # no agent
     octets = {"Content-Type": "application/octet-stream", "Referer": "x"}
     large = proxy.call("POST", "/predictions/dcgan", ALICE, data=b"\0" * 1_000_000, headers=octets)
     assert (large.status_code, len(large.content)) == (200, 3_000_000)
     too_large = proxy.call("GET", "/models/dcgan", ALICE, data=b"\0" * 100, headers=octets)
     assert too_large.status_code == 413
-    return len(TARGETS) + 7
+    return len(TARGETS) + 8
 
 
 def test_every_line_is_json_and_none_is_forged(tmp_path: Path) -> None:
@@ -83,7 +72,8 @@ def test_every_line_is_json_and_none_is_forged(tmp_path: Path) -> None:
     assert not any("forged" in line["time"] for line in lines)
     paths = [line["path"] for line in lines]
     assert "/gallery/\\x0a" + FORGED.decode() in paths
-    assert {"/\\x9b", "/\\xff\\xfe", '/"\\'} <= set(paths)
+    assert {"/\\x9b", "/\\xff\\xfe", '/"\\', "/%", "/../up"} <= set(paths)
+    assert "hushhush" not in str(log)
     assert lines[0]["agent"] == r"\x1b[31m\x9b2J\xff\x7f\xc3\xa9" + '"\\'
     assert errors == []  # all of it is in the log already
 

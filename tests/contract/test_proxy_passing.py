@@ -1,7 +1,8 @@
-"""What reaches TorchServe through the proxy, of one server and of several."""
+"""What reaches TorchServe through the proxy, of one server and of several, and what cannot."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import time
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import requests
-from proxies import ALICE, BOB, NEEDS_NGINX, check_problem, environment, running
+from proxies import ALICE, BOB, NEEDS_NGINX, Proxy, check_problem, environment, running, send
 from upstreams import Upstream, upstream
 
 from deploy.server import HOST, ROOT, Ports
+from handler.errors import CONTENT_TYPE
 
 pytestmark = [pytest.mark.contract, NEEDS_NGINX]
 
@@ -26,6 +28,12 @@ SENT = {
     "Accept": "image/png", "Content-Type": "application/json",
 }  # fmt: skip
 PASSED = {"host", "x-request-id", "accept", "content-type", "content-encoding"}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    with upstream() as live, running(tmp_path_factory.mktemp("shared"), live.ports) as proxy:
+        yield proxy
 
 
 @pytest.fixture
@@ -82,6 +90,64 @@ def test_no_location_sets_headers_but_by_the_list() -> None:
             assert file.name == "no_body.conf"
 
 
+LINES = b"Host: x\r\nConnection: close\r\n"
+ASK = b"POST /predictions/dcgan HTTP/1.1\r\n" + LINES + b"X-API-Key: " + ALICE.encode() + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "slug"),
+    [
+        *[
+            (b"GET " + target + b" HTTP/1.1\r\n" + LINES + b"\r\n", 400, "bad-request")
+            for target in (b"/%", b"/../x", b"/a%00b", b"/a\x01b", b"/gallery/%zz", b"*", b"")
+        ],
+        (b"GET /?" + b"q" * 9000 + b" HTTP/1.1\r\n" + LINES + b"\r\n", 414, "uri-too-long"),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "bad-request"),
+        (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400, "bad-request"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n" + LINES + b"\r\n", 400, "bad-request"),
+        (b"GET / HTTP/1.1\r\n" + LINES + b"a\0: b\r\n\r\n", 400, "bad-request"),
+        (
+            b"GET / HTTP/1.1\r\n" + LINES + b"A: " + b"a" * 9000 + b"\r\n\r\n",
+            431, "headers-too-large",
+        ),
+        (
+            b"GET / HTTP/1.1\r\n" + LINES + (b"A: " + b"a" * 7000 + b"\r\n") * 6 + b"\r\n",
+            431, "headers-too-large",
+        ),
+        (b"get / HTTP/1.1\r\n" + LINES + b"\r\n", 400, "bad-request"),
+        (b"CONNECT a:1 HTTP/1.1\r\n" + LINES + b"\r\n", 400, "bad-request"),
+        (b"TRACE / HTTP/1.1\r\n" + LINES + b"\r\n", 405, "method-not-allowed"),
+        (b"\0\1\r\n\r\n", 400, "bad-request"),
+        (b"GET / HTTP/9.1\r\n" + LINES + b"\r\n", 505, "http-version"),
+        (ASK + b"Transfer-Encoding: gzip\r\n\r\n", 501, "not-implemented"),
+        (ASK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "bad-request"),
+        (ASK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "bad-request"),
+        (b"GET /none.html HTTP/1.1\r\n" + LINES + b"\r\n", 404, "not-found"),
+        (b"POST /gallery/ HTTP/1.1\r\n" + LINES + b"\r\n", 405, "method-not-allowed"),
+        (
+            b"GET /gallery/ HTTP/1.1\r\n" + LINES + b'If-Match: "a"\r\n\r\n',
+            412, "precondition-failed",
+        ),
+    ],
+    ids=lambda value: value[:20].decode("latin1") if isinstance(value, bytes) else str(value),
+)  # fmt: skip
+def test_what_nginx_itself_refuses_is_a_problem_too(
+    shared: Proxy, raw: bytes, status: int, slug: str
+) -> None:
+    head, _, body = send(shared, raw).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), head
+    assert f"\r\nContent-Type: {CONTENT_TYPE}\r\n".encode() in head
+    assert b"\r\nX-Request-Id: " in head
+    assert json.loads(body)["type"] == f"urn:dcgan:problem:{slug}"
+    assert json.loads(body)["status"] == status
+
+
+def test_the_address_alone_leads_to_the_page(shared: Proxy) -> None:
+    reply = shared.call("GET", "/")
+    assert reply.url == f"{shared.url}/gallery/"
+    assert reply.headers["content-type"].startswith("text/html")
+
+
 def until_refused(session: requests.Session, url: str, certificate: str) -> None:
     for _ in range(2000):
         status = session.get(url, verify=certificate, timeout=10).status_code
@@ -115,6 +181,31 @@ def test_all_keys_together_have_a_limit(recorder: Upstream, tmp_path: Path) -> N
         recorder.gate.set()
         assert first.result().status_code == 200
         assert proxy.predict(BOB, seed=1).status_code == 200
+
+
+@pytest.mark.parametrize("protocol", ["--http1.1", "--http2"])
+def test_a_request_that_is_given_up_keeps_its_place(
+    recorder: Upstream, tmp_path: Path, protocol: str
+) -> None:
+    """TorchServe goes on with it, so who hangs up and asks again would fill the queue of all."""
+    with running(tmp_path, recorder.ports, CONNECTIONS="1", RATE="1000r/s") as proxy:
+        recorder.gate.clear()
+        command = ["curl", protocol, "-sS", "-d{}", "-HContent-Type: application/json"]
+        url = f"{proxy.url}/predictions/dcgan"
+        with subprocess.Popen(
+            [*command, f"-HX-API-Key: {ALICE}", "--cacert", proxy.certificate, url]
+        ) as given_up:
+            while not recorder.seen:
+                time.sleep(0.01)
+            given_up.kill()
+        for _ in range(10):  # nginx hears of the end within this time
+            check_problem(proxy.predict(ALICE, seed=1), 429, "too-many-requests")
+            time.sleep(0.05)
+        recorder.gate.set()
+        deadline = time.monotonic() + 10
+        while proxy.predict(ALICE, seed=1).status_code != 200:
+            assert time.monotonic() < deadline
+        assert [line["status"] for line in proxy.log() if line["status"] != "429"] == ["200"] * 2
 
 
 def several(*live: Upstream) -> dict[str, str]:

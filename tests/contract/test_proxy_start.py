@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
+import socketserver
+import struct
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import requests
@@ -20,8 +24,9 @@ from proxies import (
     environment,
     running,
 )
+from upstreams import upstream
 
-from deploy.server import ROOT, Ports, Server
+from deploy.server import HOST, ROOT, Ports, Server
 
 pytestmark = [pytest.mark.contract, NEEDS_NGINX]
 
@@ -176,3 +181,84 @@ def test_secrets_that_cannot_be_seen_stop_the_start(open_folder: Path, what: str
     assert GOOD not in done.stderr
     made = {path.name for path in Path(variables["STATE"]).iterdir()}
     assert not made & {"api_keys", "tls.key", "tls.crt"}
+
+
+NEEDS_IPV6 = pytest.mark.skipif(
+    not Path("/proc/net/if_inet6").exists() or not Path("/proc/net/if_inet6").read_text(),
+    reason="this machine has no IPv6",
+)
+
+
+class Names(socketserver.BaseRequestHandler):
+    """A nameserver that knows one address of every name: ::1."""
+
+    def handle(self) -> None:
+        asked, back = self.request
+        (kind,) = struct.unpack("!H", asked[-4:-2])
+        found = kind == 28  # AAAA
+        head = asked[:2] + struct.pack("!HHHHH", 0x8180, 1, found, 0, 0)
+        record = b"\xc0\x0c" + struct.pack("!HHIH", 28, 1, 5, 16) + bytes(15) + b"\1"
+        back.sendto(head + asked[12:] + record * found, self.client_address)
+
+
+@NEEDS_IPV6
+def test_everything_by_ipv6(tmp_path: Path) -> None:
+    """Nameserver, TorchServe by name and by address, the proxy's own ports."""
+
+    class Server6(socketserver.UDPServer):
+        address_family = socket.AF_INET6
+
+    with Server6(("::1", 0), Names) as names, upstream(host="::1") as live:
+        Thread(target=names.serve_forever, daemon=True).start()
+        by_name = f"http://torchserve.test:{live.port}"
+        address = f"[::1]:{live.port}"
+        group = dict.fromkeys(("SERVERS", "MANAGEMENT_SERVERS", "METRICS_SERVERS"), address)
+        one = dict.fromkeys(("INFERENCE", "MANAGEMENT", "METRICS"), by_name)
+        resolver = f"[::1]:{names.server_address[1]}"
+        names_of_tls = f"IP:{HOST},IP:::1"
+        for more in (one, group):
+            with running(
+                tmp_path, Ports(), address="", RESOLVER=resolver, TLS_NAMES=names_of_tls, **more
+            ) as proxy:
+                for host in (HOST, "[::1]"):
+                    reply = requests.post(
+                        f"{proxy.url.replace(HOST, host)}/predictions/dcgan", json={},
+                        headers={"X-API-Key": ALICE}, verify=proxy.certificate, timeout=10,
+                    )  # fmt: skip
+                    assert reply.status_code == 200, (host, more, reply.text)
+                    url = f"{proxy.metrics_url.replace(HOST, host)}/workers"
+                    assert "dcgan_workers_ready 1" in requests.get(url, timeout=10).text
+                port = proxy.variables["METRICS_LISTEN"]
+                for listen in (port, f"[::1]:{port}"):
+                    subprocess.run(
+                        [ROOT / "deploy/proxy/healthcheck.sh"],
+                        env=proxy.variables | {"METRICS_LISTEN": listen}, check=True,
+                    )  # fmt: skip
+        names.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("text", "resolver"),
+    [
+        ("nameserver 10.0.0.53\nnameserver 10.0.0.54\n", "10.0.0.53"),
+        ("search x\nnameserver\tfd00::53 # ours\n", "[fd00::53]"),
+        ("nameserver fe80::1%eth0\nnameserver 10.0.0.53\n", "10.0.0.53"),
+    ],
+)
+def test_the_nameserver_is_one_that_nginx_can_ask(tmp_path: Path, text: str, resolver: str) -> None:
+    (tmp_path / "resolv.conf").write_text(text)
+    more = {"RESOLV_CONF": str(tmp_path / "resolv.conf"), "RESOLVER": ""}
+    with running(tmp_path, Ports(), **more) as proxy:
+        settings = Path(proxy.variables["RUN"], "nginx.conf").read_text()
+    assert f"resolver {resolver} valid=5s" in settings
+
+
+def test_without_a_nameserver_the_start_says_so(tmp_path: Path) -> None:
+    (tmp_path / "resolv.conf").write_text("nameserver fe80::1%eth0\n")
+    more = {"RESOLV_CONF": str(tmp_path / "resolv.conf"), "RESOLVER": ""}
+    done = subprocess.run(
+        [ROOT / "deploy/proxy/proxy.sh"], env=environment(tmp_path, Ports(), **more),
+        capture_output=True, text=True, check=False, timeout=20,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "resolv.conf that nginx can ask; set RESOLVER" in done.stderr

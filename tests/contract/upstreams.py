@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ class Upstream:
 
 
 @contextlib.contextmanager
-def upstream(status: str = "READY", reply: bytes = b"") -> Iterator[Upstream]:
+def upstream(status: str = "READY", reply: bytes = b"", host: str = HOST) -> Iterator[Upstream]:
     live = Upstream(status=status, reply=reply)
     live.gate.set()
 
@@ -58,7 +59,10 @@ def upstream(status: str = "READY", reply: bytes = b"") -> Iterator[Upstream]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer((HOST, 0), Handler) as server:
+    class Listening(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    with Listening((host, 0), Handler) as server:
         live.port = server.server_address[1]
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
