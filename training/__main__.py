@@ -1,6 +1,7 @@
 """``python -m training``: train a DCGAN on pictures, or look at one (see ``commands``).
 
-Exit codes: 0 finished, 1 failed or dead run, 2 bad usage, 130 interrupted (all saved).
+Exit codes: 0 finished, 1 failed or dead run, 2 bad usage, 130 interrupted (all saved, unless it
+was twice).
 The result, a JSON object, goes to stdout; everything else to stderr.
 """
 
@@ -10,6 +11,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 from training import data, distributed, networks
@@ -33,20 +35,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return commands.main(arguments)
         arguments = arguments[1:]
     try:
-        with distributed.joined() as world:
-            return _train(arguments, world)
+        with distributed.joined() as world, ExitStack() as held:
+            return _train(arguments, world, held)
     except DevicesError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except PeerError:
         return 1
+    except KeyboardInterrupt:
+        print("interrupted before the first step; nothing to save", file=sys.stderr)
+        return 130
 
 
-def _train(arguments: Sequence[str], world: World) -> int:
+def _train(arguments: Sequence[str], world: World, held: ExitStack) -> int:
     if not world.is_first:
         logging.disable(logging.INFO)
     try:
-        config, out = world.from_first(lambda: settle(arguments, world))
+        config, out = world.from_first(lambda: settle(arguments, world, held))
         pictures = world.in_turn(lambda: data.load(
             config.data, data_root=config.data_root, image_size=config.image_size,
             channels=config.channels, background=config.background, seed=config.seed,
@@ -54,17 +59,18 @@ def _train(arguments: Sequence[str], world: World) -> int:
         ))  # fmt: skip
         identity = world.from_first(lambda: identify_pictures(config, out, pictures))
         start = world.from_first(lambda: starting_networks(config, pictures.images.shape[-1]))
-    except (
-        CheckpointError, ConfigError, WeightsError, data.DataError, FileNotFoundError,
-    ) as error:  # fmt: skip
+        if not config.dry_run:
+            world.from_first(lambda: write_start(config, out, identity))
+    except data.DataError as error:
+        moved = " If they were moved, say where to: --data" if config.resume else ""
+        print(f"error: {error}{moved}", file=sys.stderr)
+        return 2
+    except (CheckpointError, ConfigError, WeightsError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted before the first step; nothing to save", file=sys.stderr)
-        return 130
     if identity.different is None:  # it goes on with the pictures that it began to hold out
         pictures = replace(pictures, equal=None)
     device = choose_device(world.local_rank)
@@ -77,15 +83,18 @@ def _train(arguments: Sequence[str], world: World) -> int:
     if config.dry_run:
         return 0
     try:
-        if world.is_first:
-            write_start(config, out, identity)
         outcome = train(config, pictures, out, device, precision, start, world)
     except CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except (OSError, KeyboardInterrupt) as error:
+        # What is written is written whole or not at all.
+        left = f"; {out} is as after its last checkpoint: go on with --resume"
+        if isinstance(error, OSError):
+            print(f"error: {error}{left}", file=sys.stderr)
+            return 1
+        print(f"interrupted at once{left}", file=sys.stderr)
+        return 130
     if world.is_first:
         words = f"{outcome.ended} after {outcome.step} steps; {outcome.verdict.words}"
         print(words, file=sys.stderr)

@@ -189,6 +189,7 @@ def from_mapping(values: dict[str, Any], base: TrainConfig) -> TrainConfig:
         ConfigError: an unknown key (the nearest valid one is named) or a wrong type.
     """
     types = {f.name: type(getattr(TrainConfig(), f.name)) for f in fields(TrainConfig)}
+    hints = get_type_hints(TrainConfig)
     clean: dict[str, Any] = {}
     for key, value in values.items():
         if key not in types:
@@ -196,13 +197,22 @@ def from_mapping(values: dict[str, Any], base: TrainConfig) -> TrainConfig:
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(types)}"
             raise ConfigError(f"unknown setting {key!r}; {hint}")
         if key in PATHS:
-            value = None if value is None else Path(value)
-        elif types[key] is float and type(value) is int:
+            value = _as_path(key, value, optional=type(None) in get_args(hints[key]))
+        elif types[key] is float and type(value) is int and abs(value) < 2**53:
             value = float(value)
         elif type(value) is not types[key]:
             raise ConfigError(f"{key} is {value!r}; it must be of type {types[key].__name__}")
         clean[key] = value
     return replace(base, **clean)
+
+
+def _as_path(key: str, value: object, optional: bool) -> Path | None:
+    if value is None and optional:
+        return None
+    if not isinstance(value, str) or "\0" in value:
+        allowed = "a path, as text, or null" if optional else "a path, as text"
+        raise ConfigError(f"{key} is {value!r}; it must be {allowed}")
+    return Path(value)
 
 
 def differences(saved: TrainConfig, wanted: TrainConfig) -> list[str]:
@@ -211,10 +221,15 @@ def differences(saved: TrainConfig, wanted: TrainConfig) -> list[str]:
     falling = saved.instance_noise or saved.lr_decay_steps
     allowed = RESUMABLE - {"max_steps"} if falling else RESUMABLE
     return [
-        f"{f.name}: the run has {getattr(saved, f.name)!r}, asked for {getattr(wanted, f.name)!r}"
+        f"{f.name}: the run has {_shown(saved, f.name)}, asked for {_shown(wanted, f.name)}"
         for f in fields(TrainConfig)
         if f.name not in allowed and _meant(saved, f.name) != _meant(wanted, f.name)
     ]
+
+
+def _shown(config: TrainConfig, name: str) -> str:
+    value = getattr(config, name)
+    return repr(str(value) if isinstance(value, Path) else value)
 
 
 def _meant(config: TrainConfig, name: str) -> object:

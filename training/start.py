@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 import tyro
+from filelock import FileLock, Timeout
 
 from training import checkpoint, networks
 from training.config import (
@@ -35,18 +37,20 @@ from training.weights import load_generator
 RUNS = Path("runs")
 SETTINGS = "config.json"
 PICTURES = "pictures.json"
+LOCK = "run.lock"  # there while a process writes in the folder, or after it was killed
 
 log = logging.getLogger(__name__)
 
 
-def settle(arguments: Sequence[str], world: World) -> tuple[TrainConfig, Path]:
+def settle(arguments: Sequence[str], world: World, held: ExitStack) -> tuple[TrainConfig, Path]:
     """The settings, ``precision`` no longer auto, and the folder of the run.
 
-    ``resume`` is False where there is nothing to go on from.
+    The folder is this process's own until ``held`` is closed, but for a dry run. ``resume`` is
+    False where there is nothing to go on from.
 
     Raises:
-        ConfigError: they cannot be used.
-        OSError: the folder cannot be looked at.
+        ConfigError: they cannot be used, or another process has the folder.
+        OSError: the folder cannot be looked at or written to.
     """
     config = parse(arguments)
     multiple = world.size * max(1, 2 * config.d_group)
@@ -57,6 +61,8 @@ def settle(arguments: Sequence[str], world: World) -> tuple[TrainConfig, Path]:
             f"give a multiple of {multiple}"
         )
     out = _run_folder(config)
+    if not config.dry_run:
+        out = held.enter_context(_claimed(config, out))
     config = settled_precision(config)
     if config.resume:
         _check_resumed(config, out)
@@ -74,13 +80,17 @@ def parse(arguments: Sequence[str] | None) -> TrainConfig:
         SystemExit: with code 2 (bad flag) or 0 (``--help``).
     """
     first = _from_flags(arguments, TrainConfig())
+    given = {} if first.config is None else _read(first.config)
+    # What says which settings the others are put over, may itself stand in the file.
+    first = _from_flags(
+        arguments,
+        from_mapping({n: given[n] for n in ("recipe", "resume", "out") if n in given}, first),
+    )
     base = recipe_defaults(first.recipe)
     if first.resume:
-        saved = _run_folder(first) / SETTINGS
-        base = replace(_from_file(saved, base, BEFORE), resume=False, dry_run=False)
-    if first.config is not None:
-        base = _from_file(first.config, base)
-    return _from_flags(arguments, base)
+        saved = BEFORE | _read(_run_folder(first) / SETTINGS)
+        base = replace(from_mapping(saved, base), resume=False, dry_run=False)
+    return _from_flags(arguments, from_mapping(given, base))
 
 
 def _from_flags(arguments: Sequence[str] | None, base: TrainConfig) -> TrainConfig:
@@ -93,16 +103,14 @@ def _from_flags(arguments: Sequence[str] | None, base: TrainConfig) -> TrainConf
     )
 
 
-def _from_file(
-    path: Path, base: TrainConfig, before: Mapping[str, Any] = MappingProxyType({})
-) -> TrainConfig:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads(path.read_bytes())  # of bytes: editors also write UTF-16, or a mark
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot read settings from {path}: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds {type(values).__name__}; a JSON object is needed")
-    return from_mapping({**before, **values}, base)
+    return values
 
 
 def _run_folder(config: TrainConfig) -> Path:
@@ -116,9 +124,57 @@ def _run_folder(config: TrainConfig) -> Path:
     out = config.out or RUNS / time.strftime("%Y%m%d-%H%M%S")
     if any("\ud800" <= character <= "\udfff" for character in str(out)):  # bytes of no UTF-8
         raise ConfigError(f"--out {show_name(str(out))} is not UTF-8, as TensorBoard needs it")
-    if out.exists() and not (out.is_dir() and all(map(is_partial, out.iterdir()))):
-        raise ConfigError(f"{out} exists and is not empty; add --resume or give another --out")
+    if config.out is not None:
+        _check_empty(out)
     return out
+
+
+def _check_empty(out: Path) -> None:
+    """But for what a process that was killed at its start has left."""
+    if out.exists() and not (
+        out.is_dir() and all(path.name == LOCK or is_partial(path) for path in out.iterdir())
+    ):
+        raise ConfigError(f"{out} exists and is not empty; add --resume or give another --out")
+
+
+@contextmanager
+def _claimed(config: TrainConfig, out: Path) -> Iterator[Path]:
+    """The folder, locked; it is made if need be, and goes again if nothing is written to it.
+
+    Where nobody has given it a name and another run has this one, it gets the next. The lock is
+    the system's, so it ends with the process.
+    """
+    made = not out.exists()
+    if config.out is None and not config.resume:
+        out, made = _next_free(out), True
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(
+            f"another process is writing the run in {out}; wait for its end or stop it, or start "
+            "another run with another --out"
+        ) from None
+    try:
+        if not config.resume:
+            _check_empty(out)  # again: another run may have come and gone
+        yield out
+    finally:
+        (out / LOCK).unlink(missing_ok=True)
+        lock.release()
+        if made:
+            with suppress(OSError):
+                out.rmdir()
+
+
+def _next_free(out: Path) -> Path:
+    for number in count(1):
+        path = out if number == 1 else out.with_name(f"{out.name}-{number}")
+        with suppress(FileExistsError):
+            path.mkdir(parents=True)
+            return path
+    raise AssertionError
 
 
 def saved_settings(out: Path) -> TrainConfig:
@@ -127,7 +183,7 @@ def saved_settings(out: Path) -> TrainConfig:
     Raises:
         ConfigError: there is no run, or they cannot be read.
     """
-    return settled_precision(_from_file(out / SETTINGS, TrainConfig(), BEFORE))
+    return settled_precision(from_mapping(BEFORE | _read(out / SETTINGS), TrainConfig()))
 
 
 def settled_precision(config: TrainConfig) -> TrainConfig:
@@ -137,7 +193,10 @@ def settled_precision(config: TrainConfig) -> TrainConfig:
 
 
 def _check_resumed(config: TrainConfig, out: Path) -> None:
-    changed = differences(saved_settings(out), config)
+    saved = saved_settings(out)
+    if (out / PICTURES).exists():  # they are told by their content, wherever they lie now
+        config = replace(config, data=saved.data)
+    changed = differences(saved, config)
     if changed:
         raise ConfigError(
             f"the run in {out} was started with other settings, which a continuation cannot "
@@ -159,7 +218,7 @@ def identify_pictures(config: TrainConfig, out: Path, pictures: Pictures) -> Ide
     if not path.exists():
         return found
     try:
-        had = Identity(**json.loads(path.read_text(encoding="utf-8")))
+        had = Identity(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"cannot read {path}: {error}; without the file any will do") from None
     if found != had:
@@ -178,7 +237,8 @@ def write_start(config: TrainConfig, out: Path, pictures: Identity) -> None:
     Raises:
         OSError: not writable.
     """
-    for name, text in ((SETTINGS, config.to_json()), (PICTURES, json.dumps(asdict(pictures)))):
+    settings = replace(config, resume=False)  # those of a new run that would be this one
+    for name, text in ((SETTINGS, settings.to_json()), (PICTURES, json.dumps(asdict(pictures)))):
         with atomic_path(out / name) as beside:
             beside.write_text(text + "\n", encoding="utf-8")
 

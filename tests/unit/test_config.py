@@ -41,6 +41,27 @@ def test_wrong_type_in_a_file() -> None:
         from_mapping({"batch_size": "3"}, TrainConfig())
 
 
+def test_a_recipe_in_a_file_is_one(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text('{"recipe": "paper", "nz": 50}', encoding="utf-16")  # as PowerShell does
+    config = parse(["--config", str(file)])
+    expected = parse(["--recipe", "paper", "--nz", "50", "--config", str(file)])
+    assert config == expected == replace(recipe_defaults("paper"), nz=50, config=file)
+    stable = parse(["--config", str(file), "--recipe", "stable"])
+    assert stable == replace(recipe_defaults("stable"), nz=50, config=file)
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(TrainConfig)])
+def test_every_value_is_taken_or_refused_by_name(field: str) -> None:
+    for value in (5, -1, 1.5, True, "x", "a\0b", "", None, [], {}, 10**400, float("nan")):
+        try:
+            taken = getattr(from_mapping({field: value}, TrainConfig()), field)
+        except ConfigError as error:
+            assert str(error).replace(" ", "_").startswith((field, "colour"))  # noqa: PT017
+        else:
+            assert taken == value or str(taken) == (str(value) or "."), value
+
+
 def test_unknown_flag_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         parse(["--batchsize", "3"])

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from tiny_runs import assert_same, flags, journal, latest_state, noise_folder
+from tiny_runs import start as begin
 
 from training import start
 from training.__main__ import main
@@ -125,7 +127,7 @@ def test_a_run_that_does_not_say_its_pictures(
     (out / "pictures.json").unlink()
     all_grey(own_folder)
     capsys.readouterr()
-    assert main(["--out", str(out), "--resume", "--max-steps", "9"]) == 1
+    assert main(["--out", str(out), "--resume", "--max-steps", "9"]) == 2
     assert "of another network, as of grey pictures" in capsys.readouterr().err
     (out / "pictures.json").write_text("[]")
     assert main(["--out", str(out), "--resume", "--max-steps", "9"]) == 2
@@ -160,6 +162,108 @@ def test_the_same_folder_by_another_name(
         again[1] = name
         assert main(again) == 0
     assert latest_state(out)["step"] == 9
+
+
+@pytest.mark.parametrize("place", ["moved", "zipped"])
+def test_the_same_pictures_in_another_place(
+    own_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "run"
+    assert main(flags(Path("pictures"), out)) == 0
+    moved = tmp_path / "elsewhere"
+    if place == "zipped":
+        moved = Path(shutil.make_archive(str(moved), "zip", own_folder))
+    else:
+        shutil.copytree(own_folder, moved)
+    monkeypatch.chdir("/")
+    settings = out / "config.json"
+    settings.write_bytes(b"\xef\xbb\xbf" + settings.read_bytes())  # as some editors do
+    capsys.readouterr()
+    assert main(["--out", str(out), "--resume", "--max-steps", "8"]) == 2
+    assert "If they were moved, say where to: --data" in capsys.readouterr().err
+    given = ["--out", str(out), "--resume", "--max-steps", "8", "--data", str(moved)]
+    assert main(given) == 0
+    assert latest_state(out)["step"] == 8
+    (out / "pictures.json").unlink()  # an older run cannot tell that they are the same
+    capsys.readouterr()
+    assert main([*given, "--data", str(own_folder)]) == 2
+    told = capsys.readouterr().err
+    assert f"data: the run has '{moved}', asked for '{own_folder}'" in told
+
+
+def test_a_run_among_its_own_pictures(own_folder: Path, capsys: Captured) -> None:
+    """Its grids are none of them: it is resumed, and the next one has the same pictures."""
+    cache = ["--cache", str(own_folder / "cache")]
+    assert main(flags(own_folder, own_folder / "run", *cache)) == 0
+    assert main(["--out", str(own_folder / "run"), "--resume", "--max-steps", "7"]) == 0
+    assert main(flags(own_folder, own_folder / "next", *cache)) == 0
+    had, has = (
+        json.loads((own_folder / run / "pictures.json").read_text()) for run in ("run", "next")
+    )
+    assert had == has
+    assert len(list((own_folder / "cache").glob("*.u8"))) == 1
+    capsys.readouterr()
+    for path in sorted(own_folder.glob("*.png")):
+        shutil.copy(path, own_folder / f"again {path.name}")
+    assert main(flags(own_folder, own_folder / "third", *cache)) == 0
+    assert "24 pictures (12 different), 32 x 32 px" in capsys.readouterr().err
+    assert json.loads((own_folder / "third" / "pictures.json").read_text())["different"] == 12
+
+
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("loaded")
+
+
+def test_a_run_has_one_writer(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """The second is refused before it loads or removes anything; a killed one locks nothing."""
+    out = tmp_path / "run"
+    process = begin(folder, out)
+    try:
+        (out / ".stats-12345678.jsonl").write_text("being written")
+        with monkeypatch.context() as patched:
+            patched.setattr("training.data.load", never)
+            assert main(["--out", str(out), "--resume"]) == 2
+            assert f"another process is writing the run in {out}" in capsys.readouterr().err
+            assert main(flags(folder, out)) == 2
+        assert (out / ".stats-12345678.jsonl").exists()
+        assert main(["--out", str(out), "--resume", "--dry-run"]) == 0  # it writes nothing
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.communicate(timeout=60)
+    assert (out / "run.lock").exists()
+    last = str(latest_state(out)["step"] + 2)
+    assert main(["--out", str(out), "--resume", "--max-steps", last]) == 0
+    assert not (out / "run.lock").exists()
+
+
+def test_two_starts_at_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    with FileLock(out / "run.lock"):
+        assert main(flags(folder, out)) == 2
+    assert "another process is writing" in capsys.readouterr().err
+    assert main(flags(folder, out)) == 0
+    monkeypatch.setattr(start, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr("time.strftime", lambda _: "now")
+    nameless = [flag for flag in flags(folder, out) if flag not in ("--out", str(out))]
+    for name in ("now", "now-2", "now-3"):
+        assert main(nameless) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["out"].endswith(name)
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_loaded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr("training.data.load", never)
+    (tmp_path / "file").write_text("")
+    assert main(flags(folder, tmp_path / "file" / "run")) == 1
+    assert f"Not a directory: '{tmp_path}/file/run'" in capsys.readouterr().err
 
 
 def test_the_precision_is_decided_once(

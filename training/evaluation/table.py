@@ -18,7 +18,7 @@ def read_result(path: Path) -> Result:
         UsageError: the file is missing or something else.
     """
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_bytes())
         if isinstance(result, dict) and "measures" in result:
             return result
         reason = "it has no 'measures'"

@@ -91,7 +91,7 @@ def read_stats(folder: Path) -> Series:
 def loss_of(folder: Path) -> str:
     """What config.json says; older runs, and folders without one, have the default."""
     try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings = json.loads((folder / "config.json").read_bytes())
         return str(settings.get("loss", TrainConfig.loss))
     except (OSError, ValueError, AttributeError):
         return TrainConfig.loss

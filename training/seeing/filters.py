@@ -116,7 +116,7 @@ def find_checkpoint(path: Path) -> tuple[Path, TrainConfig]:
         raise UsageError(f"--checkpoint {path} does not exist; give a run's checkpoints/step_*.pt")
     settings = path.parent.parent / "config.json"
     try:
-        return path, from_mapping(json.loads(settings.read_text(encoding="utf-8")), TrainConfig())
+        return path, from_mapping(json.loads(settings.read_bytes()), TrainConfig())
     except (OSError, ValueError, ConfigError, AttributeError) as error:
         raise UsageError(
             f"cannot read the settings of the run from {settings} ({error}); leave the checkpoint "
