@@ -6,6 +6,7 @@ state in it: all that is random in a step follows from (seed, step), see trainin
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 from pathlib import Path
@@ -122,8 +123,11 @@ def _write(path: Path, trainer: Trainer, step: int) -> None:
         "rollbacks": trainer.rollbacks,
         "best": trainer.best and {"step": trainer.best.step, "distance": trainer.best.distance},
     }
+    # Not by torch: on a full disk it raises errors of its own, without a word of the disk.
+    packed = io.BytesIO()
+    torch.save(state, packed)
     with atomic_path(path) as beside:
-        torch.save(state, beside)
+        beside.write_bytes(packed.getbuffer())
 
 
 def _read_latest(folder: Path) -> dict[str, Any]:

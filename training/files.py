@@ -23,19 +23,39 @@ def atomic_path(path: Path) -> Iterator[Path]:
         OSError: the disk is full or the folder is not writable; ``path`` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    beside = Path(name)
+    with naming(path):
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent
+        )
+        os.close(handle)
+        beside = Path(name)
+        try:
+            yield beside
+            with beside.open("rb+") as written:
+                os.fsync(written.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            beside.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide the file from a server user
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the system name ``path``: those of a full disk name no file.
+
+    Raises:
+        OSError: what was raised inside, of the same kind.
+    """
     try:
-        yield beside
-        with beside.open("rb+") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        beside.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide the file from a server user
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise OSError(f"{path}: {error}") from None
+        if error.filename is not None and Path(error.filename).parent != path.parent:
+            raise  # of another file
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def is_partial(path: Path) -> bool:

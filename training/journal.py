@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from training.files import atomic_path
+from training.files import atomic_path, naming
 from training.networks import Generator
-from training.tensorboard import EventWriter
+from training.tensorboard import FOLDER, EventWriter
 
 
 class Journal:
@@ -41,21 +42,26 @@ class Journal:
         traceback: TracebackType | None,
     ) -> None:
         if self.writes:
-            self._close()
+            # What could not be written before cannot be now, and that is being told already.
+            with suppress(OSError) if error else nullcontext():
+                self._close()
 
     def write(self, step: int, **entry: Any) -> None:
         """Add a line; it is in the file when this returns."""
         if self.writes:
-            self._file.write(json.dumps({"step": step, **entry}) + "\n")
-            self._file.flush()
+            with naming(self.path):
+                self._file.write(json.dumps({"step": step, **entry}) + "\n")
+                self._file.flush()
             numbers = {n: v for n, v in entry.items() if isinstance(v, float) and math.isfinite(v)}
-            self._events.numbers(step, numbers)
+            with naming(self.path.parent / FOLDER):
+                self._events.numbers(step, numbers)
 
     def show(self, step: int, grid: Path, generator: Generator) -> None:
         """A grid of samples, and the weights as histograms, for TensorBoard."""
         if self.writes:
-            self._events.grid(step, grid)
-            self._events.weights(step, "G", generator)
+            with naming(self.path.parent / FOLDER):
+                self._events.grid(step, grid)
+                self._events.weights(step, "G", generator)
 
     def cut(self, step: int) -> None:
         """Drop what was written after update ``step``."""
@@ -65,7 +71,8 @@ class Journal:
 
     def _close(self) -> None:
         self._file.close()
-        self._events.close()
+        with naming(self.path.parent / FOLDER):
+            self._events.close()
 
     def _open(self, step: int) -> None:
         """Keep whole lines up to ``step``; a killed run may have left half a line."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from training.classifier import AttributeClassifier, classify, fit
 from training.data.avatars import DEFAULT_COUNT, load_avatars
@@ -118,7 +118,7 @@ def load_or_fit(path: Path, wanted: Origin) -> Judge:
     classes = {name: told[name].shape[1] for name in told}
     about = {"classes": classes, "accuracy": accuracy, "origin": asdict(wanted)}
     with atomic_path(path) as beside:
-        save_file(classifier.state_dict(), beside, metadata={_KEY: json.dumps(about)})
+        beside.write_bytes(save(classifier.state_dict(), {_KEY: json.dumps(about)}))
     return Judge(classifier, classes, accuracy, wanted)
 
 

@@ -31,7 +31,7 @@ from training.distributed import ALONE, World
 from training.ema import recalibrate
 from training.files import remove_partial
 from training.health import FEW, HEALTHY, HealthMonitor, Verdict
-from training.interrupts import StopRequest, catch_stop_signals
+from training.interrupts import StopRequest, catch_stop_signals, say
 from training.journal import Journal
 from training.samples import save_grid
 from training.step import Best, Start, StepStats, Trainer
@@ -75,10 +75,12 @@ def train(
 
     A new run begins with the networks of ``start``.
 
-    Ctrl-C and SIGTERM are ordinary ends, after the update that runs: the state is saved and
-    ``ended`` is "interrupted". All processes of ``world`` return the same.
+    Ctrl-C and the other signals of ``training.interrupts`` are ordinary ends, after the update
+    that runs: the state is saved and ``ended`` is "interrupted". All processes of ``world``
+    return the same.
 
     Raises:
+        KeyboardInterrupt: a second signal; what was saved before is whole.
         CheckpointError: ``config.resume`` and no checkpoint is usable.
         OSError: something could not be written.
         PeerError: one of these happened in the first process, which reads and writes for all.
@@ -94,9 +96,14 @@ def train(
             save_grid(out / "samples" / "real.png", pictures.images[: len(PREVIEW_SEEDS)])
     with Journal(out / "stats.jsonl", step, world.is_first) as journal:
         run = _Run(config, pictures, out, trainer, journal, step)
-        with catch_stop_signals(patient=world.size > 1) as stop:
+        with catch_stop_signals(patient=world.size > 1, speaks=world.is_first) as stop:
             ended = run.go(stop)
-        return run.finish(ended)
+            if ended == "interrupted" and world.is_first:
+                say(
+                    f"saving the state after update {run.step}; then BatchNorm is measured over "
+                    f"{FINAL_CALIBRATION:,} latents for generator.safetensors"
+                )
+            return run.finish(ended)
 
 
 class _Run:

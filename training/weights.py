@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from training.files import atomic_path
@@ -65,7 +65,8 @@ def save_generator(path: Path, generator: Generator, provenance: dict[str, Any])
     }
     packed = {name: value.contiguous() for name, value in tensors.items()}
     with atomic_path(path) as beside:
-        save_file(packed, beside, metadata={METADATA_KEY: json.dumps(asdict(info))})
+        # Not by safetensors: of a full disk it says neither the path nor that it is one.
+        beside.write_bytes(save(packed, {METADATA_KEY: json.dumps(asdict(info))}))
 
 
 def load_generator(path: Path) -> tuple[Generator, WeightsInfo]:

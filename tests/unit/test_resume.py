@@ -29,9 +29,11 @@ from tiny_runs import (
 from training import checkpoint
 from training.__main__ import main
 from training.data.pictures import Pictures
+from training.interrupts import NAMES, catch_stop_signals
 from training.loop import train
+from training.networks import new_generator
 from training.step import Trainer
-from training.weights import load_generator
+from training.weights import load_generator, save_generator
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("quick")]
 
@@ -141,20 +143,46 @@ def test_damaged_checkpoints_do_not_push_out_new_ones(pictures: Pictures, tmp_pa
     assert names == ["step_00000003.pt", "step_00000005.pt"]
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_old_ones(
-    pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(replace(TINY, max_steps=3), pictures, tmp_path)
-    before = {p.name: p.read_bytes() for p in (tmp_path / "checkpoints").iterdir()}
+FULL = (
+    "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)\n"
+    "from training.__main__ import main; sys.exit(main(sys.argv[2:]))"
+)
 
-    def disk_full(_state: object, path: Path) -> None:
-        path.write_bytes(b"half")
+
+@pytest.mark.parametrize(
+    ("room", "file"), [(-1, "checkpoints/step_00000041.pt"), (10, "stats.jsonl")]
+)
+def test_a_full_disk_leaves_what_there_is(
+    folder: Path, tmp_path: Path, room: int, file: str
+) -> None:
+    """No file can be longer than one of those there are already, give or take ``room``."""
+    out = tmp_path / "run"
+    assert main(flags(folder, out, "--max-steps", "40", "--log-every", "1")) == 0
+    before = {p.name: p.read_bytes() for p in (out / "checkpoints").iterdir()}
+    longest = out / ("stats.jsonl" if file == "stats.jsonl" else "checkpoints/step_00000040.pt")
+    limit = str(longest.stat().st_size + room)
+    more = ["--out", str(out), "--resume", "--max-steps", "60", "--checkpoint-every", "1"]
+    process = spawn([sys.executable, "-c", FULL, limit, *more])
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert told.count("error") == 1
+    assert f"error: [Errno 27] File too large: '{out / file}'; {out} is as after" in told
+    assert "Traceback" not in told
+    assert {p.name: p.read_bytes() for p in (out / "checkpoints").iterdir()} == before
+    assert not list(out.rglob(".*"))
+
+
+def test_weights_on_a_full_disk_are_told_the_same_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path, _data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", disk_full)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoint.save(tmp_path / "checkpoints", Trainer(TINY, 3, CPU, torch.float32), 9, 3)
-    assert {p.name: p.read_bytes() for p in (tmp_path / "checkpoints").iterdir()} == before
+    monkeypatch.setattr(Path, "write_bytes", full)
+    path = tmp_path / "generator.safetensors"
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+        save_generator(path, new_generator(6, 2, 3, 32), {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_an_earlier_version_has_left_is_gone_on_with(
@@ -212,6 +240,56 @@ def test_ctrl_c_saves_and_exits_130(folder: Path, tmp_path: Path, number: int) -
     for state in states:
         del state["best"]  # of the samples that only a run's end draws
     assert_same(*states)
+
+
+STOPS = [getattr(signal, name) for name in NAMES]
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_each_signal_is_a_wish_to_stop(number: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """Heard at once; a second one, of any kind, is no wish any more."""
+    with catch_stop_signals() as stop:
+        assert not stop.made
+        signal.raise_signal(number)
+        assert stop.made
+        name = signal.Signals(number).name
+        assert f"{name}: stopping after this update, then saving" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(STOPS[STOPS.index(number) - 1])
+    with catch_stop_signals(patient=True, speaks=False) as stop:
+        for _ in range(2):
+            signal.raise_signal(number)
+        assert stop.made
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_what_is_ignored_stays_ignored(number: int) -> None:
+    """SIGHUP under nohup, SIGINT of a background process in a script."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with catch_stop_signals() as stop:
+            signal.raise_signal(number)
+            assert not stop.made
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_second_ctrl_c_does_not_wait(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """While the weights are measured, which takes the longest: the state is saved by then."""
+    out = tmp_path / "run"
+    _stop_after(4, monkeypatch)
+    monkeypatch.setattr("training.loop.recalibrate", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert main(flags(folder, out, "--sample-every", "100")) == 130
+    told = capfd.readouterr().err
+    assert "SIGTERM: stopping after this update" in told
+    assert "saving the state after update 4; then BatchNorm is measured over 64 latents" in told
+    assert f"interrupted at once; {out} is as after its last checkpoint" in told
+    assert latest_state(out)["step"] == 4
+    assert not (out / "generator.safetensors").exists()
+    assert not (out / "run.lock").exists()
 
 
 def test_kill_9_at_any_moment_loses_nothing_but_time(folder: Path, tmp_path: Path) -> None:
