@@ -9,8 +9,13 @@ const DESCRIPTION = new URL(setting("dcgan-description"), document.baseURI).href
 const KEY_ITEM = "dcgan-api-key";
 const TIMEOUT_MS = 60_000;
 const DESCRIPTION_TIMEOUT_MS = 5_000; // the page works without
-const MOST_TRIES = 4;
-const LONGEST_WAIT_S = 60;
+// When a call is tried again, and after which wait: the rule of client/retries.py.
+const RETRIED = [429, 503];
+const MOST_RETRIES = 4;
+const BACKOFF_S = 0.4;
+const LONGEST_WAIT_S = 30;
+const PNG_HEAD = "\x89PNG\r\n\x1a\n";
+const PNG_TAIL = "IEND\xaeB`\x82";
 
 const TITLES = {
   401: "An API key is needed",
@@ -40,26 +45,64 @@ export class Problem extends Error {
   }
 }
 
-/** The API key of this tab; empty when there is none. */
-export const apiKey = () => sessionStorage.getItem(KEY_ITEM) ?? "";
-
-/** Keep a key in this tab, or forget it when empty. */
-export function setApiKey(key) {
-  if (key) sessionStorage.setItem(KEY_ITEM, key);
-  else sessionStorage.removeItem(KEY_ITEM);
+/** What the tab's storage says; null where the browser keeps it shut. */
+function stored(use) {
+  try {
+    return use(sessionStorage);
+  } catch {
+    return null;
+  }
 }
 
-/** Single pictures: {images: [base64 PNG], seeds, model, ...}, or {predictions} for instances. */
-export async function askImages(request, options) {
-  const response = await ask(request, "application/json", options);
-  return response.json();
+let key = stored((storage) => storage.getItem(KEY_ITEM)) ?? "";
+
+/** The API key of this tab; empty when there is none. */
+export const apiKey = () => key;
+
+/** Keep a key in this tab, or forget it when empty. Without storage the page alone holds it. */
+export function setApiKey(text) {
+  key = text;
+  stored((storage) => (key ? storage.setItem(KEY_ITEM, key) : storage.removeItem(KEY_ITEM)));
+}
+
+/** Pictures one by one: {images: [base64 PNG], seeds (null for a walk), model}. */
+export function askImages(request, options) {
+  return ask(request, "application/json", options, async (response) => {
+    const reply = await response.json();
+    const seeded = "walk" in request || reply.seeds.length === reply.images.length;
+    if (!seeded || !isOurs(reply)) throw new SyntaxError("no pictures");
+    return reply;
+  });
+}
+
+/** The first picture of each of several requests, base64 PNG. */
+export function askEach(instances, options) {
+  return ask({ instances }, "application/json", options, async (response) => {
+    const { predictions } = await response.json();
+    if (predictions.length !== instances.length || !predictions.every(isOurs)) {
+      throw new SyntaxError("no pictures");
+    }
+    return predictions.map(({ images }) => images[0]);
+  });
 }
 
 /** One grid as the server's own PNG file. */
-export async function askPng(request, options) {
-  const response = await ask(request, "image/png", options);
-  return response.blob();
+export function askPng(request, options) {
+  return ask(request, "image/png", options, async (response) => {
+    const bytes = new Uint8Array(await response.arrayBuffer());
+    const text = (part) => String.fromCharCode(...part);
+    if (!isPng(text(bytes.slice(0, 8)), text(bytes.slice(-8)))) throw new SyntaxError("no PNG");
+    return new Blob([bytes], { type: "image/png" });
+  });
 }
+
+/** Whole pictures with what the page says of them, and not just something in JSON. */
+function isOurs({ images, model }) {
+  return images.length > 0 && typeof model.weights_sha256 === "string"
+    && images.every((image) => isPng(atob(image.slice(0, 12)), atob(image.slice(-16))));
+}
+
+const isPng = (head, tail) => head.startsWith(PNG_HEAD) && tail.endsWith(PNG_TAIL);
 
 /** What the model says of itself, or null where this server does not tell. */
 export async function describe() {
@@ -82,57 +125,63 @@ export function fileOf(url) {
 }
 
 function keyHeader() {
-  const key = apiKey();
   return key ? { "X-API-Key": key } : {};
 }
 
 /**
- * One request. 429 and 503 with Retry-After are tried again after the wait that they ask for.
+ * What `read` makes of the reply to one request.
  *
- * signal: aborts it. onWait: told the seconds before each new try.
+ * signal: aborts it. onWait: told the seconds before each new try, if there are any to speak of.
  */
-async function ask(request, accept, { signal, onWait = () => {} } = {}) {
-  for (let tries = 1; ; tries += 1) {
-    const response = await send(request, accept, signal);
-    if (response.ok) return response;
-    const wait = retryAfter(response.headers.get("Retry-After"));
-    const again = [429, 503].includes(response.status) && wait !== null;
-    if (!again || wait > LONGEST_WAIT_S || tries === MOST_TRIES) {
-      throw await problemOf(response, wait);
+async function ask(request, accept, { signal, onWait = () => {} }, read) {
+  for (let retries = 0; ; retries += 1) {
+    const timeout = AbortSignal.timeout(TIMEOUT_MS);
+    const either = signal ? AbortSignal.any([signal, timeout]) : timeout;
+    let response = null;
+    try {
+      response = await fetch(PREDICTIONS, {
+        method: "POST",
+        headers: { "Content-Type": "application/json", Accept: accept, ...keyHeader() },
+        body: JSON.stringify(request),
+        redirect: "error",
+        signal: either,
+      });
+      if (response.ok) return await read(response);
+    } catch (error) {
+      if (signal?.aborted) throw error;
+      throw failure(response, timeout.aborted);
     }
-    onWait(wait);
+    const told = retryAfter(response.headers.get("Retry-After"));
+    if (!RETRIED.includes(response.status) || retries === MOST_RETRIES) {
+      throw await problemOf(response, told);
+    }
+    const backoff = Math.random() * Math.min(LONGEST_WAIT_S, BACKOFF_S * 2 ** retries);
+    const wait = Math.min(told, LONGEST_WAIT_S) || backoff;
+    if (wait >= 1) onWait(Math.round(wait));
     await sleep(wait, signal);
   }
 }
 
-async function send(request, accept, signal) {
-  const timeout = AbortSignal.timeout(TIMEOUT_MS);
-  try {
-    return await fetch(PREDICTIONS, {
-      method: "POST",
-      headers: { "Content-Type": "application/json", Accept: accept, ...keyHeader() },
-      body: JSON.stringify(request),
-      redirect: "error",
-      signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
-    });
-  } catch (error) {
-    if (signal?.aborted) throw error;
-    if (timeout.aborted) {
-      throw new Problem({ title: `No answer in ${TIMEOUT_MS / 1000} s`, detail: ADVICE[504] });
-    }
-    throw new Problem({
-      title: "The server cannot be reached",
-      detail: `Nothing answers at ${PREDICTIONS}. Is it running, and is the network up?`,
+/** Why there are no pictures though no server refused them. */
+function failure(response, late) {
+  if (late) return new Problem({ title: `No answer in ${TIMEOUT_MS / 1000} s`, detail: ADVICE[504] });
+  if (response) {
+    return new Problem({
+      title: "The answer is not the model's, or broke off",
+      detail: "Try again. If that does not help, something between here and the server may have "
+        + "answered, such as the log-in page of a network.",
     });
   }
+  return new Problem({
+    title: "The server cannot be reached",
+    detail: `Nothing answers at ${PREDICTIONS}. Is it running, and is the network up?`,
+  });
 }
 
-/** Seconds that a Retry-After header asks for (RFC 9110, 10.2.3), or null. */
+/** Seconds that a Retry-After header asks for (RFC 9110, 10.2.3); 0 where it asks for none. */
 function retryAfter(header) {
-  if (header === null) return null;
   if (/^\s*\d+\s*$/.test(header)) return Number(header);
-  const at = Date.parse(header);
-  return Number.isNaN(at) ? null : Math.max(0, Math.ceil((at - Date.now()) / 1000));
+  return Math.max(0, Math.ceil((Date.parse(header) - Date.now()) / 1000)) || 0;
 }
 
 const sleep = (seconds, signal) => new Promise((resolve, reject) => {
@@ -145,20 +194,15 @@ const sleep = (seconds, signal) => new Promise((resolve, reject) => {
 
 /** The Problem in a reply, whatever wrote it: the model, TorchServe or a proxy. */
 async function problemOf(response, wait) {
-  const status = response.status;
-  let found = {};
-  try {
-    found = (await response.json()) ?? {};
-  } catch {
-    // An error page of a proxy: its status says enough.
-  }
-  const advice = wait === null ? ADVICE[status] : `Try again in ${wait} s.`;
+  const { status } = response;
+  // An error page of a proxy is no JSON: its status says enough.
+  const found = (await response.json().catch(() => null)) ?? {};
+  const told = Object.fromEntries(["title", "detail", "message", "field", "seen", "allowed"]
+    .filter((name) => typeof found[name] === "string").map((name) => [name, found[name]]));
   return new Problem({
+    title: TITLES[status] ?? `The server answered ${status}`,
+    detail: told.message ?? (wait ? `Try again in ${wait} s.` : ADVICE[status]),
+    ...told,
     status,
-    title: found.title ?? TITLES[status] ?? `The server answered ${status}`,
-    detail: found.detail ?? found.message ?? advice,
-    field: found.field,
-    seen: found.seen,
-    allowed: found.allowed,
   });
 }

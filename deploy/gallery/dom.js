@@ -16,21 +16,23 @@ let fading = 0;
 
 /** Let screen readers tell what everybody else can see. */
 export function say(text) {
-  $("status").textContent = text;
-  $("status").classList.remove("fresh");
+  const status = $("status");
+  const place = document.querySelector("dialog[open]") ?? document.body;
+  if (status.parentNode !== place) place.append(status); // all else is inert beside a dialog
+  status.textContent = text;
+  status.classList.remove("fresh");
 }
 
 /** Tell what nobody could see otherwise: read out, and shown for a while. */
 export function notify(text) {
-  const status = $("status");
-  status.textContent = text;
-  status.classList.add("fresh");
+  say(text);
+  $("status").classList.add("fresh");
   clearTimeout(fading);
-  fading = setTimeout(() => status.classList.remove("fresh"), SHOWN_MS);
+  fading = setTimeout(() => $("status").classList.remove("fresh"), SHOWN_MS);
 }
 
 /** Show a Problem in words: what is wrong, the field, the value seen, what is allowed. */
-export function showProblem(place, problem) {
+export function showProblem(place, problem, ...actions) {
   const facts = [["Field", problem.field], ["Seen", problem.seen], ["Allowed", problem.allowed]];
   place.replaceChildren(
     make("strong", { textContent: problem.title }),
@@ -38,12 +40,14 @@ export function showProblem(place, problem) {
     make("dl", {}, ...facts.filter(([, value]) => value).map(([name, value]) =>
       make("div", {},
         make("dt", { textContent: name }), make("dd", { textContent: value })))),
+    ...actions,
   );
   place.hidden = false;
 }
 
-/** Take a problem away. */
+/** Take a problem away; focus that was in it goes to the pictures. */
 export function hideProblem(place) {
+  if (place.contains(document.activeElement)) $("pictures").focus();
   place.hidden = true;
   place.replaceChildren();
 }

@@ -1,9 +1,8 @@
 // The page: seeds to pictures, pictures to keep, kept ones to walk between and to add up.
 
-import { describe } from "./api.js";
 import { $ } from "./dom.js";
 import { draw } from "./draw.js";
-import { useDescription } from "./fields.js";
+import { learn } from "./fields.js";
 import { mix } from "./mix.js";
 import { keyDialog } from "./report.js";
 import { shelf } from "./shelf.js";
@@ -39,9 +38,8 @@ let description = null;
 let model = null;
 
 /** Ask the model for its limits and facts; again when there is a key. */
-async function learn() {
-  description = await describe();
-  useDescription(description);
+async function meet() {
+  description = await learn();
   showFacts();
 }
 
@@ -64,9 +62,9 @@ document.querySelector("[data-skip]").addEventListener("click", (event) => {
   ($("grid").querySelector("[tabindex='0']") ?? $("pictures")).focus();
 });
 
-await learn();
+await meet();
 const store = new Store();
-keyDialog(learn);
+keyDialog(meet);
 tabs(store);
 shelf(store);
 walk(store);

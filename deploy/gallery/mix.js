@@ -1,6 +1,6 @@
 // Latent arithmetic: A - B + C, each the mean latent of the kept pictures chosen for it.
 
-import { askImages, pictureUrl } from "./api.js";
+import { askEach, pictureUrl } from "./api.js";
 import { $, latest, make, say } from "./dom.js";
 import { attempt, sayWait } from "./report.js";
 import { saveButtons } from "./save.js";
@@ -66,12 +66,11 @@ export function mix(store) {
 
   async function refresh() {
     await attempt($("mix-problem"), refresh, () => one(async (signal) => {
+      if (chosen().length === 0) return;
       const terms = chosen().map(({ key, weight }) => ({ weight, seeds: store.state[key] }));
       const means = terms.map(({ seeds }) => ({ mix: [{ weight: 1, seeds }] }));
-      const reply = await askImages(
-        { instances: [{ mix: terms }, ...means] }, { signal, onWait: sayWait },
-      );
-      const [result, ...of] = reply.predictions.map(({ images }) => pictureUrl(images[0]));
+      const images = await askEach([{ mix: terms }, ...means], { signal, onWait: sayWait });
+      const [result, ...of] = images.map(pictureUrl);
       chosen().forEach(({ key, name }, i) => show(`mean-${key}`, of[i], `Mean of ${name}`));
       show("mix-result", result, `Result of ${formula()}`);
       shown = { mix: terms };

@@ -1,30 +1,46 @@
 // One way to run what asks the server: problems are shown, and a missing key is asked for.
 
 import { apiKey, Problem, setApiKey } from "./api.js";
-import { $, hideProblem, notify, showProblem } from "./dom.js";
+import { $, hideProblem, make, notify, say, showProblem } from "./dom.js";
 
-const waiting = new Set(); // what to do again when there is a key
+const failed = new Set(); // what to do again
 
 /**
- * Run a task; a Problem is shown in `place`. `again` is called once a key has been entered, if
- * that is what was missing.
+ * Run a task. A Problem with a field is shown in `place`, where that field is; any other stands
+ * between all tasks and the server, and is shown once. `again`, always the same function, is
+ * called when the user wants to try again, and when a key has been entered that was missing.
  */
 export async function attempt(place, again, task) {
   hideProblem(place);
   const key = apiKey();
   try {
-    return await task();
+    await task();
+    forget(again);
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
-    showProblem(place, error);
-    if (error.status === 401 && apiKey() !== key) {
+    say(""); // nothing is under way any more
+    $("viewer").close(); // it would cover the problem
+    if (error.field) {
+      showProblem(place, error);
+      forget(again);
+    } else if (error.status === 401 && apiKey() !== key) {
       again(); // the refusal is of a key that is no longer the user's
-    } else if (error.status === 401) {
-      waiting.add(again);
-      openKeyDialog(key ? "The server did not take this key." : "");
+    } else {
+      failed.add(again);
+      const button = { type: "button", textContent: "Try again", onclick: tryAgain };
+      showProblem($("problem"), error, make("button", button));
+      if (error.status === 401) openKeyDialog(key ? "The server did not take this key." : "");
     }
-    return undefined;
   }
+}
+
+function forget(task) {
+  failed.delete(task);
+  if (failed.size === 0) hideProblem($("problem"));
+}
+
+function tryAgain() {
+  for (const task of [...failed]) task();
 }
 
 /** Said while a request waits for a busy server. */
@@ -52,9 +68,7 @@ export function keyDialog(onKey) {
     setApiKey(key);
     dialog.close();
     await onKey();
-    const tasks = [...waiting];
-    waiting.clear();
-    for (const again of tasks) again();
+    tryAgain();
   });
 }
 

@@ -21,7 +21,7 @@ export function saveButtons(prefix, place, current) {
   $(`${prefix}-download`).addEventListener("click", download);
   $(`${prefix}-curl`).addEventListener("click", () => {
     const { request, file } = current();
-    copy(curl(request, file));
+    copy(curl(request, file), "The curl command");
   });
 }
 
@@ -44,14 +44,15 @@ export function curl(request, file) {
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
-async function copy(command) {
+/** Put a text into the clipboard; `name` says what it is. */
+export async function copy(text, name) {
   try {
-    await navigator.clipboard.writeText(command);
-    notify("The curl command is in the clipboard.");
+    await navigator.clipboard.writeText(text);
+    notify(`${name} is in the clipboard.`);
   } catch {
     // No permission, or a page over plain http from another machine.
-    $("curl-text").value = command;
-    $("curl-dialog").showModal();
-    $("curl-text").select();
+    $("copy-text").value = text;
+    $("copy-dialog").showModal();
+    $("copy-text").select();
   }
 }

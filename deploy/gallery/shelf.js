@@ -2,7 +2,7 @@
 
 import { askImages, pictureUrl } from "./api.js";
 import { $, latest, make, notify, say } from "./dom.js";
-import { mostKeys } from "./fields.js";
+import { mostImages, mostKeys } from "./fields.js";
 import { attempt, sayWait } from "./report.js";
 import { saveButtons } from "./save.js";
 
@@ -45,8 +45,11 @@ export function shelf(store) {
     const missing = store.state.keep.filter((seed) => !urls.has(seed));
     if (missing.length === 0) return;
     await attempt($("kept-problem"), fetchMissing, () => one(async (signal) => {
-      const reply = await askImages({ seeds: missing }, { signal, onWait: sayWait });
-      reply.images.forEach((image, i) => urls.set(missing[i], pictureUrl(image)));
+      for (let at = 0; at < missing.length; at += mostImages()) {
+        const seeds = missing.slice(at, at + mostImages());
+        const { images } = await askImages({ seeds }, { signal, onWait: sayWait });
+        images.forEach((image, i) => urls.set(seeds[i], pictureUrl(image)));
+      }
       for (const image of document.querySelectorAll("img[data-seed]")) {
         image.src = urls.get(Number(image.dataset.seed)) ?? image.src;
       }

@@ -2,11 +2,11 @@
 
 const DEFAULTS = {
   seed: "1", // as typed; empty is random
-  count: "48",
+  count: "", // empty is what suits the server
   columns: "", // empty is as many as fit
   keep: [], // seeds
   view: "walk",
-  steps: "24",
+  steps: "", // as count
   method: "slerp",
   frame: 0,
   a: [], // seeds of the terms; each is kept too
@@ -22,13 +22,25 @@ export class Store {
 
   constructor() {
     this.state = read(location.hash);
-    addEventListener("hashchange", () => this.#change(read(location.hash)));
+    addEventListener("hashchange", () => {
+      const found = read(location.hash);
+      // Back and Forward are between draws, and lose nothing that was kept since.
+      const { keep, a, b, c } = this.state;
+      if (history.state) this.set({ ...found, keep, a, b, c });
+      else this.#change(found);
+    });
   }
 
-  /** Change some keys, write the address, and tell who listens to them. */
-  set(patch) {
+  /** Change some keys, write the address, and tell who listens to them; `push`: Back undoes it. */
+  set(patch, { push = false } = {}) {
     this.#change(patch);
-    history.replaceState(null, "", write(this.state));
+    const address = write(this.state);
+    try {
+      if (push && address !== location.hash) history.pushState(true, "", address);
+      else history.replaceState(true, "", address);
+    } catch {
+      // Some browsers allow a number of changes a minute; the page does without.
+    }
   }
 
   /** Call back when one of these keys has changed. */
@@ -52,10 +64,10 @@ export class Store {
 function read(hash) {
   const state = { ...DEFAULTS };
   for (const [key, value] of new URLSearchParams(hash.slice(1))) {
-    if (!(key in DEFAULTS)) continue;
+    if (!Object.hasOwn(DEFAULTS, key)) continue;
     if (Array.isArray(DEFAULTS[key])) state[key] = seedsIn(value);
     else if (key === "frame") state.frame = /^\d{1,4}$/.test(value) ? Number(value) : 0;
-    else if (!(key in CHOICES) || CHOICES[key].includes(value)) state[key] = value;
+    else if (CHOICES[key]?.includes(value) ?? true) state[key] = value;
   }
   for (const term of ["a", "b", "c"]) {
     state[term] = state[term].filter((seed) => state.keep.includes(seed));

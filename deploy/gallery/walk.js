@@ -1,13 +1,14 @@
 // The path between the kept pictures, frame by frame.
 
 import { askImages, fileOf, pictureUrl } from "./api.js";
-import { $, latest, say } from "./dom.js";
-import { valueOf } from "./fields.js";
+import { $, latest, make, say } from "./dom.js";
+import { mostImages, valueOf } from "./fields.js";
 import { attempt, sayWait } from "./report.js";
 import { saveButtons, saveFile } from "./save.js";
-import { keptImage } from "./shelf.js";
 
 const USE = ["slider", "play", "frame-download", "download", "curl"].map((name) => `walk-${name}`);
+const EXAMPLE = [8, 29, 12]; // seeds to walk between until two pictures are kept
+const STEPS = 24; // or as many as one reply holds
 const FRAME_MS = 90;
 const SETTLE_MS = 200; // several clicks make one request
 
@@ -20,16 +21,17 @@ export function walk(store) {
   let settle = 0;
   let timer = 0;
 
+  const steps = () => store.state.steps.trim() || String(Math.min(STEPS, mostImages()));
+
   function changed() {
-    $("steps").value = store.state.steps;
+    $("steps").value = steps();
     for (const radio of document.getElementsByName("method")) {
       radio.checked = radio.value === store.state.method;
     }
-    const enough = store.state.keep.length >= 2;
-    $("walk-empty").hidden = enough;
-    $("walk-body").hidden = !enough;
+    $("walk-example").hidden = store.state.keep.length >= 2;
     clearTimeout(settle);
-    if (store.state.view === "walk" && enough) settle = setTimeout(refresh, SETTLE_MS);
+    const some = store.state.keep.length >= 2 || mostImages() >= EXAMPLE.length;
+    if (store.state.view === "walk" && some) settle = setTimeout(refresh, SETTLE_MS);
     else play(false);
     enable();
   }
@@ -45,8 +47,10 @@ export function walk(store) {
     await attempt($("walk-problem"), refresh, () => one(async (signal) => {
       busy(false); // the request before this one, if there was any, has been aborted
       const { keep, method } = store.state;
-      const steps = valueOf("walk.steps", "Number of frames", store.state.steps);
-      const request = { walk: { between: keep, steps, method } };
+      const between = keep.length >= 2 ? keep : EXAMPLE;
+      const request = {
+        walk: { between, steps: valueOf("walk.steps", "Number of frames", steps()), method },
+      };
       if (JSON.stringify(request) === JSON.stringify(shown)) return;
       busy(true);
       try {
@@ -72,9 +76,9 @@ export function walk(store) {
     slider.max = frames.length - 1;
     slider.value = Math.min(store.state.frame, frames.length - 1);
     const at = places();
-    $("walk-track").replaceChildren(...shown.walk.between.map((seed, j) => {
-      const image = keptImage(seed);
-      image.style.setProperty("--at", at[j] / (frames.length - 1));
+    $("walk-track").replaceChildren(...at.map((frame) => {
+      const image = make("img", { src: frames[frame], alt: "" });
+      image.style.setProperty("--at", frame / (frames.length - 1));
       return image;
     }));
     show();

@@ -70,7 +70,7 @@ def sources(page: Page, selector: str) -> list[str]:
 
 def wait_for_tiles(page: Page, count: int) -> None:
     """Return when the grid shows so many pictures."""
-    expect(page.locator("#grid button")).to_have_count(count)
+    expect(page.locator("#grid .open")).to_have_count(count)
     expect(page.locator("#grid")).to_have_attribute("aria-busy", "false")
 
 

@@ -22,8 +22,8 @@ PHONE = {"viewport": {"width": 360, "height": 740}, "device_scale_factor": 2, "i
          "has_touch": True}  # fmt: skip
 # name: (address, what is on it when it is ready, settings of the browser)
 SHOTS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "light": (f"#seed=1&count=56&{KEPT}&frame=11", "#walk-caption", DESKTOP),
-    "dark": (f"#seed=1&count=56&{KEPT}&view=mix&a=29,12&b=3,17&c=8,11", "#mix-result",
+    "light": (f"#seed=1&count=36&{KEPT}&frame=11", "#walk-caption", DESKTOP),
+    "dark": (f"#seed=1&count=36&{KEPT}&view=mix&a=29,12&b=3,17&c=8,11", "#mix-result",
              {**DESKTOP, "color_scheme": "dark"}),
     "phone": (f"#seed=1&count=24&{KEPT}", "#walk-caption", PHONE),
 }  # fmt: skip

@@ -126,7 +126,7 @@ def test_the_page_asks_for_the_key(proxy: Proxy, visit: Visit, server: Server) -
     page = visit("#seed=1&count=4&keep=1,2", proxy.url + PATH, ignore_https_errors=True,
                  permissions=["clipboard-read", "clipboard-write"])  # fmt: skip
     expect(page.locator("#key-dialog")).to_be_visible()
-    expect(page.locator("#draw-problem")).to_contain_text("No valid API key")
+    expect(page.locator("#problem")).to_contain_text("No valid API key")
     page.fill("#key", "two words")
     page.press("#key", "Enter")
     expect(page.locator("#key-error")).to_contain_text("no blanks")
@@ -180,8 +180,7 @@ def test_retry_after_is_honoured(server: Server, visit: Visit, tmp_path: Path) -
         expect(page.locator("#walk-caption")).to_contain_text("Frame 1", timeout=15_000)
         wait_for_tiles(page, 2)
         assert 429 in refused
-        for place in ("#draw-problem", "#kept-problem", "#walk-problem"):
-            expect(page.locator(place)).to_be_hidden()
+        expect(page.locator(".problem:visible")).to_have_count(0)
 
 
 @needs_chromium
