@@ -73,7 +73,7 @@ def export(config: ExportConfig) -> dict[str, object]:
         parity = as_json(
             verify(generator, torchscript, onnx), measure_quality(generator, torchscript)
         )
-        card = make_card(config.weights, info, config.model_version, facts, parity)
+        card = make_card(config.weights, info, config.model_version, facts)
         archive = config.out / f"{MODEL_NAME}.mar"
         digest = build_archive(archive, torchscript, onnx, card, config.backend)
         with atomic_path(config.out / "parity.json") as beside:

@@ -17,13 +17,12 @@ _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,31}")
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Facts of one archive.
+    """Facts of one archive: none is measured, so that every machine writes the same.
 
     Attributes:
         version: the model's version, as TorchServe's management API shows it.
         weights_sha256: digest of generator.safetensors.
         onnx: opset and IR version that a runtime must know.
-        parity: the parity report (export/verify.py).
         provenance: what the weights' metadata says of their training.
     """
 
@@ -35,16 +34,13 @@ class ModelCard:
     image_size: int
     channels: int
     onnx: OnnxFacts
-    parity: dict[str, Any]
     provenance: dict[str, Any]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True)
 
 
-def make_card(
-    weights: Path, info: WeightsInfo, version: str, onnx: OnnxFacts, parity: dict[str, Any]
-) -> ModelCard:
+def make_card(weights: Path, info: WeightsInfo, version: str, onnx: OnnxFacts) -> ModelCard:
     """Collect the facts.
 
     Raises:
@@ -64,6 +60,5 @@ def make_card(
         image_size=info.image_size,
         channels=info.channels,
         onnx=onnx,
-        parity=parity,
         provenance=info.provenance,
     )

@@ -11,7 +11,7 @@ import torch
 from training.files import atomic_path
 from training.networks import Generator
 
-OPSET = 20
+OPSET = 18  # the exporter's own; the file asks for less, see below
 EXAMPLE_BATCH = 2  # an example of 1 can be specialised to a fixed batch of 1
 NOISE, IMAGES = "noise", "images"
 
@@ -48,10 +48,23 @@ def export_onnx(generator: Generator, path: Path) -> OnnxFacts:
         raise RuntimeError("torch.onnx.export returned nothing")
     model = program.model_proto
     _strip_traces(model)
+    _ask_for_the_oldest(model)
     onnx.checker.check_model(model, full_check=True)
     with atomic_path(path) as beside:
         beside.write_bytes(model.SerializeToString(deterministic=True))
     return OnnxFacts(opset=model.opset_import[0].version, ir_version=model.ir_version)
+
+
+def _ask_for_the_oldest(model: onnx.ModelProto) -> None:
+    """Declare the oldest opset in which each operator is what it is in ``OPSET``, and its IR.
+
+    The same computation, for more runtimes.
+    """
+    opset = max(
+        onnx.defs.get_schema(node.op_type, OPSET).since_version for node in model.graph.node
+    )
+    model.opset_import[0].version = opset
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:

@@ -164,11 +164,7 @@ def _eager_run(generator: Generator) -> Run:
 
 
 def _torchscript_run(path: Path, dtype: torch.dtype = torch.float32) -> Run:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module = torch.jit.load(path, map_location="cpu").eval().to(dtype)
+    module = load_torchscript(path, "cpu").to(dtype)
 
     def run(noise: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         with torch.inference_mode():

@@ -62,7 +62,7 @@ class Settings:
             a processor.
         precision: of the network's arithmetic. ``auto``: float16 on a GPU with tensor cores,
             bfloat16 on a CPU with a unit for it, float32 elsewhere and for onnx always. What the
-            short ones cost in quality is in the parity report of the archive's card.
+            short ones cost in quality is in the export's parity.json.
         allow_cpu_fallback: let a worker that was given a GPU run on the CPU when the runtime
             cannot use it; otherwise the worker refuses to start.
         limits: how much one request may ask for.

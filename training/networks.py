@@ -99,7 +99,8 @@ class Generator(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """N(0, 1) latents (N, nz) float -> pictures (N, channels, H, W) float in [-1, 1]."""
-        pictures: Tensor = self.layers(latents.view(-1, self.nz, 1, 1))
+        # No view(-1, nz, 1, 1): an exported file would cut any numbers into latents.
+        pictures: Tensor = self.layers(latents.unsqueeze(2).unsqueeze(3))
         return pictures
 
 

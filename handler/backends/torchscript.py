@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,8 @@ def load_torchscript(path: Path, device: str) -> Any:
 
     need_file(path)
     try:
-        return torch.jit.load(str(path), map_location=device).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated: known
+            return torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, ValueError) as error:
         raise RuntimeError(f"{path.name} is not a TorchScript file: {error}") from error

@@ -49,3 +49,17 @@ def test_the_entry_is_one_class_without_logic() -> None:
     branches = [node for node in ast.walk(tree) if isinstance(node, ast.If | ast.Try | ast.While)]
     assert len(classes) == 1
     assert branches == []
+
+
+def test_torchscript_is_touched_in_one_module_a_side() -> None:
+    """It is deprecated: what uses it must be easy to find."""
+    found = {
+        str(path.relative_to(ROOT))
+        for package in ("export", "handler", "training")
+        for path in (ROOT / package).rglob("*.py")
+        if any(
+            isinstance(node, ast.Attribute) and node.attr == "jit"
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        )
+    }
+    assert found == {"export/torchscript.py", "handler/backends/torchscript.py"}
