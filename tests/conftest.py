@@ -1,14 +1,17 @@
-"""A live TorchServe that serves the built archive, with ports and folders of its own."""
+"""Markers by folder, and a live TorchServe that serves the built archive, shared by all tests."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
 from deploy.server import ROOT, Ports, Server
 
+HERE = Path(__file__).parent
+NOT_UNIT = ("contract", "fault", "packaging", "container")
 LONG = 1_000  # bytes
 
 
@@ -16,6 +19,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before torch is imported: the suite is the same with and without GPUs."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(HERE).parts[0]
+        item.add_marker(folder if folder in NOT_UNIT else "unit")
 
 
 @pytest.fixture(scope="session")

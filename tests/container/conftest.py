@@ -8,11 +8,11 @@ import socket
 import time
 from collections.abc import Iterator
 
-import images
 import pytest
-from stack import ALICE, BOB, ENGINE, PROJECT, Stack
 
 from deploy.server import HOST
+from tests.support import images
+from tests.support.stack import ALICE, BOB, ENGINE, PROJECT, Stack
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,9 @@ import numpy as np
 import pytest
 import requests
 from PIL import Image
-from stack import ALICE, BOB, Stack
 
 from deploy.server import HOST, ROOT
-
-pytestmark = pytest.mark.container
+from tests.support.stack import ALICE, BOB, Stack
 
 SERVICES = ["torchserve", "proxy", "prometheus"]
 

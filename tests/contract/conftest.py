@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from gallery_browser import Visit, chromium, gallery
 from playwright.sync_api import Browser, Page
 
 from deploy.server import Server
+from tests.support.gallery_browser import Visit, chromium, gallery
 
 REFUSED = re.compile("Failed to load resource: the server responded with a status of")
 

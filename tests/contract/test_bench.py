@@ -22,8 +22,6 @@ from benchmarks.peers.catalogue import PEERS, Peer
 from benchmarks.servers import STORE
 from deploy.server import ROOT
 
-pytestmark = pytest.mark.contract
-
 
 @pytest.fixture(scope="module")
 def torchscript(tmp_path_factory: pytest.TempPathFactory) -> Path:

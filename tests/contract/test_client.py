@@ -14,8 +14,6 @@ from client import Client
 from client.__main__ import main
 from deploy.server import HOST, Server
 
-pytestmark = pytest.mark.contract
-
 
 @pytest.fixture
 def url(server: Server) -> str:

@@ -8,9 +8,12 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import requests
-from gallery_browser import (
+from playwright.sync_api import Browser, expect
+
+from client.session import read
+from deploy.server import Ports, Server
+from tests.support.gallery_browser import (
     PATH,
     Visit,
     ask,
@@ -21,12 +24,8 @@ from gallery_browser import (
     sources,
     wait_for_tiles,
 )
-from playwright.sync_api import Browser, expect
 
-from client.session import read
-from deploy.server import Ports, Server
-
-pytestmark = [pytest.mark.contract, needs_chromium]
+pytestmark = [needs_chromium]
 
 LARGEST = 2**53 - 1
 

@@ -7,12 +7,12 @@ import re
 import pytest
 import requests
 from axe_playwright_python.sync_playwright import Axe
-from gallery_browser import Visit, ask, draw, needs_chromium, sources, wait_for_tiles
 from playwright.sync_api import Browser, expect
 
 from deploy.server import Server
+from tests.support.gallery_browser import Visit, ask, draw, needs_chromium, sources, wait_for_tiles
 
-pytestmark = [pytest.mark.contract, needs_chromium]
+pytestmark = [needs_chromium]
 
 LARGEST = 2**53 - 1
 

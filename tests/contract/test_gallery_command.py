@@ -17,8 +17,6 @@ import requests
 
 from deploy.server import HOST, ROOT, Ports
 
-pytestmark = pytest.mark.contract
-
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:

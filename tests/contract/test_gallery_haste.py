@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from gallery_browser import Visit, ask, needs_chromium
 from playwright.sync_api import Page, Route, expect
 
 from deploy.server import Server
+from tests.support.gallery_browser import Visit, ask, needs_chromium
 
-pytestmark = [pytest.mark.contract, needs_chromium]
+pytestmark = [needs_chromium]
 
 
 def hold(page: Page, member: str) -> list[Route]:

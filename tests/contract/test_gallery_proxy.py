@@ -9,16 +9,23 @@ from pathlib import Path
 
 import pytest
 import requests
-from gallery_browser import Visit, ask, draw, needs_chromium, saved, sources, wait_for_tiles
 from playwright.sync_api import Browser, Page, Route, expect
-from proxies import ALICE, JS_MODULE, Proxy, environment, running
 
 from client.session import read
 from deploy.gallery import HEADERS, PAGE, PATH
 from deploy.server import ROOT, Server
+from tests.support.gallery_browser import (
+    Visit,
+    ask,
+    draw,
+    needs_chromium,
+    saved,
+    sources,
+    wait_for_tiles,
+)
+from tests.support.proxies import ALICE, JS_MODULE, Proxy, environment, running
 
 pytestmark = [
-    pytest.mark.contract,
     pytest.mark.skipif(
         not JS_MODULE.exists(),
         reason="needs nginx: apt-get install nginx-light libnginx-mod-http-js",

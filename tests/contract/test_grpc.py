@@ -18,8 +18,6 @@ from PIL import Image
 
 from deploy.server import HOST, Server
 
-pytestmark = pytest.mark.contract
-
 Predict = Callable[[dict[str, bytes]], bytes]
 
 

@@ -9,8 +9,6 @@ import pytest
 from deploy import container, healthcheck
 from deploy.server import HOST, Ports, Server
 
-pytestmark = pytest.mark.contract
-
 
 @pytest.fixture(autouse=True)
 def in_the_container(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

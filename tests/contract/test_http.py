@@ -5,13 +5,10 @@ from __future__ import annotations
 import io
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
 import requests
 from PIL import Image
 
 from deploy.server import Server
-
-pytestmark = pytest.mark.contract
 
 
 def post(server: Server, body: object) -> requests.Response:

@@ -11,8 +11,6 @@ import pytest
 
 from deploy.server import HOST, ROOT, Server
 
-pytestmark = pytest.mark.contract
-
 
 def test_three_seconds_at_twenty_a_second(server: Server, tmp_path: Path) -> None:
     out = tmp_path / "out.json"

@@ -14,8 +14,6 @@ import requests
 
 from deploy.server import HOST, ROOT, Ports, Server
 
-pytestmark = pytest.mark.contract
-
 STORE = ROOT / "model_store"
 HOSTILE_IDS = [
     '"}{"level":"error","message":"forged"}',

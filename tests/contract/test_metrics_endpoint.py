@@ -10,8 +10,6 @@ import requests
 
 from deploy.server import HOST, Server
 
-pytestmark = pytest.mark.contract
-
 
 def scrape(server: Server) -> dict[str, float]:
     """Name and labels (without model, level and host) -> value."""

@@ -24,8 +24,6 @@ from schemathesis.specs.openapi.checks import (
 from deploy.server import Server
 from export import openapi
 
-pytestmark = pytest.mark.contract
-
 DOCUMENT = openapi.document()
 # 413 refuses as well: what asks for more than the limits allow.
 REFUSED = {"checks": {"negative_data_rejection": {"expected-statuses": [400, 406, 413]}}}

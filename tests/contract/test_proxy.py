@@ -18,7 +18,11 @@ import pytest
 import requests
 import urllib3
 from PIL import Image
-from proxies import (
+
+from client import Client
+from deploy.server import HOST, Ports, Server
+from handler.errors import CONTENT_TYPE
+from tests.support.proxies import (
     ALICE,
     BOB,
     CAROL,
@@ -28,11 +32,7 @@ from proxies import (
     running,
 )
 
-from client import Client
-from deploy.server import HOST, Ports, Server
-from handler.errors import CONTENT_TYPE
-
-pytestmark = [pytest.mark.contract, NEEDS_NGINX]
+pytestmark = [NEEDS_NGINX]
 
 
 @pytest.fixture(scope="module")

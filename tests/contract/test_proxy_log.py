@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-from proxies import ALICE, BOB, NEEDS_NGINX, Proxy, running, send
-from upstreams import upstream
+from tests.support.proxies import ALICE, BOB, NEEDS_NGINX, Proxy, running, send
+from tests.support.upstreams import upstream
 
-pytestmark = [pytest.mark.contract, NEEDS_NGINX]
+pytestmark = [NEEDS_NGINX]
 
 FORGED = b'{"time":"forged","level":"info"}'
 MEMBERS = {

@@ -12,13 +12,22 @@ from pathlib import Path
 
 import pytest
 import requests
-from proxies import ALICE, BOB, NEEDS_NGINX, Proxy, check_problem, environment, running, send
-from upstreams import Upstream, upstream
 
 from deploy.server import HOST, ROOT, Ports
 from handler.errors import CONTENT_TYPE
+from tests.support.proxies import (
+    ALICE,
+    BOB,
+    NEEDS_NGINX,
+    Proxy,
+    check_problem,
+    environment,
+    running,
+    send,
+)
+from tests.support.upstreams import Upstream, upstream
 
-pytestmark = [pytest.mark.contract, NEEDS_NGINX]
+pytestmark = [NEEDS_NGINX]
 
 # What a browser, a curl and somebody with bad intentions send.
 SENT = {

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from proxies import ALICE, NEEDS_NGINX, Proxy, running
-from upstreams import upstream
 
 from deploy.server import HOST
+from tests.support.proxies import ALICE, NEEDS_NGINX, Proxy, running
+from tests.support.upstreams import upstream
 
-pytestmark = [pytest.mark.contract, NEEDS_NGINX]
+pytestmark = [NEEDS_NGINX]
 
 CROWD = 4500  # more than nginx's usual 1,024 connections for each of four processes
 

@@ -17,18 +17,18 @@ from threading import Thread
 
 import pytest
 import requests
-from proxies import (
+
+from deploy.server import HOST, ROOT, Ports, Server
+from tests.support.proxies import (
     ALICE,
     NEEDS_NGINX,
     check_problem,
     environment,
     running,
 )
-from upstreams import upstream
+from tests.support.upstreams import upstream
 
-from deploy.server import HOST, ROOT, Ports, Server
-
-pytestmark = [pytest.mark.contract, NEEDS_NGINX]
+pytestmark = [NEEDS_NGINX]
 
 
 def test_the_first_start_makes_a_key_and_shows_it_once(server: Server, tmp_path: Path) -> None:

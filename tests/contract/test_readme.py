@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pixels import assert_same, precision_of
 
 from deploy.server import ROOT, Server
-
-pytestmark = pytest.mark.contract
+from tests.support.pixels import assert_same, precision_of
 
 
 def commands_of(document: str) -> list[str]:

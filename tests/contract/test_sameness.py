@@ -19,11 +19,9 @@ import numpy as np
 import pytest
 import requests
 import yaml
-from pixels import assert_same, precision_of
 
 from deploy.server import ROOT, Ports, Server
-
-pytestmark = pytest.mark.contract
+from tests.support.pixels import assert_same, precision_of
 
 BODIES: list[dict[str, Any]] = [
     *({"seed": seed} for seed in range(16)),

@@ -24,8 +24,6 @@ import requests
 
 from deploy.server import HOST, ROOT, Ports, Server, ServerError, stop
 
-pytestmark = pytest.mark.contract
-
 ARCHIVE = ROOT / "model_store" / "dcgan.mar"
 
 

@@ -21,8 +21,6 @@ from deploy.java import NoJavaError, find_java_home
 from deploy.lifecycle import ServerError, stop
 from deploy.server import BASE_CONFIG, HOST, ROOT, Ports, Server
 
-pytestmark = pytest.mark.contract
-
 STORE = ROOT / "model_store"
 
 

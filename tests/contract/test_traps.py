@@ -24,8 +24,6 @@ from hypothesis import strategies as st
 
 from deploy.server import HOST, Server
 
-pytestmark = pytest.mark.contract
-
 JSON = "application/json"
 GOOD = [{"seed": seed, "num_images": 1 + seed % 3} for seed in range(6)]
 

@@ -16,8 +16,6 @@ from deploy.server import HOST, ROOT, Ports, Server
 from training.networks import new_generator
 from training.weights import save_generator
 
-pytestmark = pytest.mark.contract
-
 ARCHIVE = ROOT / "model_store" / "dcgan.mar"
 NEW = "2.0-rc.1"
 

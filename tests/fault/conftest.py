@@ -1,21 +1,14 @@
-"""Live servers that the fault tests attack: one for the session, which must not be harmed."""
+"""What tests of the shared server hold it to: it must not be harmed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import live
 import psutil
 import pytest
 
-from deploy.server import Ports, Server
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("server"), live.STORE, Ports.free())
-    with made.running():
-        yield made
+from deploy.server import Server
+from tests.support import live
 
 
 @pytest.fixture(scope="session")

@@ -6,15 +6,13 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import live
 import numpy as np
 import psutil
 import pytest
 import requests
 
 from deploy.server import Server
-
-pytestmark = pytest.mark.fault
+from tests.support import live
 
 MEGABYTES = 6_000_000  # a little below max_request_size
 DEEP = 1_000_000

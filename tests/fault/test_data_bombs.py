@@ -14,8 +14,6 @@ from PIL import Image
 
 from training.data import folders
 
-pytestmark = pytest.mark.fault
-
 SETTINGS = {"image_size": 32, "channels": "auto", "background": "#000000", "workers": 2}
 
 

@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import live
 import psutil
 import pytest
 
 from deploy.server import ROOT, Ports
-
-pytestmark = pytest.mark.fault
+from tests.support import live
 
 COPIED = re.findall(
     r"^COPY (?!--from)(.+) (\S+)$",

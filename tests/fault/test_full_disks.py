@@ -10,13 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import live
 import pytest
 import requests
 
 from deploy.server import Ports, Server
-
-pytestmark = pytest.mark.fault
+from tests.support import live
 
 
 @contextmanager

@@ -8,12 +8,12 @@ from collections import Counter
 from http.client import HTTPConnection
 from threading import Thread
 
-import live
 import pytest
 
 from deploy.server import HOST, Server
+from tests.support import live
 
-pytestmark = [pytest.mark.fault, pytest.mark.usefixtures("unharmed")]
+pytestmark = [pytest.mark.usefixtures("unharmed")]
 
 REQUESTS = 10_000
 CONNECTIONS = 16

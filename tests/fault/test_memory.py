@@ -5,13 +5,10 @@ from __future__ import annotations
 import resource
 from concurrent.futures import ThreadPoolExecutor
 
-import live
 import psutil
-import pytest
 
 from deploy.server import Server
-
-pytestmark = pytest.mark.fault
+from tests.support import live
 
 LARGE = {"seed": 1, "num_images": 256}
 

@@ -11,7 +11,6 @@ from benchmarks.failover import FailoverConfig, measure
 
 JS_MODULE = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
 pytestmark = [
-    pytest.mark.fault,
     pytest.mark.skipif(
         shutil.which("nginx") is None or not JS_MODULE.exists(),
         reason="needs nginx: apt-get install nginx-light libnginx-mod-http-js",

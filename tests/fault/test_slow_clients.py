@@ -8,13 +8,10 @@ import socket
 import time
 from contextlib import ExitStack
 
-import live
 import psutil
-import pytest
 
 from deploy.server import HOST, Server
-
-pytestmark = pytest.mark.fault
+from tests.support import live
 
 BODY = json.dumps({"seed": 1, "num_images": 256}).encode()
 LINES = (f"Content-Type: {live.JSON}", f"Content-Length: {len(BODY)}")

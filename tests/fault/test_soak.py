@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import live
 import pytest
 from PIL import Image
 
 from benchmarks import soak
-
-pytestmark = pytest.mark.fault
+from tests.support import live
 
 
 def run(tmp_path: Path, store: Path, seconds: int) -> tuple[int, dict[str, object]]:

@@ -11,15 +11,13 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import live
 import psutil
 import pytest
 import requests
 
 from deploy.lifecycle import ServerError
 from deploy.server import Ports, Server
-
-pytestmark = pytest.mark.fault
+from tests.support import live
 
 ARCHIVE = live.STORE / "dcgan.mar"
 

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
-import live
 import psutil
 import pytest
 import requests
@@ -16,8 +15,7 @@ import requests
 from deploy.entrypoint import drain
 from deploy.lifecycle import stop
 from deploy.server import Ports, Server
-
-pytestmark = pytest.mark.fault
+from tests.support import live
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 LONG = {"seed": 1, "num_images": 100}

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 
-import live
 import pytest
 
 from deploy.server import Server
+from tests.support import live
 
-pytestmark = [pytest.mark.fault, pytest.mark.usefixtures("unharmed")]
+pytestmark = [pytest.mark.usefixtures("unharmed")]
 
 BODY = json.dumps(live.GOOD).encode()
 TYPE = f"Content-Type: {live.JSON}"

@@ -8,14 +8,12 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import live
 import psutil
 import pytest
 import requests
 
 from deploy.server import Ports, Server
-
-pytestmark = pytest.mark.fault
+from tests.support import live
 
 LONG = {"seed": 1, "num_images": 256}
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from manifests import FOLDER, OVERLAYS, Manifest, rendered
+
+from tests.support.manifests import FOLDER, OVERLAYS, Manifest, rendered
 
 
 @pytest.fixture(scope="package", params=["base", *OVERLAYS])

@@ -12,8 +12,6 @@ from packaging.version import Version
 
 from deploy.server import ROOT
 
-pytestmark = pytest.mark.packaging
-
 TEXT = (ROOT / "docs" / "operations" / "security.md").read_text(encoding="utf-8")
 PINS = dict(
     re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)

@@ -15,8 +15,6 @@ from compose_spec import PyCompose
 from deploy import entrypoint
 from deploy.server import ROOT
 
-pytestmark = pytest.mark.packaging
-
 DEPLOY = ROOT / "deploy"
 OVERRIDES = ["compose.gpu.yml", "compose.grafana.yml"]
 _VARIABLE = re.compile(r"\$\{\w+:-([^}]*)\}")

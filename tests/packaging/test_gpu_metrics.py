@@ -7,13 +7,10 @@ import subprocess
 import sys
 
 import pynvml
-import pytest
 import yaml
 from ts.metrics import system_metrics
 
 from deploy.server import ROOT
-
-pytestmark = pytest.mark.packaging
 
 
 def test_the_imports_for_a_gpu_succeed() -> None:

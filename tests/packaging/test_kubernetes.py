@@ -13,7 +13,9 @@ import kubernetes_validate
 import pytest
 import yaml
 from cloudcoil.models.prometheus_operator.v1 import PodMonitor
-from manifests import (
+
+from deploy.server import ROOT
+from tests.support.manifests import (
     FOLDER,
     Manifest,
     container,
@@ -23,10 +25,6 @@ from manifests import (
     ports,
     rendered,
 )
-
-from deploy.server import ROOT
-
-pytestmark = pytest.mark.packaging
 
 APP = {"app.kubernetes.io/name": "dcgan"}
 OLDEST, NEWEST = "1.30", "1.37"  # preStop.sleep is on by default since 1.30

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
 import yaml
-from manifests import (
+
+from deploy import entrypoint
+from deploy.server import ROOT, Ports
+from handler.limits import Limits
+from tests.support.manifests import (
     Manifest,
     container,
     environment,
@@ -18,12 +21,6 @@ from manifests import (
     properties,
     seconds,
 )
-
-from deploy import entrypoint
-from deploy.server import ROOT, Ports
-from handler.limits import Limits
-
-pytestmark = pytest.mark.packaging
 
 NGINX = (ROOT / "deploy" / "proxy" / "nginx.conf").read_text(encoding="utf-8")
 MODEL_CONFIG = yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text(encoding="utf-8"))

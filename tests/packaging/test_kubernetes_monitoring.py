@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 import yaml
 from cloudcoil.models.prometheus_operator.v1 import PrometheusRule
-from manifests import FOLDER, OVERLAYS, Manifest, only, rendered
 
 from deploy.server import ROOT
-
-pytestmark = pytest.mark.packaging
+from tests.support.manifests import FOLDER, OVERLAYS, Manifest, only, rendered
 
 GUIDE = (ROOT / "docs" / "operations" / "kubernetes.md").read_text(encoding="utf-8")
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"

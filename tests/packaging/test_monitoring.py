@@ -15,8 +15,6 @@ import yaml
 
 from deploy.server import ROOT
 
-pytestmark = pytest.mark.packaging
-
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 GRAFANA = ROOT / "deploy" / "grafana"
 RULES = PROMETHEUS / "alerts.yml"

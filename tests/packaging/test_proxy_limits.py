@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import re
 
-import pytest
-from manifests import Manifest, container, environment, pod
-from test_compose import load
-
 from deploy.server import ROOT
 from handler.limits import Limits
-
-pytestmark = pytest.mark.packaging
+from tests.packaging.test_compose import load
+from tests.support.manifests import Manifest, container, environment, pod
 
 PROXY = ROOT / "deploy" / "proxy"
 UNITS = {"m": 2**20, "g": 2**30, "Mi": 2**20, "Gi": 2**30}

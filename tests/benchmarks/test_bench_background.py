@@ -1,0 +1,66 @@
+"""What runs beside a benchmark, and how a benchmark is ended."""
+
+from __future__ import annotations
+
+import ast
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from benchmarks.background import Background, end_on_sigterm
+from deploy.server import ROOT
+
+
+def test_it_repeats_until_the_block_ends() -> None:
+    seen = threading.Event()
+    calls: list[int] = []
+
+    def act() -> None:
+        calls.append(threading.get_ident())
+        if len(calls) == 3:
+            seen.set()
+
+    with Background(act, 0.001):
+        assert seen.wait(10)
+    done = len(calls)
+    time.sleep(0.05)
+    assert len(calls) == done
+    assert threading.get_ident() not in calls
+
+
+def test_sigterm_ends_with_blocks_as_ctrl_c_does() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        end_on_sigterm()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_each_benchmark_that_starts_servers_ends_them_on_sigterm() -> None:
+    starts, ends = set(), set()
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imported = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        commands = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "main"]
+        if commands and imported & {"Server", "servers"}:
+            starts.add(path.stem)
+        called = {
+            node.func.id
+            for command in commands
+            for node in ast.walk(command)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        if "end_on_sigterm" in called:
+            ends.add(path.stem)
+    assert {"failover", "log_cost", "recovery", "serving", "settings", "soak"} <= starts
+    assert starts <= ends

@@ -1,0 +1,245 @@
+"""``python -m benchmarks.load`` and the locustfile, as a user runs them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+from hdrh.histogram import HdrHistogram
+from PIL import Image
+
+from benchmarks import load
+from deploy.server import ROOT
+from tests.benchmarks.test_load_lateness import slow_bodies
+from tests.benchmarks.test_load_open_loop import planted, say
+
+
+def fine(handler: BaseHTTPRequestHandler, _: int) -> None:
+    say(handler, 200)
+
+
+def measured(url: str, folder: Path, *arguments: str) -> dict:  # type: ignore[type-arg]
+    out = folder / "out.json"
+    given = ["--url", url, "--warmup-s", "0", "-o", str(out), *arguments]
+    assert load.main(given) == 0
+    return json.loads(out.read_text())  # type: ignore[no-any-return]
+
+
+def test_one_rate(tmp_path: Path) -> None:
+    with planted(fine) as url:
+        result = measured(
+            url, tmp_path, "--rate", "50", "--duration-s", "1", "--arrivals", "constant",
+            "--report", str(tmp_path / "curve.png"), "--pid", str(os.getpid()),
+        )  # fmt: skip
+    (point,) = result["points"]
+    assert point["arrivals"] == point["outcomes"]["2xx"] == 50
+    assert point["offered_per_s"] == 50
+    assert 45 < point["throughput_per_s"] <= 51
+    assert point["images_per_s"] == pytest.approx(point["throughput_per_s"])
+    assert 0 < point["client_cores"] < 1.5
+    latency = point["latency_ms"]
+    assert latency["samples"] == 50
+    assert latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["p99_9"]
+    decoded = HdrHistogram.decode(point["histogram"])
+    assert decoded.get_total_count() == 50
+    assert decoded.get_max_value() / 1000 == pytest.approx(latency["max"])
+    assert point["resources"]["server"]["rss_mb_max"] > 0
+    assert result["knee"] is None
+    assert result["stopped"] == "all rates measured"
+    assert result["command"].startswith("python -m benchmarks.load --url http://127.0.0.1:")
+    with Image.open(tmp_path / "curve.png") as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 500
+
+
+def test_a_sweep_finds_what_a_server_can_do_and_goes_on_a_little(tmp_path: Path) -> None:
+    one_at_a_time = threading.Lock()
+
+    def slow(handler: BaseHTTPRequestHandler, _: int) -> None:
+        with one_at_a_time:
+            time.sleep(0.02)  # at most 50/s
+        say(handler, 200)
+
+    with planted(slow) as url:
+        result = measured(
+            url, tmp_path, "--start-rate", "10", "--growth", "2.5", "--beyond", "1",
+            "--duration-s", "1", "--arrivals", "constant", "--p99-factor", "1000",
+            "--late-ms", "500",
+        )  # fmt: skip
+    assert [point["rate_per_s"] for point in result["points"]] == [10, 25, 62.5, 156.25]
+    assert result["knee"]["index"] == 2
+    assert 20 < result["knee"]["sustained_per_s"] <= 26
+    assert result["stopped"] == "knee found"
+    assert 25 < result["points"][3]["throughput_per_s"] < 52
+
+
+def test_a_body_from_a_file_and_headers_arrive(tmp_path: Path) -> None:
+    seen: list[tuple[str, str, str]] = []
+
+    def look(handler: BaseHTTPRequestHandler, _: int) -> None:
+        names = ("Content-Type", "Content-Length", "X-API-Key")
+        seen.append(tuple(str(handler.headers[name]) for name in names))  # type: ignore[arg-type]
+        say(handler, 200)
+
+    body = tmp_path / "noise.bin"
+    body.write_bytes(bytes(400))
+    with planted(look) as url:
+        result = measured(
+            url, tmp_path, "--rate", "20", "--duration-s", "0.5", "--body", f"@{body}",
+            "--content-type", "application/octet-stream", "--header", "X-API-Key: secret",
+        )  # fmt: skip
+    assert set(seen) == {("application/octet-stream", "400", "secret")}
+    assert result["work"] == "body"
+
+
+def test_a_seed_gives_the_same_arrivals_and_the_most_requests_bound_the_command(
+    tmp_path: Path,
+) -> None:
+    arguments = ["--rate", "20", "40", "4000", "--duration-s", "0.5", "--seed", "3"]
+    with planted(fine) as url:
+        first, again = (
+            measured(url, tmp_path, *arguments, "--max-requests", "100") for _ in range(2)
+        )
+    counts = [[point["arrivals"] for point in result["points"]] for result in (first, again)]
+    assert counts[0] == counts[1]
+    assert len(counts[0]) == 2
+    assert "max_requests" in first["stopped"]
+
+
+def test_a_sweep_ends_where_the_client_can_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load.work, "bodies", lambda *_: slow_bodies())
+    with planted(fine) as url:
+        result = measured(
+            url, tmp_path, "--start-rate", "5", "--growth", "20", "--duration-s", "0.5",
+            "--arrivals", "constant", "--late-ms", "200", "--report", str(tmp_path / "curve.png"),
+        )  # fmt: skip
+    assert [point["client_saturated"] for point in result["points"]] == [False, True]
+    assert result["knee"] is None  # it would be the client's
+    assert "client is saturated" in result["stopped"]
+    assert (tmp_path / "curve.png").stat().st_size > 10_000
+
+
+def test_metrics_of_the_server_are_subtracted(tmp_path: Path) -> None:
+    requests = itertools.count(100)
+
+    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
+        next(requests)
+        say(handler, 200)
+
+    with planted(answer, get=lambda: f"# TYPE r counter\nr {next(requests)}\n") as url:
+        result = measured(
+            url, tmp_path, "--rate", "20", "--duration-s", "0.5", "--arrivals", "constant",
+            "--metrics-url", url,
+        )  # fmt: skip
+    assert result["points"][0]["resources"]["metrics"]["grown"] == {"r": 11.0}  # and the scrape
+
+
+def test_metrics_that_cannot_be_read_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with planted(fine) as url:
+        arguments = ["--url", url, "--rate", "5", "--duration-s", "0.5", "--warmup-s", "0"]
+        assert load.main([*arguments, "--metrics-url", "http://127.0.0.1:1/metrics"]) == 1
+    assert "metrics_url" in capsys.readouterr().err
+
+
+def test_nothing_answered_2xx_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    with planted(lambda handler, _: say(handler, 400)) as url:
+        code = load.main(["--url", url, "--rate", "20", "--duration-s", "0.5", "--warmup-s", "0"])
+    assert code == 1
+    printed = capsys.readouterr()
+    outcomes = json.loads(printed.out)["points"][0]["outcomes"]
+    assert outcomes["4xx"] == sum(outcomes.values()) > 0
+    assert "no request was answered 2xx" in printed.err
+
+
+def test_no_server_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert load.main(["--url", "http://127.0.0.1:1/predictions/dcgan"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "does not answer" in printed.err
+    assert "make serve" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--rate", "0"], "rate: seen 0"),
+        (["--rate", "nan"], "rate: seen nan"),
+        (["--rate", "10", "5"], "ascending"),
+        (["--duration-s", "1e9"], "duration_s: seen 1e+09"),
+        (["--connections", "0"], "connections: seen 0"),
+        (["--body", "@/no/such/file"], "No such file"),
+        (["--pid", "4194303"], "no such process"),
+        (["--url", "https://127.0.0.1/"], "http://host:port/path"),
+        (["--url", "http://127.0.0.1:99999/"], "ort"),
+        (["--header", "nonsense"], "header: seen 'nonsense'"),
+        (["--header", "a: b\r\nc: d"], "header: seen"),
+        (["-o", "/no/such/folder/out.json"], "folder that exists"),
+        (["--growth", "1"], "growth: seen 1"),
+    ],
+)  # fmt: skip
+def test_bad_usage(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert load.main(arguments) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_an_unknown_flag_is_bad_usage() -> None:
+    with pytest.raises(SystemExit) as ended:
+        load.main(["--rte", "5"])
+    assert ended.value.code == 2
+
+
+def heed_ctrl_c() -> None:
+    """A test run that a shell put in the background was told to ignore Ctrl-C, and passes it on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    with planted(fine) as url:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.load", "--url", url, "--rate", "20", "21",
+             "--duration-s", "1", "--warmup-s", "0", "-o", str(out)],
+            cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c,
+        )  # fmt: skip
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("20/s: ")
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130, errors
+    result = json.loads(out.read_text())
+    assert result["stopped"] == "interrupted"
+    assert [point["rate_per_s"] for point in result["points"]] == [20]
+
+
+def test_locust_runs_the_locustfile() -> None:
+    paths: list[str] = []
+
+    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
+        paths.append(handler.path)
+        say(handler, 200)
+
+    with planted(answer) as url:
+        ended = subprocess.run(
+            [sys.executable, "-m", "locust", "-f", "benchmarks/locustfile.py", "--headless",
+             "-u", "8", "-r", "8", "-t", "2s", "--host", url.removesuffix("/predictions/dcgan"),
+             "--json", "--loglevel", "WARNING"],
+            cwd=ROOT, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    entries = {entry["name"]: entry for entry in json.loads(ended.stdout)}
+    assert set(entries) <= {"image", "grid"}
+    assert sum(entry["num_requests"] for entry in entries.values()) > 5
+    assert sum(entry["num_failures"] for entry in entries.values()) == 0
+    assert set(paths) == {"/predictions/dcgan"}

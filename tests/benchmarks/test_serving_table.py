@@ -1,0 +1,168 @@
+"""What ``python -m benchmarks.serving`` takes and what it prints."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks import servers, serving
+from benchmarks.closed_loop import Load
+from benchmarks.documents import filled, parts_of
+from benchmarks.peers import environments
+from benchmarks.serving_config import ServingConfig
+from benchmarks.serving_table import report, summary, tables
+from deploy.server import ROOT
+
+
+def turn(images_per_s: float, failed: int = 0) -> dict[str, Any]:
+    requests = int(images_per_s)
+    latency_ms = 1000 / images_per_s if images_per_s else None
+    load = Load(images_per_s, requests, latency_ms, latency_ms and 2 * latency_ms, requests, failed)
+    return {
+        "load": vars(load),
+        "cpu_ms_per_image": 10.0,
+        "memory": {"worker_peak_mb": 400.0 + images_per_s, "private_mb": 600.0},
+    }
+
+
+def pooled(turns: list[dict[str, Any]]) -> dict[str, Any]:
+    requests = sum(turn["load"]["requests"] for turn in turns)
+    return {"requests": requests, "p50_ms": 7.5 if requests else None,
+            "p99_ms": 15.0 if requests else None}  # fmt: skip
+
+
+def result(**turns: list[dict[str, Any]]) -> dict[str, Any]:
+    titles = {"ours": "ours", "stock": "stock", "litserve": "LitServe", "triton": "Triton"}
+    return {
+        "servers": {
+            name: {"title": titles[name], "ready_s": 3.25, "idle_cores": 0.125} for name in turns
+        },
+        "left_out": {"BentoML": "cannot be set up: no network"},
+        "rows": [
+            {
+                "work": {"name": "1 image, 8 connections"},
+                "limit_images_per_s": [400.0, 400.0],
+                "disturbed_rounds": 0,
+                "latency": {name: pooled(of) for name, of in turns.items()},
+                "turns": turns,
+            }
+        ],
+    }
+
+
+def test_every_figure_stands_where_it_belongs() -> None:
+    text = tables(
+        result(
+            ours=[turn(200), turn(100)], stock=[turn(100), turn(50)],
+            litserve=[turn(25), turn(20)], triton=[turn(40), turn(50)],
+        )
+    )  # fmt: skip
+    lines = text.splitlines()
+    assert (
+        "| 1 image, 8 connections | 150 (100 to 200) | 75 (50 to 100) | 22 (20 to 25) "
+        "| 45 (40 to 50) | 400 (400 to 400) |"
+    ) in lines
+    # Round by round: 200 by 40 and 100 by 50, and not the quotient of medians.
+    assert (
+        "| 1 image, 8 connections | 2.00 (2.00 to 2.00) | 3.50 (2.00 to 5.00) Triton "
+        "| 0.38 (0.25 to 0.50) |"
+    ) in lines
+    # Fewer than 200 requests have no 99th percentile.
+    assert "| 1 image, 8 connections | 7.5 / 15.0 | 7.5 / - | 7.5 / - | 7.5 / - |" in lines
+    assert "| ours | 3.2 | 600 | 600 | 0.12 |" in lines
+    assert "BentoML is left out: cannot be set up: no network" in lines
+    assert "failed" not in text
+
+
+def test_failed_requests_are_told() -> None:
+    text = tables(result(ours=[turn(100), turn(100)], stock=[turn(50, failed=3), turn(50)]))
+    assert text.endswith("stock, 1 image, 8 connections: 3 of 103 requests failed")
+    assert "best peer" not in text
+
+
+def test_a_server_that_gave_nothing_has_no_figures() -> None:
+    text = tables(result(ours=[turn(100)], stock=[turn(50)], litserve=[], triton=[turn(0, 9)]))
+    assert "| 1 image, 8 connections | 7.5 / - | 7.5 / - | - | - |" in text.splitlines()
+    assert "Triton, 1 image, 8 connections: 9 of 9 requests failed" in text
+
+
+def test_disturbed_rounds_are_told() -> None:
+    found = result(ours=[turn(100)], stock=[turn(50)])
+    found["rows"][0]["disturbed_rounds"] = 2
+    assert tables(found).endswith("1 image, 8 connections: 2 rounds were disturbed by other work")
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    ("part", "file"), [(report, "docs/performance.md"), (summary, "README.md")]
+)
+def test_the_documents_show_the_measurement(
+    part: Callable[[dict[str, Any]], str], file: str, precision: str
+) -> None:
+    name = f"serving-{precision}"
+    measured = json.loads((ROOT / "docs" / f"{name}.json").read_text(encoding="utf-8"))
+    assert measured["precision"] == precision
+    words = (ROOT / file).read_text(encoding="utf-8")
+    assert parts_of(words).count(name) == 1
+    assert filled(words, {name: part(measured)}) == words
+
+
+def test_the_usual_work_and_a_part_of_it() -> None:
+    assert [(work.num_images, work.connections) for work in ServingConfig().works()] == [
+        ((1,), 1), ((1,), 8), ((1,), 32), ((1,), 64), ((64,), 2), ((64,), 8), ((1, 1, 1, 64), 8),
+    ]  # fmt: skip
+    part = ServingConfig(work=("grid",), connections=(1, 4)).works()
+    assert [work.name for work in part] == [
+        "64-image grid, 1 connection", "64-image grid, 4 connections",
+    ]  # fmt: skip
+
+
+def test_which_peers_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environments, "is_installed", lambda name: name == "triton")
+    assert ServingConfig().named_peers() == []
+    assert ServingConfig(peers=("all",)).named_peers() == [
+        "fastapi", "litserve", "bentoml", "triton",
+    ]  # fmt: skip
+    assert ServingConfig(peers=("installed",)).named_peers() == ["triton"]
+    assert ServingConfig(peers=("installed", "bentoml")).named_peers() == ["bentoml", "triton"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rounds", "0"], "rounds: seen 0; allowed is 1 to 100"),
+        (["--seconds", "nan"], "seconds: seen nan; allowed is 0.1 to 600"),
+        (["--connections", "8", "0"], "connections: seen 0; allowed is 1 to 1000"),
+        (["--precision", "float8"], "precision is 'float8'"),
+        (["--out", "/tmp"], "out: seen /tmp, a folder"),
+    ],
+)
+def test_bad_usage(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert serving.main(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_unknown_peer_is_bad_usage() -> None:
+    with pytest.raises(SystemExit) as ended:
+        serving.main(["--peers", "flask"])
+    assert ended.value.code == 2
+
+
+def test_a_precision_changes_the_handler_block_of_a_copy_alone(tmp_path: Path) -> None:
+    original = servers.archive(tmp_path / "none", None)
+    changed = servers.archive(tmp_path, "bfloat16")
+    assert original == servers.STORE / "dcgan.mar"
+    with zipfile.ZipFile(original) as before, zipfile.ZipFile(changed) as after:
+        assert before.namelist() == after.namelist()
+        differing = [name for name in before.namelist() if before.read(name) != after.read(name)]
+        assert differing == [servers.CONFIG]
+        was, now = (yaml.safe_load(packed.read(servers.CONFIG)) for packed in (before, after))
+    assert now["handler"].pop("precision") == "bfloat16"
+    assert was["handler"].pop("precision") != "bfloat16"
+    assert was == now

@@ -1,0 +1,113 @@
+"""Walks and weighted sums of latents, against their formulas in 50 digits."""
+
+from __future__ import annotations
+
+import mpmath
+import numpy as np
+import pytest
+
+from handler.arithmetic import Latents, mix, walk
+from handler.latents import from_seeds
+
+NZ = 100
+MOST = 100.0
+
+
+def latents(*rows: list[float]) -> Latents:
+    return np.array(rows, np.float32)
+
+
+def slerp_in_50_digits(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
+    """White, arXiv:1609.04468, section 2.1: the angle is that of the directions."""
+    with mpmath.workdps(50):
+        u, v = (mpmath.matrix([mpmath.mpf(float(x)) for x in row]) for row in (a, b))
+        angle = mpmath.acos((u.T * v)[0] / mpmath.norm(u) / mpmath.norm(v))
+        t = mpmath.mpf(t)
+        mixed = (mpmath.sin((1 - t) * angle) * u + mpmath.sin(t * angle) * v) / mpmath.sin(angle)
+        return np.array([float(x) for x in mixed]).astype(np.float32)
+
+
+def test_slerp_is_the_formula_rounded_to_float32() -> None:
+    keys = from_seeds([3, 4], NZ) * np.array([[1], [2.5]], np.float32)
+    path = walk(keys, 5, "slerp")
+    assert path.dtype == np.float32
+    for i in (1, 2, 3):
+        expected = slerp_in_50_digits(keys[0], keys[1], i / 4)
+        np.testing.assert_array_max_ulp(path[i], expected, maxulp=1)
+
+
+def test_slerp_turns_at_an_even_speed_and_keeps_the_length() -> None:
+    path = walk(latents([1, 0], [0, 1]), 7, "slerp").astype(np.float64)
+    assert np.degrees(np.arctan2(path[:, 1], path[:, 0])) == pytest.approx(np.arange(7) * 15)
+    assert np.hypot(*path.T) == pytest.approx(np.ones(7))
+
+
+def test_linear_is_the_straight_line() -> None:
+    path = walk(latents([0, 4], [8, 0]), 5, "linear")
+    assert path.tolist() == [[0, 4], [2, 3], [4, 2], [6, 1], [8, 0]]
+
+
+@pytest.mark.parametrize("method", ["slerp", "linear"])
+@pytest.mark.parametrize(("count", "steps"), [(2, 2), (2, 9), (3, 3), (4, 9), (5, 64), (64, 65)])
+def test_every_key_is_met_bit_by_bit_and_nothing_comes_twice(
+    method: str, count: int, steps: int
+) -> None:
+    keys = from_seeds(range(count), NZ)
+    keys[:, 0] = -0.0
+    path = walk(keys, steps, method)
+    assert path.shape == (steps, NZ)
+    rows = [row.tobytes() for row in path]
+    places = [rows.index(key.tobytes()) for key in keys]
+    assert (places[0], places[-1]) == (0, steps - 1)
+    strides = np.diff(places)
+    assert strides.min() >= 1
+    assert strides.max() - strides.min() <= 1
+    assert len(set(rows)) == steps
+
+
+@pytest.mark.parametrize(
+    "end", [[2, 4], [-1, -2], [0, 0], [1.00001, 2]], ids=["parallel", "opposite", "zero", "nearly"]
+)
+def test_where_there_is_no_arc_slerp_is_linear(end: list[float]) -> None:
+    keys = latents([1, 2], end)
+    assert np.array_equal(walk(keys, 6, "slerp"), walk(keys, 6, "linear"))
+
+
+def test_just_above_the_threshold_both_ways_agree() -> None:
+    angle = 2e-4  # 1 - cos is 2e-8
+    keys = latents([1, 0], [np.cos(angle), np.sin(angle)])
+    slerp, linear = walk(keys, 9, "slerp"), walk(keys, 9, "linear")
+    assert np.abs(slerp - linear).max() < 1e-7
+
+
+@pytest.mark.parametrize(
+    "keys", [([1, 1], [MOST, MOST + 0.01]), ([20, 0], [-10, 0.01])], ids=["a key", "between"]
+)
+def test_a_walk_stays_among_latents(keys: tuple[list[float], list[float]]) -> None:
+    """Between nearly opposite keys of different lengths the arc swings far out."""
+    with pytest.raises(OverflowError):
+        walk(latents(*keys), 3, "slerp")
+    assert walk(latents([MOST, 1], [-MOST, 1]), 3, "linear").max() == MOST
+
+
+def test_mix_is_the_weighted_sum_of_means() -> None:
+    smiling_woman, woman, man = latents([2, 6], [4, 0]), latents([1, 1]), latents([0, -1])
+    result = mix([(1, smiling_woman), (-1, woman), (0.5, man)])
+    assert result.dtype == np.float32
+    assert result.tolist() == [[2, 1.5]]
+
+
+def test_mix_is_rounded_once() -> None:
+    big, small = latents([2.0**30]), latents([1.0])
+    assert mix([(1, big), (1, small), (-1, big)]).tolist() == [[1]]
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [(50, 51), (-50, -51), (3e38, 3e38), (1e300, 1e300), (1e308, -1e308)],
+    ids=["above", "below", "float32", "float64", "nan"],
+)
+def test_a_mix_stays_among_latents(weights: tuple[float, float]) -> None:
+    with pytest.raises(OverflowError):
+        mix([(weight, latents([1e30 if weight > MOST else 1.0])) for weight in weights])
+    assert mix([(50, latents([1])), (50, latents([1]))]).tolist() == [[MOST]]

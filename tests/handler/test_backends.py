@@ -1,0 +1,218 @@
+"""Both backends on tiny networks: pixels, sameness, and one clear sentence when they fail."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from ts.context import Context
+from ts.utils.util import list_classes_from_module
+
+from export.fold import fold_batchnorm
+from handler.backends import Backend, open_backend
+from handler.backends.base import to_pixels
+from handler.card import Card
+from handler.dcgan_handler import DcganHandler
+from handler.images import to_uint8
+from handler.latents import from_seeds
+from handler.limits import Limits, Settings
+from training.networks import Generator, new_generator
+
+NZ = 8
+FACTS = {
+    "model": "dcgan",
+    "version": "1.0",
+    "weights_sha256": "0" * 64,
+    "nz": NZ,
+    "image_size": 32,
+    "channels": 3,
+}
+
+
+class Loud(nn.Module):
+    """Makes the last bit of the network's floats visible in the pixels."""
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return torch.sin(self.generator(noise) * 1e9)
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    torch.manual_seed(0)
+    network = new_generator(nz=NZ, ngf=8, channels=3, image_size=32)
+    with torch.inference_mode():
+        network(torch.randn(16, NZ))  # BatchNorm statistics that are not the initial ones
+    return fold_batchnorm(network.eval())
+
+
+@pytest.fixture(scope="module")
+def model_dir(generator: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    _export(generator, folder)
+    (folder / "card.json").write_text(json.dumps(FACTS))
+    return folder
+
+
+def _export(network: nn.Module, folder: Path) -> None:
+    example = torch.zeros(2, NZ)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(network, example, check_trace=False)
+        traced.save(str(folder / "generator.pt"))
+        torch.onnx.export(
+            network,
+            (example,),
+            folder / "generator.onnx",
+            dynamo=True,
+            external_data=False,
+            dynamic_shapes=({0: "n"},),
+            verbose=False,
+        )
+
+
+@pytest.fixture(scope="module", params=["torchscript", "onnx", "packed"])
+def backend(request: pytest.FixtureRequest, model_dir: Path) -> Backend:
+    settings = Settings(
+        backend=request.param, precision="float32", threads=2, limits=Limits(max_batch_images=4)
+    )
+    return open_backend(model_dir, Card.read(model_dir), settings, None)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_pixels_are_those_of_the_network(
+    backend: Backend, generator: nn.Module, count: int
+) -> None:
+    latents = from_seeds(range(count), NZ)
+    with torch.inference_mode():
+        wanted = to_uint8(generator(torch.from_numpy(latents)).numpy())
+    images = backend(latents)
+    assert images.dtype == np.uint8
+    assert images.shape == (count, 32, 32, 3)
+    assert np.abs(images.astype(int) - wanted).max() <= 1
+    assert wanted.std() > 0
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_short_precision(
+    model_dir: Path, generator: nn.Module, precision: Literal["bfloat16", "float16"]
+) -> None:
+    settings = Settings(
+        backend="torchscript", precision=precision, limits=Limits(max_batch_images=4)
+    )
+    short = open_backend(model_dir, Card.read(model_dir), settings, None)
+    assert (short.name, short.precision) == ("torchscript", precision)
+    latents = from_seeds(range(5), NZ)
+    with torch.inference_mode():
+        wanted = to_uint8(generator(torch.from_numpy(latents)).numpy())
+    difference = np.abs(short(latents).astype(int) - wanted)
+    assert 0 < difference.max() <= 8  # another arithmetic, the same picture
+
+
+def test_short_precision_is_not_for_onnx(model_dir: Path) -> None:
+    settings = Settings(backend="onnx", precision="bfloat16")
+    with pytest.raises(RuntimeError, match="backend: torchscript"):
+        open_backend(model_dir, Card.read(model_dir), settings, None)
+
+
+def test_facts(backend: Backend) -> None:
+    assert backend.name in ("torchscript", "onnx", "packed")
+    assert (backend.device, backend.nz, backend.image_shape) == ("cpu", NZ, (32, 32, 3))
+    assert backend.fallback is False
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("name", ["torchscript", "onnx"])
+def test_an_image_has_the_same_bits_in_any_batch(
+    generator: nn.Module, tmp_path: Path, name: Literal["torchscript", "onnx"], threads: int
+) -> None:
+    """With more than one thread a pass, TorchScript differs by 1e-9 in odd batches."""
+    _export(Loud(generator), tmp_path)
+    card = Card(**FACTS, facts={})
+    settings = Settings(backend=name, precision="float32", threads=threads)
+    loud = open_backend(tmp_path, card, settings, None)
+    latents = from_seeds(range(64), NZ)
+    alone = np.concatenate([loud(latents[i : i + 1]) for i in range(64)])
+    for count in (2, 3, 5, 7, 16, 33, 64):
+        assert np.array_equal(loud(latents[:count]), alone[:count]), count
+        assert np.array_equal(loud(latents[-count:][::-1].copy()), alone[-count:][::-1]), count
+
+
+def test_the_entry_loads_an_archive(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", ["/somewhere/else", *sys.path])
+    config = {"batchSize": 8, "handler": {"backend": "onnx", "limits": {"max_images": 5}}}
+    context = Context("dcgan", str(model_dir), None, 8, None, "0.12.0", model_yaml_config=config)
+    entry = DcganHandler()
+    entry.initialize(context)
+    assert sys.path[0] == str(model_dir)  # before any other package called handler
+    described = entry.service.describe()
+    assert (described["backend"], described["limits"]["max_images"]) == ("onnx", 5)
+    assert list_classes_from_module(sys.modules[DcganHandler.__module__]) == [DcganHandler]
+
+
+def test_the_pixel_rule_on_the_device_is_the_one_in_images() -> None:
+    edges = (np.arange(-10, 266) + 0.5) / 127.5 - 1
+    near = np.nextafter(edges.astype(np.float32), np.float32(9))
+    values = np.concatenate([edges, near, np.random.default_rng(0).uniform(-1.1, 1.1, 5448)])
+    pictures = values.astype(np.float32).reshape(2, 3, 10, 100)
+    pixels = to_pixels(torch.from_numpy(pictures))
+    assert pixels.is_contiguous()
+    assert np.array_equal(pixels.numpy(), to_uint8(pictures))
+
+
+@pytest.mark.parametrize("name", ["torchscript", "onnx"])
+@pytest.mark.parametrize("content", [None, b"", b"not a model"])
+def test_a_missing_or_broken_file_is_named(
+    tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    file = {"torchscript": "generator.pt", "onnx": "generator.onnx"}[name]
+    if content is not None:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(RuntimeError, match=file):
+        open_backend(tmp_path, Card(**FACTS, facts={}), Settings(backend=name), None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("name", ["torchscript", "onnx"])
+def test_a_gpu_that_is_not_there(model_dir: Path, name: str) -> None:
+    card = Card.read(model_dir)
+    with pytest.raises(RuntimeError, match="allow_cpu_fallback") as caught:
+        open_backend(model_dir, card, Settings(backend=name), 0)
+    assert "CUDA" not in str(caught.value)  # TorchServe would report a lack of memory
+    fallback = Settings(backend=name, allow_cpu_fallback=True)
+    fallen = open_backend(model_dir, card, fallback, 0)
+    assert (fallen.device, fallen.fallback) == ("cpu", True)
+
+
+def test_a_card_of_another_model(model_dir: Path) -> None:
+    card = Card(**{**FACTS, "image_size": 64}, facts={})
+    with pytest.raises(RuntimeError, match="card"):
+        open_backend(model_dir, card, Settings(), None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"nz": None}, {"nz": 0}, {"channels": 4}, {"version": "1\r\n2"}, {"version": "\u00e9"}],
+)
+def test_a_card_that_cannot_be_used(tmp_path: Path, change: dict[str, object]) -> None:
+    (tmp_path / "card.json").write_text(json.dumps({**FACTS, **change}))
+    with pytest.raises(RuntimeError, match=r"card\.json"):
+        Card.read(tmp_path)
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{}"])
+def test_a_card_that_is_none(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "card.json").write_text(text)
+    with pytest.raises(RuntimeError, match=r"card\.json"):
+        Card.read(tmp_path)

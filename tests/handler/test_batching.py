@@ -1,0 +1,130 @@
+"""Many requests in few passes: each gets its own images back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from handler.batching import equal_shares, generate, is_out_of_memory
+from handler.images import Images
+
+
+class Echo:
+    """Each image is filled with the first number of its latent."""
+
+    name, device, nz, image_shape = "echo", "cpu", 2, (3, 4, 1)
+
+    fallback = False
+
+    def __init__(self, fits: int = 1000) -> None:
+        self.batches: list[int] = []
+        self.freed = 0
+        self.fits = fits  # images that the memory has room for
+
+    def free_memory(self) -> None:
+        self.freed += 1
+
+    def __call__(self, latents: npt.NDArray[np.float32]) -> Images:
+        if len(latents) > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        self.batches.append(len(latents))
+        return np.broadcast_to(
+            latents[:, 0].astype(np.uint8)[:, None, None, None], (len(latents), 3, 4, 1)
+        )
+
+
+def rows(*values: int) -> npt.NDArray[np.float32]:
+    return np.array([[value, 99] for value in values], np.float32)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 4, 64])
+def test_images_come_back_to_their_request(most: int) -> None:
+    echo = Echo()
+    results = generate(echo, [rows(1, 2, 3), rows(4), rows(5, 6)], most)
+    assert [images[:, 0, 0, 0].tolist() for images in results] == [[1, 2, 3], [4], [5, 6]]
+    assert all(images.dtype == np.uint8 and images.flags.c_contiguous for images in results)
+    assert max(echo.batches) <= most
+    assert len(echo.batches) == -(-6 // most)
+
+
+def test_no_requests() -> None:
+    echo = Echo()
+    assert generate(echo, [], 4) == []
+    assert echo.batches == []
+
+
+@pytest.mark.parametrize("fits", [1, 2, 3, 5, 7])
+def test_what_does_not_fit_is_made_in_halves(fits: int) -> None:
+    echo = Echo(fits)
+    results = generate(echo, [rows(*range(5)), rows(*range(5, 13))], 13)
+    assert [images[:, 0, 0, 0].tolist() for images in results] == [[*range(5)], [*range(5, 13)]]
+    assert sum(echo.batches) == 13
+    assert echo.freed > 0
+
+
+def test_no_room_for_one_image_is_passed_on() -> None:
+    echo = Echo(fits=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        generate(echo, [rows(1, 2, 3)], 4)
+    assert echo.freed > 0  # before the next request is tried
+
+
+def test_another_failure_is_passed_on_at_once() -> None:
+    class Failing(Echo):
+        def __call__(self, latents: npt.NDArray[np.float32]) -> Images:
+            raise RuntimeError(f"no such operator for {len(latents)}")
+
+    failing = Failing()
+    with pytest.raises(RuntimeError, match="for 2"):
+        generate(failing, [rows(1, 2)], 4)
+    assert failing.freed == 0
+
+
+@pytest.mark.parametrize("allocate", [torch.empty, np.empty])
+def test_a_real_lack_of_memory_is_known(allocate: Any) -> None:
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        allocate(2**55)
+    assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "Non-zero status code returned while running ConvTranspose node. "
+            "BFCArena::AllocateRawInternal(size_t, bool, onnxruntime::Stream*) "
+            "Failed to allocate memory for requested buffer of size 262144000",
+            True,
+        ),
+        ("CUDA failure 2: out of memory ; GPU=0", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)", True),
+        ("std::bad_alloc", True),
+        ("could not create a primitive", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("Expected 4-dimensional input", False),
+    ],
+)
+def test_texts_that_tell_of_memory(text: str, expected: bool) -> None:
+    assert is_out_of_memory(RuntimeError(text)) is expected
+
+
+@pytest.mark.parametrize(
+    ("weights", "parts", "shares"),
+    [
+        ([], 2, []),
+        ([1], 2, [[1]]),
+        ([1] * 5, 1, [[1] * 5]),
+        ([1, 1, 1, 1], 2, [[1, 1], [1, 1]]),
+        ([64, 64], 2, [[64], [64]]),
+        ([1, 1, 1, 64], 2, [[1, 1, 1], [64]]),
+        ([64, 1, 1, 1], 2, [[64], [1, 1, 1]]),
+        ([1] * 32, 3, [[1] * 11, [1] * 10, [1] * 11]),
+        ([1, 2], 16, [[1], [2]]),
+    ],
+)
+def test_shares_are_about_equal(weights: list[int], parts: int, shares: list[list[int]]) -> None:
+    assert [weights[part] for part in equal_shares(weights, parts)] == shares

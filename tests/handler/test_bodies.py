@@ -1,0 +1,269 @@
+"""JSON, raw noise and forms: told apart by what was declared, else by the bytes alone."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from handler import bodies
+from handler.errors import Kind, RequestError
+from handler.limits import Limits
+
+NZ = 4
+ROW_BYTES = 4 * NZ
+OCTETS = "application/octet-stream"
+JSON_TYPES = ["application/json", "APPLICATION/JSON; charset=utf-8", "text/json", "text/plain",
+              "application/vnd.x+json", "image/png", "a/b"]  # fmt: skip
+
+
+def fields(raw: dict[str, Any], headers: dict[str, Any] | None = None, **limits: int) -> Any:
+    return dict(bodies.fields(raw, NZ, Limits(**limits), headers or {}))
+
+
+def refused(
+    raw: dict[str, Any], headers: dict[str, Any] | None = None, **limits: int
+) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        fields(raw, headers, **limits)
+    return caught.value
+
+
+def noise_of(body: bytes) -> object:
+    found = fields({"body": bytearray(body)})
+    assert found == fields({"body": body}, {"content-TYPE": OCTETS})
+    assert list(found) == ["noise"]
+    return found["noise"]
+
+
+def padded(body: bytes, encoding: str = "ascii") -> bytes:
+    """JSON with blanks at its end, so that it is as long as whole rows of noise."""
+    blank = " ".encode(encoding)
+    while len(body) % ROW_BYTES:
+        body += blank
+    return body
+
+
+def declared(media: str) -> list[dict[str, Any]]:
+    """A content type as a client's header, and as TorchServe tells that of the field."""
+    return [{"Content-Type": media}, {"content-type": "x", "body": {"content-type": media}}]
+
+
+def row_beginning_with(first: bytes) -> bytes:
+    """One row of float32 whose first bytes are these; the other numbers are usual ones."""
+    usual = np.array([0.5, -1.25, 0, 2], "<f4").tobytes()
+    return first + usual[len(first) :]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_whole_rows_of_bytes_are_noise(rows: int) -> None:
+    body = np.arange(rows * NZ, dtype="<f4").tobytes()
+    assert noise_of(body) == body
+
+
+@pytest.mark.parametrize("first", [b"{", b"[", b" {", b"{}", b"[1]", b'{"a"', b"\xef\xbb\xbf{"])
+def test_noise_may_begin_as_json_does(first: bytes) -> None:
+    body = row_beginning_with(first)
+    assert noise_of(body) == body
+
+
+def test_noise_may_read_as_utf_16() -> None:
+    halves = [0x007B, 0x3F80, *[0x3041, 0x3F80] * (NZ - 1)]  # "{", and characters of China
+    body = np.array(halves, "<u2").tobytes()
+    assert noise_of(body) == body
+
+
+def test_noise_of_blanks_is_noise() -> None:
+    assert noise_of(b" " * ROW_BYTES) == b" " * ROW_BYTES
+
+
+@pytest.mark.parametrize("start", [b"", b" \r\n\t", b"\xef\xbb\xbf"])
+def test_json_needs_no_content_type(start: bytes) -> None:
+    assert fields({"body": bytearray(start + b'{"seed": 1}')}) == {"seed": 1}
+
+
+def test_json_as_long_as_a_row_is_json() -> None:
+    body = b'{"seed": 123456}'
+    assert len(body) == ROW_BYTES
+    assert fields({"body": body}) == {"seed": 123456}
+
+
+UMLAUT = '{"sëed": 1}'
+NO_JSON = {
+    "a comma": (padded(b'{"seed": 1,}'), "line 1 column"),
+    "a comma after a character": (padded(b'{"s\xc3\xabed": 1,}'), "line 1 column"),
+    "UTF-16": (padded('{"seed": 1}'.encode("utf-16"), "utf-16-le"), "UTF-16"),
+    "UTF-16 without a mark": (padded(UMLAUT.encode("utf-16-be"), "utf-16-be"), "UTF-16"),
+    "UTF-32": (padded(UMLAUT.encode("utf-32"), "utf-32-le"), "UTF-32"),
+}
+DECLARED_ONLY = {  # nothing in these bytes says that they are meant to be JSON
+    "Latin-1": (padded(UMLAUT.encode("latin-1")), "not UTF-8 at byte 3"),
+    "gzip": (gzip.compress(b'{"seed": 1}' * 9, mtime=0)[:32], "it is gzip"),
+    "numbers": (np.full(NZ, 0.5, "<f4").tobytes(), "UTF-"),
+    "random": (b"\xbf\x9c" * ROW_BYTES, "not UTF-8 at byte 0"),
+}
+
+
+@pytest.mark.parametrize("media", ["", OCTETS, *JSON_TYPES])
+@pytest.mark.parametrize("name", [*NO_JSON, *DECLARED_ONLY])
+def test_what_is_declared_json_or_looks_like_it_is_never_noise(name: str, media: str) -> None:
+    if media in ("", OCTETS) and name in DECLARED_ONLY:
+        return
+    body, reason = {**NO_JSON, **DECLARED_ONLY}[name]
+    assert len(body) % ROW_BYTES == 0
+    for headers in declared(media):
+        error = refused({"body": body}, headers)
+        assert error.kind is Kind.INVALID_JSON
+        assert reason in error.detail
+
+
+@pytest.mark.parametrize("media", ["", OCTETS, *JSON_TYPES])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "mark"])
+def test_utf_8_is_the_same_under_every_type(media: str, mark: bytes) -> None:
+    for headers in declared(media):
+        assert fields({"body": padded(mark + b'{"background": "\xc3\xab"}')}, headers) == {
+            "background": "\u00eb"
+        }
+        twice = refused({"body": padded(mark + b'{"seed": 1, "seed": 2}')}, headers)
+        assert (twice.kind, twice.field) == (Kind.INVALID_JSON, "seed")
+
+
+@pytest.mark.parametrize("media", ["", OCTETS, "application/json", "text/plain"])
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [(b"17", "17"), (b'"cat"', "cat"), (b"[1, 2]", "list"), (b'"{\\"seed\\": 1}"', "twice"),
+     (b'"{}"     ', "twice"), (b"true", "true")],
+)  # fmt: skip
+def test_json_that_is_no_object_is_called_so(media: str, body: bytes, words: str) -> None:
+    """Nor is JSON in a JSON string read a second time."""
+    error = refused({"body": body}, {"Content-Type": media})
+    assert error.kind is Kind.INVALID_BODY
+    assert "is valid JSON but no object" in error.detail
+    assert words in error.detail + error.seen
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "GZIP, identity", "aws-chunked"])
+def test_a_packed_body_is_a_415(coding: str) -> None:
+    for raw in ({"body": gzip.compress(b"{}")}, {}, {"seed": b"1"}):
+        error = refused(raw, {"content-encoding": coding, "Content-Length": "9"})
+        assert (error.kind, error.kind.status) == (Kind.PACKED, 415)
+        assert (error.field, error.seen) == ("Content-Encoding", f"'{coding}'")
+    assert fields({"body": b'{"seed": 1}'}, {"Content-Encoding": " Identity"}) == {"seed": 1}
+
+
+def npy() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.zeros((2, 2 * NZ), "<f4"))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [(npy() + bytes(1), ".npy"), (gzip.compress(b"x", mtime=0), "gzip"), (b"PK\3\4.", ".npz")],
+)
+def test_bytes_of_another_kind_are_named(body: bytes, what: str) -> None:
+    assert len(body) % ROW_BYTES
+    error = refused({"body": body})
+    assert error.kind is Kind.INVALID_BODY
+    assert what in error.detail
+
+
+@pytest.mark.parametrize("size", [1, ROW_BYTES - 1, ROW_BYTES + 4])
+def test_other_bytes_name_both_ways_out(size: int) -> None:
+    error = refused({"body": bytearray(b"\x80" * size)})
+    assert error.kind is Kind.INVALID_BODY
+    assert "application/json" in error.detail
+    assert "application/octet-stream" in error.detail
+    assert f"{ROW_BYTES} bytes" in error.allowed
+    assert error.seen.startswith(f"{size} bytes")
+    assert len(error.seen) <= 100
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ({"model_name": b"dcgan", "body": b'{"seed": 1}'}, {"seed": 1}),
+        ({"model_name": b"dcgan", "body": b""}, {}),
+        ({"model_name": b"dcgan", "seed": b"1"}, {"seed": 1}),
+        ({"seed": b"1", "body": b""}, {"seed": 1}),
+        ({"columns": b"2", "body": b'{"seed": 1, "columns": null}'}, {"seed": 1, "columns": 2}),
+        ({"columns": b"2", "body": bytes(ROW_BYTES)}, {"columns": 2, "noise": bytes(ROW_BYTES)}),
+    ],
+)
+def test_a_query_beside_the_body(raw: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert fields(raw) == expected
+
+
+def test_a_query_and_a_body_that_both_have_a_field() -> None:
+    error = refused({"seed": b"1", "body": b'{"seed": 2}'})
+    assert (error.kind, error.field) == (Kind.CONFLICT, "seed")
+
+
+def test_a_dropped_form_beside_the_name_of_the_model() -> None:
+    assert refused({"model_name": b"dcgan"}, {"content-length": "9"}).kind is Kind.INVALID_BODY
+
+
+@pytest.mark.parametrize("key", ["body", "data"])
+def test_grpc_sends_a_body_under_either_name(key: str) -> None:
+    assert fields({key: b'{"seed": 1}'}) == {"seed": 1}
+    assert list(fields({key: row_beginning_with(b"")})) == ["noise"]
+
+
+@pytest.mark.parametrize("own", ["", OCTETS])
+def test_a_form_says_of_each_field_what_it_is(own: str) -> None:
+    body = row_beginning_with(b"")
+    headers = {"Content-Type": "multipart/form-data; boundary=x", "data": {"content-type": own}}
+    assert fields({"data": body}, headers) == {"noise": body}
+
+
+def test_data_beside_a_field_is_a_field() -> None:
+    assert set(fields({"data": b"{}", "columns": b"2"})) == {"data", "columns"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (b"5", 5),
+        (b'"5"', "5"),
+        (b"null", None),
+        (b"#102030", "#102030"),
+        (b"npy", "npy"),
+        (b"[[1, 2]]", [[1, 2]]),
+        (b'{"between": [1, 2], "steps": 3}', {"between": [1, 2], "steps": 3}),
+        (b"AACAPw==", "AACAPw=="),
+    ],
+)
+def test_a_form_value_is_json_or_text(text: bytes, value: object) -> None:
+    assert fields({"x": bytearray(text)}) == {"x": value}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"body": b'{"seed": 1, "seed": 2}'},
+        {"body": b'{"walk": {"steps": 2, "steps": 2}}'},
+        {"walk": b'{"steps": 2, "steps": 3}'},
+        {'{"seed": 1, "seed": 2}': b""},
+    ],
+    ids=["bytes", "nested", "form", "curl"],
+)
+def test_a_name_given_twice_is_refused(raw: dict[str, Any]) -> None:
+    error = refused(raw)
+    assert (error.kind, error.field) == (Kind.INVALID_JSON, error.seen[1:-1])
+    assert error.field in ("seed", "steps")
+
+
+def test_the_size_of_a_form_is_that_of_its_values() -> None:
+    raw = {"a": b"1" * 40, "b": bytearray(b"1" * 40), "c": b"1" * 21}
+    assert refused(raw, max_body_bytes=100).kind is Kind.TOO_LARGE
+    assert set(fields(raw, max_body_bytes=101)) == {"a", "b", "c"}
+
+
+def test_decoded_json_is_taken_as_it_is() -> None:
+    body = {"noise": [[0.5] * NZ], "format": None}
+    assert fields({"body": body}) == body
+    assert fields({"body": json.dumps(body).encode()}) == body

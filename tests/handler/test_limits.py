@@ -1,0 +1,91 @@
+"""The handler block of model-config.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from handler.limits import Limits, Settings, processors
+
+CONFIG = Path(__file__).parents[2] / "handler" / "model-config.yaml"
+
+
+def test_an_empty_block_is_the_defaults() -> None:
+    assert Settings.from_yaml({}) == Settings()
+    assert Limits.from_yaml({}) == Limits()
+
+
+def test_values_are_taken_over() -> None:
+    settings = Settings.from_yaml({"backend": "onnx", "threads": 3, "limits": {"max_images": 9}})
+    assert settings == Settings(backend="onnx", threads=3, limits=Limits(max_images=9))
+
+
+def test_the_shipped_file_says_the_defaults() -> None:
+    config = yaml.safe_load(CONFIG.read_text())
+    assert Settings.from_yaml(config["handler"]) == Settings()
+    assert set(config["handler"]["limits"]) == set(vars(Limits()))
+
+
+def test_the_shipped_file_avoids_torchserve_traps() -> None:
+    config = yaml.safe_load(CONFIG.read_text())
+    assert config["maxBatchDelay"] >= 1  # 0 means 100 ms
+    assert config["maxWorkers"] >= config["minWorkers"] >= 1  # otherwise one a core
+    assert Limits().max_reply_bytes < 6_553_500  # max_response_size: longer kills the worker
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        ({"max_image": 1}, ["limits.max_image;", "limits.max_images"]),
+        ({"max_images": "9"}, ["limits.max_images", "'9'", "whole number"]),
+        ({"max_images": True}, ["limits.max_images", "True", "whole number"]),
+        ({"max_images": 0}, ["limits.max_images", "at least 1"]),
+        ({"max_padding_px": -1}, ["limits.max_padding_px", "at least 0"]),
+    ],
+)
+def test_a_wrong_limit_is_named(block: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ValueError, match=".*".join(words)):
+        Limits.from_yaml(block)
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        ({"backnd": "onnx"}, "backnd.*backend"),
+        ({"backend": "tensorrt"}, "tensorrt.*torchscript.*onnx"),
+        ({"threads": 1.0}, "threads.*whole number"),
+        ({"threads": -1}, "threads.*0"),
+        ({"allow_cpu_fallback": 1}, "allow_cpu_fallback.*true or false"),
+        ({"limits": 5}, "limits.*block"),
+        ({"limits": {"max_padding": 1}}, "limits.max_padding.*limits.max_padding_px"),
+    ],
+)
+def test_a_wrong_setting_is_named(block: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Settings.from_yaml(block)
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({}, 64),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "9900000 100000\n"}, 64),
+        ({"cpu.max": "nonsense"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+    ],
+)
+def test_processors_keep_to_the_quota_of_a_container(
+    files: dict[str, str], wanted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)))
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert processors(tmp_path) == wanted

@@ -1,0 +1,155 @@
+"""The packed network: exact reshaping of the layers, pixels, sameness, and what it refuses."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from deploy.server import ROOT
+from export.fold import fold_batchnorm
+from handler.backends.packed import PackedBackend
+from handler.backends.packed_network import (
+    PackedNetwork,
+    as_convolution,
+    interleave,
+    interleave_pixels,
+    layers_of,
+)
+from handler.card import Card
+from handler.images import to_uint8
+from handler.latents import from_seeds
+from handler.limits import Limits, Settings
+from training.networks import Generator, LatentLaw, new_generator
+from training.weights import load_generator
+
+
+def folded(
+    nz: int, ngf: int, channels: int, image_size: int, latent: LatentLaw = "normal"
+) -> Generator:
+    torch.manual_seed(0)
+    network = new_generator(nz, ngf, channels, image_size, latent)
+    with torch.inference_mode():
+        network(torch.randn(16, nz))  # BatchNorm statistics that are not the initial ones
+    return fold_batchnorm(network.eval())
+
+
+@pytest.mark.parametrize(("channels_in", "channels_out", "side"), [(1, 1, 1), (5, 3, 4), (8, 2, 7)])
+def test_a_transposed_convolution_is_an_ordinary_one(
+    channels_in: int, channels_out: int, side: int
+) -> None:
+    """Exact: whole numbers small enough that float64 rounds nothing."""
+    rng = torch.Generator().manual_seed(1)
+    weight = torch.randint(-9, 9, (channels_in, channels_out, 4, 4), generator=rng).double()
+    pictures = torch.randint(-9, 9, (2, channels_in, side, side), generator=rng).double()
+    wanted = F.conv_transpose2d(pictures, weight, stride=2, padding=1)
+    found = interleave(F.conv2d(pictures, as_convolution(weight), padding=1))
+    assert torch.equal(found, wanted)
+    assert wanted.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("channels", "image_size", "latent"),
+    [(3, 32, "normal"), (1, 64, "uniform"), (3, 128, "normal"), (3, 32, "uniform")],
+)
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_pixels_are_those_of_the_network(
+    channels: int, image_size: int, latent: LatentLaw, count: int
+) -> None:
+    generator = folded(8, 8, channels, image_size, latent)
+    with torch.no_grad():
+        list(generator.parameters())[-1].mul_(1000)  # pictures, not nearly grey
+    packed = PackedNetwork(layers_of(generator.named_parameters(), "x"), torch.float32)
+    latents = from_seeds(range(count), 8)
+    with torch.inference_mode():
+        wanted = to_uint8(generator(torch.from_numpy(latents)).numpy())
+        found = packed(torch.from_numpy(latents))
+    assert found.flags.c_contiguous
+    assert found.shape == (count, image_size, image_size, channels)
+    assert np.abs(found.astype(int) - wanted).max() <= 1
+    assert wanted.std() > 20
+
+
+def test_pixels_are_interleaved_as_layers_are() -> None:
+    phases = torch.randint(0, 256, (3, 12, 5, 8), dtype=torch.uint8)
+    wanted = interleave(phases).permute(0, 2, 3, 1).numpy()
+    found = interleave_pixels(phases.permute(0, 2, 3, 1).contiguous().numpy())
+    assert found.flags.c_contiguous
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_image_has_the_same_bits_in_any_batch(dtype: torch.dtype) -> None:
+    """With the shipped weights: kernels are chosen by size, and small networks get other ones."""
+    if dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("oneDNN has no bfloat16 on this processor")
+    generator, _ = load_generator(ROOT / "model_store" / "generator.safetensors")
+    generator = fold_batchnorm(generator)
+    packed = PackedNetwork(layers_of(generator.named_parameters(), "x"), dtype)
+    latents = torch.from_numpy(from_seeds(range(64), generator.nz))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the backend
+    try:
+        with torch.inference_mode():
+            alone = np.concatenate([packed(latents[i : i + 1]) for i in range(64)])
+            for count in (*range(2, 34), 48, 64):
+                np.testing.assert_array_equal(packed(latents[:count]), alone[:count], str(count))
+    finally:
+        torch.set_num_threads(threads)
+
+
+class Clipped(nn.Module):
+    """A generator with something after it that has no parameters."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        pictures: torch.Tensor = self.network(latents).clamp(-0.1, 0.1)
+        return pictures
+
+
+@pytest.mark.parametrize("latent", ["normal", "uniform"])
+def test_the_backend_is_compared_with_its_file(tmp_path: Path, latent: LatentLaw) -> None:
+    generator = folded(8, 8, 3, 32, latent)
+    with torch.no_grad():
+        list(generator.parameters())[-1].mul_(1000)
+    card = Card("dcgan", "1", "0", 8, 32, 3, {})
+    settings = Settings(limits=Limits(max_batch_images=4))
+    for network, name in ((generator, "right.pt"), (Clipped(generator), "more.pt")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.trace(network, torch.zeros(2, 8)).save(str(tmp_path / name))
+    backend = PackedBackend(tmp_path / "right.pt", card, settings, None, "float32")
+    latents = from_seeds(range(3), 8)
+    with torch.inference_mode():
+        wanted = to_uint8(generator(torch.from_numpy(latents)).numpy())
+    assert np.abs(backend(latents).astype(int) - wanted).max() <= 1
+    with pytest.raises(RuntimeError, match=r"differs from more\.pt by .* grey levels"):
+        PackedBackend(tmp_path / "more.pt", card, settings, None, "float32")
+
+
+def test_batchnorm_must_be_folded() -> None:
+    network = new_generator(8, 8, 3, 32).eval()
+    with pytest.raises(RuntimeError, match=r"generator\.pt has layers .* export it anew"):
+        layers_of(network.named_parameters(), "generator.pt")
+
+
+def test_names_of_a_torchscript_file_are_understood(tmp_path: Path) -> None:
+    generator = folded(8, 8, 3, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(generator, torch.zeros(2, 8)).save(str(tmp_path / "g.pt"))
+        loaded = torch.jit.load(str(tmp_path / "g.pt"))
+    for (weight, _), (wanted, _) in zip(
+        layers_of(loaded.named_parameters(), "g.pt").convolutions,
+        layers_of(generator.named_parameters(), "g").convolutions,
+        strict=True,
+    ):
+        assert torch.equal(weight, wanted)

@@ -1,0 +1,118 @@
+"""Batch reports in TorchServe's own metrics cache, and as the lines its front end reads."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+
+from handler.telemetry import BatchReport, RequestReport, TorchServeMetrics, log_requests
+
+CONFIG = Path(__file__).resolve().parents[2] / "handler" / "metrics.yaml"
+REPORT = BatchReport(
+    (
+        RequestReport("a", "trace-1", 200, "none", 4, 3000),
+        RequestReport("b", "", 200, "none", 1, 1000),
+        RequestReport("c", "", 400, "invalid-field", 0, 200),
+    ),
+    1e-5, 0.25, 0.5,
+)  # fmt: skip
+# What TorchServe 0.12 takes for a metric; another line is only a line of the log.
+LINE = re.compile(
+    r"\[METRICS\]([\w\s]+)\.([\w\s]+):([0-9\-,.e]+)\|#([^|]*)\|#type:(\w+)\|#hostname:.+"
+)
+
+
+@pytest.fixture
+def cache() -> MetricsCacheYamlImpl:
+    made = MetricsCacheYamlImpl(str(CONFIG))
+    made.initialize_cache()
+    made.model_name = "dcgan"
+    made.set_request_ids({0: "a", 1: "b", 2: "c"})
+    return made
+
+
+def emitted(caplog: pytest.LogCaptureFixture) -> dict[str, list[tuple[str, str, str]]]:
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    for record in caplog.records:
+        line = LINE.fullmatch(record.getMessage())
+        assert line, record.getMessage()
+        name, _, value, dimensions, kind = line.groups()
+        found.setdefault(name, []).append((value, dimensions, kind))
+    return found
+
+
+def test_each_line_is_declared_and_readable(
+    cache: MetricsCacheYamlImpl, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    known = set(cache.cache_keys())
+    TorchServeMetrics(cache, 32, 64, "onnx", "cpu", True)(REPORT)
+    assert set(cache.cache_keys()) == known  # nothing that metrics.yaml does not declare
+    lines = emitted(caplog)
+    common = "ModelName:dcgan,Level:Model"
+    assert lines["dcgan_requests_total"] == [
+        ("2", f"Status:200,Kind:none,{common}", "COUNTER"),
+        ("1", f"Status:400,Kind:invalid-field,{common}", "COUNTER"),
+    ]
+    assert lines["dcgan_images_total"] == [("5", common, "COUNTER")]
+    assert lines["dcgan_batch_fill_ratio"] == [("0.09375", common, "HISTOGRAM")]
+    assert lines["dcgan_batch_images_ratio"] == [("0.078125", common, "HISTOGRAM")]
+    assert lines["dcgan_forward_seconds"] == [("0.25", common, "HISTOGRAM")]
+    assert lines["dcgan_encode_seconds"] == [("0.5", common, "HISTOGRAM")]
+    assert float(lines["dcgan_latents_seconds"][0][0]) == 1e-5
+    assert lines["dcgan_backend_info"] == [
+        ("1", f"Backend:onnx,Device:cpu,Fallback:true,{common}", "GAUGE")
+    ]
+
+
+def test_every_dimension_reaches_torchserve(
+    cache: MetricsCacheYamlImpl, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its front end takes a dimension for one only if it has a single colon."""
+    caplog.set_level(logging.INFO)
+    TorchServeMetrics(cache, 32, 64, "torchscript", "cuda:1", False)(REPORT)
+    lines = emitted(caplog)
+    pairs = [d for line in lines.values() for _, text, _ in line for d in text.split(",")]
+    assert all(pair.count(":") == 1 for pair in pairs)
+    assert "Device:cuda_1" in pairs
+
+
+def test_a_failure_is_logged_once_and_never_raised(caplog: pytest.LogCaptureFixture) -> None:
+    broken = TorchServeMetrics(object(), 32, 64, "onnx", "cpu", False)
+    broken(REPORT)
+    broken(REPORT)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_one_line_a_request_with_the_times_of_its_batch(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    log_requests(REPORT)
+    assert [record.getMessage() for record in caplog.records] == ["request"] * 3
+    first, _, last = (getattr(record, "fields") for record in caplog.records)  # noqa: B009
+    assert first == {
+        "id": "a", "client_id": "trace-1", "status": 200, "kind": "none", "images": 4,
+        "size_bytes": 3000, "batch_requests": 3, "batch_images": 5, "latents_ms": 0.01,
+        "forward_ms": 250.0, "encode_ms": 500.0,
+    }  # fmt: skip
+    assert (last["id"], last["status"], last["kind"]) == ("c", 400, "invalid-field")
+
+
+def test_no_line_above_level_info(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    log_requests(REPORT)
+    assert caplog.records == []
+
+
+def test_torchserves_own_metrics_are_kept() -> None:
+    import ts
+
+    default = yaml.safe_load((Path(ts.__file__).parent / "configs" / "metrics.yaml").read_text())
+    ours = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    assert ours["ts_metrics"] == default["ts_metrics"]
+    for metric in default["model_metrics"]["gauge"]:
+        assert metric in ours["model_metrics"]["gauge"]

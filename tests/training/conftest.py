@@ -1,0 +1,41 @@
+"""Tiny runs and odd pictures, for the tests that ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.odd_pictures import write_odd_folder, write_odd_zip
+from tests.support.tiny_runs import noise_folder, noise_pictures, one_thread, shorten
+from training.data.pictures import Pictures
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Runs that do little beside their updates, on one thread."""
+    shorten(monkeypatch)
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Pictures:
+    return noise_pictures()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same kind of pictures as files."""
+    return noise_folder(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture
+def odd_folder(tmp_path: Path) -> Path:
+    return write_odd_folder(tmp_path / "odd")
+
+
+@pytest.fixture
+def odd_zip(tmp_path: Path) -> Path:
+    return write_odd_zip(tmp_path / "odd.zip")

@@ -1,0 +1,124 @@
+"""Settings: recipes, precedence, ranges, unknown keys, differences."""
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from training.config import ConfigError, TrainConfig, differences, from_mapping, recipe_defaults
+from training.start import parse
+
+
+def test_paper_recipe_is_the_tutorial() -> None:
+    paper = recipe_defaults("paper")
+    assert (paper.batch_size, paper.nz, paper.ngf, paper.ndf, paper.image_size) == (
+        128, 100, 64, 64, 64,
+    )  # fmt: skip
+    assert (paper.lr_g, paper.lr_d, paper.beta1, paper.seed) == (2e-4, 2e-4, 0.5, 999)
+    assert (paper.r1_gamma, paper.ema_decay, paper.label_smoothing) == (0, 0, 0)
+    assert (paper.instance_noise, paper.diffaugment, paper.d_norm) == (0, False, "batch")
+    assert (paper.held_out, paper.precision, paper.compile) == (0, "float32", False)
+
+
+def test_flags_over_file_over_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"batch_size": 16, "nz": 50, "lr_d": 1}))
+    config = parse(["--recipe", "paper", "--config", str(file), "--nz", "20"])
+    assert (config.recipe, config.batch_size, config.nz, config.lr_d) == ("paper", 16, 20, 1.0)
+    assert config.r1_gamma == 0
+
+
+def test_unknown_key_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'batch_size'"):
+        from_mapping({"batchsize": 3}, TrainConfig())
+
+
+def test_wrong_type_in_a_file() -> None:
+    with pytest.raises(ConfigError, match="batch_size is '3'; it must be of type int"):
+        from_mapping({"batch_size": "3"}, TrainConfig())
+
+
+def test_a_recipe_in_a_file_is_one(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text('{"recipe": "paper", "nz": 50}', encoding="utf-16")  # as PowerShell does
+    config = parse(["--config", str(file)])
+    expected = parse(["--recipe", "paper", "--nz", "50", "--config", str(file)])
+    assert config == expected == replace(recipe_defaults("paper"), nz=50, config=file)
+    stable = parse(["--config", str(file), "--recipe", "stable"])
+    assert stable == replace(recipe_defaults("stable"), nz=50, config=file)
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(TrainConfig)])
+def test_every_value_is_taken_or_refused_by_name(field: str) -> None:
+    for value in (5, -1, 1.5, True, "x", "a\0b", "", None, [], {}, 10**400, float("nan")):
+        try:
+            taken = getattr(from_mapping({field: value}, TrainConfig()), field)
+        except ConfigError as error:
+            assert str(error).replace(" ", "_").startswith((field, "colour"))  # noqa: PT017
+        else:
+            assert taken == value or str(taken) == (str(value) or "."), value
+
+
+def test_unknown_flag_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--batchsize", "3"])
+    assert stopped.value.code == 2
+    assert "--batch-size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("batch_size", 1), ("max_steps", 0), ("image_size", 48), ("seed", -1), ("seed", 2**53),
+     ("ema_decay", 1.0), ("label_smoothing", -0.1), ("background", "white"), ("workers", 0),
+     ("lr_g", float("nan"))],
+)  # fmt: skip
+def test_out_of_range(setting: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=str(value)):
+        replace(TrainConfig(), **{setting: value})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("loss", "wgan"), ("latent", "sphere"), ("d_norm", "layer"), ("on_dead", "pray")],
+)
+def test_a_choice_that_is_none_names_the_choices(setting: str, value: str) -> None:
+    """Also from a file, which the parser of flags does not see."""
+    with pytest.raises(ConfigError, match=rf"{setting} is '{value}'; choose one of \w"):
+        from_mapping({setting: value}, TrainConfig())
+
+
+@pytest.mark.parametrize("loss", ["hinge", "lsgan"])
+def test_labels_are_smoothed_where_there_are_labels(loss: str) -> None:
+    with pytest.raises(ConfigError, match=f"label_smoothing is 0.1 with loss {loss}"):
+        replace(TrainConfig(), loss=loss, label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("group", [1, 3, 16, 32, -2])
+def test_groups_that_do_not_divide_half_of_the_batch(group: int) -> None:
+    with pytest.raises(ConfigError, match=f"d_group is {group}.*must be"):
+        replace(TrainConfig(), batch_size=16, d_group=group)
+    assert replace(TrainConfig(), batch_size=16, d_group=8).d_group == 8
+
+
+def test_no_cache_can_be_asked_for() -> None:
+    assert parse(["--cache", "None"]).cache is None
+    assert parse(["--cache", "elsewhere"]).cache == Path("elsewhere")
+
+
+def test_only_what_changes_the_result_is_a_difference() -> None:
+    saved = TrainConfig()
+    longer = replace(saved, max_steps=9, workers=1, resume=True)
+    assert differences(saved, longer) == []
+    assert differences(replace(saved, instance_noise=0.1), replace(longer, instance_noise=0.1))
+    assert differences(replace(saved, lr_decay_steps=5), replace(longer, lr_decay_steps=5))
+    assert differences(saved, replace(saved, nz=7)) == ["nz: the run has 100, asked for 7"]
+
+
+def test_every_setting_has_help_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    for field in fields(TrainConfig):
+        assert f"--{field.name.replace('_', '-')}" in shown

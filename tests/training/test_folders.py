@@ -1,0 +1,261 @@
+"""A folder full of odd files: what is read, and what is said about the rest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.odd_pictures import (
+    SETTINGS,
+    check_odd_pictures,
+    encode,
+    plain,
+    reasons_of,
+)
+from training.data import folders, report, store
+from training.data.folders import load_folder, load_zip, show_name
+from training.data.pictures import Skipped, decode
+from training.samples import save_grid
+from training.seeing.canvas import save_gif, save_png
+from training.seeing.curves import CurvesConfig
+
+
+def test_odd_folder(odd_folder: Path) -> None:
+    check_odd_pictures(load_folder(odd_folder, **SETTINGS))
+
+
+def test_odd_zip(odd_zip: Path) -> None:
+    check_odd_pictures(load_zip(odd_zip, **SETTINGS))
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_threads_change_nothing(odd_folder: Path, workers: int) -> None:
+    one = load_folder(odd_folder, **SETTINGS)
+    other = load_folder(odd_folder, **{**SETTINGS, "workers": workers})
+    np.testing.assert_array_equal(one.images, other.images)
+    assert one.skipped == other.skipped
+
+
+def test_folder_and_its_zip_are_the_same(odd_folder: Path, odd_zip: Path) -> None:
+    np.testing.assert_array_equal(
+        load_folder(odd_folder, **SETTINGS).images, load_zip(odd_zip, **SETTINGS).images
+    )
+
+
+def test_many_pictures_are_not_kept_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over several rounds of decoding, unusable ones between them, each is decoded once."""
+    monkeypatch.setattr(store, "PER_THREAD", 3)
+    monkeypatch.setattr(store, "ROWS", 4)
+    decoded: list[int] = []
+
+    def count_and_decode(*arguments: Any) -> Any:
+        decoded.append(1)
+        return decode(*arguments)
+
+    monkeypatch.setattr(folders, "decode", count_and_decode)
+    for i in range(25):
+        content = b"" if i % 4 == 1 else encode(Image.new("L", (40, 40), 10 * i))
+        (tmp_path / f"{i:02}.png").write_bytes(content)
+    pictures = load_folder(tmp_path, **SETTINGS)
+    expected = [10 * i for i in range(25) if i % 4 != 1]
+    assert pictures.images.shape == (len(expected), 32, 32, 1)
+    assert pictures.images[:, 5, 5, 0].tolist() == expected
+    assert (pictures.images == pictures.images[:, :1, :1]).all()
+    assert len(decoded) == 25
+    base: Any = pictures.images
+    while not isinstance(base, np.memmap):
+        base = base.base
+        assert base is not None, "not memory-mapped"
+
+
+def write_mixed(root: Path) -> Path:
+    """Three pictures, runs (one of an earlier version), a cache, and what commands have drawn."""
+    for i in range(3):
+        Image.new("RGB", (40, 40), (90 * i, 0, 9)).save(root / f"{i}.png")
+    for run, told in (("a/run", "pictures.json"), ("old", "stats.jsonl")):
+        (root / run / "samples").mkdir(parents=True)
+        for name in ("config.json", told):
+            (root / run / name).write_text("{}")
+        (root / run / "samples" / "real.png").write_bytes(plain())
+    (root / "settings").mkdir()
+    (root / "settings" / "config.json").write_text("{}")  # alone it is no run
+    Image.new("RGB", (40, 40), "red").save(root / "settings" / "picture.png")
+    image = np.zeros((32, 32, 3), np.uint8)
+    save_grid(root / "grid.png", image[None])
+    save_png(root / "walk.png", image, 2)
+    save_gif(root / "walk.gif", [image, image + 9], 50, 8, hold=False)
+    figure_of = root / "a" / "figure"
+    figure_of.mkdir()
+    (figure_of / "stats.jsonl").write_text('{"step": 1, "loss_d": 1.0, "loss_g": 2.0}\n')
+    CurvesConfig(figure_of, root / "curves.png").run()
+    return root
+
+
+@pytest.mark.parametrize("cache", [".", "cache"])
+def test_what_the_project_wrote_itself_is_no_picture(tmp_path: Path, cache: str) -> None:
+    """Between the pictures lie runs and drawings, and the cache of this very folder."""
+    root = write_mixed(tmp_path)
+    expected = {
+        "a/run": folders.A_RUN, "old": folders.A_RUN,
+        **dict.fromkeys(("grid.png", "walk.png", "walk.gif", "curves.png"),
+                        "drawn by python -m training: nothing to train on"),
+        "settings/config.json": "not a picture", "a/figure/stats.jsonl": "not a picture",
+    }  # fmt: skip
+    for _ in range(2):
+        pictures = load_folder(root, **SETTINGS, cache=root / cache)
+        assert len(pictures.images) == 4
+        told = reasons_of(pictures)
+        assert {name: told[name].split(" (")[0] for name in told} == expected
+    assert len(list((root / cache).glob("*.u8"))) == 1  # found again: its files are no change
+
+
+def test_nor_is_it_in_a_zip(tmp_path: Path) -> None:
+    (tmp_path / "mixed").mkdir()
+    root = write_mixed(tmp_path / "mixed")
+    in_folder = load_folder(root, **SETTINGS, cache=root / "cache")
+    zipped = load_zip(Path(shutil.make_archive(str(tmp_path / "zip"), "zip", root)), **SETTINGS)
+    np.testing.assert_array_equal(in_folder.images, zipped.images)
+    assert reasons_of(in_folder) == reasons_of(zipped)
+
+
+def test_a_run_by_itself_holds_no_pictures(tmp_path: Path) -> None:
+    root = write_mixed(tmp_path) / "old"
+    zipped = Path(shutil.make_archive(str(tmp_path / "zip"), "zip", root))
+    for pictures in (load_folder(root, **SETTINGS), load_zip(zipped, **SETTINGS)):
+        assert not len(pictures.images)
+        assert reasons_of(pictures) == {".": folders.A_RUN}
+
+
+class TestChannels:
+    @pytest.fixture
+    def grey(self, tmp_path: Path) -> Path:
+        Image.new("L", (40, 40), 50).save(tmp_path / "a.png")
+        Image.new("RGB", (40, 40), (90, 90, 90)).save(tmp_path / "b.png")
+        return tmp_path
+
+    def test_all_grey(self, grey: Path) -> None:
+        images = load_folder(grey, **SETTINGS).images
+        assert images.shape == (2, 32, 32, 1)
+        assert images[:, 0, 0, 0].tolist() == [50, 90]
+
+    def test_all_grey_made_rgb(self, grey: Path) -> None:
+        images = load_folder(grey, **{**SETTINGS, "channels": "3"}).images
+        assert images[:, 0, 0].tolist() == [[50] * 3, [90] * 3]
+
+    def test_one_with_colour(self, grey: Path) -> None:
+        Image.new("RGB", (40, 40), (90, 80, 90)).save(grey / "c.png")
+        images = load_folder(grey, **SETTINGS).images
+        assert images[:, 0, 0].tolist() == [[50] * 3, [90] * 3, [90, 80, 90]]
+
+    def test_colour_made_grey_is_rec_601_luma(self, grey: Path) -> None:
+        Image.new("RGB", (40, 40), (255, 0, 0)).save(grey / "c.png")
+        Image.new("RGB", (40, 40), (0, 255, 0)).save(grey / "d.png")
+        images = load_folder(grey, **{**SETTINGS, "channels": "1"}).images
+        assert images.shape == (4, 32, 32, 1)
+        assert images[:, 0, 0, 0].tolist() == [50, 90, 76, 150]
+
+
+@contextmanager
+def someone_else() -> Iterator[None]:
+    """Not root, who may read everything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+class TestUnusualFiles:
+    """Things in a folder that are no files, or cannot be opened."""
+
+    def test_pipes_and_sockets_are_not_opened(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.jpg")  # opening it would wait for ever
+        with socket.socket(socket.AF_UNIX) as listener:
+            here = Path.cwd()
+            os.chdir(tmp_path)  # the path of a socket is limited to 107 bytes
+            try:
+                listener.bind("socket.jpg")
+            finally:
+                os.chdir(here)
+            pictures = load_folder(tmp_path, **SETTINGS)
+        assert len(pictures.images) == 0
+        assert "named pipe" in reasons_of(pictures)["pipe.jpg"]
+        assert "socket" in reasons_of(pictures)["socket.jpg"]
+
+    def test_link_loops_are_harmless(self, tmp_path: Path) -> None:
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "sub" / "a.png").write_bytes(plain())
+        (tmp_path / "sub" / "up").symlink_to(tmp_path, target_is_directory=True)
+        (tmp_path / "self").symlink_to("self")
+        pictures = load_folder(tmp_path, **SETTINGS)
+        assert len(pictures.images) == 1
+        assert "not followed" in reasons_of(pictures)["sub/up"]
+        assert "broken link" in reasons_of(pictures)["self"]
+
+    def test_links_to_files_are_read_and_broken_ones_listed(self, tmp_path: Path) -> None:
+        (tmp_path / "pictures").mkdir()
+        (tmp_path / "original").write_bytes(plain())
+        (tmp_path / "pictures" / "good.png").symlink_to(tmp_path / "original")
+        (tmp_path / "pictures" / "bad.png").symlink_to(tmp_path / "gone")
+        pictures = load_folder(tmp_path / "pictures", **SETTINGS)
+        assert len(pictures.images) == 1
+        assert "broken link" in reasons_of(pictures)["bad.png"]
+
+    def test_the_folder_itself_may_be_a_link(self, tmp_path: Path) -> None:
+        (tmp_path / "real").mkdir()
+        (tmp_path / "real" / "a.png").write_bytes(plain())
+        (tmp_path / "link").symlink_to("real")
+        assert len(load_folder(tmp_path / "link", **SETTINGS).images) == 1
+
+    def test_names_that_are_not_utf_8(self, tmp_path: Path) -> None:
+        try:
+            Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")).write_bytes(plain())
+        except OSError:
+            pytest.skip("this file system takes UTF-8 names only")
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")).write_bytes(b"")
+        pictures = load_folder(tmp_path, **SETTINGS)
+        assert len(pictures.images) == 1
+        assert pictures.skipped == [Skipped(r"\xff.jpg", "empty file (0 bytes)")]
+        report(pictures).encode("utf-8")
+
+    def test_no_permission(self) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            Path(name).chmod(0o777)
+            self._check_no_permission(Path(name) / "pictures")
+
+    @staticmethod
+    def _check_no_permission(folder: Path) -> None:
+        with someone_else():
+            folder.mkdir()
+            (folder / "a.png").write_bytes(plain())
+            (folder / "a.png").chmod(0)
+            (folder / "closed").mkdir(mode=0)
+            reasons = reasons_of(load_folder(folder, **SETTINGS))
+            (folder / "closed").chmod(0o700)
+        assert reasons["a.png"] == "cannot be read: Permission denied"
+        assert "folder not readable" in reasons["closed"]
+
+    def test_file_that_vanishes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(folders, "_find", lambda _: ({"gone.png": "gone.png"}, [], 0))
+        pictures = load_folder(tmp_path, **SETTINGS)
+        assert pictures.skipped == [
+            Skipped("gone.png", "cannot be read: No such file or directory")
+        ]
+
+    def test_control_characters_are_shown_escaped(self) -> None:
+        assert show_name("a\nb\x1b[31m.png") == r"a\nb\x1b[31m.png"
+        assert show_name("caf\u00e9 \U0001f408.png") == "caf\u00e9 \U0001f408.png"

@@ -1,0 +1,208 @@
+"""Each verdict on a planted series of numbers, and silence on a healthy one."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import pytest
+
+from training.health import (
+    CHECKS,
+    HEALTHY,
+    TOO_STRONG,
+    WINDOW,
+    WON,
+    YOUNG,
+    HealthMonitor,
+    overfitting,
+)
+from training.losses import Loss
+
+
+def stats(loss_d: float, loss_g: float, d_g_z: float, grad: float = 3.0) -> dict[str, float]:
+    return {
+        "loss_d": loss_d, "loss_g": loss_g, "d_x": 0.9, "d_g_z1": d_g_z, "d_g_z2": d_g_z,
+        "grad_d": grad, "grad_g": grad,
+    }  # fmt: skip
+
+
+def monitor(
+    entry: dict[str, float],
+    diversities: list[float],
+    count: int = WINDOW,
+    loss: Loss = "non-saturating",
+    smoothing: float = 0.0,
+    step: int = YOUNG,
+) -> HealthMonitor:
+    watched = HealthMonitor(0.3, loss, smoothing, step=step)
+    for _ in range(count):
+        watched.add(entry)
+    for diversity in diversities:
+        watched.add_check(diversity)
+    return watched
+
+
+# Medians of healthy runs: the avatars at 32 px and at 64 px, and the shipped weights' own.
+HEALTHY_ENTRIES: list[tuple[Loss, float, float, float]] = [
+    ("non-saturating", 0.7, 2.1, 0.2), ("non-saturating", 0.37, 2.7, 0.07),
+    ("hinge", 0.2, 1.2, -1.2), ("hinge", 1.2, -0.15, 0.15),
+    ("lsgan", 0.05, 0.5, -0.03), ("lsgan", 0.06, 0.27, 0.27),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("loss", "loss_d", "loss_g", "d_g_z"), HEALTHY_ENTRIES)
+def test_silent_on_a_healthy_run(loss: Loss, loss_d: float, loss_g: float, d_g_z: float) -> None:
+    watched = monitor(stats(loss_d, loss_g, d_g_z), [0.2, 0.25], loss=loss)
+    assert watched.judge() == HEALTHY
+
+
+# Medians of runs in which D learned a hundred times as fast as G.
+LOST: list[tuple[Loss, float, float, float]] = [
+    ("non-saturating", 0.0003, 8.8, 0.0002), ("hinge", 0.0, 3.8, -3.8), ("lsgan", 0.001, 0.5, 0.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("loss", "loss_d", "loss_g", "d_g_z"), LOST)
+def test_d_has_won(loss: Loss, loss_d: float, loss_g: float, d_g_z: float) -> None:
+    verdict = monitor(stats(loss_d, loss_g, d_g_z), [0.2, 0.2], loss=loss).judge()
+    assert verdict.dead
+    assert verdict.kind == "D has won"
+    assert "--recipe stable" in verdict.words
+
+
+AHEAD: list[tuple[Loss, float, float, float]] = [
+    ("non-saturating", 0.1, 5.0, 0.01), ("hinge", 0.03, 1.7, -1.7), ("lsgan", 0.01, 0.5, 0.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("loss", "loss_d", "loss_g", "d_g_z"), AHEAD)
+def test_d_too_strong_is_a_warning(loss: Loss, loss_d: float, loss_g: float, d_g_z: float) -> None:
+    verdict = monitor(stats(loss_d, loss_g, d_g_z), [0.2, 0.2], loss=loss).judge()
+    assert not verdict.dead
+    assert verdict.kind == "D too strong"
+
+
+def test_every_loss_has_levels_and_the_warning_comes_first() -> None:
+    assert set(WON) == set(TOO_STRONG) == set(get_args(Loss))
+    for loss, won in WON.items():
+        assert won.loss_d < TOO_STRONG[loss].loss_d
+        assert won.d_g_z <= TOO_STRONG[loss].d_g_z
+
+
+def test_smoothed_labels_do_not_hide_that_d_has_won() -> None:
+    """Loss_D cannot fall below the entropy of its targets: 0.325 for 0.1."""
+    entry = stats(0.33, 8.0, 0.0002)
+    assert monitor(entry, [], smoothing=0.1).judge().kind == "D has won"
+    assert monitor(entry, []).judge() == HEALTHY
+
+
+# Every tenth update of a full-width run with --recipe paper and batch 64, up to update 200.
+# (Loss_D, Loss_G, D(G(z)) after); D(G(z)) is back at update 160, and the samples ever more varied.
+PAPER = [
+    (0.203, 7.6, 7e-4), (0.071, 8.9, 2e-4), (0.027, 8.1, 6e-4), (0.033, 9.3, 1e-4),
+    (0.030, 10.0, 7e-5), (0.020, 9.5, 1e-4), (0.020, 9.2, 2e-4), (0.006, 11.3, 3e-5),
+    (0.011, 8.3, 4e-4), (0.028, 11.0, 2e-5), (0.007, 29.5, 0.0), (0.012, 35.7, 0.0),
+    (0.033, 37.6, 0.0), (0.480, 25.2, 0.0), (4.789, 28.6, 0.0), (0.023, 6.5, 5e-3),
+    (0.048, 5.1, 1.2e-2), (1.613, 11.5, 3e-5), (0.022, 21.7, 0.0), (0.805, 18.5, 0.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "diversities"), [(0, [0.045]), (YOUNG, [0.045, 0.081])])
+def test_a_run_that_is_young_or_gaining_is_not_dead(step: int, diversities: list[float]) -> None:
+    """Each of the two is enough; without them it is, as it was, found dead."""
+
+    def watched(first: int, seen: list[float]) -> HealthMonitor:
+        run = monitor(stats(*PAPER[0]), seen, count=0, step=first)
+        for numbers in PAPER:
+            for _ in range(10):
+                run.add(stats(*numbers))
+        return run
+
+    verdict = watched(step, diversities).judge()
+    assert not verdict.dead
+    assert verdict.kind == "D too strong"
+    assert watched(YOUNG, [0.081, 0.082]).judge().kind == "D has won"
+
+
+def test_a_resumed_run_is_no_young_one() -> None:
+    entry = stats(0.01, 12.0, 0.0001)
+    assert monitor(entry, [], step=5000).judge().kind == "D has won"
+    assert not monitor(entry, [], step=YOUNG - 1).judge().dead
+
+
+def test_spikes_do_not_hide_that_d_has_won() -> None:
+    watched = monitor(stats(0.01, 12.0, 0.0001), [])
+    for _ in range(10):
+        watched.add(stats(9.0, 40.0, 0.0))
+    assert watched.judge().kind == "D has won"
+
+
+def test_a_short_lead_of_d_is_no_verdict() -> None:
+    assert monitor(stats(0.01, 12.0, 0.0001), [], count=WINDOW - 1).judge() == HEALTHY
+
+
+def test_samples_that_do_not_differ() -> None:
+    verdict = monitor(stats(0.7, 2.1, 0.2), [0.2, 0.001, 0.002]).judge()
+    assert verdict.dead
+    assert verdict.kind == "collapsed"
+    assert monitor(stats(0.7, 2.1, 0.2), [0.001, 0.2]).judge() == HEALTHY
+
+
+def test_samples_that_differ_less_and_less() -> None:
+    verdict = monitor(stats(0.7, 2.1, 0.2), [0.05, 0.24, 0.1, 0.09]).judge()
+    assert not verdict.dead
+    assert verdict.kind == "collapsing"
+    assert "did by 0.2400 before" in verdict.words
+    # Once is no trend, and a young run has never differed more.
+    assert monitor(stats(0.7, 2.1, 0.2), [0.24, 0.2, 0.1]).judge() == HEALTHY
+    assert monitor(stats(0.7, 2.1, 0.2), [0.05, 0.07]).judge() == HEALTHY
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_number_that_is_none_is_seen_at_once(bad: float) -> None:
+    verdict = monitor(stats(bad, 2.1, 0.2), [], count=1).judge()
+    assert verdict.dead
+    assert verdict.kind == "diverged"
+
+
+@pytest.mark.parametrize("entry", [stats(640.0, 3.0, 0.5), stats(2.0, -235.0, 235.0),
+                                   stats(0.7, 2.1, 0.2, grad=1e4)])  # fmt: skip
+def test_numbers_that_grow_are_a_warning(entry: dict[str, float]) -> None:
+    verdict = monitor(entry, [], count=20).judge()
+    assert not verdict.dead
+    assert verdict.kind == "diverging"
+    assert monitor(entry, [], count=19).judge() == HEALTHY
+
+
+def test_d_that_knows_its_pictures_by_heart() -> None:
+    watched = monitor(stats(0.7, 2.1, 0.2), [])
+    watched.add_check(0.2, 0.5)
+    assert watched.judge() == HEALTHY
+    watched.add_check(0.2, 0.6)
+    verdict = watched.judge()
+    assert not verdict.dead
+    assert verdict.kind == "too little data"
+    assert "60% of the way" in verdict.words
+    watched.add_check(0.2, 0.1)
+    assert watched.judge() == HEALTHY
+    for unknown in range(CHECKS):
+        watched.add_check(0.2, None)
+        assert watched.judge() == HEALTHY, unknown
+
+
+def test_too_few_pictures_to_hold_any_out() -> None:
+    verdict = HealthMonitor(0.3, too_few=4).judge()
+    assert verdict.kind == "too little data"
+    assert "4 different pictures" in verdict.words
+
+
+def test_overfitting_by_hand() -> None:
+    known, generated = [1.0, 1.2, 0.8, 1.0], [-1.0, -0.8, -1.2, -1.0]
+    assert overfitting(known, [1.0, 1.0], generated) == pytest.approx(0.0)
+    assert overfitting(known, [0.5], generated) == pytest.approx(0.25)
+    assert overfitting(known, [-1.0, -1.0], generated) == pytest.approx(1.0)
+    # Known and generated pictures that D does not tell apart say nothing.
+    assert overfitting(known, [0.0], [0.9, 1.3, 0.7, 1.1]) is None
+    assert overfitting([1.0], [0.0], [-1.0]) is None
+    assert overfitting([math.nan, 1.0], [0.0], generated) is None

@@ -1,0 +1,258 @@
+"""torchvision's data sets from a local folder, and what is said when they are not there."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import socket
+import struct
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.data import DataError, load
+from training.data.named import NAMES, load_named
+
+SETTINGS: dict[str, Any] = {
+    "image_size": 32, "channels": "auto", "background": "#000000", "workers": 2
+}  # fmt: skip
+WITHOUT_LMDB = [name for name in NAMES if name != "lsun"]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("something tried to reach the network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def write_mnist(raw: Path, count: int = 5, pattern: str = "{part}-{kind}-{idx}-ubyte") -> None:
+    """The four files of (Fashion-)MNIST in the IDX format, picture i filled with 10 * i."""
+    values = np.arange(count, dtype=np.uint8)
+    for part in ("train", "t10k"):
+        pixels = np.repeat(10 * values, 28 * 28).tobytes()
+        header = struct.pack(">IIII", 0x803, count, 28, 28)
+        labels = struct.pack(">II", 0x801, count) + values.tobytes()
+        for content, kind, idx in ((header + pixels, "images", "idx3"), (labels, "labels", "idx1")):
+            path = raw / pattern.format(part=part, kind=kind, idx=idx)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+class FakeDatabase:
+    """As much of lmdb as is used."""
+
+    def __init__(self, records: dict[bytes, bytes]) -> None:
+        self.records = records
+
+    def begin(self) -> FakeDatabase:
+        return self
+
+    def __enter__(self) -> FakeDatabase:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def cursor(self) -> FakeDatabase:
+        return self
+
+    def iternext(self, keys: bool, values: bool) -> Any:
+        assert (keys, values) == (True, False)
+        return iter(self.records)
+
+    def get(self, key: bytes) -> bytes:
+        return self.records[key]
+
+
+def webp(colour: tuple[int, int, int]) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 50), colour).save(file, "WEBP", lossless=True)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashionmnist", "FashionMNIST")])
+def test_mnist(tmp_path: Path, name: str, folder: str) -> None:
+    write_mnist(tmp_path / folder / "raw")
+    pictures = load_named(name, tmp_path, **SETTINGS)
+    assert pictures.images.shape == (5, 32, 32, 1)
+    assert pictures.images.dtype == np.uint8
+    assert pictures.images[:, 16, 16, 0].tolist() == [0, 10, 20, 30, 40]
+    assert pictures.labels["class"].tolist() == [0, 1, 2, 3, 4]
+    assert pictures.labels["class"].dtype == np.int64
+    assert pictures.source == name
+
+
+@pytest.mark.parametrize("folder", ["", "MNIST", "MNIST/raw"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{part}-{kind}-{idx}-ubyte",
+        "{part}-{kind}-{idx}-ubyte.gz",
+        "{part}-{kind}.{idx}-ubyte",
+        "{part}-{kind}-{idx}-ubyte/{part}-{kind}-{idx}-ubyte",
+    ],
+)
+def test_mnist_where_people_leave_it(tmp_path: Path, folder: str, pattern: str) -> None:
+    """Loose, packed, with a dot, and in folders of the same names."""
+    write_mnist(tmp_path / folder, pattern=pattern)
+    cache = tmp_path / "cache"
+    pictures = load_named("mnist", tmp_path, **SETTINGS, cache=cache)
+    assert pictures.images[:, 16, 16, 0].tolist() == [0, 10, 20, 30, 40]
+    assert pictures.labels["class"].tolist() == [0, 1, 2, 3, 4]
+    assert (pictures.remarks.enlarged, pictures.remarks.smallest_px) == (5, 28)
+    write_mnist(tmp_path / folder, count=4, pattern=pattern)
+    assert len(load_named("mnist", tmp_path, **SETTINGS, cache=cache).images) == 4
+
+
+def test_mnist_as_rgb(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "MNIST" / "raw")
+    pictures = load_named("mnist", tmp_path, **{**SETTINGS, "channels": "3"})
+    assert pictures.images.shape == (5, 32, 32, 3)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"<html>quota", "unpack requires"),
+        (b"<html>quota exceeded", "does not begin as it should"),
+        (struct.pack(">IIII", 0x803, 2**31, 28, 28), "does not begin as it should"),
+        (struct.pack(">IIII", 0x803, 5, 28, 28) + bytes(99), "does not hold the 3,920 bytes"),
+        (struct.pack(">IIII", 0x803, 1, 28, 28) + bytes(784), "1 pictures and 5 labels"),
+    ],
+)
+def test_damaged_mnist(tmp_path: Path, content: bytes, reason: str, packed: bool) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    write_mnist(raw)
+    if packed:
+        (raw / "train-images-idx3-ubyte").unlink()
+        (raw / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(content))
+    else:
+        (raw / "train-images-idx3-ubyte").write_bytes(content)
+    with pytest.raises(DataError, match=rf"mnist was not found, or is damaged.*{reason}"):
+        load_named("mnist", tmp_path, **SETTINGS)
+
+
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(bytes(999))[:-9]])
+def test_damaged_gzip(tmp_path: Path, content: bytes) -> None:
+    write_mnist(tmp_path, pattern="{part}-{kind}-{idx}-ubyte.gz")
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(content)
+    with pytest.raises(DataError, match="mnist was not found, or is damaged"):
+        load_named("mnist", tmp_path, **SETTINGS)
+
+
+@pytest.mark.parametrize("name", WITHOUT_LMDB)
+def test_missing(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError) as caught:
+        load(
+            name, data_root=tmp_path, image_size=32, channels="auto", background="#000000",
+            seed=1, workers=1, batch_size=2,
+        )  # fmt: skip
+    text = str(caught.value)
+    assert f"{name} was not found, or is damaged, in {tmp_path}" in text
+    assert "Expected there: " in text
+    assert "Nothing is downloaded" in text
+    assert "To get it: " in text
+    assert "--data-root" in text
+    assert "You can use download=True" not in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["cifar10", "fashionmnist", "mnist"])
+def test_the_command_that_gets_it_is_python(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError) as caught:
+        load_named(name, tmp_path, **SETTINGS)
+    command = re.search(r'python -c "(.*?)"', str(caught.value))
+    assert command is not None
+    compile(command[1], "command", "exec")
+    assert str(tmp_path) in command[1]
+
+
+@pytest.mark.parametrize("where", ["celeba/img_align_celeba", "img_align_celeba"])
+def test_celeba_pictures_alone_are_pointed_at(tmp_path: Path, where: str) -> None:
+    (tmp_path / where).mkdir(parents=True)
+    with pytest.raises(DataError, match=rf"use --data {tmp_path}/{where}$"):
+        load_named("celeba", tmp_path, **SETTINGS)
+
+
+def test_unusable_pictures_lose_their_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CelebA that torchvision accepted, with one damaged picture in it."""
+    import torch
+    from torchvision import datasets
+
+    class CelebA(list[tuple[Image.Image, int]]):
+        attr_names = ("Smiling", "Young", "")
+        attr = torch.tensor([[0, 1], [1, 1], [1, 0]])
+
+        def __getitem__(self, index: Any) -> Any:
+            if index == 1:
+                raise OSError("image file is truncated (3 bytes not processed)")
+            return Image.new("RGB", (178, 218), (index, 100, 0)), 0
+
+    monkeypatch.setattr(datasets, "CelebA", lambda *_, **__: CelebA([None] * 3))  # type: ignore[list-item]
+    pictures = load_named("celeba", tmp_path, **SETTINGS)
+    assert pictures.images[:, 16, 16].tolist() == [[0, 100, 0], [2, 100, 0]]
+    assert {k: v.tolist() for k, v in pictures.labels.items()} == {
+        "Smiling": [0, 1],
+        "Young": [1, 0],
+    }
+    assert [item.name for item in pictures.skipped] == ["celeba picture 1"]
+    assert "truncated" in pictures.skipped[0].reason
+
+
+def test_lsun_without_lmdb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(DataError, match="pip install lmdb"):
+        load_named("lsun", tmp_path, **SETTINGS)
+
+
+def test_lsun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {
+        "bedroom_train_lmdb": {b"a": webp((1, 2, 3)), b"b": b"broken"},
+        "tower_train_lmdb": {b"a": webp((4, 5, 6))},
+    }
+
+    def open_database(path: str, **options: Any) -> FakeDatabase:
+        assert options["readonly"]
+        return FakeDatabase(content[Path(path).name])
+
+    fake: Any = SimpleNamespace(open=open_database, Error=KeyError)
+    monkeypatch.setitem(sys.modules, "lmdb", fake)
+    with pytest.raises(DataError, match="bedroom_train_lmdb/"):
+        load_named("lsun", tmp_path, **SETTINGS)
+    for folder in (*content, "bedroom_val_lmdb"):
+        (tmp_path / folder).mkdir()
+    pictures = load_named("lsun", tmp_path, **SETTINGS)
+    assert pictures.images[:, 16, 16].tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert pictures.labels["class"].tolist() == [0, 1]
+    assert [item.name for item in pictures.skipped] == ["lsun picture 1"]
+    cache = tmp_path / "cache"
+    load_named("lsun", tmp_path, **SETTINGS, cache=cache)
+    content["bedroom_train_lmdb"][b"a"] = b"is not read again"
+    kept = load_named("lsun", tmp_path, **SETTINGS, cache=cache)
+    assert kept.images.tolist() == pictures.images.tolist()
+    assert kept.labels["class"].tolist() == [0, 1]
+    assert kept.skipped == pictures.skipped
+
+
+def test_damaged_lsun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_database(*_: Any, **__: Any) -> FakeDatabase:
+        raise KeyError("MDB_INVALID")
+
+    fake = ModuleType("lmdb")
+    fake.open, fake.Error = open_database, KeyError  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "lmdb", fake)
+    (tmp_path / "tower_train_lmdb").mkdir()
+    with pytest.raises(DataError, match=r"tower_train_lmdb: .*MDB_INVALID"):
+        load_named("lsun", tmp_path, **SETTINGS)

@@ -1,0 +1,147 @@
+"""The networks of the paper: shapes, layers, counts, initial weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from training.losses import loss_fake, loss_real
+from training.networks import (
+    IMAGE_SIZES,
+    Discriminator,
+    Generator,
+    GroupLogits,
+    count_parameters,
+    init_weights,
+    layer_table,
+    new_generator,
+)
+
+
+def test_parameter_counts_of_the_tutorial() -> None:
+    assert count_parameters(Generator()) == 3_576_704
+    assert count_parameters(Discriminator()) == 2_765_568
+
+
+@pytest.mark.parametrize("image_size", IMAGE_SIZES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_size_and_channel_count(image_size: int, channels: int) -> None:
+    generator = Generator(nz=7, ngf=2, channels=channels, image_size=image_size)
+    pictures = generator(torch.randn(2, 7))
+    assert pictures.shape == (2, channels, image_size, image_size)
+    assert pictures.abs().max() <= 1
+    logits = Discriminator(2, channels, image_size)(pictures)
+    assert logits.shape == (2,)
+
+
+def test_feature_maps_double_from_4_px_to_64() -> None:
+    table = layer_table(Generator().layers, (1, 100, 1, 1))
+    shapes = [line.split("  ")[-1].strip() for line in table if "Conv" in line]
+    assert shapes == [
+        "(1, 512, 4, 4)", "(1, 256, 8, 8)", "(1, 128, 16, 16)", "(1, 64, 32, 32)", "(1, 3, 64, 64)",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "channels"), [(48, 3), (0, 3), (512, 3), (64, 2), (64, 4)])
+def test_unsupported_geometry_names_what_is_allowed(size: int, channels: int) -> None:
+    with pytest.raises(ValueError, match=r"32, 64, 128, 256|1 \(grey\) or 3"):
+        Generator(image_size=size, channels=channels)
+
+
+def test_architecture_guidelines() -> None:
+    """Paper, section 3: no pooling, no hidden linear layer, where BatchNorm and which ReLU."""
+    for network in (Generator(), Discriminator()):
+        kinds = [type(m).__name__ for m in network.modules()]
+        assert not any("Pool" in kind or kind == "Linear" for kind in kinds)
+        convolutions = [
+            m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)
+        ]
+        assert all(m.bias is None and m.kernel_size == (4, 4) for m in convolutions)
+    generator, discriminator = list(Generator().layers), list(Discriminator().layers)
+    assert isinstance(generator[-1], nn.Tanh)
+    assert isinstance(generator[-2], nn.ConvTranspose2d)  # no BatchNorm on G's output
+    assert isinstance(discriminator[1], nn.LeakyReLU)  # none on D's input layer
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in generator) == 4
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in discriminator) == 3
+    assert all(m.negative_slope == 0.2 for m in discriminator if isinstance(m, nn.LeakyReLU))
+    assert isinstance(discriminator[-1], nn.Conv2d)  # logits: no Sigmoid
+
+
+@pytest.mark.parametrize("norm", ["batch", "spectral", "none"])
+def test_initial_weights_are_drawn_with_std_0_02(norm: str) -> None:
+    torch.manual_seed(0)
+    discriminator = Discriminator(norm=norm)  # type: ignore[arg-type]
+    tensors = dict(discriminator.named_parameters())
+    suffix = "parametrizations.weight.original" if norm == "spectral" else "weight"
+    for index in (0, 2, 3):  # whichever of them are convolutions
+        weight = tensors.get(f"layers.{index}.{suffix}")
+        if weight is not None and weight.ndim == 4:
+            assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+            assert abs(weight.mean().item()) < 0.001
+    generator = new_generator(100, 64, 3, 64)
+    gains = torch.cat([m.weight for m in generator.modules() if isinstance(m, nn.BatchNorm2d)])
+    assert gains.mean().item() == pytest.approx(1.0, abs=0.01)
+    assert gains.std().item() == pytest.approx(0.02, rel=0.2)
+
+
+def test_the_deviations_of_a_group_are_added_to_its_logits() -> None:
+    """Pictures 0 and 2 are one group, 1 and 3 the other; of each feature its mean counts."""
+    last = GroupLogits(2, group=2)
+    torch.nn.init.ones_(last.weight)
+    features = torch.zeros(4, 2, 4, 4)
+    features[:, 0] = torch.tensor([0.0, 1.0, 6.0, 1.0])[:, None, None]
+    features[2, 1, 0, 0] = 16.0  # a mean of 1
+    alone = [0.0, 16.0, 96.0 + 16.0, 16.0]
+    with torch.no_grad():
+        assert last(features).flatten().tolist() == alone  # nothing is compared at first
+        last.deviation_weight.copy_(torch.tensor([1.0, 100.0]))
+        compared = (last(features).flatten() - torch.tensor(alone)).tolist()
+        assert compared == pytest.approx([53.0, 0.0101, 53.0, 0.0101], rel=1e-3)
+        # 4 pictures are no groups of 3: one group of all.
+        last.group = 3
+        last.deviation_weight.copy_(torch.tensor([1.0, 0.0]))
+        compared = (last(features).flatten() - torch.tensor(alone)).tolist()
+        assert compared == pytest.approx([5.5**0.5] * 4)
+
+
+def test_a_group_shows_what_no_picture_shows() -> None:
+    """Real: two pictures in equal parts. Generated: only one of the two, which is real as well."""
+    torch.manual_seed(0)
+    kinds = torch.rand(2, 1, 32, 32) * 2 - 1
+    real, collapsed = kinds.repeat(4, 1, 1, 1), kinds[:1].repeat(8, 1, 1, 1)
+    gap = {}
+    for group in (0, 8):
+        discriminator = Discriminator(4, 1, 32, "none", group)
+        adam = torch.optim.Adam(discriminator.parameters(), 0.01, (0.5, 0.999))
+        for _ in range(60):
+            adam.zero_grad()
+            loss = loss_real(discriminator(real), "hinge")
+            loss = loss + loss_fake(discriminator(collapsed), "hinge")
+            loss.backward()  # type: ignore[no-untyped-call]
+            adam.step()
+        with torch.no_grad():
+            gap[group] = float(discriminator(real)[0] - discriminator(collapsed)[0])
+    assert gap[0] == pytest.approx(0.0, abs=1e-5)  # the same picture
+    assert gap[8] > 1.0
+
+
+def test_init_leaves_other_layers_alone() -> None:
+    linear = nn.Linear(3, 3)
+    before = linear.weight.clone()
+    init_weights(linear)
+    assert torch.equal(linear.weight, before)
+
+
+@pytest.mark.parametrize("norm", ["batch", "spectral", "none"])
+def test_a_grey_picture_can_be_told_from_real_ones(norm: str) -> None:
+    """A network of convolutions without biases says 0 to it, whatever it learns."""
+    torch.manual_seed(0)
+    discriminator = Discriminator(4, 1, 32, norm)  # type: ignore[arg-type]
+    adam = torch.optim.Adam(discriminator.parameters(), 0.01, (0.5, 0.999))
+    real, grey = torch.rand(8, 1, 32, 32) * 2 - 1, torch.zeros(8, 1, 32, 32)
+    for _ in range(60):
+        adam.zero_grad()
+        loss = loss_real(discriminator(real), "hinge") + loss_fake(discriminator(grey), "hinge")
+        loss.backward()  # type: ignore[no-untyped-call]
+        adam.step()
+    assert discriminator(grey).max() < -0.5
+    assert discriminator(real).min() > 0.5

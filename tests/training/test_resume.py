@@ -1,0 +1,363 @@
+"""A run that stops, in any way, goes on as if it had not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.tiny_runs import (
+    CPU,
+    TINY,
+    assert_same,
+    flags,
+    journal,
+    latest_state,
+    run,
+    shorten,
+    spawn,
+    start,
+)
+from training import checkpoint
+from training.__main__ import main
+from training.data.pictures import Pictures
+from training.interrupts import catch_stop_signals
+from training.loop import train
+from training.networks import new_generator
+from training.step import Trainer
+from training.weights import load_generator, save_generator
+
+pytestmark = [pytest.mark.usefixtures("quick")]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_newest_checkpoints_and_the_best_are_kept(
+    pictures: Pictures, tmp_path: Path, count: int
+) -> None:
+    config = replace(TINY, max_steps=9, checkpoint_every=2, keep_checkpoints=count)
+    run(config, pictures, tmp_path)
+    kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    newest = ["step_00000006.pt", "step_00000008.pt", "step_00000009.pt"]
+    assert kept == ["best.pt", *newest[-count:]]
+
+
+def test_the_best_is_the_one_with_the_smallest_distance(pictures: Pictures, tmp_path: Path) -> None:
+    run(replace(TINY, max_steps=12, sample_every=2), pictures, tmp_path)
+    distances = {e["step"]: e["distance"] for e in journal(tmp_path) if "distance" in e}
+    assert sorted(distances) == [2, 4, 6, 8, 10, 12]
+    best = min(distances, key=lambda step: distances[step])
+    state = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
+    assert state["step"] == best
+    assert state["best"] == {"step": best, "distance": distances[best]}
+    _, info = load_generator(tmp_path / "best.safetensors")
+    assert info.provenance["steps"] == best
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"r1_gamma": 0.0, "diffaugment": True, "d_norm": "spectral", "d_group": 2},
+        {
+            "loss": "hinge",
+            "latent": "uniform",
+            "instance_noise": 0.1,
+            "lr_decay_steps": 6,
+            "lr_g_warmup_steps": 6,
+        },
+    ],
+)
+def test_stopping_changes_nothing(
+    pictures: Pictures,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    extra: dict[str, object],
+) -> None:
+    config = replace(TINY, max_steps=8, **extra)  # type: ignore[arg-type]
+    whole = run(config, pictures, tmp_path / "whole")
+    _stop_after(4, monkeypatch)
+    outcome = train(config, pictures, tmp_path / "halves", CPU, torch.float32)
+    assert (outcome.ended, outcome.step) == ("interrupted", 4)
+    monkeypatch.undo()
+    shorten(monkeypatch)
+    halves = run(replace(config, resume=True), pictures, tmp_path / "halves")
+    assert_same(whole, halves)
+    assert_same(latest_state(tmp_path / "whole"), latest_state(tmp_path / "halves"))
+    for name in ("generator.safetensors", "best.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "halves" / name).read_bytes()
+
+
+def test_a_seed_is_a_run(
+    pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slower = count(step=1000)  # s: each run takes longer than the one before
+    monkeypatch.setattr("training.loop._Run._seconds", lambda _: next(slower))
+    config = replace(TINY, max_steps=2)
+    first = run(config, pictures, tmp_path / "first")
+    again = run(config, pictures, tmp_path / "again")
+    other = run(replace(config, seed=1), pictures, tmp_path / "other")
+    assert_same(first, again)
+    files = [tmp_path / name / "generator.safetensors" for name in ("first", "again", "other")]
+    assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
+    assert not all(torch.equal(first[k], other[k]) for k in first)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    pictures: Pictures, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(replace(TINY, max_steps=6, sample_every=4, checkpoint_every=3), pictures, tmp_path)
+    folder = tmp_path / "checkpoints"
+    newest = folder / "step_00000006.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    trainer = Trainer(TINY, 3, CPU, torch.float32)
+    best = torch.load(folder / "best.pt", weights_only=True)["step"]
+    assert best in {4, 6}
+    assert checkpoint.load_latest(folder, trainer) == best
+    assert trainer.best is not None
+    assert "left out, unusable: step_00000006.pt" in caplog.text
+    assert f"going on from update {best} instead" in caplog.text
+    (folder / "best.pt").write_bytes(b"")
+    assert checkpoint.load_latest(folder, trainer) == 3
+    assert trainer.best is None  # there is none to go back to, so the next is the best
+    (folder / "step_00000003.pt").write_bytes(b"")
+    with pytest.raises(checkpoint.CheckpointError, match=r"_00000006.pt.*_00000003.pt.*best.pt"):
+        checkpoint.load_latest(folder, trainer)
+
+
+def test_damaged_checkpoints_do_not_push_out_new_ones(pictures: Pictures, tmp_path: Path) -> None:
+    config = replace(TINY, max_steps=6, checkpoint_every=3, keep_checkpoints=2)
+    run(config, pictures, tmp_path)
+    folder = tmp_path / "checkpoints"
+    for path in (folder / "step_00000006.pt", folder / "best.pt"):
+        path.write_bytes(b"")
+    run(replace(config, max_steps=5, resume=True), pictures, tmp_path)
+    names = sorted(p.name for p in folder.glob("step_*.pt"))
+    assert names == ["step_00000003.pt", "step_00000005.pt"]
+
+
+FULL = (
+    "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)\n"
+    "from training.__main__ import main; sys.exit(main(sys.argv[2:]))"
+)
+
+
+@pytest.mark.parametrize(
+    ("room", "file"), [(-1, "checkpoints/step_00000041.pt"), (10, "stats.jsonl")]
+)
+def test_a_full_disk_leaves_what_there_is(
+    folder: Path, tmp_path: Path, room: int, file: str
+) -> None:
+    """No file can be longer than one of those there are already, give or take ``room``."""
+    out = tmp_path / "run"
+    assert main(flags(folder, out, "--max-steps", "40", "--log-every", "1")) == 0
+    before = {p.name: p.read_bytes() for p in (out / "checkpoints").iterdir()}
+    longest = out / ("stats.jsonl" if file == "stats.jsonl" else "checkpoints/step_00000040.pt")
+    limit = str(longest.stat().st_size + room)
+    more = ["--out", str(out), "--resume", "--max-steps", "60", "--checkpoint-every", "1"]
+    process = spawn([sys.executable, "-c", FULL, limit, *more])
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert told.count("error") == 1
+    assert f"error: [Errno 27] File too large: '{out / file}'; {out} is as after" in told
+    assert "Traceback" not in told
+    assert {p.name: p.read_bytes() for p in (out / "checkpoints").iterdir()} == before
+    assert not list(out.rglob(".*"))
+
+
+def test_weights_on_a_full_disk_are_told_the_same_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path, _data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    path = tmp_path / "generator.safetensors"
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+        save_generator(path, new_generator(6, 2, 3, 32), {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_an_earlier_version_has_left_is_gone_on_with(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither its settings nor its checkpoints know of what has come since."""
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    for place, steps in ((out, "4"), (whole, "8")):
+        assert main(flags(folder, place, "--held-out", "0", "--max-steps", steps)) == 0
+    settings = json.loads((out / "config.json").read_text())
+    for name in ("loss", "latent", "held_out", "keep_checkpoints", "compile", "cache"):
+        del settings[name]
+    (out / "config.json").write_text(json.dumps(settings))
+    state = latest_state(out)
+    for name in ("lr_scale", "rollbacks", "best"):
+        del state[name]
+    torch.save(state, out / "checkpoints" / "step_00000004.pt")
+    cache = str(tmp_path / "cache")
+    assert main(["--out", str(out), "--resume", "--max-steps", "8", "--cache", cache]) == 0
+    capsys.readouterr()
+    assert_same(latest_state(out)["generator"], latest_state(whole)["generator"])
+    assert json.loads((out / "config.json").read_text())["held_out"] == 0
+
+
+def test_prefixes_of_other_wrappers_are_no_hindrance(pictures: Pictures, tmp_path: Path) -> None:
+    """``module.`` (DataParallel, DDP) and ``_orig_mod.`` (torch.compile), one or both."""
+    run(replace(TINY, max_steps=2), pictures, tmp_path)
+    path = tmp_path / "checkpoints" / "step_00000002.pt"
+    state = torch.load(path, weights_only=True)
+    plain = state["generator"]
+    for network, prefix in (
+        ("generator", "module."), ("discriminator", "_orig_mod."), ("ema", "module._orig_mod."),
+    ):  # fmt: skip
+        state[network] = {prefix + name: value for name, value in state[network].items()}
+    torch.save(state, path)
+    trainer = Trainer(TINY, 3, CPU, torch.float32)
+    assert checkpoint.load_latest(tmp_path / "checkpoints", trainer) == 2
+    assert_same(dict(trainer.generator.state_dict()), dict(plain))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_exits_130(folder: Path, tmp_path: Path, number: int) -> None:
+    out = tmp_path / "run"
+    process = start(folder, out)
+    process.send_signal(number)
+    stdout, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    result = json.loads(stdout)
+    assert result["ended"] == "interrupted"
+    assert latest_state(out)["step"] == result["steps"]
+    load_generator(Path(result["weights"]))
+    # What was saved is a state that an uninterrupted run goes through.
+    assert main(flags(folder, tmp_path / "whole", "--max-steps", str(result["steps"]))) == 0
+    states = [latest_state(out), latest_state(tmp_path / "whole")]
+    for state in states:
+        del state["best"]  # of the samples that only a run's end draws
+    assert_same(*states)
+
+
+STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_each_signal_is_a_wish_to_stop(number: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """Heard at once; a second one, of any kind, is no wish any more."""
+    with catch_stop_signals() as stop:
+        assert not stop.made
+        signal.raise_signal(number)
+        assert stop.made
+        name = signal.Signals(number).name
+        assert f"{name}: stopping after this update, then saving" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(STOPS[STOPS.index(number) - 1])
+    with catch_stop_signals(patient=True, speaks=False) as stop:
+        for _ in range(2):
+            signal.raise_signal(number)
+        assert stop.made
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_what_is_ignored_stays_ignored(number: int) -> None:
+    """SIGHUP under nohup, SIGINT of a background process in a script."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with catch_stop_signals() as stop:
+            signal.raise_signal(number)
+            assert not stop.made
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_second_ctrl_c_does_not_wait(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """While the weights are measured, which takes the longest: the state is saved by then."""
+    out = tmp_path / "run"
+    _stop_after(4, monkeypatch)
+    monkeypatch.setattr("training.loop.recalibrate", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert main(flags(folder, out, "--sample-every", "100")) == 130
+    told = capfd.readouterr().err
+    assert "SIGTERM: stopping after this update" in told
+    assert "saving the state after update 4; then BatchNorm is measured over 64 latents" in told
+    assert f"interrupted at once; {out} is as after its last checkpoint" in told
+    assert latest_state(out)["step"] == 4
+    assert not (out / "generator.safetensors").exists()
+    assert not (out / "run.lock").exists()
+
+
+def test_kill_9_at_any_moment_loses_nothing_but_time(folder: Path, tmp_path: Path) -> None:
+    """Killed again and again, mostly while it writes, then ends as one that never was.
+
+    The first time as soon as there is a run to resume.
+    """
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    often = ["--checkpoint-every", "1", "--sample-every", "7", "--log-every", "1"]
+    rng = random.Random(0)
+    process = start(folder, out, *often, until="config.json")
+    for pause_s in (0.0, *(rng.uniform(0.0, 0.5) for _ in range(3))):
+        time.sleep(pause_s)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+        step = latest_step(out)
+        if step > 2000:
+            break  # a fast machine: enough to compare
+        command = [sys.executable, "-m", "training", "--out", str(out), "--resume"]
+        process = spawn(command)
+        wait_for_checkpoint_after(process, out, step)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    last = latest_step(out) + 3
+    # In processes too: NumPy's number of threads, which moves the last bits of the distance, is
+    # chosen when a process starts.
+    for given in (["--out", str(out), "--resume"], flags(folder, whole, *often)):
+        process = spawn([sys.executable, "-m", "training", *given, "--max-steps", str(last)])
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert_same(latest_state(out), latest_state(whole))
+    steps = [entry["step"] for entry in journal(out) if "loss_d" in entry]
+    assert steps == list(range(1, last + 1))  # none twice, none missing
+    assert not list(out.rglob(".*"))  # nothing half-written is left
+
+
+def test_what_a_killed_process_was_writing_is_deleted(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert main(flags(folder, out)) == 0
+    for partial in ("checkpoints/.step_00000009-x1y2z3w_.pt", "samples/.step_00000009-abcdefgh.png",
+                    ".stats-12345678.jsonl", ".config-a_b_c_d_.json"):  # fmt: skip
+        (out / partial).write_bytes(b"half")
+    (out / ".notes.txt").write_text("of the user")
+    assert main(["--out", str(out), "--resume", "--max-steps", "8"]) == 0
+    assert [p.name for p in out.rglob(".*")] == [".notes.txt"]
+
+
+def wait_for_checkpoint_after(process: subprocess.Popen[str], out: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while latest_step(out) <= step:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def latest_step(out: Path) -> int:
+    """That of the newest checkpoint, 0 if there is none."""
+    return max((int(p.stem[5:]) for p in (out / "checkpoints").glob("step_*.pt")), default=0)
+
+
+def _stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a signal arrive during update ``step``."""
+    update = Trainer.step
+
+    def update_and_signal(self: Trainer, real: torch.Tensor, number: int) -> object:
+        stats = update(self, real, number)
+        if number + 1 == step:
+            signal.raise_signal(signal.SIGTERM)
+        return stats
+
+    monkeypatch.setattr(Trainer, "step", update_and_signal)

@@ -1,0 +1,330 @@
+"""What a run begins or goes on with: what is refused, and what a killed one has left."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+
+from tests.support.tiny_runs import assert_same, flags, journal, latest_state, noise_folder
+from tests.support.tiny_runs import start as begin
+from training import start
+from training.__main__ import main
+from training.data import identity
+from training.data.identity import LOOKED_AT, identity_of
+from training.step import Trainer
+from training.weights import load_generator
+
+pytestmark = [pytest.mark.usefixtures("quick")]
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path) -> Path:
+    path = tmp_path / "pictures"
+    path.mkdir()
+    return noise_folder(path)
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """End the process in the middle of update ``step``, as far as files can tell."""
+    update = Trainer.step
+
+    def die(self: Trainer, real: torch.Tensor, number: int) -> object:
+        if number == step:
+            raise MemoryError
+        return update(self, real, number)
+
+    monkeypatch.setattr(Trainer, "step", die)
+
+
+@pytest.mark.parametrize(
+    ("step", "words"), [(0, "no checkpoint yet: starting at update 0"), (5, "")]
+)
+def test_killed_before_its_first_checkpoint(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured,
+    caplog: pytest.LogCaptureFixture, step: int, words: str,
+) -> None:  # fmt: skip
+    """At update 0, and at 5, after a grid: its state was the best, and kept."""
+    more = ["--sample-every", "4", "--log-every", "1"]
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert main(flags(folder, tmp_path / "other", "--max-steps", "1")) == 0
+    more += ["--start-from", str(tmp_path / "other" / "generator.safetensors")]
+    assert main(flags(folder, whole, *more)) == 0
+    with monkeypatch.context() as patched:
+        kill_at(patched, step)
+        with pytest.raises(MemoryError):
+            main(flags(folder, out, *more))
+    assert not list((out / "checkpoints").glob("step_*"))
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        assert main(["--out", str(out), "--resume"]) == 0
+    assert words in caplog.text
+    assert_same(latest_state(out), latest_state(whole))
+    assert [e["step"] for e in journal(out) if "loss_d" in e] == [1, 2, 3, 4, 5, 6]
+    capsys.readouterr()
+
+
+def test_killed_while_it_wrote_its_settings(folder: Path, tmp_path: Path) -> None:
+    """There is no run to resume then, so the folder must do for a new one."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".config-abcdefgh.json").write_text("{")
+    assert main(flags(folder, out)) == 0
+    assert not list(out.rglob(".*"))
+
+
+def one_more(folder: Path) -> None:
+    shutil.copy(folder / "0.png", folder / "zz.png")
+
+
+def another(folder: Path) -> None:
+    Image.new("RGB", (40, 40), "red").save(folder / "3.png")
+
+
+def all_grey(folder: Path) -> None:
+    for path in folder.iterdir():
+        Image.open(path).convert("L").save(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(one_more, "now holds 13 RGB pictures"), (another, "now holds 12 RGB pictures"),
+     (all_grey, "now holds 12 grey pictures")],
+)  # fmt: skip
+def test_other_pictures_are_no_continuation(
+    own_folder: Path, tmp_path: Path, capsys: Captured, change: Callable[[Path], None], words: str
+) -> None:
+    out = tmp_path / "run"
+    assert main(flags(own_folder, out)) == 0
+    change(own_folder)
+    assert main(["--out", str(out), "--resume", "--max-steps", "8"]) == 2
+    told = capsys.readouterr().err
+    assert "was started on 12 RGB pictures" in told
+    assert words in told
+    assert f"--start-from {out}/generator.safetensors" in told
+    assert len(journal(out)) == len({json.dumps(e) for e in journal(out)})
+    assert latest_state(out)["step"] == 6
+
+
+def test_a_run_that_does_not_say_its_pictures(
+    own_folder: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    """Older ones go on, except where the networks do not fit."""
+    out = tmp_path / "run"
+    assert main(flags(own_folder, out)) == 0
+    (out / "pictures.json").unlink()
+    assert main(["--out", str(out), "--resume", "--max-steps", "8"]) == 0
+    assert json.loads((out / "pictures.json").read_text())["count"] == 12
+    (out / "pictures.json").unlink()
+    all_grey(own_folder)
+    capsys.readouterr()
+    assert main(["--out", str(out), "--resume", "--max-steps", "9"]) == 2
+    assert "of another network, as of grey pictures" in capsys.readouterr().err
+    (out / "pictures.json").write_text("[]")
+    assert main(["--out", str(out), "--resume", "--max-steps", "9"]) == 2
+    assert "pictures.json" in capsys.readouterr().err
+
+
+def test_identity_is_of_content_and_order() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (50, 2, 2, 3), dtype=np.uint8)
+    assert identity_of(images) == identity_of(images.copy())
+    assert identity_of(images) != identity_of(images[::-1])
+    assert identity_of(images) != identity_of(images[:-1])
+    assert identity_of(images) != identity_of(images.reshape(50, 3, 2, 2).transpose(0, 2, 3, 1))
+    images[[7, 30]] = images[3]
+    images[40:] = 0
+    images[45, 0, 0, 0] = 1
+    told = identity.first_equal(images).tolist()
+    assert told == [*range(7), 3, *range(8, 30), 3, *range(31, 41), *[40] * 4, 45, *[40] * 4]
+    many = np.zeros((3 * LOOKED_AT, 1, 1, 1), np.uint8)
+    many[0] = 1
+    assert identity_of(many) != identity_of(np.roll(many, -1, axis=0))
+
+
+def test_the_same_folder_by_another_name(
+    own_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "run"
+    assert main(flags(Path("pictures"), out)) == 0
+    for number, name in enumerate(("pictures/", "./pictures", str(own_folder)), start=7):
+        again = flags(Path("x"), out, "--resume", "--max-steps", str(number))
+        again[1] = name
+        assert main(again) == 0
+    assert latest_state(out)["step"] == 9
+
+
+@pytest.mark.parametrize("place", ["moved", "zipped"])
+def test_the_same_pictures_in_another_place(
+    own_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "run"
+    assert main(flags(Path("pictures"), out)) == 0
+    moved = tmp_path / "elsewhere"
+    if place == "zipped":
+        moved = Path(shutil.make_archive(str(moved), "zip", own_folder))
+    else:
+        shutil.copytree(own_folder, moved)
+    monkeypatch.chdir("/")
+    settings = out / "config.json"
+    settings.write_bytes(b"\xef\xbb\xbf" + settings.read_bytes())  # as some editors do
+    capsys.readouterr()
+    assert main(["--out", str(out), "--resume", "--max-steps", "8"]) == 2
+    assert "If they were moved, say where to: --data" in capsys.readouterr().err
+    given = ["--out", str(out), "--resume", "--max-steps", "8", "--data", str(moved)]
+    assert main(given) == 0
+    assert latest_state(out)["step"] == 8
+    (out / "pictures.json").unlink()  # an older run cannot tell that they are the same
+    capsys.readouterr()
+    assert main([*given, "--data", str(own_folder)]) == 2
+    told = capsys.readouterr().err
+    assert f"data: the run has '{moved}', asked for '{own_folder}'" in told
+
+
+def test_a_run_among_its_own_pictures(own_folder: Path, capsys: Captured) -> None:
+    """Its grids are none of them: it is resumed, and the next one has the same pictures."""
+    cache = ["--cache", str(own_folder / "cache")]
+    assert main(flags(own_folder, own_folder / "run", *cache)) == 0
+    assert main(["--out", str(own_folder / "run"), "--resume", "--max-steps", "7"]) == 0
+    assert main(flags(own_folder, own_folder / "next", *cache)) == 0
+    had, has = (
+        json.loads((own_folder / run / "pictures.json").read_text()) for run in ("run", "next")
+    )
+    assert had == has
+    assert len(list((own_folder / "cache").glob("*.u8"))) == 1
+    capsys.readouterr()
+    for path in sorted(own_folder.glob("*.png")):
+        shutil.copy(path, own_folder / f"again {path.name}")
+    assert main(flags(own_folder, own_folder / "third", *cache)) == 0
+    assert "24 pictures (12 different), 32 x 32 px" in capsys.readouterr().err
+    path = own_folder / "third" / "pictures.json"
+    told = json.loads(path.read_text())
+    assert told["different"] == 12
+    del told["different"]  # an earlier version held out some pictures whose doubles it trained on
+    path.write_text(json.dumps(told))
+    assert main(["--out", str(path.parent), "--resume", "--max-steps", "8"]) == 0
+    _, info = load_generator(path.parent / "generator.safetensors")
+    assert (info.provenance["pictures"], info.provenance["different"]) == (24, None)
+
+
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("loaded")
+
+
+def test_a_run_has_one_writer(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """The second is refused before it loads or removes anything; a killed one locks nothing."""
+    out = tmp_path / "run"
+    process = begin(folder, out)
+    try:
+        (out / ".stats-12345678.jsonl").write_text("being written")
+        with monkeypatch.context() as patched:
+            patched.setattr("training.data.load", never)
+            assert main(["--out", str(out), "--resume"]) == 2
+            assert f"another process is writing the run in {out}" in capsys.readouterr().err
+            assert main(flags(folder, out)) == 2
+        assert (out / ".stats-12345678.jsonl").exists()
+        assert main(["--out", str(out), "--resume", "--dry-run"]) == 0  # it writes nothing
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.communicate(timeout=60)
+    assert (out / "run.lock").exists()
+    last = str(latest_state(out)["step"] + 2)
+    assert main(["--out", str(out), "--resume", "--max-steps", last]) == 0
+    assert not (out / "run.lock").exists()
+
+
+def test_two_starts_at_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    with FileLock(out / "run.lock"):
+        assert main(flags(folder, out)) == 2
+    assert "another process is writing" in capsys.readouterr().err
+    assert main(flags(folder, out)) == 0
+    monkeypatch.setattr(start, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr("time.strftime", lambda _: "now")
+    nameless = [flag for flag in flags(folder, out) if flag not in ("--out", str(out))]
+    for name in ("now", "now-2", "now-3"):
+        assert main(nameless) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["out"].endswith(name)
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_loaded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr("training.data.load", never)
+    (tmp_path / "file").write_text("")
+    assert main(flags(folder, tmp_path / "file" / "run")) == 1
+    assert f"Not a directory: '{tmp_path}/file/run'" in capsys.readouterr().err
+
+
+def test_the_precision_is_decided_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    out = tmp_path / "run"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert main(flags(folder, out)) == 0
+    assert json.loads((out / "config.json").read_text())["precision"] == "float32"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    capsys.readouterr()
+    assert main(["--out", str(out), "--resume", "--max-steps", "7"]) == 0
+    assert "torch.float32" in capsys.readouterr().err
+    again = ["--out", str(out), "--resume", "--max-steps", "8", "--precision", "auto"]
+    assert main(again) == 2
+    assert "precision: the run has 'float32', asked for 'bfloat16'" in capsys.readouterr().err
+
+
+def test_links_to_nowhere_are_no_runs(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "RUNS", tmp_path)
+    assert main(flags(folder, tmp_path / "run")) == 0
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    assert main(["--resume", "--max-steps", "7", "--cache", str(tmp_path / "cache")]) == 0
+    assert latest_state(tmp_path / "run")["step"] == 7
+
+
+def test_a_folder_that_cannot_be_read_is_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    listing = Path.iterdir
+
+    def refused(path: Path) -> Any:
+        if path == out:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listing(path)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert main(flags(folder, out)) == 1
+    assert f"error: [Errno 13] Permission denied: '{out}'" in capsys.readouterr().err
+
+
+def test_no_folder_for_temporary_files_is_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", nowhere)
+    assert main(flags(folder, tmp_path / "run", "--cache", "None")) == 2
+    told = capsys.readouterr().err
+    assert "error: decoded pictures need a temporary folder: No usable" in told
+    assert "set TMPDIR" in told

@@ -1,0 +1,74 @@
+"""What is written is what TensorBoard reads, of a run too."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from training.journal import Journal
+from training.networks import new_generator
+from training.samples import save_grid
+from training.tensorboard import FOLDER, EventWriter
+
+
+def read(run: Path) -> EventAccumulator:
+    everything = {"scalars": 0, "images": 0, "histograms": 0}
+    accumulator = EventAccumulator(str(run / FOLDER), size_guidance=everything)
+    accumulator.Reload()
+    return accumulator
+
+
+def points(run: Path, name: str) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in read(run).Scalars(name)]
+
+
+def test_what_a_journal_writes_is_read_back(tmp_path: Path) -> None:
+    save_grid(tmp_path / "grid.png", np.full((4, 8, 8, 1), 90, np.uint8))
+    with Journal(tmp_path / "stats.jsonl", 0, writes=True) as journal:
+        journal.write(10, loss_d=1.5, d_x=0.75, seconds=3.5)
+        journal.write(20, loss_d=1.25, verdict="healthy", overfit=None, loss_g=float("nan"))
+        journal.show(20, tmp_path / "grid.png", new_generator(6, 2, 1, 32))
+    assert points(tmp_path, "loss/loss_d") == [(10, 1.5), (20, 1.25)]
+    assert points(tmp_path, "probability/d_x") == [(10, 0.75)]
+    assert points(tmp_path, "run/seconds") == [(10, 3.5)]
+    found = read(tmp_path)
+    assert set(found.Tags()["scalars"]) == {"loss/loss_d", "probability/d_x", "run/seconds"}
+    (image,) = found.Images("samples")
+    pixels = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))
+    assert (image.step, pixels.shape) == (20, (22, 22, 3))  # 2 x 2 tiles, 2 px between and around
+    assert (pixels[2:10, 2:10] == 90).all()
+    (histogram,) = found.Histograms("G/layers.0.weight")
+    assert histogram.histogram_value.num == 6 * 8 * 16
+
+
+def test_weights_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
+    broken = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(broken.weight, float("nan"))
+    events = EventWriter(tmp_path)
+    events.weights(20, "G", broken)
+    events.close()
+    assert read(tmp_path).Tags()["histograms"] == ["G/bias"]
+
+
+def test_a_resumed_run_hides_what_was_lost(tmp_path: Path) -> None:
+    path = tmp_path / "stats.jsonl"
+    with Journal(path, 0, writes=True) as journal:
+        for step in (10, 20, 30):
+            journal.write(step, loss_d=float(step))
+    with Journal(path, 20, writes=True) as journal:  # it was killed; 30 comes again
+        journal.write(30, loss_d=31.0)
+        journal.cut(20)
+        journal.write(25, loss_d=25.0)
+    assert points(tmp_path, "loss/loss_d") == [(10, 10.0), (20, 20.0), (25, 25.0)]
+
+
+def test_other_processes_write_nothing(tmp_path: Path) -> None:
+    with Journal(tmp_path / "stats.jsonl", 0, writes=False) as journal:
+        journal.write(1, loss_d=1.0)
+        journal.show(1, tmp_path / "absent.png", new_generator(6, 2, 1, 32))
+    assert list(tmp_path.iterdir()) == []

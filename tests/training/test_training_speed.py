@@ -1,0 +1,59 @@
+"""The speed benchmarks run, and what they compare is the same work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import data_start, training_speed
+from benchmarks.training_speed import OurLoop, SpeedConfig, UsualLoop, write_pictures
+from training.config import TrainConfig
+from training.draws import StepDraws
+
+CPU = torch.device("cpu")
+TINY = SpeedConfig(batch_size=4, image_size=32, width=2, steps=1, rounds=1, pictures=12, workers=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures")
+    write_pictures(path, TINY.pictures)
+    return path
+
+
+def test_every_loop_has_a_row(folder: Path) -> None:
+    result = training_speed.compare(TINY, folder, CPU)
+    for name in ("usual", "paper", "stable"):
+        row = result[name]
+        assert isinstance(row, dict)
+        assert row["steps_per_s"] > 0
+    assert result["usual"]["times_the_usual"] == 1.0  # type: ignore[index]
+    assert (result["batch_size"], result["ngf"], result["device"]) == (4, 2, "cpu")
+
+
+def test_both_loops_do_the_same_arithmetic(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the same weights, pictures and latents: the same losses, update after update."""
+    recipe = TrainConfig(batch_size=4, image_size=32, ngf=2, ndf=2, r1_gamma=0.0, ema_decay=0.0)
+    usual, ours = UsualLoop(TINY, folder, CPU), OurLoop(recipe, folder, CPU)
+    usual.generator.load_state_dict(ours.trainer.generator.state_dict())
+    usual.discriminator.load_state_dict(ours.trainer.discriminator.state_dict())
+    source = ours.source()
+    for step in range(3):
+        batch, latents = next(source), StepDraws(recipe.seed, step, 4, CPU).normal(100)
+        with monkeypatch.context() as patched:
+            patched.setattr(torch, "randn", lambda *_, latents=latents, **__: latents)
+            usual.update(batch)
+        ours.update(batch)
+        theirs = [float(word) for word in usual.line.split()[1::2][:2]]
+        losses = [ours.pending[step].loss_d.item(), ours.pending[step].loss_g.item()]
+        assert losses == pytest.approx(theirs, abs=2e-3)
+
+
+def test_the_second_start_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    data_start.main(["--pictures", "20", "--image-size", "32", "--workers", "1"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["first"]["pictures"] == result["second"]["pictures"] == 20
+    assert result["cache_mb"] == 0  # 20 pictures are 61 kB

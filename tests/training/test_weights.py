@@ -1,0 +1,204 @@
+"""generator.safetensors: round trip, and every wrong file named for what it is."""
+
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from export.__main__ import main as export_main
+from tests.support.tiny_runs import flags
+from training.__main__ import main as training_main
+from training.ema import GeneratorEMA, recalibrate
+from training.judge import Origin, load_or_fit
+from training.networks import Generator, new_generator
+from training.weights import WeightsError, load_generator, save_generator, strip_prefixes
+
+
+@pytest.fixture
+def generator() -> Generator:
+    torch.manual_seed(0)
+    return new_generator(6, 2, 3, 32)
+
+
+def test_round_trip(generator: Generator, tmp_path: Path) -> None:
+    calibrated = recalibrate(generator, 64)
+    save_generator(tmp_path / "g.safetensors", calibrated, {"steps": 3})
+    loaded, info = load_generator(tmp_path / "g.safetensors")
+    noise = torch.randn(3, 6)
+    assert torch.equal(loaded(noise), calibrated(noise))
+    assert not loaded.training
+    assert info.provenance == {"steps": 3}
+
+
+def wrong_files(generator: Generator, folder: Path) -> dict[str, Path]:
+    paths = {name: folder / name for name in ("script", "module", "state", "checkpoint", "empty",
+                                              "garbage", "foreign", "nz", "mar")}  # fmt: skip
+    torch.jit.save(torch.jit.script(torch.nn.ReLU()), paths["script"])
+    torch.save(generator, paths["module"])
+    torch.save(generator.state_dict(), paths["state"])
+    torch.save({"format": "dcgan-checkpoint-1", "step": 1}, paths["checkpoint"])
+    paths["empty"].touch()
+    paths["garbage"].write_bytes(b"hello" * 100)
+    save_file({"w": torch.zeros(2)}, paths["foreign"])
+    info = {"nz": 9, "ngf": 2, "channels": 3, "image_size": 32, "provenance": {}}
+    save_file(
+        {k: v.contiguous() for k, v in generator.state_dict().items()}, paths["nz"],
+        metadata={"dcgan": json.dumps(info)},
+    )  # fmt: skip
+    with zipfile.ZipFile(paths["mar"], "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", "{}")
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("script", "a TorchScript file"), ("module", "a pickled module"),
+     ("state", "a pickled state dict"), ("checkpoint", "a full training checkpoint"),
+     ("empty", "an empty file"), ("garbage", "damaged, or of an unknown kind"),
+     ("foreign", "without 'dcgan' metadata"), ("nz", "says nz 9"), ("mar", "TorchServe archive")],
+)  # fmt: skip
+def test_a_wrong_file_is_named(generator: Generator, tmp_path: Path, name: str, words: str) -> None:
+    with pytest.raises(WeightsError, match=words):
+        load_generator(wrong_files(generator, tmp_path)[name])
+
+
+def test_truncated_weights(generator: Generator, tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    save_generator(path, generator, {})
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match=r"not a generator\.safetensors"):
+        load_generator(path)
+
+
+NAN, INF = float("nan"), float("inf")
+NO_NUMBERS = [("layers.0.weight", value) for value in (NAN, INF, -INF, 1e20, -1e5)] + [
+    ("layers.1.running_mean", 1e20),
+    *(("layers.4.running_var", value) for value in (NAN, INF, 1e20, 0.0, -1.0)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), NO_NUMBERS)
+def test_weights_that_are_no_numbers(
+    generator: Generator, tmp_path: Path, name: str, value: float
+) -> None:
+    generator.state_dict()[name].view(-1)[-1] = value
+    save_generator(tmp_path / "g.safetensors", generator, {})
+    with pytest.raises(
+        WeightsError, match=rf"{name} holds {value:g} \(1 such of ".replace("+", ".")
+    ):
+        load_generator(tmp_path / "g.safetensors")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["walk", "--weights"], ["evaluate", "--weights"], ["--start-from"], []],
+    ids=["walk", "evaluate", "start-from", "export"],
+)
+def test_each_command_names_the_tensor(
+    generator: Generator, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    command: list[str],
+) -> None:  # fmt: skip
+    path = tmp_path / "g.safetensors"
+    save_generator(path, generator, {})
+    poison(path)
+    if command == ["--start-from"]:
+        command = flags(folder, tmp_path / "run", *command)
+    main = training_main if command else export_main
+    assert main([*(command or ["--weights"]), str(path)]) == 2
+    told = capsys.readouterr()
+    assert "g.safetensors: layers.0.weight holds nan (1 such of " in told.err
+    assert told.out == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_judge_is_looked_at_too(tmp_path: Path) -> None:
+    origin = Origin(16, "#ffffff", 999, 16)
+    load_or_fit(tmp_path / "judge.safetensors", origin)
+    poison(tmp_path / "judge.safetensors")
+    with pytest.raises(WeightsError, match=r"judge\.safetensors: \S+\.weight holds nan"):
+        load_or_fit(tmp_path / "judge.safetensors", origin)
+
+
+def poison(path: Path) -> None:
+    """Let a weight of a safetensors file be no number."""
+    with safe_open(path, "pt") as opened:
+        metadata = opened.metadata()
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    next(t for name, t in tensors.items() if name.endswith(".weight")).view(-1)[0] = NAN
+    save_file(tensors, path, metadata)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("network", ["generator", "discriminator", "ema"])
+def test_checkpoints_too(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture, network: str,
+) -> None:  # fmt: skip
+    out = tmp_path / "run"
+    assert training_main(flags(folder, out, "--checkpoint-every", "3")) == 0
+
+    def spoil(path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        state[network]["layers.0.weight"][0, 0, 0, 0] = NAN
+        torch.save(state, path)
+
+    spoil(out / "checkpoints" / "step_00000006.pt")
+    (out / "checkpoints" / "best.pt").unlink()
+    resume = ["--out", str(out), "--resume", "--max-steps", "7"]
+    assert training_main(resume) == 0  # from the one before
+    where = rf"step_0000000.\.pt, {network}: layers\.0\.weight holds nan"
+    assert re.search(where, caplog.text)
+    for path in (out / "checkpoints").iterdir():
+        spoil(path)
+    capsys.readouterr()
+    assert training_main(resume) == 2
+    assert re.search(where, capsys.readouterr().err)
+    spoilt = out / "checkpoints" / "step_00000007.pt"
+    assert training_main(flags(folder, tmp_path / "b", "--start-d-from", str(spoilt))) == 2
+    assert re.search(where, capsys.readouterr().err)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="python -m training"):
+        load_generator(tmp_path / "none.safetensors")
+
+
+def test_prefixes_of_wrappers_are_stripped() -> None:
+    one = torch.ones(1)
+    assert strip_prefixes({"module._orig_mod.layers.0.weight": one}) == {"layers.0.weight": one}
+
+
+def test_recalibrated_copy_is_deterministic_and_independent_of_neighbours(
+    generator: Generator,
+) -> None:
+    first, again = recalibrate(generator, 256), recalibrate(generator, 256)
+    noise = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(first(noise), again(noise))
+    assert torch.allclose(first(noise)[:1], first(noise[:1]), atol=1e-6)
+    # The copy's statistics describe its own activations: nearly those of train mode, and far
+    # from those of a network whose running statistics were never measured.
+    batch = torch.randn(256, 6, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        in_training = generator.train()(batch)
+        assert (first(batch).std() / in_training.std()).item() == pytest.approx(1, abs=0.1)
+        assert Generator(6, 2, 3, 32).eval()(batch).std() < in_training.std() / 2
+
+
+def test_average_follows_the_ramp(generator: Generator) -> None:
+    ema = GeneratorEMA(generator, decay=0.9)
+    moved = new_generator(6, 2, 3, 32)
+    before = [p.clone() for p in ema.generator.parameters()]
+    ema.update(moved, step=0)  # decay (1 + 0) / (10 + 0)
+    for old, new, averaged in zip(
+        before, moved.parameters(), ema.generator.parameters(), strict=True
+    ):
+        assert torch.allclose(averaged, 0.1 * old + 0.9 * new, atol=1e-6)
+    off = GeneratorEMA(generator, decay=0.0)
+    off.update(moved, step=1000)
+    for new, averaged in zip(moved.parameters(), off.generator.parameters(), strict=True):
+        assert torch.equal(averaged, new)
