@@ -34,12 +34,14 @@ class DcganHandler:
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """One body a request; its status, content type and headers go into the context."""
+        from handler.headers import end_of_stream
+
         headers = [context.get_all_request_header(i) for i in range(len(data))]
         ids = [context.get_request_id(i) for i in range(len(data))]
         replies = self.service.handle(data, headers, ids)
         for i, reply in enumerate(replies):
             context.set_response_status(reply.status, reply.phrase, i)
             context.set_response_content_type(i, reply.content_type)
-            for name, value in reply.headers.items():
+            for name, value in {**reply.headers, **end_of_stream(headers[i])}.items():
                 context.set_response_header(i, name, value)
         return [reply.body for reply in replies]

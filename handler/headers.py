@@ -60,3 +60,14 @@ def check_readable(raw: Mapping[str, Any], headers: Mapping[str, Any]) -> None:
             seen=f"a form of {show(length)[1:-1] or 'some'} bytes without a name=value",
             allowed="a JSON object, or form fields as name=value",
         )
+
+
+def end_of_stream(headers: Mapping[str, Any]) -> dict[str, str]:
+    """The header that a reply over gRPC needs: that it is the last.
+
+    Without it a call of StreamPredictions ends the worker with its batch, for TorchServe compares
+    what it finds there with a text. Over HTTP it would make the reply a stream, so it must not be
+    there; what comes over HTTP has a header at least, the length that TorchServe itself adds.
+    """
+    over_http = any(isinstance(value, str) for value in headers.values())
+    return {} if over_http else {"ts_stream_next": "false"}

@@ -1,13 +1,17 @@
-"""gRPC Predictions: the same bodies; an error is known by its bytes, for the status says OK."""
+"""gRPC: the bodies of HTTP; errors known by their bytes, for the status says OK; no harm done."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import io
 import json
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -21,10 +25,26 @@ from deploy.server import HOST, Server
 Predict = Callable[[dict[str, bytes]], bytes]
 
 
-@pytest.fixture(scope="module")
-def predict(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Predict]:
-    """Predictions by a client compiled from the definition that TorchServe's own jar carries."""
-    folder = tmp_path_factory.mktemp("grpc")
+class Client:
+    """Compiled from the definition that TorchServe's own jar carries.
+
+    Args:
+        folder: for what is compiled.
+        channel: to the server.
+        model: that requests are for.
+    """
+
+    def __init__(self, folder: Path, channel: grpc.Channel, model: str) -> None:
+        messages, services = compiled(folder)
+        self._messages, self._model = messages, model
+        self.stub = services.InferenceAPIsServiceStub(channel)
+
+    def request(self, inputs: dict[str, bytes], **more: str) -> Any:
+        return self._messages.PredictionsRequest(model_name=self._model, input=inputs, **more)
+
+
+def compiled(folder: Path) -> tuple[Any, Any]:
+    """The modules of messages and of services."""
     jar = importlib.resources.files("ts") / "frontend" / "model-server.jar"
     with zipfile.ZipFile(str(jar)) as archive:
         for name in ("proto/inference.proto", "google/rpc/status.proto"):
@@ -39,15 +59,22 @@ def predict(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         import inference_pb2_grpc
     finally:
         sys.path.remove(str(folder))
+    return inference_pb2, inference_pb2_grpc
+
+
+@pytest.fixture(scope="module")
+def client(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with grpc.insecure_channel(f"{HOST}:{server.ports.grpc_inference}") as channel:
-        stub = inference_pb2_grpc.InferenceAPIsServiceStub(channel)
+        yield Client(tmp_path_factory.mktemp("grpc"), channel, server.model)
 
-        def call(inputs: dict[str, bytes]) -> bytes:
-            request = inference_pb2.PredictionsRequest(model_name=server.model, input=inputs)
-            prediction: bytes = stub.Predictions(request, timeout=60).prediction
-            return prediction
 
-        yield call
+@pytest.fixture
+def predict(client: Client) -> Predict:
+    def call(inputs: dict[str, bytes]) -> bytes:
+        prediction: bytes = client.stub.Predictions(client.request(inputs), timeout=60).prediction
+        return prediction
+
+    return call
 
 
 @pytest.mark.parametrize("key", ["body", "data"])
@@ -84,3 +111,58 @@ def test_an_error_is_a_problem_document(
     assert problem["type"].startswith("urn:dcgan:problem:")
     assert problem["status"] == 400
     assert problem["field"] == field
+
+
+SMALL, SLOW = {"body": b'{"seed": 5}'}, {"body": b'{"num_images": 256}'}
+
+
+def one_stream(client: Client, inputs: dict[str, bytes]) -> list[bytes]:
+    return [part.prediction for part in client.stub.StreamPredictions(client.request(inputs))]
+
+
+def both_ways(client: Client, inputs: dict[str, bytes]) -> None:
+    sent = [client.request(inputs, sequence_id="a")] * 3
+    with contextlib.suppress(grpc.RpcError):  # TorchServe closes it before its answers
+        list(client.stub.StreamPredictions2(iter(sent), timeout=20))
+
+
+def given_up(client: Client, inputs: dict[str, bytes]) -> None:
+    for call in (client.stub.Predictions, client.stub.StreamPredictions):
+        with pytest.raises(grpc.RpcError) as refused:
+            list(call(client.request(inputs), timeout=0.02))
+        assert refused.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize(
+    ("call", "inputs"),
+    [
+        (one_stream, SMALL), (one_stream, {"seed": b"-1"}), (one_stream, {}),
+        (one_stream, {"content-length": b"3"}), (both_ways, SMALL), (given_up, SLOW),
+    ],
+)  # fmt: skip
+def test_no_call_ends_the_worker_or_harms_its_neighbours(
+    client: Client,
+    server: Server,
+    call: Callable[[Client, dict[str, bytes]], object],
+    inputs: dict[str, bytes],
+) -> None:
+    def workers() -> Any:
+        return [
+            w["pid"] for w in requests.get(server.describe_url, timeout=30).json()[0]["workers"]
+        ]
+
+    before = workers()
+    with ThreadPoolExecutor(8) as pool:
+        busy = pool.submit(requests.post, server.predict_url, json={"num_images": 64}, timeout=60)
+        neighbours = [
+            pool.submit(requests.post, server.predict_url, json={"seed": 5}, timeout=60)
+            for _ in range(6)
+        ]
+        call(client, inputs)
+        assert [reply.result().status_code for reply in (busy, *neighbours)] == [200] * 7
+    assert requests.post(server.predict_url, json={"seed": 5}, timeout=60).status_code == 200
+    assert workers() == before
+
+
+def test_a_stream_is_one_reply(client: Client, predict: Predict) -> None:
+    assert one_stream(client, SMALL) == [predict(SMALL)]

@@ -192,6 +192,27 @@ def test_what_a_client_sends_reaches_no_header(service: Service) -> None:
         assert reply.body.isascii()
 
 
+@pytest.mark.parametrize(
+    ("headers", "ends"),
+    [
+        ({}, "false"),
+        ({"body": {"content-type": None}, "content-length": {"content-type": None}}, "false"),
+        ({"content-length": "0"}, None),
+        ({"body": {"content-type": None}, "Content-Length": "10"}, None),
+    ],
+)
+def test_what_came_over_grpc_is_told_that_no_more_follows(
+    service: Service, headers: dict[str, Any], ends: str | None
+) -> None:
+    """Else TorchServe's thread breaks on a StreamPredictions; over HTTP it would be a stream."""
+    entry = DcganHandler()
+    entry.service = service
+    context = Context("dcgan", ".", None, 1, None, "0.12.0")
+    context.request_processor = [RequestProcessor(headers)]
+    entry.handle([{"body": {"seed": 1}}], context)
+    assert context.get_response_headers(0).get("ts_stream_next") == ends
+
+
 def test_the_entry_in_torchserves_own_frame(service: Service) -> None:
     """TorchServe encodes status, phrase and headers of each reply without a complaint."""
     entry = DcganHandler()
