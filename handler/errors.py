@@ -29,9 +29,11 @@ class Kind(Enum):
     PACKED = ("unsupported-encoding", 415, "The body has a content coding that is not taken")
     INTERNAL = ("internal", 500, "The server failed on this request")
     NOT_IMPLEMENTED = ("not-implemented", 501, "This service does not offer that")
+    OVERLOADED = ("overloaded", 503, "There was more to do than can be done in time")
     OUT_OF_MEMORY = ("out-of-memory", 507, "The request alone does not fit the device's memory")
 
     def __init__(self, slug: str, status: int, title: str) -> None:
+        self.slug = slug
         self.type = f"urn:dcgan:problem:{slug}"
         self.status = status
         self.title = title
@@ -46,10 +48,18 @@ class RequestError(Exception):
         field: name of the field, as in ``noise[3]``; empty when no field is to blame.
         seen: the offending value through ``show``; empty when there is none.
         allowed: what the field takes; empty when that does not apply.
+        retry_after_s: the wait before the same request may do better, s; 0 when it will not.
     """
 
     def __init__(
-        self, kind: Kind, detail: str, *, field: str = "", seen: str = "", allowed: str = ""
+        self,
+        kind: Kind,
+        detail: str,
+        *,
+        field: str = "",
+        seen: str = "",
+        allowed: str = "",
+        retry_after_s: int = 0,
     ) -> None:
         super().__init__(detail)
         self.kind = kind
@@ -57,6 +67,7 @@ class RequestError(Exception):
         self.field = field
         self.seen = seen
         self.allowed = allowed
+        self.retry_after_s = retry_after_s
 
 
 def show(value: object) -> str:

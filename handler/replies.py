@@ -55,7 +55,8 @@ def problem_reply(error: errors.RequestError) -> Reply:
         error.kind.status,
         errors.CONTENT_TYPE,
         errors.problem_document(error),
-        kind=error.kind.type.rpartition(":")[2],
+        {"Retry-After": str(error.retry_after_s)} if error.retry_after_s else {},
+        error.kind.slug,
     )
 
 

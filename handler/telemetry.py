@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from handler.errors import Kind
+
 logger = logging.getLogger(__name__)
 
 
@@ -84,6 +86,10 @@ def log_requests(report: BatchReport) -> None:
 class TorchServeMetrics:
     """Passes reports on to TorchServe. A failure there is logged once and never raised.
 
+    Every series of a counter is there from the start with 0, and so is what the worker runs on:
+    Prometheus sees no increase in a series that begins with 1. TorchServe's front end adds up
+    what all workers send and outlives them, so the 0 of another start changes nothing.
+
     Args:
         metrics: ``context.metrics`` of TorchServe.
         batch_size: requests that fill a batch.
@@ -106,15 +112,25 @@ class TorchServeMetrics:
         device = device.replace(":", "_")
         self._info = {"Backend": backend, "Device": device, "Fallback": str(fallback).lower()}
         self._failed = False
+        self._guarded(self._emit_start)
 
     def __call__(self, report: BatchReport) -> None:
         """Emit the metrics of one batch."""
+        self._guarded(self._emit, report)
+
+    def _guarded(self, emit: Callable[..., None], *args: Any) -> None:
         try:
-            self._emit(report)
+            emit(*args)
         except Exception:
             if not self._failed:
                 logger.exception("metrics cannot be sent; requests are answered without them")
             self._failed = True
+
+    def _emit_start(self) -> None:
+        for status, kind in [(200, "none"), *((kind.status, kind.slug) for kind in Kind)]:
+            self._add("counter", "dcgan_requests_total", 0, Status=str(status), Kind=kind)
+        self._add("counter", "dcgan_images_total", 0)
+        self._add("gauge", "dcgan_backend_info", 1, **self._info)
 
     def _emit(self, report: BatchReport) -> None:
         outcomes = Counter((request.status, request.kind) for request in report.requests)
@@ -128,17 +144,18 @@ class TorchServeMetrics:
             self._add("histogram", "dcgan_batch_images_ratio", passes)
             self._add("histogram", "dcgan_forward_seconds", report.forward_s)
             self._add("histogram", "dcgan_encode_seconds", report.encode_s)
-        self._add("gauge", "dcgan_backend_info", 1, **self._info)
 
     def _add(self, kind: str, name: str, value: float, **dimensions: str) -> None:
         from ts.metrics.dimension import Dimension
         from ts.metrics.metric_type_enum import MetricTypes
 
+        # Of a batch one id, or each line would carry them all; while loading there is one text.
+        idx = 0 if isinstance(self._metrics.request_ids, dict) else None
         self._metrics.add_metric(
             name,
             round(value, 6),
             "s" if name.endswith("_seconds") else "count",
-            idx=0,  # or each line would carry the ids of the whole batch
+            idx=idx,
             dimensions=[Dimension(key, text) for key, text in dimensions.items()],
             metric_type=MetricTypes(kind),
         )

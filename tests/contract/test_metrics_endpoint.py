@@ -9,6 +9,7 @@ import pytest
 import requests
 
 from deploy.server import HOST, Server
+from handler.errors import Kind
 
 
 def scrape(server: Server) -> dict[str, float]:
@@ -30,6 +31,15 @@ def settled(server: Server) -> dict[str, float]:
         if found == before:
             return found
     raise AssertionError(found)
+
+
+def test_every_outcome_is_there_before_it_happens(server: Server) -> None:
+    """Prometheus sees no increase in a series that begins with 1."""
+    outcomes = [(200, "none"), *((kind.status, kind.slug) for kind in Kind)]
+    expected = {f'dcgan_requests_total|Status="{s}"|Kind="{k}"' for s, k in outcomes}
+    found = settled(server)
+    assert {name for name in found if name.startswith("dcgan_requests_total")} == expected
+    assert found['dcgan_requests_total|Status="507"|Kind="out-of-memory"'] == 0
 
 
 def test_requests_images_and_times_are_counted(server: Server) -> None:

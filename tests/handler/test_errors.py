@@ -39,6 +39,7 @@ def test_types_are_unique() -> None:
     [
         (Kind.NOT_ACCEPTABLE, "not-acceptable", "Not Acceptable"),
         (Kind.TOO_LARGE, "too-large", "Request Entity Too Large"),
+        (Kind.OVERLOADED, "overloaded", "Service Unavailable"),
         (Kind.OUT_OF_MEMORY, "out-of-memory", "Insufficient Storage"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
+from handler.errors import Kind
 from handler.telemetry import BatchReport, RequestReport, TorchServeMetrics, log_requests
 
 CONFIG = Path(__file__).resolve().parents[2] / "handler" / "metrics.yaml"
@@ -51,7 +52,9 @@ def test_each_line_is_declared_and_readable(
 ) -> None:
     caplog.set_level(logging.INFO)
     known = set(cache.cache_keys())
-    TorchServeMetrics(cache, 32, 64, "onnx", "cpu", True)(REPORT)
+    observe = TorchServeMetrics(cache, 32, 64, "onnx", "cpu", True)
+    caplog.clear()
+    observe(REPORT)
     assert set(cache.cache_keys()) == known  # nothing that metrics.yaml does not declare
     lines = emitted(caplog)
     common = "ModelName:dcgan,Level:Model"
@@ -65,9 +68,28 @@ def test_each_line_is_declared_and_readable(
     assert lines["dcgan_forward_seconds"] == [("0.25", common, "HISTOGRAM")]
     assert lines["dcgan_encode_seconds"] == [("0.5", common, "HISTOGRAM")]
     assert float(lines["dcgan_latents_seconds"][0][0]) == 1e-5
-    assert lines["dcgan_backend_info"] == [
-        ("1", f"Backend:onnx,Device:cpu,Fallback:true,{common}", "GAUGE")
-    ]
+
+
+def test_every_series_starts_with_0_before_the_first_request(
+    cache: MetricsCacheYamlImpl, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once a start, in the same series as what is counted later: Prometheus' increase() sees 1."""
+    caplog.set_level(logging.INFO)
+    cache.set_request_ids("0b2f")  # as TorchServe does while a worker loads
+    observe = TorchServeMetrics(cache, 32, 64, "onnx", "cpu", True)
+    common = "ModelName:dcgan,Level:Model"
+    outcomes = [(200, "none"), *((kind.status, kind.slug) for kind in Kind)]
+    assert emitted(caplog) == {
+        "dcgan_requests_total": [
+            ("0", f"Status:{status},Kind:{kind},{common}", "COUNTER") for status, kind in outcomes
+        ],
+        "dcgan_images_total": [("0", common, "COUNTER")],
+        "dcgan_backend_info": [("1", f"Backend:onnx,Device:cpu,Fallback:true,{common}", "GAUGE")],
+    }
+    caplog.clear()
+    cache.set_request_ids({0: "a", 1: "b", 2: "c"})
+    observe(REPORT)
+    assert "0" not in {value for value, _, _ in emitted(caplog)["dcgan_requests_total"]}
 
 
 def test_every_dimension_reaches_torchserve(
