@@ -80,6 +80,16 @@ def test_no_key_and_nothing_unknown_reaches_torchserve(
     assert ALICE not in str(headers)
 
 
+@pytest.mark.parametrize(("told", "wait"), [({"Retry-After": "30"}, "30"), ({}, "2")])
+def test_one_wait_is_told_and_the_servers_own_first(
+    recorder: Upstream, tmp_path: Path, told: dict[str, str], wait: str
+) -> None:
+    recorder.code, recorder.headers, recorder.reply = 503, told, b"{}"
+    with running(tmp_path, recorder.ports) as proxy:
+        reply = proxy.call("POST", "/predictions/dcgan", ALICE, data=b"{}")
+    assert (reply.status_code, reply.headers["Retry-After"]) == (503, wait)
+
+
 @pytest.mark.parametrize("path", ["/metrics", "/workers", "/servers/1/workers", "/healthz"])
 def test_nor_by_the_port_that_is_not_published(
     recorder: Upstream, tmp_path: Path, path: str

@@ -15,12 +15,14 @@ from deploy.server import HOST, Ports
 
 @dataclass
 class Upstream:
-    """One port for everything; answers with the description of a model, or with ``reply``, as
-    long as ``gate`` is set."""
+    """One port for everything; answers with the description of a model, or with ``reply``,
+    ``code`` and ``headers``, as long as ``gate`` is set."""
 
     port: int = 0
     status: str = "READY"
     reply: bytes = b""
+    code: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
     seen: list[tuple[str, str, list[tuple[str, str]]]] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
 
@@ -48,7 +50,9 @@ def upstream(status: str = "READY", reply: bytes = b"", host: str = HOST) -> Ite
             live.seen.append((self.command, self.path, self.headers.items()))
             live.gate.wait(30)
             body = live.reply or live.described()
-            self.send_response(200)
+            self.send_response(live.code)
+            for name, value in live.headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
