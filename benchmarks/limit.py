@@ -92,7 +92,7 @@ class Limit:
         batch, nz = self._batch(num_images), self._card.nz
         seeds = [list(range(seed, seed + num_images)) for seed in range(len(batch))]
         rows = [latents.from_seeds(part, nz) for part in seeds]
-        images = generate(self._backend, rows, 64)
+        images = [part for part in generate(self._backend, rows, 64) if part is not None]
         drawn = _Drawn(self._backend, np.concatenate(images))
         idle = Service(drawn, self._card, Limits())
         columns, padding = default_columns(num_images), 2 if num_images > 1 else 0

@@ -118,19 +118,21 @@ def _operation() -> dict[str, Any]:
                     "application/x-npy": binary,
                 },
             },
-            **{
-                str(status): {
-                    "description": " / ".join(k.title for k in Kind if k.status == status),
-                    "content": {CONTENT_TYPE: {"schema": _ref("Problem")}},
-                }
-                for status in sorted({kind.status for kind in Kind})
-            },
-            "503": {
-                "description": "TorchServe's own: the queue is full or no worker is up",
-                "content": {"application/json": {"schema": _ref("TorchServeError")}},
-            },
+            **{str(status): _problem(status) for status in sorted({k.status for k in Kind})},
         },
     }
+
+
+def _problem(status: int) -> dict[str, Any]:
+    titles = [kind.title for kind in Kind if kind.status == status]
+    content = {CONTENT_TYPE: {"schema": _ref("Problem")}}
+    headers = {}
+    if status == Kind.OVERLOADED.status:
+        titles.append("TorchServe's own: the queue is full or no worker is up")
+        content["application/json"] = {"schema": _ref("TorchServeError")}
+        wait = "seconds to wait; not in TorchServe's own"
+        headers["headers"] = {"Retry-After": {"description": wait, "schema": {"type": "string"}}}
+    return {"description": " / ".join(titles), **headers, "content": content}
 
 
 def _requests() -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
+from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +15,12 @@ from handler.images import Images
 
 
 def generate(
-    backend: Backend, latents: Sequence[npt.NDArray[np.float32]], max_batch_images: int
-) -> list[Images]:
-    """One array of images a request.
+    backend: Backend,
+    latents: Sequence[npt.NDArray[np.float32]],
+    max_batch_images: int,
+    deadline: float = math.inf,
+) -> list[Images | None]:
+    """One array of images a request; None for those that were not finished in time.
 
     On the CPU an image has the same bits whatever else is in its batch; ``handler.backends``
     says how that comes about.
@@ -24,9 +29,11 @@ def generate(
         backend: runs the network.
         latents: one float32 (n, nz) a request, n >= 1.
         max_batch_images: most images in one call of the backend.
+        deadline: on the clock of ``perf_counter``; no pass is begun after it.
 
     Returns:
-        One uint8 (n, H, W, C) a request, C-contiguous, in the order of the requests.
+        One uint8 (n, H, W, C) a request, C-contiguous, in the order of the requests, which is
+        also that in which they are made.
 
     Raises:
         Whatever the backend raises, memory that runs out only for a single image; then no
@@ -36,11 +43,41 @@ def generate(
         return []
     flat = np.concatenate(latents)
     images = np.empty((len(flat), *backend.image_shape), np.uint8)
-    for start in range(0, len(flat), max_batch_images):
-        batch = slice(start, start + max_batch_images)
+    done = 0
+    while done < len(flat) and perf_counter() < deadline:
+        batch = slice(done, done + max_batch_images)
         images[batch] = _within_memory(backend, flat[batch])
+        done = min(batch.stop, len(flat))
     ends = np.cumsum([len(rows) for rows in latents])
-    return np.split(images, ends[:-1])
+    parts = np.split(images, ends[:-1])
+    return [part if end <= done else None for part, end in zip(parts, ends, strict=True)]
+
+
+def seconds_per_image(backend: Backend, count: int) -> float:
+    """What one image takes in a pass of ``count``, s; of a backend that is warm."""
+    latents = np.zeros((count, backend.nz), np.float32)
+    began = perf_counter()
+    backend(latents)
+    return (perf_counter() - began) / count
+
+
+def rounds(weights: Sequence[int], most: int) -> list[slice]:
+    """Neighbours put together up to a weight of ``most``; what weighs more goes alone.
+
+    Args:
+        weights: of the things to be put together, each >= 1.
+        most: >= 1.
+    """
+    slices: list[slice] = []
+    total = 0
+    for i, weight in enumerate(weights):
+        total += weight
+        if i and total <= most:
+            slices[-1] = slice(slices[-1].start, i + 1)
+        else:
+            slices.append(slice(i, i + 1))
+            total = weight
+    return slices
 
 
 def equal_shares(weights: Sequence[int], parts: int) -> list[slice]:

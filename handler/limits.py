@@ -5,15 +5,16 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one request may ask for.
+    """How much one request may ask for. ``lowered`` gives what a model and a machine carry.
 
     Args:
         max_images: images one request may ask for; also the most grid columns.
@@ -48,6 +49,48 @@ class Limits:
                 number out of range.
         """
         return cls(**_checked(cls, block, "limits."))
+
+    def lowered(self, image_bytes: int, pace: Pace) -> Limits:
+        """What is enforced for pictures of this size on a machine of this speed.
+
+        Args:
+            image_bytes: of one picture's pixels.
+            pace: of the machine.
+        """
+        most = min(self.max_images, self.max_reply_bytes // image_bytes, pace.images_in(1 / 2))
+        a_pass = min(self.max_batch_images, pace.images_in(1 / 10))
+        return replace(self, max_images=max(most, 1), max_batch_images=max(a_pass, 1))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long the worker may take over one batch, and how fast it is.
+
+    Args:
+        batch_s: after so long no more pictures are begun, s.
+        image_s: what the network takes for one picture of a full pass, s; 0 when not measured.
+    """
+
+    batch_s: float = 30.0
+    image_s: float = 0.0
+
+    def images_in(self, share: float) -> int:
+        """Pictures that the network makes in this share of the time."""
+        return int(share * self.batch_s / self.image_s) if self.image_s else sys.maxsize
+
+
+def batch_seconds(config: Mapping[str, Any]) -> float:
+    """Half the time after which TorchServe kills a worker that does not answer, s.
+
+    The other half is for what cannot be stopped or seen from here: the last pass and its PNGs,
+    and the reading of the requests before they are handed over.
+
+    Args:
+        config: model-config.yaml. TorchServe ignores a ``responseTimeout`` that is no whole
+            number, and takes 120 s when there is none.
+    """
+    timeout_s = config.get("responseTimeout")
+    return (timeout_s if type(timeout_s) is int and timeout_s > 0 else 120) / 2
 
 
 @dataclass(frozen=True)

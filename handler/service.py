@@ -1,12 +1,15 @@
 """A list of raw requests -> as many replies. Knows nothing of TorchServe's objects.
 
 Each request stands alone: what is wrong with one of them becomes the reply to that one, and
-``handle`` itself does not raise.
+``handle`` itself does not raise. A batch has a time: requests are answered in the order of their
+arrival, in rounds, and when the time is up the rest is refused, before TorchServe kills the worker.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,12 +19,12 @@ from typing import Any, TypeVar
 
 from handler import png, replies, requests
 from handler.backends import Backend, Latents, open_backend
-from handler.batching import equal_shares, generate, is_out_of_memory
+from handler.batching import equal_shares, generate, is_out_of_memory, rounds, seconds_per_image
 from handler.card import Card
 from handler.errors import Kind, RequestError
 from handler.headers import header
 from handler.images import Images
-from handler.limits import Limits, Settings, processors
+from handler.limits import Limits, Pace, Settings, batch_seconds, processors
 from handler.negotiation import FORMATS, MEDIA_TYPES, Format, choose
 from handler.replies import Renderer, Reply
 from handler.requests import Call
@@ -40,6 +43,7 @@ Raw = Mapping[str, Any]
 T = TypeVar("T")
 
 _CLIENT_ID_CHARS = 64
+_UNHURRIED = Pace()
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +59,16 @@ class _Job:
         return sum(item.count for item in self.call.items)
 
 
+@dataclass(frozen=True)
+class _Round:
+    """Replies to some jobs, and how long they took, s."""
+
+    replies: list[Reply]
+    latents_s: float
+    forward_s: float
+    encode_s: float
+
+
 class Service:
     """Answers batches of requests.
 
@@ -63,12 +77,18 @@ class Service:
         card: the facts of the packed model.
         limits: how much one request may ask for.
         observers: each is told of every batch.
+        pace: how much time a batch has.
     """
 
     def __init__(
-        self, backend: Backend, card: Card, limits: Limits, observers: Sequence[Observer] = ()
+        self,
+        backend: Backend,
+        card: Card,
+        limits: Limits,
+        observers: Sequence[Observer] = (),
+        pace: Pace = _UNHURRIED,
     ) -> None:
-        self._backend, self._card, self._limits = backend, card, limits
+        self._backend, self._card, self._limits, self._pace = backend, card, limits, pace
         self._renderer = Renderer(card, backend.image_shape)
         self._threads = processors()
         self._encoders = ThreadPoolExecutor(self._threads, "encode")
@@ -88,17 +108,18 @@ class Service:
             One reply a request, in the same order.
         """
         began = perf_counter()
+        deadline = began + self._pace.batch_s
         plans = [
-            _attempt(self._plan, raw, headers[i] if headers else {}) for i, raw in enumerate(raws)
+            _attempt(self._plan, raw, headers[i] if headers else {}, deadline)
+            for i, raw in enumerate(raws)
         ]
         jobs = [plan for plan in plans if isinstance(plan, _Job)]
-        latents = self._draw_all(jobs)
         planned = perf_counter()
-        pictures = self._generate(jobs, latents)
-        generated = perf_counter()
-        waiting = iter(self._finish_all(jobs, pictures))
+        # A round is a tenth of the time, or one request: between them the clock is looked at.
+        parts = rounds([job.images for job in jobs], self._pace.images_in(1 / 10))
+        done = [self._round(jobs[part], deadline) for part in parts]
+        waiting = itertools.chain.from_iterable(part.replies for part in done)
         answers = [next(waiting) if isinstance(plan, _Job) else plan for plan in plans]
-        ended = perf_counter()
         report = BatchReport(
             tuple(
                 RequestReport(
@@ -113,10 +134,15 @@ class Service:
                 )
                 for i, (plan, reply) in enumerate(zip(plans, answers, strict=True))
             ),
-            latents_s=planned - began,
-            forward_s=generated - planned,
-            encode_s=ended - generated,
+            latents_s=planned - began + sum(part.latents_s for part in done),
+            forward_s=sum(part.forward_s for part in done),
+            encode_s=sum(part.encode_s for part in done),
         )
+        if late := sum(reply.kind == Kind.OVERLOADED.slug for reply in answers):
+            logger.warning(
+                "%d of %d requests of a batch were not answered in %g s",
+                late, len(answers), self._pace.batch_s,
+            )  # fmt: skip
         for observe in self._observers:
             observe(report)
         return answers
@@ -126,7 +152,7 @@ class Service:
         return {
             "model": dict(self._card.facts),
             "request": requests.schema(self._card.nz, self._limits),
-            "limits": vars(self._limits),
+            "limits": {**vars(self._limits), "max_batch_seconds": self._pace.batch_s},
             "formats": {form: MEDIA_TYPES[form] for form in FORMATS},
             "errors": [
                 {"type": kind.type, "status": kind.status, "title": kind.title} for kind in Kind
@@ -139,7 +165,8 @@ class Service:
             "versions": versions(),
         }
 
-    def _plan(self, raw: Raw, headers: Raw) -> _Job | Reply:
+    def _plan(self, raw: Raw, headers: Raw, deadline: float) -> _Job | Reply:
+        self._check_time(deadline)
         # TorchServe marks its describe and explain calls with these headers. A client can
         # send them too, in a batch with others: hence a reply to this request only.
         if headers.get("explain") == "True":
@@ -174,6 +201,29 @@ class Service:
             allowed=f"at most {self._limits.max_reply_bytes} bytes",
         )
 
+    def _check_time(self, deadline: float) -> None:
+        if perf_counter() >= deadline:
+            raise self._overloaded()
+
+    def _overloaded(self) -> RequestError:
+        seconds = self._pace.batch_s
+        return RequestError(
+            Kind.OVERLOADED,
+            f"the requests that were served together took more than {seconds:g} s, and this one "
+            "was not finished by then; wait as long as Retry-After says, or ask for fewer images",
+            retry_after_s=math.ceil(seconds),
+        )
+
+    def _round(self, jobs: Sequence[_Job], deadline: float) -> _Round:
+        """Answer jobs whose images are made together."""
+        began = perf_counter()
+        latents = self._draw_all(jobs) if began < deadline else None
+        drawn = perf_counter()
+        pictures = self._generate(jobs, latents, deadline)
+        generated = perf_counter()
+        answers = self._finish_all(jobs, pictures)
+        return _Round(answers, drawn - began, generated - drawn, perf_counter() - generated)
+
     def _draw_all(self, jobs: Sequence[_Job]) -> list[Latents] | None:
         """Latents of every item; None when the memory does not hold them all at once."""
         try:
@@ -187,19 +237,31 @@ class Service:
         return requests.draw_together(items, self._card.nz)
 
     def _generate(
-        self, jobs: Sequence[_Job], latents: Sequence[Latents] | None
+        self, jobs: Sequence[_Job], latents: Sequence[Latents] | None, deadline: float
     ) -> list[list[Images] | Reply]:
         """Images an item of a job; when the batch fails, each job alone: only the culprit fails."""
         try:
             if latents is not None:
-                images = iter(self._forward(latents))
-                return [[next(images) for _ in job.call.items] for job in jobs]
+                images = iter(self._forward(latents, deadline))
+                own = [[next(images) for _ in job.call.items] for job in jobs]
+                return [_attempt(self._complete, each) for each in own]
         except Exception:
             logger.exception("generating %d requests together failed; trying each alone", len(jobs))
-        return [_attempt(lambda job: self._forward(self._draw(job)), job) for job in jobs]
+        return [_attempt(self._alone, job, deadline) for job in jobs]
 
-    def _forward(self, latents: Sequence[Latents]) -> list[Images]:
-        return generate(self._backend, latents, self._limits.max_batch_images)
+    def _alone(self, job: _Job, deadline: float) -> list[Images]:
+        self._check_time(deadline)
+        return self._complete(self._forward(self._draw(job), deadline))
+
+    def _complete(self, images: Sequence[Images | None]) -> list[Images]:
+        """The images of all items of a job; raises RequestError when the time was too short."""
+        made = [each for each in images if each is not None]
+        if len(made) < len(images):
+            raise self._overloaded()
+        return made
+
+    def _forward(self, latents: Sequence[Latents], deadline: float) -> list[Images | None]:
+        return generate(self._backend, latents, self._limits.max_batch_images, deadline)
 
     def _finish_all(
         self, jobs: Sequence[_Job], pictures: Sequence[list[Images] | Reply]
@@ -252,21 +314,27 @@ def open_service(
     Raises:
         RuntimeError: one sentence on what is wrong with the archive, its settings or the GPU.
     """
+    config = config or {}
     try:
-        settings = Settings.from_yaml((config or {}).get("handler") or {})
+        settings = Settings.from_yaml(config.get("handler") or {})
     except (ValueError, TypeError, AttributeError) as error:
         raise RuntimeError(f"the handler block of model-config.yaml: {error}") from error
     card = Card.read(model_dir)
     backend = open_backend(model_dir, card, settings, gpu_id)
+    image_s = seconds_per_image(backend, settings.limits.max_batch_images)
+    pace = Pace(batch_seconds(config), image_s)
+    limits = settings.limits.lowered(math.prod(backend.image_shape), pace)
+    if limits != settings.limits:
+        logger.warning("the limits are lowered to what is done in time: %s", vars(limits))
     observers: list[Observer] = [log_requests]
     if metrics is not None:
         observers.append(
             TorchServeMetrics(
-                metrics, batch_size, settings.limits.max_batch_images,
+                metrics, batch_size, limits.max_batch_images,
                 backend.name, backend.device, backend.fallback,
             )
         )  # fmt: skip
-    return Service(backend, card, settings.limits, observers)
+    return Service(backend, card, limits, observers, pace)
 
 
 def _images(plan: _Job | Reply) -> int:

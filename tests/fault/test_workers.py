@@ -23,7 +23,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server for these tests alone, of little patience and with a short queue."""
     folder = tmp_path_factory.mktemp("fragile")
     store = live.changed_archive(
-        folder / "store", ("responseTimeout: 60 ", "responseTimeout: 4 "),
+        folder / "store", ("responseTimeout: 60 ", "responseTimeout: 8 "),
         ("jobQueueSize: 256 ", "jobQueueSize: 80 "),
     )  # fmt: skip
     made = Server(

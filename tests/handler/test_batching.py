@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from handler.batching import equal_shares, generate, is_out_of_memory
+from handler import batching
+from handler.batching import equal_shares, generate, is_out_of_memory, rounds
 from handler.images import Images
 
 
@@ -41,14 +43,37 @@ def rows(*values: int) -> npt.NDArray[np.float32]:
     return np.array([[value, 99] for value in values], np.float32)
 
 
+def values(results: Sequence[Images | None]) -> list[list[int] | None]:
+    """What each image is filled with, by request."""
+    return [None if images is None else images[:, 0, 0, 0].tolist() for images in results]
+
+
 @pytest.mark.parametrize("most", [1, 2, 3, 4, 64])
 def test_images_come_back_to_their_request(most: int) -> None:
     echo = Echo()
     results = generate(echo, [rows(1, 2, 3), rows(4), rows(5, 6)], most)
-    assert [images[:, 0, 0, 0].tolist() for images in results] == [[1, 2, 3], [4], [5, 6]]
-    assert all(images.dtype == np.uint8 and images.flags.c_contiguous for images in results)
+    assert values(results) == [[1, 2, 3], [4], [5, 6]]
+    assert all(i is not None and i.dtype == np.uint8 and i.flags.c_contiguous for i in results)
     assert max(echo.batches) <= most
     assert len(echo.batches) == -(-6 // most)
+
+
+@pytest.mark.parametrize(
+    ("deadline", "made"),
+    [(0, []), (1, [[1, 2, 3]]), (2, [[1, 2, 3]]), (3, [[1, 2, 3], [4], [5, 6, 7]])],
+)
+def test_no_pass_is_begun_after_the_deadline(
+    deadline: int, made: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passes of 3 images; each takes 1 on the clock."""
+    echo = Echo()
+    monkeypatch.setattr(batching, "perf_counter", lambda: len(echo.batches))
+    results = generate(echo, [rows(1, 2, 3), rows(4), rows(5, 6, 7)], 3, deadline)
+    expected: list[Any] = [*made, None, None, None][:3]
+    if deadline == 2:
+        expected[1] = [4]  # in the second pass, with two of the last three
+    assert values(results) == expected
+    assert len(echo.batches) == deadline
 
 
 def test_no_requests() -> None:
@@ -61,7 +86,7 @@ def test_no_requests() -> None:
 def test_what_does_not_fit_is_made_in_halves(fits: int) -> None:
     echo = Echo(fits)
     results = generate(echo, [rows(*range(5)), rows(*range(5, 13))], 13)
-    assert [images[:, 0, 0, 0].tolist() for images in results] == [[*range(5)], [*range(5, 13)]]
+    assert values(results) == [[*range(5)], [*range(5, 13)]]
     assert sum(echo.batches) == 13
     assert echo.freed > 0
 
@@ -110,6 +135,22 @@ def test_a_real_lack_of_memory_is_known(allocate: Any) -> None:
 )
 def test_texts_that_tell_of_memory(text: str, expected: bool) -> None:
     assert is_out_of_memory(RuntimeError(text)) is expected
+
+
+@pytest.mark.parametrize(
+    ("weights", "most", "together"),
+    [
+        ([], 4, []),
+        ([9], 4, [[9]]),
+        ([1, 1, 1, 1, 1], 4, [[1, 1, 1, 1], [1]]),
+        ([3, 2, 2, 9, 1, 1], 4, [[3], [2, 2], [9], [1, 1]]),
+        ([1, 4, 4, 1], 4, [[1], [4], [4], [1]]),
+    ],
+)
+def test_rounds_hold_at_most_so_much(
+    weights: list[int], most: int, together: list[list[int]]
+) -> None:
+    assert [weights[part] for part in rounds(weights, most)] == together
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from handler.limits import Limits, Settings, processors
+from handler.limits import Limits, Pace, Settings, batch_seconds, processors
 
 CONFIG = Path(__file__).parents[2] / "handler" / "model-config.yaml"
 
@@ -49,6 +49,41 @@ def test_the_shipped_file_avoids_torchserve_traps() -> None:
 def test_a_wrong_limit_is_named(block: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ValueError, match=".*".join(words)):
         Limits.from_yaml(block)
+
+
+@pytest.mark.parametrize(
+    ("px", "image_s", "max_images", "max_batch_images"),
+    [
+        (64, 0.0, 256, 64),
+        (64, 0.001, 256, 64),
+        (64, 0.1, 150, 30),  # half the time of a batch, and a tenth
+        (256, 0.06, 30, 50),  # 30 fill a reply
+        (256, 100.0, 1, 1),
+        (2048, 0.0, 1, 64),
+    ],
+)
+def test_limits_follow_the_size_of_the_picture_and_the_speed(
+    px: int, image_s: float, max_images: int, max_batch_images: int
+) -> None:
+    lowered = Limits().lowered(px * px * 3, Pace(30.0, image_s))
+    assert (lowered.max_images, lowered.max_batch_images) == (max_images, max_batch_images)
+
+
+@pytest.mark.parametrize(
+    ("config", "seconds"),
+    [
+        ({"responseTimeout": 60}, 30), ({"responseTimeout": 3}, 1.5),
+        # What TorchServe takes for no number of its own: its default of 120 s.
+        ({}, 60), ({"responseTimeout": "60"}, 60), ({"responseTimeout": 0}, 60),
+        ({"responseTimeout": True}, 60),
+    ],
+)  # fmt: skip
+def test_a_batch_has_half_the_time_of_torchserve(config: dict[str, Any], seconds: float) -> None:
+    assert batch_seconds(config) == seconds
+
+
+def test_the_shipped_time_is_the_default() -> None:
+    assert batch_seconds(yaml.safe_load(CONFIG.read_text())) == Pace().batch_s
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from handler import batching, requests
 from handler import replies as replies_module
-from handler import requests
 from handler import service as module
 from handler.images import Images
-from handler.limits import Limits
+from handler.limits import Limits, Pace
 from handler.service import Service, open_service
 from tests.support.fake_service import CARD, POISON, Fake, one
 
@@ -142,3 +142,98 @@ def test_only_the_culprit_fails_when_parsing_breaks(
 def test_an_archive_that_cannot_be_used(tmp_path: Path, config: Any, words: str) -> None:
     with pytest.raises(RuntimeError, match=words):  # all that TorchServe reports
         open_service(tmp_path, config, None)
+
+
+class Slow(Fake):
+    """A second an image, on a clock of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.now = 0.0
+        for place in (module, batching):
+            monkeypatch.setattr(place, "perf_counter", lambda: self.now)
+
+    def __call__(self, latents: Any) -> Images:
+        self.now += len(latents)
+        return super().__call__(latents)
+
+
+def slow_service(backend: Slow) -> Service:
+    pace = Pace(batch_s=30.0, image_s=1.0)
+    return Service(backend, CARD, Limits().lowered(64 * 64 * 3, pace), pace=pace)
+
+
+def test_what_is_not_done_in_time_is_503_and_the_rest_is_answered(
+    monkeypatch: pytest.MonkeyPatch, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = Slow(monkeypatch)
+    bodies = [{"seed": seed, "num_images": 8} for seed in range(12)]
+    replies = slow_service(backend).handle([{"body": body} for body in bodies])
+    assert [reply.status for reply in replies] == [200] * 3 + [503] * 9  # in order of arrival
+    assert backend.now <= 33  # of 60, after which TorchServe kills the worker
+    assert [r.body for r in replies[:3]] == [one(service, body).body for body in bodies[:3]]
+    for late in replies[3:]:
+        problem = json.loads(late.body)
+        assert problem["type"] == "urn:dcgan:problem:overloaded"
+        assert "30 s" in problem["detail"]
+        assert late.headers == {"Retry-After": "30"}
+    assert "9 of 12" in caplog.text
+
+
+def test_the_time_of_reading_and_encoding_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend = Slow(monkeypatch)
+
+    def slowly(work: Any) -> Any:
+        def wrapped(*args: Any) -> Any:
+            backend.now += 5
+            return work(*args)
+
+        return wrapped
+
+    raws = [{"body": {"seed": 1, "num_images": 3}}] * 8
+    monkeypatch.setattr(module, "processors", lambda: 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(replies_module, "compose_grid", slowly(replies_module.compose_grid))
+        encoded = slow_service(backend).handle(raws)
+    assert [reply.status for reply in encoded] == [200] * 4 + [503] * 4  # 8 s each
+    monkeypatch.setattr(module.requests, "parse", slowly(module.requests.parse))
+    read = slow_service(backend).handle(raws)
+    assert [reply.status for reply in read] == [503] * 8  # six were read, and time was up
+
+
+def test_the_next_batch_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = slow_service(Slow(monkeypatch))
+    assert one(slow, {"num_images": 15}).status == 200
+    assert one(slow, {"num_images": 15}).status == 200
+
+
+def test_a_request_that_takes_the_time_of_a_batch_is_refused_as_described(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend = Slow(monkeypatch)
+    slow = slow_service(backend)
+    described = slow.describe()
+    assert described["limits"]["max_images"] == 15
+    assert described["limits"]["max_batch_seconds"] == 30
+    assert described["request"]["properties"]["num_images"]["anyOf"][0]["maximum"] == 15
+    reply = one(slow, {"num_images": 16})
+    assert (reply.status, json.loads(reply.body)["allowed"]) == (413, "an integer 1 to 15")
+    assert backend.now == 0
+
+
+def test_requests_that_are_tried_alone_have_the_time_of_their_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = slow_service(Slow(monkeypatch))
+    monkeypatch.setattr(slow, "_draw_all", lambda _: None)
+    replies = slow.handle([{"body": {"seed": 1, "num_images": 8}}] * 5)
+    assert [reply.status for reply in replies] == [200] * 3 + [503] * 2
+
+
+def test_an_instance_that_is_late_makes_its_call_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = slow_service(Slow(monkeypatch))
+    first = {"body": {"instances": [{"num_images": 7}, {"num_images": 8}]}}
+    replies = slow.handle([first, first, first])
+    assert [reply.status for reply in replies] == [200, 200, 503]

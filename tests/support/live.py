@@ -35,11 +35,15 @@ def changed_archive(store: Path, *changes: tuple[str, str]) -> Path:
     return rewritten_archive(store, config)
 
 
-def rewritten_archive(store: Path, change: Callable[[str, bytes], bytes | None]) -> Path:
-    """A model store with the built archive, each file changed, or left out for None."""
+def rewritten_archive(
+    store: Path,
+    change: Callable[[str, bytes], bytes | None],
+    source: Path = STORE / "dcgan.mar",
+) -> Path:
+    """A model store with the built archive, or another, each file changed, or left out for None."""
     store.mkdir(parents=True, exist_ok=True)
     with (
-        zipfile.ZipFile(STORE / "dcgan.mar") as old,
+        zipfile.ZipFile(source) as old,
         zipfile.ZipFile(store / "dcgan.mar", "w") as new,
     ):
         for name in old.namelist():
