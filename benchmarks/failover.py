@@ -31,7 +31,7 @@ from benchmarks import arrivals, open_loop, work
 from benchmarks.background import end_on_sigterm
 from benchmarks.http_connection import target
 from benchmarks.points import summarize
-from deploy.server import HOST, ROOT, Ports, Server, ServerError
+from deploy.server import HOST, ROOT, Ports, Server, ServerError, ask
 from training.files import atomic_path
 
 STORE = ROOT / "model_store"
@@ -183,7 +183,7 @@ def proxy(folder: Path, servers: Sequence[Server]) -> Iterator[tuple[str, str]]:
 
 def _answers(url: str) -> bool:
     try:
-        return requests.get(f"{url}/healthz", timeout=5).ok
+        return ask("GET", f"{url}/healthz", timeout=5).ok
     except requests.RequestException:
         return False
 

@@ -15,6 +15,7 @@ import secrets
 import shlex
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from http.client import HTTPException
@@ -156,7 +157,7 @@ class Measurement:
         except (OSError, HTTPException) as error:
             raise LoadError(
                 f"{self.config.url} does not answer: {error or type(error).__name__}. Start the "
-                "server (make serve), or give its address with --url"
+                f"server (make serve), or give its address with --url{_unused_proxy(self.to.host)}"
             ) from error
         finally:
             connection.close()
@@ -199,6 +200,15 @@ class Measurement:
             raise LoadError(
                 f"metrics_url: cannot read {self.config.metrics_url}: {error}"
             ) from error
+
+
+def _unused_proxy(host: str) -> str:
+    """What to know where others reach the host by a proxy only."""
+    proxy = urllib.request.getproxies().get("http")
+    near = host in ("localhost", "::1") or host.startswith("127.")
+    if proxy is None or near or urllib.request.proxy_bypass(host):
+        return ""
+    return f". The proxy {proxy} of http_proxy is not used, it would be measured as well"
 
 
 if __name__ == "__main__":

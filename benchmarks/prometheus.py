@@ -9,7 +9,7 @@ import math
 import re
 from dataclasses import dataclass
 
-import requests
+from deploy.server import ask
 
 _TYPE = re.compile(r"# TYPE (\S+) (\S+)")
 _SAMPLE = re.compile(r'([a-zA-Z_:][\w:]*)(\{(?:[^"{}]|"(?:\\.|[^"\\])*")*\})?\s+(\S+)(?:\s+-?\d+)?')
@@ -30,12 +30,12 @@ class Metrics:
 
 
 def scrape(url: str) -> Metrics:
-    """Read a metrics endpoint.
+    """Read a metrics endpoint, by no proxy, as the load goes by none.
 
     Raises:
         requests.RequestException: it cannot be reached or does not answer 200.
     """
-    reply = requests.get(url, timeout=5)
+    reply = ask("GET", url, timeout=5)
     reply.raise_for_status()
     return parse(reply.text)
 

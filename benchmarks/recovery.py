@@ -16,12 +16,11 @@ from pathlib import Path
 from statistics import median
 
 import psutil
-import requests
 import tyro
 
 from benchmarks.background import end_on_sigterm
 from deploy.java import NoJavaError
-from deploy.server import ROOT, Ports, Server, ServerError
+from deploy.server import ROOT, Ports, Server, ServerError, ask
 
 _LONG = {"seed": 1, "num_images": 256}
 
@@ -81,7 +80,7 @@ def measure(config: RecoveryConfig) -> list[Round]:
 
 
 def _round(server: Server, pool: ThreadPoolExecutor, timeout_s: float) -> Round:
-    (described,) = requests.get(server.describe_url, timeout=30).json()
+    (described,) = ask("GET", server.describe_url, timeout=30).json()
     worker = psutil.Process(described["workers"][0]["pid"])
     told = pool.submit(_ask, server, timeout_s)
     while worker.cpu_percent(0.05) < 20:  # it waits, so the request is not there yet
@@ -100,7 +99,7 @@ def _round(server: Server, pool: ThreadPoolExecutor, timeout_s: float) -> Round:
 
 
 def _ask(server: Server, timeout_s: float) -> tuple[int, float]:
-    status = requests.post(server.predict_url, json=_LONG, timeout=timeout_s).status_code
+    status = ask("POST", server.predict_url, json=_LONG, timeout=timeout_s).status_code
     return status, time.monotonic()
 
 

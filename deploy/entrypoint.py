@@ -15,7 +15,6 @@ Exit codes: 0 stopped by a signal, 1 TorchServe ended by itself, cannot start, o
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
@@ -24,7 +23,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -32,6 +30,7 @@ import psutil
 import yaml
 
 from deploy import container
+from deploy.healthcheck import worker_states
 from deploy.java import NoJavaError, find_java_home
 from deploy.lifecycle import ServerError, check_archive, clear, stop
 
@@ -142,10 +141,8 @@ def _watch(
 def _workers(url: str) -> str:
     """The states of the workers, or why they are not known."""
     try:
-        with urllib.request.urlopen(url, timeout=_PERIOD_S) as reply:
-            workers = json.load(reply)[0]["workers"]
-        return ", ".join(worker["status"] for worker in workers) or "none"
-    except (OSError, ValueError, KeyError, IndexError) as error:
+        return ", ".join(worker_states(url, _PERIOD_S)) or "none"
+    except ServerError as error:
         return str(error)
 
 
@@ -158,9 +155,8 @@ def _connected(port: int) -> bool:
 
 def _start(settings: container.Settings) -> subprocess.Popen[bytes]:
     folder = Path(tempfile.gettempdir()).resolve()
-    temporary = folder / "torchserve"
     java_home = find_java_home()
-    clear(temporary)
+    temporary = clear(folder / "torchserve")
     environment = {
         **os.environ, "JAVA_HOME": str(java_home), "TS_CONFIG_FILE": str(container.CONFIG),
         "TEMP": str(temporary), "TMPDIR": str(temporary),

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import tyro
@@ -106,18 +106,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     signal.signal(signal.SIGTERM, _interrupt)
-    started_here = serve.find_running() is None
+    started = None
     try:
-        code = serve.main(["start", *_flags(command.ports)])
-        if code != 0:
-            return code
+        started = serve.start(serve.Start(command.ports))
         _serve_page(opened, command.ports)
+    except serve.FAILURES as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     finally:
         opened.close()
-        if started_here:
-            serve.main(["stop"])
+        if started is not None:
+            serve.stop(started)
 
 
 def _serve_page(opened: socket.socket, ports: Ports) -> NoReturn:
@@ -127,13 +128,6 @@ def _serve_page(opened: socket.socket, ports: Ports) -> NoReturn:
     print(f"http://{HOST}:{port}{PATH}", flush=True)
     server.serve_forever()
     raise KeyboardInterrupt  # werkzeug ends serve_forever quietly at Ctrl-C
-
-
-def _flags(ports: Ports) -> list[str]:
-    named = (
-        (f"--{item.name.replace('_', '-')}", getattr(ports, item.name)) for item in fields(ports)
-    )
-    return [text for name, port in named for text in (name, str(port))]
 
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:

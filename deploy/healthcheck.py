@@ -1,10 +1,11 @@
-"""Is the model server ready? Asked from inside the container.
+"""Is a TorchServe ready? The one answer that ``make serve``, the tests and the container go by.
 
-Ready is: every worker is READY, and one image comes back. TorchServe's own /ping says Healthy
-before the model is loaded, and when it could not be loaded at all. A full queue, which refuses
-the image, is healthy too: a busy server must not be restarted.
+Ready is: every worker of every version is READY, and one image comes back. TorchServe's own /ping
+says Healthy before the model is loaded, and when it could not be loaded at all. A server that is
+too busy for one image more is ready too: it must be neither restarted nor taken for broken.
 
-Exit codes: 0 ready, 1 not ready, with the reason on stderr.
+As a command it asks from inside the container; with ``--alive`` only whether any worker is READY,
+for a liveness probe. Exit codes: 0 yes, 1 no, with the reason on stderr, 2 bad usage.
 """
 
 from __future__ import annotations
@@ -13,39 +14,110 @@ import json
 import sys
 import urllib.error
 import urllib.request
+from typing import Any
 
 from deploy import container
 from deploy.lifecycle import ServerError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+# What is asked is on this machine, where no proxy leads to, whatever http_proxy says.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def reason_not_ready(timeout_s: float = 5.0) -> str:
-    """Why requests cannot be answered; empty when they can."""
-    if container.DRAINING.exists():
-        return "the server is being stopped"
+def worker_states(description_url: str, timeout_s: float = 5.0) -> list[str]:
+    """The state of each worker of every version of the model.
+
+    Raises:
+        ServerError: TorchServe does not tell them.
+    """
+    return [worker["status"] for version in _versions(description_url, timeout_s)
+            for worker in version["workers"]]  # fmt: skip
+
+
+def reason_not_ready(
+    description_url: str, prediction_url: str, versions: int = 1, timeout_s: float = 5.0
+) -> str:
+    """Why requests cannot be answered; empty when they can.
+
+    Args:
+        description_url, prediction_url: of the model, on this machine.
+        versions: how many of it have to be loaded.
+        timeout_s: longest wait for each answer.
+    """
     try:
-        settings = container.read_settings()
-        with urllib.request.urlopen(settings.description_url, timeout=timeout_s) as reply:
-            model = json.load(reply)[0]
-        states = [worker["status"] for worker in model["workers"]]
-        if not states or any(state != "READY" for state in states):
-            return f"not every worker is READY: {states}"
-        if model["jobQueueStatus"]["remainingCapacity"] == 0:
-            return ""
+        if reason := _unready(_versions(description_url, timeout_s), versions):
+            return reason
         request = urllib.request.Request(
-            settings.prediction_url, b'{"seed": 0}', {"Content-Type": "application/json"}
+            prediction_url, b'{"seed": 0}', {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=timeout_s) as reply:
-            return "" if reply.read(8) == _PNG else "the reply is not a PNG"
+        try:
+            with _OPENER.open(request, timeout=timeout_s) as reply:
+                return "" if reply.read().startswith(_PNG) else "the reply is not a PNG"
+        except urllib.error.HTTPError as error:
+            # With its workers READY, TorchServe says 503 when the queue is full.
+            return "" if error.code == 503 else f"{error.url} answered {error.code}"
+        except TimeoutError:
+            seen = _versions(description_url, timeout_s)
+            waiting = any(version["jobQueueStatus"]["pendingRequests"] for version in seen)
+            return _unready(seen, versions) or (
+                "" if waiting else f"no image came back within {timeout_s:g} s"
+            )
     except ServerError as error:
         return str(error)
-    except urllib.error.HTTPError as error:
-        return f"{error.url} answered {error.code}"
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except OSError as error:
         return f"TorchServe does not answer: {error}"
 
 
+def _unready(seen: list[Any], versions: int) -> str:
+    if len(seen) != versions:
+        return f"{len(seen)} of {versions} versions are loaded"
+    states = [worker["status"] for version in seen for worker in version["workers"]]
+    if not all(version["workers"] for version in seen) or set(states) != {"READY"}:
+        return f"not every worker is READY: {states}"
+    return ""
+
+
+def _versions(description_url: str, timeout_s: float) -> list[Any]:
+    """Descriptions of all versions, as TorchServe gives them."""
+    try:
+        with _OPENER.open(f"{description_url}/all", timeout=timeout_s) as reply:
+            described: list[Any] = json.load(reply)
+        for version in described:
+            version["workers"], version["jobQueueStatus"]["pendingRequests"]
+    except urllib.error.HTTPError as error:
+        raise ServerError(f"{error.url} answered {error.code}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ServerError(f"TorchServe does not answer: {error}") from error
+    return described
+
+
+def main(arguments: list[str]) -> int:
+    """Answer for the container; returns the exit code."""
+    if arguments not in ([], ["--alive"]):
+        print("usage: python -m deploy.healthcheck [--alive]", file=sys.stderr)
+        return 2
+    try:
+        reason = _reason_not_alive() if arguments else _reason_not_ready()
+    except (ServerError, OSError) as error:
+        reason = str(error)
+    if reason:
+        print(reason, file=sys.stderr)
+    return 1 if reason else 0
+
+
+def _reason_not_alive() -> str:
+    states = worker_states(container.read_settings().description_url)
+    return "" if "READY" in states else f"no worker is READY: {states}"
+
+
+def _reason_not_ready() -> str:
+    if container.DRAINING.exists():
+        return "the server is being stopped"
+    settings = container.read_settings()
+    return reason_not_ready(
+        settings.description_url, settings.prediction_url, len(settings.archives)
+    )
+
+
 if __name__ == "__main__":
-    if reason := reason_not_ready():
-        sys.exit(reason)
+    sys.exit(main(sys.argv[1:]))

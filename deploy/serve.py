@@ -1,29 +1,35 @@
 """``make serve`` and ``make stop``: one background server a checkout, and a first grid.
 
-Exit codes: 0 serving (or stopped), 1 the server cannot start or serve, 2 bad usage.
+Exit codes: 0 serving (or stopped), 1 the server cannot start or serve, 2 bad usage, 130 after
+Ctrl-C, which stops the server only if this command has started it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import psutil
 import requests
 import tyro
 
+from deploy import lifecycle
 from deploy.java import NoJavaError
-from deploy.lifecycle import ServerError, check_archive, stop
-from deploy.server import ROOT, Ports, Server
+from deploy.lifecycle import ServerError, check_archive, find_java, identity
+from deploy.server import ROOT, Ports, Server, ask
 from training.files import atomic_path
 
 FOLDER = ROOT / ".server"
 STATE = FOLDER / "server.json"
 REQUEST = {"seed": 1, "num_images": 64}
+FAILURES = (ServerError, NoJavaError, OSError, requests.RequestException)
+"""What ``start`` and ``stop`` raise when it cannot be done."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Start:
     grid: Path = Path("grid.png")
     """Where the first grid of 64 images goes."""
     timeout_s: float = 120.0
-    """How long to wait for readiness."""
+    """How long to wait for readiness, and then for the grid while others keep the server busy."""
 
 
 @dataclass(frozen=True)
@@ -42,84 +48,165 @@ class Stop:
     """Stop the server that Start left running."""
 
 
+@dataclass(frozen=True)
+class Running:
+    """A server of this checkout, as it was recorded at its start.
+
+    Args:
+        pid: of its launcher.
+        identity: of that process, as ``lifecycle.identity``.
+        archive_sha256: of what it serves.
+    """
+
+    pid: int
+    identity: str | None
+    ports: Ports
+    archive_sha256: str
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     command = tyro.cli(Start | Stop, prog="python -m deploy.serve", args=arguments)
     try:
         if isinstance(command, Stop):
-            print("stopped" if _stop_running() else "no server is running", file=sys.stderr)
+            print("stopped" if stop() else "no server is running", file=sys.stderr)
         else:
-            _serve(command)
-    except (ServerError, NoJavaError, OSError, requests.RequestException) as error:
+            start(command)
+    except FAILURES as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        _stop_running()
         return 130
     return 0
 
 
-def _serve(command: Start) -> None:
+def start(command: Start) -> Running | None:
+    """Have the server serve, and write the first grid. One that runs already is used, and waited
+    for while it starts; it is never stopped, busy or not, unless its archive has changed.
+
+    Returns:
+        the server, if this call has started it.
+
+    Raises:
+        ServerError, NoJavaError, OSError, requests.RequestException: no server, or no grid. What
+            this call has started is stopped if it does not serve, and also after Ctrl-C.
+    """
     server = Server(FOLDER, ROOT / "model_store", command.ports)
-    wanted = {
-        "ports": asdict(command.ports),
-        "archive_sha256": check_archive(server.model_store / server.archive),
-    }
-    running = find_running()
-    if running is not None and running["ports"] != wanted["ports"]:
-        raise ServerError(
-            f"this checkout's server runs on port {running['ports']['inference']}; "
-            "make stop ends it"
-        )
-    if running is not None and running["archive_sha256"] != wanted["archive_sha256"]:
-        print("the archive has changed since the server started: restarting", file=sys.stderr)
-        _stop_running()
-        running = None
-    if running is None or not server.is_ready():
-        _stop_running()
-        _start(server, wanted, command.timeout_s)
-    reply = requests.post(server.predict_url, json=REQUEST, timeout=60)
-    reply.raise_for_status()
+    sha256 = check_archive(server.model_store / server.archive)
+    launcher = None
+    with _alone():
+        process = _process()
+        running = None if process is None else _recorded()
+        if running is not None and running.ports != command.ports:
+            raise ServerError(
+                f"this checkout's server runs on port {running.ports.inference}; make stop ends it"
+            )
+        if process is not None and running is not None and running.archive_sha256 != sha256:
+            print("the archive has changed since the server started: restarting", file=sys.stderr)
+            _end(process)
+            running = None
+        if running is None:
+            launcher = server.start()
+            running = Running(launcher.pid, identity(launcher.pid), command.ports, sha256)
+            with atomic_path(STATE) as beside:
+                beside.write_text(json.dumps(asdict(running)), encoding="utf-8")
+    try:
+        if launcher is not None:
+            print(
+                f"starting TorchServe (process {launcher.pid}, log {server.log})", file=sys.stderr
+            )
+            server.wait_until_ready(launcher, command.timeout_s)
+        else:
+            _wait_for(server, running, command.timeout_s)
+        grid = _first_grid(server, command.timeout_s)
+    except (ServerError, KeyboardInterrupt):
+        if launcher is not None:
+            stop(running)
+        raise
     with atomic_path(command.grid) as beside:
-        beside.write_bytes(reply.content)
+        beside.write_bytes(grid)
     print(f"serving; {command.grid} was made by:\n", file=sys.stderr)
     print(
         f"curl -X POST {server.predict_url} -H 'Content-Type: application/json' "
         f"-d '{json.dumps(REQUEST)}' -o {command.grid}"
     )
+    return running if launcher is not None else None
 
 
-def _start(server: Server, wanted: dict[str, Any], timeout_s: float) -> None:
-    FOLDER.mkdir(exist_ok=True)
-    process = server.start()
-    state = {**wanted, "pid": process.pid, "created": psutil.Process(process.pid).create_time()}
-    with atomic_path(STATE) as beside:
-        beside.write_text(json.dumps(state), encoding="utf-8")
-    print(f"starting TorchServe (process {process.pid}, log {server.log})", file=sys.stderr)
+def stop(only: Running | None = None) -> bool:
+    """Stop the server of this checkout; with ``only``, unless another one was started since.
+
+    Returns:
+        whether one ran.
+    """
+    with _alone():
+        if only not in (None, _recorded()) or (process := _process()) is None:
+            return False
+        _end(process)
+        return True
+
+
+def _recorded() -> Running | None:
     try:
-        server.wait_until_ready(process, timeout_s)
-    except ServerError:
-        _stop_running()
-        raise
-
-
-def find_running() -> dict[str, Any] | None:
-    """The recorded server, if that very process still exists (a pid alone can be reused)."""
-    try:
-        state: dict[str, Any] = json.loads(STATE.read_text(encoding="utf-8"))
-        process = psutil.Process(state["pid"])
-        alive = abs(process.create_time() - state["created"]) < 1.0
-        return state if alive and process.status() != psutil.STATUS_ZOMBIE else None
-    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+        facts = json.loads(STATE.read_text(encoding="utf-8"))
+        return Running(**{**facts, "ports": Ports(**facts["ports"])})
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _stop_running() -> bool:
-    state = find_running()
-    if state is not None:
-        stop(state["pid"])
+def _process() -> int | None:
+    """The server's launcher (a pid alone can be reused), else its Java, which lives on where the
+    launcher was killed; None if neither runs."""
+    recorded = _recorded()
+    if recorded and recorded.identity and identity(recorded.pid) == recorded.identity:
+        return recorded.pid
+    return find_java((FOLDER / "tmp").resolve())
+
+
+def _end(process: int) -> None:
+    lifecycle.stop(process)
     STATE.unlink(missing_ok=True)
-    return state is not None
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """No other command of this checkout starts or stops its server meanwhile."""
+    FOLDER.mkdir(exist_ok=True)
+    with (FOLDER / "lock").open("w") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+
+
+def _wait_for(server: Server, running: Running, timeout_s: float) -> None:
+    """As ``Server.wait_until_ready``, for a server that another command has started."""
+    deadline = time.monotonic() + timeout_s
+    print(f"a server runs here already (process {running.pid})", file=sys.stderr)
+    while reason := server.reason_not_ready():
+        if _process() is None:
+            raise ServerError(f"the server has ended meanwhile; its log: {server.log}")
+        if time.monotonic() > deadline:
+            raise ServerError(
+                f"the server that runs already (process {running.pid}) does not serve after "
+                f"{timeout_s:.0f} s: {reason}. make stop ends it; its log: {server.log}"
+            )
+        time.sleep(0.2)
+
+
+def _first_grid(server: Server, timeout_s: float) -> bytes:
+    """Raises TimeoutError when the server has too much to do."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with contextlib.suppress(requests.Timeout):
+            reply = ask("POST", server.predict_url, json=REQUEST, timeout=60)
+            if reply.status_code != requests.codes.unavailable:
+                reply.raise_for_status()
+                return reply.content
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"the server runs, but has been too busy for the first grid for {timeout_s:.0f} s; "
+                "try again later, or see who asks it"
+            )
+        time.sleep(0.5)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """A TorchServe process: start it, know when it really serves, stop it.
 
-Used by ``make serve`` and by the tests. Readiness is every worker READY and one real image:
-/ping says Healthy long before, and even when no model could be loaded.
+Used by ``make serve``, by the tests and by the benchmarks. What ready means is in healthcheck.py.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import socket
@@ -16,10 +16,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import requests
 
 from deploy import log_lines
+from deploy.healthcheck import reason_not_ready
 from deploy.java import find_java_home
 from deploy.lifecycle import ServerError as ServerError
 from deploy.lifecycle import check_archive, clear, stop
@@ -31,8 +33,15 @@ LOG_CONFIG = ROOT / "deploy" / "log4j2.xml"
 HOST = "127.0.0.1"
 _LOAD_FAILURE = re.compile(
     r"Failed to load model|Load model failed|Backend worker monitoring thread interrupted or "
-    r"backend worker process died|Invalid configuration"
+    r"backend worker process died|Backend worker process died\.|Invalid configuration"
 )
+
+
+def ask(method: str, url: str, **arguments: Any) -> requests.Response:
+    """``requests.request`` to a server on this machine: by no proxy, whatever http_proxy says."""
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.request(method, url, **arguments)
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,11 @@ class Server:
         return self.folder / "logs" / "torchserve.log"
 
     @property
+    def temporary(self) -> Path:
+        """TorchServe's unpacked archives, sockets and pid file."""
+        return (self.folder / "tmp").resolve()
+
+    @property
     def console(self) -> Path:
         """What the launcher and Java print when they cannot log."""
         return self.folder / "console.log"
@@ -128,8 +142,7 @@ class Server:
                 "this server), or choose others: make serve PORT=9080"
             )
         java_home = find_java_home()
-        temporary = (self.folder / "tmp").resolve()
-        clear(temporary)
+        temporary = clear(self.temporary)
         config = (self.folder / "config.properties").resolve()
         with atomic_path(config) as beside:
             beside.write_text(self._properties(), encoding="utf-8")
@@ -139,10 +152,13 @@ class Server:
         environment = {
             **os.environ, "JAVA_HOME": str(java_home), "TS_CONFIG_FILE": str(config),
             "TEMP": str(temporary), "TMPDIR": str(temporary), "DCGAN_LOG_TO": "file",
-            "LOG_LOCATION": logs, "METRICS_LOCATION": logs, **dict(self.environment),
+            "LOG_LOCATION": logs, "METRICS_LOCATION": logs,
+            "LC_ALL": "C.UTF-8",  # or Java cannot open a path that is not all ASCII
+            **dict(self.environment),
         }  # fmt: skip
         command = [
             str(Path(sys.executable).parent / "torchserve"), "--start", "--foreground", "--ncs",
+            "--model-store", str(self.model_store.resolve()),
             "--models", *(f"{self.model}={archive}" for archive in archives),
         ]  # fmt: skip
         with self.console.open("wb") as console:
@@ -172,28 +188,22 @@ class Server:
             ServerError: TorchServe ended, the model failed to load, or time ran out.
         """
         deadline = time.monotonic() + timeout_s
-        while not self.is_ready():
+        while reason := self.reason_not_ready():
             if process.poll() is not None:
                 raise ServerError(f"TorchServe ended ({process.returncode}).{self._log_end()}")
             if _LOAD_FAILURE.search(self._log_text()):
                 raise ServerError(f"the model failed to load.{self._log_end()}")
             if time.monotonic() > deadline:
-                raise ServerError(f"not ready after {timeout_s:.0f} s.{self._log_end()}")
+                raise ServerError(f"not ready after {timeout_s:.0f} s: {reason}.{self._log_end()}")
             time.sleep(0.2)
 
+    def reason_not_ready(self) -> str:
+        """Empty when every worker of every version is READY and one image comes back."""
+        versions = 1 + len(self.other_archives)
+        return reason_not_ready(self.describe_url, self.predict_url, versions, timeout_s=30)
+
     def is_ready(self) -> bool:
-        """Every worker of every version is READY and one image comes back."""
-        try:
-            described = requests.get(f"{self.describe_url}/all", timeout=5)
-            versions = described.json() if described.ok else []
-            if len(versions) != 1 + len(self.other_archives):
-                return False
-            workers = [version["workers"] for version in versions]
-            if not all(workers) or any(w["status"] != "READY" for some in workers for w in some):
-                return False
-            return requests.post(self.predict_url, json={"seed": 0}, timeout=30).ok
-        except (requests.RequestException, ValueError, KeyError):
-            return False
+        return not self.reason_not_ready()
 
     def _properties(self) -> str:
         ports = self.ports
@@ -215,7 +225,10 @@ class Server:
             for line in BASE_CONFIG.read_text(encoding="utf-8").splitlines()
             if line.strip() and not line.startswith("#") and line.split("=")[0] not in own
         ]
-        return "\n".join([*kept, *(f"{key}={value}" for key, value in own.items()), ""])
+        # To Java a backslash is an escape, and what is not ASCII is Latin-1 unless it is escaped as
+        # in JSON.
+        lines = [*kept, *(f"{key}={json.dumps(value)[1:-1]}" for key, value in own.items()), ""]
+        return "\n".join(lines)
 
     def _log_text(self) -> str:
         return "".join(

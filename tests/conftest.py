@@ -13,6 +13,8 @@ from deploy.server import ROOT, Ports, Server
 HERE = Path(__file__).parent
 NOT_UNIT = ("contract", "fault", "packaging", "container")
 LONG = 1_000  # bytes
+# The tests' own requests go to this machine; what is tested must know that by itself.
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -19,7 +19,7 @@ from benchmarks.peers.catalogue import PEERS, PeerError
 from benchmarks.peers.environments import is_installed, programs
 from benchmarks.peers.model import PATH_VARIABLE
 from benchmarks.running import Running
-from deploy.server import HOST, ROOT
+from deploy.server import HOST, ROOT, ask
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -46,6 +46,7 @@ def running(
     log = folder / f"{name}.log"
     environment = {
         **os.environ,
+        **dict.fromkeys(("no_proxy", "NO_PROXY"), HOST),  # its own processes talk there as well
         PATH_VARIABLE: str(torchscript.resolve()),
         **dict(peer.environment),
     }
@@ -71,8 +72,8 @@ def running(
 
 def _answers(url: str, body: bytes) -> bool:
     try:
-        reply = requests.post(
-            url, data=body, headers={"Content-Type": "application/json"}, timeout=30
+        reply = ask(
+            "POST", url, data=body, headers={"Content-Type": "application/json"}, timeout=30
         )
     except requests.RequestException:
         return False

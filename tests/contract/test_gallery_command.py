@@ -3,56 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import requests
 
-from deploy.server import HOST, ROOT, Ports
+from deploy.server import HOST, Ports
+from tests.support import checkouts
+from tests.support.checkouts import command, flags, said
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkout")
-    for part in ("deploy", "handler", "model_store"):
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "training").mkdir()
-    for file in ("config.properties", "training/__init__.py", "training/files.py"):
-        shutil.copy(ROOT / file, folder / file)
-    return folder
-
-
-def flags(ports: Ports) -> list[str]:
-    return [
-        x
-        for f in fields(ports)
-        for x in (f"--{f.name}".replace("_", "-"), str(getattr(ports, f.name)))
-    ]
-
-
-def command(checkout: Path, *arguments: str) -> subprocess.Popen[str]:
-    module, *rest = arguments
-    # A background shell ignores Ctrl-C, and its children inherit that.
-    code = (
-        f"import signal, sys; from {module} import main; "
-        "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main())"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *rest], cwd=checkout, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def said(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=90)
-    return process.returncode, out, err
+    return checkouts.checkout(tmp_path_factory.mktemp("checkout"))
 
 
 @contextlib.contextmanager

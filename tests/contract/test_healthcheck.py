@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from deploy import container, healthcheck
 from deploy.server import HOST, Ports, Server
+
+Said = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(autouse=True)
@@ -17,41 +20,72 @@ def in_the_container(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(container, "DRAINING", tmp_path / "draining")
 
 
-def test_ready_when_an_image_comes_back() -> None:
-    assert healthcheck.reason_not_ready() == ""
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    """Exit code and stderr of the command."""
+    return lambda *arguments: (healthcheck.main([*arguments]), capsys.readouterr().err.strip())
 
 
-def test_not_ready_while_it_is_being_stopped() -> None:
+def nobody(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go to a folder whose settings lead to ports where nobody listens."""
+    ports = Ports.free()
+    (folder / "config.properties").write_text(
+        f"model_store=.\nload_models=dcgan.mar\ninference_address=http://{HOST}:{ports.inference}\n"
+        f"management_address=http://{HOST}:{ports.management}\n"
+    )
+    monkeypatch.chdir(folder)
+
+
+def test_ready_when_an_image_comes_back(said: Said) -> None:
+    assert said() == (0, "")
+
+
+def test_alive_while_a_worker_is_ready(said: Said) -> None:
     container.DRAINING.touch()
-    assert healthcheck.reason_not_ready() == "the server is being stopped"
+    assert said("--alive") == (0, "")
 
 
-def test_not_ready_without_a_model(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("arguments", [(), ("--alive",)])
+def test_neither_when_nobody_listens(
+    said: Said, arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody(tmp_path, monkeypatch)
+    code, reason = said(*arguments)
+    assert code == 1
+    assert reason.startswith("TorchServe does not answer: ")
+
+
+def test_bad_usage(said: Said) -> None:
+    assert said("alive") == (2, "usage: python -m deploy.healthcheck [--alive]")
+
+
+def test_not_ready_while_it_is_being_stopped(said: Said) -> None:
+    container.DRAINING.touch()
+    assert said() == (1, "the server is being stopped")
+
+
+def test_not_ready_without_a_model(
+    said: Said, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """TorchServe itself is up, and its /ping would say so."""
     monkeypatch.setattr(container, "MODEL", "other")
-    missing = server.describe_url.replace("/models/dcgan", "/models/other")
-    assert healthcheck.reason_not_ready() == f"{missing} answered 404"
+    missing = server.describe_url.replace("/models/dcgan", "/models/other") + "/all"
+    assert said() == (1, f"{missing} answered 404")
 
 
 def test_not_ready_when_the_prediction_fails(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    said: Said, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = server.predict_url.replace("/predictions/dcgan", "/predictions/other")
     monkeypatch.setattr(container.Settings, "prediction_url", missing)
-    assert healthcheck.reason_not_ready() == f"{missing} answered 404"
+    assert said() == (1, f"{missing} answered 404")
 
 
-def test_not_ready_when_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nobody = Ports.free()
-    (tmp_path / "config.properties").write_text(
-        f"model_store=.\nload_models=dcgan.mar\ninference_address=http://{HOST}:{nobody.inference}\n"
-        f"management_address=http://{HOST}:{nobody.management}\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    assert healthcheck.reason_not_ready().startswith("TorchServe does not answer: ")
-
-
-def test_not_ready_without_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_not_ready_without_settings(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "config.properties").write_text("model_store=.\n")
     monkeypatch.chdir(tmp_path)
-    assert healthcheck.reason_not_ready().endswith("does not set load_models")
+    code, reason = said()
+    assert code == 1
+    assert reason.endswith("does not set load_models")

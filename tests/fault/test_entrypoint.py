@@ -51,7 +51,9 @@ class Image:
         return self.tmp.parent / "output"
 
     def run(self, module: str, **variables: str) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "TMPDIR": str(self.tmp), **variables}
+        # Docker's client hands its own proxy on to containers.
+        proxy = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": ""}
+        environment = {**os.environ, **proxy, "TMPDIR": str(self.tmp), **variables}
         with self.output.open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", module], cwd=self.root, env=environment,

@@ -1,0 +1,114 @@
+"""When a server counts as ready, for everybody who asks: against a stand-in for TorchServe."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from deploy.healthcheck import reason_not_ready, worker_states
+from deploy.server import HOST, ask
+
+PNG = (200, b"\x89PNG\r\n\x1a\n and more")
+
+
+class StandIn(ThreadingHTTPServer):
+    """What TorchServe would say; ``answer`` None says nothing before the end."""
+
+    states: tuple[tuple[str, ...], ...] = (("READY",),)
+    pending = 0
+    answer: tuple[int, bytes] | None = PNG
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        super().__init__((HOST, 0), _Handler)
+
+    def reason(self, versions: int = 1) -> str:
+        url = f"http://{HOST}:{self.server_port}"
+        return reason_not_ready(f"{url}/models/dcgan", f"{url}/predictions/dcgan", versions, 0.5)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: StandIn
+
+    def do_GET(self) -> None:
+        assert self.path == "/models/dcgan/all"
+        queue = {"pendingRequests": self.server.pending, "remainingCapacity": 100}
+        described = [
+            {"workers": [{"status": state} for state in states], "jobQueueStatus": queue}
+            for states in self.server.states
+        ]
+        self._reply(200, json.dumps(described).encode())
+
+    def do_POST(self) -> None:
+        if self.server.answer is None:
+            self.server.ended.wait()
+        else:
+            self._reply(*self.server.answer)
+
+    def _reply(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def stand_in() -> Iterator[StandIn]:
+    with StandIn() as opened:
+        thread = threading.Thread(target=opened.serve_forever, args=(0.01,))
+        thread.start()
+        yield opened
+        opened.ended.set()
+        opened.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({}, ""),
+        ({"states": ()}, "0 of 1 versions are loaded"),
+        ({"states": ((),)}, "not every worker is READY: []"),
+        ({"states": (("READY", "UNLOADED"),)}, "not every worker is READY: ['READY', 'UNLOADED']"),
+        ({"answer": (200, b"<html>")}, "the reply is not a PNG"),
+        ({"answer": (507, b"")}, "{url} answered 507"),
+        ({"answer": None}, "no image came back within 0.5 s"),
+        # Busy: a full queue, or one that moves too slowly.
+        ({"answer": (503, b"")}, ""),
+        ({"answer": None, "pending": 1}, ""),
+    ],
+)
+def test_ready_or_why_not(stand_in: StandIn, said: dict[str, Any], reason: str) -> None:
+    for name, value in said.items():
+        setattr(stand_in, name, value)
+    url = f"http://{HOST}:{stand_in.server_port}/predictions/dcgan"
+    assert stand_in.reason() == reason.format(url=url)
+
+
+def test_every_version_counts(stand_in: StandIn) -> None:
+    stand_in.states = (("READY",), ())
+    assert stand_in.reason(2) == "not every worker is READY: ['READY']"
+    stand_in.states = (("READY",), ("READY",))
+    assert stand_in.reason(2) == ""
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
+def test_a_proxy_is_not_asked_about_this_machine(
+    stand_in: StandIn, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody listens: who asks there gets no answer."""
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(variable, "example.org")
+    monkeypatch.setenv(name, f"http://{HOST}:9")
+    url = f"http://{HOST}:{stand_in.server_port}"
+    assert stand_in.reason() == ""
+    assert worker_states(f"{url}/models/dcgan") == ["READY"]
+    assert ask("POST", f"{url}/predictions/dcgan", timeout=5).content == PNG[1]

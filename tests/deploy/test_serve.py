@@ -1,0 +1,142 @@
+"""``make serve`` and ``make stop`` beside a server that runs already: none is stopped by mistake.
+
+The server is a process that sleeps; what it would say is told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import psutil
+import pytest
+import requests
+
+from deploy import gallery, serve
+from deploy.lifecycle import ServerError, identity
+from deploy.server import Ports, Server
+
+
+@pytest.fixture
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[serve.Running]:
+    """Recorded as the server of a checkout, and ready."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(serve, "FOLDER", tmp_path / ".server")
+    monkeypatch.setattr(serve, "STATE", tmp_path / ".server" / "server.json")
+    monkeypatch.setattr(serve, "check_archive", lambda _: "digest")
+    monkeypatch.setattr(Server, "reason_not_ready", lambda _: "")
+    monkeypatch.setattr(Server, "start", never)
+    serve.FOLDER.mkdir()
+    with subprocess.Popen(["sleep", "100"]) as process:
+        recorded = serve.Running(process.pid, identity(process.pid), Ports(), "digest")
+        serve.STATE.write_text(json.dumps(dataclasses.asdict(recorded)))
+        yield recorded
+        process.kill()
+
+
+def never(*_: object) -> NoReturn:
+    raise AssertionError("another server was started")
+
+
+def replies(status: int) -> Callable[..., requests.Response]:
+    reply = requests.Response()
+    reply.status_code, reply._content = status, b"a grid"
+    return lambda *_, **__: reply
+
+
+def interrupted(*_: object, **__: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def lives(running: serve.Running) -> bool:
+    return identity(running.pid) == running.identity and serve.STATE.exists()
+
+
+def test_one_that_serves_is_used(running: serve.Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "ask", replies(200))
+    assert serve.main(["start"]) == 0
+    assert Path("grid.png").read_bytes() == b"a grid"
+    assert lives(running)
+
+
+def test_one_that_is_busy_lives_on(
+    running: serve.Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serve, "ask", replies(503))
+    assert serve.main(["start", "--timeout-s", "0.1"]) == 1
+    assert "error: the server runs, but has been too busy" in capsys.readouterr().err
+    assert lives(running)
+    assert not Path("grid.png").exists()
+
+
+def test_one_that_starts_is_waited_for(
+    running: serve.Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reasons = ["not yet", "not yet", ""]
+    monkeypatch.setattr(Server, "reason_not_ready", lambda _: reasons.pop(0))
+    monkeypatch.setattr(serve, "ask", replies(200))
+    assert serve.main(["start"]) == 0
+    monkeypatch.setattr(Server, "reason_not_ready", lambda _: "not yet")
+    assert serve.main(["start", "--timeout-s", "0.1"]) == 1
+    assert "does not serve after 0 s: not yet. make stop ends it" in capsys.readouterr().err
+    assert lives(running)
+
+
+@pytest.mark.parametrize("at", ["reason_not_ready", "ask"])
+def test_ctrl_c_leaves_it(running: serve.Running, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve if at == "ask" else Server, at, interrupted)
+    assert serve.main(["start"]) == 130
+    assert lives(running)
+
+
+@pytest.mark.parametrize("ended", [ServerError("not ready"), KeyboardInterrupt()])
+def test_what_the_command_started_it_stops(
+    running: serve.Running, ended: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve.STATE.unlink()
+
+    def end(*_: object) -> NoReturn:
+        raise ended
+
+    with subprocess.Popen(["sleep", "100"]) as process:
+        monkeypatch.setattr(Server, "start", lambda _: process)
+        monkeypatch.setattr(Server, "wait_until_ready", end)
+        assert serve.main(["start"]) == (130 if isinstance(ended, KeyboardInterrupt) else 1)
+    assert not serve.STATE.exists()
+    assert identity(running.pid) == running.identity
+
+
+def test_a_step_of_the_clock_does_not_hide_it(
+    running: serve.Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: real(process) + 3600)
+    assert serve.main(["stop"]) == 0
+    assert identity(running.pid) is None
+    assert not serve.STATE.exists()
+
+
+def test_a_pid_that_is_used_again_is_another_process(
+    running: serve.Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = dataclasses.replace(running, identity="an-earlier-boot 1")
+    serve.STATE.write_text(json.dumps(dataclasses.asdict(other)))
+    assert serve.main(["stop"]) == 0
+    assert capsys.readouterr().err == "no server is running\n"
+    assert identity(running.pid) == running.identity
+
+
+@pytest.mark.parametrize("since", ["another", "the same"])
+def test_the_end_of_the_page_stops_only_what_it_started(
+    running: serve.Running, since: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one that was started since, when its own had been stopped."""
+    started = dataclasses.replace(running, pid=1) if since == "another" else running
+    monkeypatch.setattr(serve, "start", lambda _: started)
+    monkeypatch.setattr(gallery, "_serve_page", interrupted)
+    assert gallery.main(["--port", "0"]) == 130
+    assert lives(running) == (since == "another")
