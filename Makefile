@@ -12,6 +12,8 @@ BIN := .venv/bin
 WEIGHTS := model_store/generator.safetensors
 EXPORT_SOURCES := $(wildcard export/*.py handler/*.py handler/*/*.py handler/*.yaml training/networks.py training/weights.py)
 
+PROMETHEUS_RULE := deploy/kubernetes/components/monitoring/prometheusrule.yaml
+
 .PHONY: help setup serve gallery stop test test-tools test-long lint export bench bench-peers experiments clean
 
 help:  ## this list
@@ -30,6 +32,16 @@ export: model_store/dcgan.mar  ## pack model_store/dcgan.mar from the shipped we
 
 model_store/dcgan.mar: $(WEIGHTS) $(EXPORT_SOURCES) | .venv/ready
 	$(BIN)/python -m export
+
+# The alerts for the Prometheus operator. Kustomize can neither wrap a file nor read one outside of
+# its folder, so the result is kept.
+$(PROMETHEUS_RULE): deploy/prometheus/alerts.yml
+	@{ printf '%s\n' '# Made from deploy/prometheus/alerts.yml; after a change there:' \
+	  '#   make --always-make deploy/kubernetes/components/monitoring/prometheusrule.yaml' \
+	  'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' 'metadata:' '  name: dcgan' \
+	  '  namespace: dcgan' '  labels:' '    app.kubernetes.io/name: dcgan' \
+	  '    # As of the PodMonitor.' '    release: kube-prometheus-stack' 'spec:'; \
+	  sed 's/^./  &/' $<; } > $@
 
 serve: model_store/dcgan.mar  ## serve on 127.0.0.1 and write grid.png
 	@$(BIN)/python -m deploy.serve start $(PORTS)

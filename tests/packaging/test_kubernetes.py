@@ -12,9 +12,10 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
-from cloudcoil.models.prometheus_operator.v1 import PodMonitor
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
 
 from deploy.server import ROOT
+from handler.limits import processors
 from tests.support.manifests import (
     FOLDER,
     Manifest,
@@ -27,13 +28,15 @@ from tests.support.manifests import (
 )
 
 APP = {"app.kubernetes.io/name": "dcgan"}
+OPERATORS = ("PodMonitor", "PrometheusRule")  # not Kubernetes' own
+PROBES = ("startupProbe", "livenessProbe")
 OLDEST, NEWEST = "1.30", "1.37"  # preStop.sleep is on by default since 1.30
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
 def test_every_document_fits_the_api(manifests: list[Manifest], version: str) -> None:
     for manifest in manifests:
-        if manifest["kind"] != "PodMonitor":
+        if manifest["kind"] not in OPERATORS:
             kubernetes_validate.validate(manifest, version, strict=True)
 
 
@@ -44,10 +47,13 @@ def test_the_validator_finds_a_misspelt_key(manifests: list[Manifest]) -> None:
         kubernetes_validate.validate(manifest, NEWEST, strict=True)
 
 
-def test_the_pod_monitor_fits_its_resource_definition(overlay: list[Manifest]) -> None:
+@pytest.mark.parametrize("of", [PodMonitor, PrometheusRule])
+def test_what_the_operator_reads_fits_its_resource_definitions(
+    overlay: list[Manifest], of: type[PodMonitor] | type[PrometheusRule]
+) -> None:
     """Read into the operator's types and written again: what they do not know would be lost."""
-    manifest = only(overlay, "PodMonitor")
-    read = PodMonitor.model_validate(manifest)
+    manifest = only(overlay, of.__name__)
+    read = of.model_validate(manifest)
     assert read.model_dump(by_alias=True, exclude_unset=True, mode="json") == manifest
 
 
@@ -136,6 +142,29 @@ def test_only_the_proxy_can_be_reached_and_nobody_can_be_called(manifests: list[
     assert opened == {"https": None, "metrics": [{"namespaceSelector": monitoring}]}
 
 
+def test_the_end_of_one_container_is_no_reason_to_end_the_other(manifests: list[Manifest]) -> None:
+    """What restarts a container asks that container; the kubelet reaches TorchServe from inside."""
+    for each in pod(manifests)["containers"]:
+        own = {port[key] for port in each.get("ports", []) for key in ("name", "containerPort")}
+        for probe in PROBES:
+            action = each.get(probe, {})
+            asked = action.get("httpGet") or action.get("tcpSocket")
+            assert asked is None or asked["port"] in own, (each["name"], probe)
+    assert all("exec" in container(manifests, "torchserve")[probe] for probe in PROBES)
+
+
+def test_the_handler_starts_as_many_threads_as_the_pod_asks_for(
+    manifests: list[Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a node of 64 cores, where the container sees its limit as cpu.max."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    resources = container(manifests, "torchserve")["resources"]
+    limit = resources["limits"].get("cpu")
+    quota = "max" if limit is None else int(limit) * 100_000
+    (tmp_path / "cpu.max").write_text(f"{quota} 100000\n")
+    assert processors(tmp_path) == int(resources["requests"]["cpu"])
+
+
 def test_requests_and_limits(manifests: list[Manifest]) -> None:
     for each in pod(manifests)["containers"]:
         resources = each["resources"]
@@ -155,9 +184,14 @@ def test_one_gpu_a_pod() -> None:
     ]
 
 
+def test_no_apply_sets_the_number_of_pods(manifests: list[Manifest]) -> None:
+    """Nor does one take it away, which sets it to 1: it is in none of them, so that going from one
+    of them to another changes nothing."""
+    assert "replicas" not in only(manifests, "Deployment")["spec"]
+
+
 def test_the_autoscaler_owns_the_number_of_pods(overlay: list[Manifest]) -> None:
     deployment = only(overlay, "Deployment")
-    assert "replicas" not in deployment["spec"]
     spec = only(overlay, "HorizontalPodAutoscaler")["spec"]
     target = {"apiVersion": deployment["apiVersion"], "kind": "Deployment",
               "name": deployment["metadata"]["name"]}  # fmt: skip
@@ -192,19 +226,23 @@ def test_an_overlay_of_ones_own_as_the_documentation_shows_it(tmp_path: Path) ->
     shutil.copytree(FOLDER, inside / "kubernetes")
     mine = tmp_path / "mine"
     mine.mkdir()
-    (mine / "kustomization.yaml").write_text(textwrap.dedent(example), encoding="utf-8")
+    (patches,) = re.findall(r"```yaml\n( *patches:\n[^`]*ServiceAccount[^`]*)```", text)
+    (mine / "kustomization.yaml").write_text(
+        textwrap.dedent(example) + textwrap.dedent(patches), encoding="utf-8"
+    )
     missing = kustomize(mine)
     assert missing.returncode != 0
     assert "api_keys" in missing.stderr
     (mine / "api_keys").write_text(f"shop {'k' * 32}\n", encoding="utf-8")
     manifests = rendered(mine)
     for manifest in manifests:
-        if manifest["kind"] != "PodMonitor":
+        if manifest["kind"] not in OPERATORS:
             kubernetes_validate.validate(manifest, NEWEST, strict=True)
     keys = only(manifests, "Secret", "dcgan-api-keys")
     assert keys["data"]["api_keys"] != only(
         rendered(FOLDER / "base"), "Secret", "dcgan-api-keys"
     )["data"]["api_keys"]  # fmt: skip
     assert keys["metadata"]["name"] in str(pod(manifests)["volumes"])
+    assert only(manifests, "ServiceAccount")["imagePullSecrets"] == [{"name": "registry"}]
     images = {each["name"]: each["image"] for each in pod(manifests)["containers"]}
     assert all(image.startswith("registry.example/") for image in images.values())

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-from cloudcoil.models.prometheus_operator.v1 import PrometheusRule
 
 from deploy.server import ROOT
 from tests.support.manifests import FOLDER, OVERLAYS, Manifest, only, rendered
@@ -87,34 +86,39 @@ def test_the_rules_compute_what_they_say(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_alerts_as_the_documentation_wraps_them(tmp_path: Path) -> None:
-    (command,) = re.findall(r"```sh\n(\(printf.*?)```", GUIDE, re.DOTALL)
-    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
-    subprocess.run(["sh", "-euc", command], cwd=tmp_path, check=True)
-    manifest = yaml.safe_load((tmp_path / "prometheusrule.yaml").read_text(encoding="utf-8"))
-    assert manifest["spec"] == yaml.safe_load(ALERTS.read_text(encoding="utf-8"))
-    read = PrometheusRule.model_validate(manifest)
-    assert read.model_dump(by_alias=True, exclude_unset=True, mode="json") == manifest
+def test_the_rule_of_the_operator_is_made_from_the_alerts(
+    overlay: list[Manifest], tmp_path: Path
+) -> None:
+    rule = only(overlay, "PrometheusRule")
+    command = "make --always-make deploy/kubernetes/components/monitoring/prometheusrule.yaml"
+    assert rule["spec"] == yaml.safe_load(ALERTS.read_text(encoding="utf-8")), f"run: {command}"
+    made = tmp_path / "made.yaml"
+    again = ["make", "--always-make", f"PROMETHEUS_RULE={made}", str(made)]
+    subprocess.run(again, cwd=ROOT, check=True)
+    assert made.read_bytes() == (ROOT / command.split()[-1]).read_bytes(), f"run: {command}"
+    assert command in GUIDE
+    assert command.removeprefix("make ") in made.read_text(encoding="utf-8")
 
 
 def test_both_are_labelled_for_the_operator_of_kube_prometheus_stack(
     overlay: list[Manifest],
 ) -> None:
-    """Its selector takes no others. The rule's label is in the command of the guide."""
-    release = only(overlay, "PodMonitor")["metadata"]["labels"]["release"]
-    metadata = f"{{name: dcgan, namespace: dcgan, labels: {{release: {release}}}}}"
-    assert rf"kind: PrometheusRule\nmetadata: {metadata}" in GUIDE
+    """Its selector takes no others."""
+    monitor, rule = (only(overlay, kind)["metadata"] for kind in ("PodMonitor", "PrometheusRule"))
+    assert monitor["labels"] == rule["labels"]
+    assert "release" in rule["labels"]
 
 
 @pytest.mark.parametrize("of", OVERLAYS)
 def test_the_names_of_another_prometheus_are_set_as_the_documentation_does(
     tmp_path: Path, of: str
 ) -> None:
-    (patches,) = re.findall(r"```yaml\n(patches:.*?)```", GUIDE, re.DOTALL)
+    (patches,) = re.findall(r"```yaml\n(patches:[^`]*PodMonitor[^`]*)```", GUIDE)
     base = os.path.relpath(FOLDER / of, tmp_path.resolve())
     (tmp_path / "kustomization.yaml").write_text(f"resources: [{base}]\n{patches}")
     changed = rendered(tmp_path)
-    assert only(changed, "PodMonitor")["metadata"]["labels"]["release"] == "prom"
+    for kind in ("PodMonitor", "PrometheusRule"):
+        assert only(changed, kind)["metadata"]["labels"]["release"] == "prom"
     (rule,) = only(changed, "NetworkPolicy", "dcgan-metrics")["spec"]["ingress"]
     (source,) = rule["from"]
     assert source["namespaceSelector"]["matchLabels"] == {
