@@ -5,6 +5,7 @@ server, so the folder can be copied into another project; needs requests, numpy 
 """
 
 from client.errors import (
+    ArgumentError,
     BadRequest,
     ClientError,
     NotAcceptable,
@@ -17,6 +18,7 @@ from client.errors import (
 from client.session import Client, Picture
 
 __all__ = [
+    "ArgumentError",
     "BadRequest",
     "Client",
     "ClientError",

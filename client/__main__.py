@@ -1,7 +1,7 @@
 """``python -m client``: pictures from a server on the command line.
 
-Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted. The name of the file (or what --read
-found, as JSON) goes to stdout, everything else to stderr.
+Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted. The name of the file (or the picture of
+``-o -``, or what --read found, as JSON) goes to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -9,26 +9,31 @@ from __future__ import annotations
 import base64
 import json
 import os
+import secrets
 import sys
-import tempfile
+import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 import numpy as np
+import numpy.typing as npt
 import tyro
+from PIL import Image
+from PIL.GifImagePlugin import getdata, getheader
 from tqdm import tqdm
 
 from client import arguments
-from client.arguments import ArgumentError
-from client.errors import ClientError
+from client.errors import ArgumentError, ClientError
 from client.session import Client, read
 
 CHUNK = 64  # images a call when each image goes to a place of its own
 GIF_FRAME_MS = 120
 SUFFIXES = (".png", ".gif", ".npy", ".json")
+STDOUT, FOLDER = "-", "/"
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,9 @@ class ClientConfig:
     """Ask a server for pictures: --seeds, --seed, --walk, --mix or --noise, or nothing for a
     random one. Or --read a picture that a server made."""
 
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """.png (a grid; of a walk too), .gif (one frame an image), .npy, .json, or a folder (ends
-    in /) for one PNG an image, named by its seed or its place."""
+    out: Annotated[str | None, tyro.conf.arg(aliases=["-o"])] = None
+    """.png (a grid; of a walk too), .gif (one frame an image), .npy, .json, - (a grid to stdout),
+    or a folder (ends in /) for one PNG an image, named by its seed or its place."""
     seeds: str | None = None
     """Seeds and ranges: 0-63 or 1,7,42."""
     seed: int | None = None
@@ -54,7 +59,7 @@ class ClientConfig:
     mix: str | None = None
     """Latent arithmetic on seeds: "1,2,3 - 4,5,6 + 0.5*7,8,9"."""
     noise: Path | None = None
-    """.npy file of latents, float (n, nz)."""
+    """.npy file of latents, float (n, nz) or (n, nz, 1, 1)."""
     columns: int | None = None
     """Columns of the grid."""
     padding: int | None = None
@@ -64,7 +69,9 @@ class ClientConfig:
     read: Path | None = None
     """Print what made this PNG; needs no server."""
     url: str = "http://127.0.0.1:8080"
-    """Inference port, or the proxy before it."""
+    """Inference port, or the proxy before it: host:port, or with http:// or https://."""
+    ca_file: Path | None = None
+    """PEM certificate of who signed the server's, or its own if it is self-signed."""
     model: str = "dcgan"
     """Name of the model."""
     api_key: str | None = None
@@ -80,12 +87,13 @@ def main(arguments_: Sequence[str] | None = None) -> int:
         if config.read is not None:
             print(json.dumps(read(config.read.read_bytes()), indent=2))
             return 0
-        fields, out = _fields(config), _out(config)
+        kind, fields = _kind(config.out), _fields(config)
         key = config.api_key or os.environ.get("DCGAN_API_KEY")
         with Client(
-            config.url, config.model, read_timeout_s=config.timeout_s, api_key=key
-        ) as client:
-            _save(client, fields, out)
+            config.url, config.model, read_timeout_s=config.timeout_s, api_key=key,
+            ca_file=config.ca_file,
+        ) as client:  # fmt: skip
+            _save(client, fields, str(config.out), kind)
     except ArgumentError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -94,7 +102,8 @@ def main(arguments_: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    sys.stdout.buffer.write(os.fsencode(out) + b"\n")  # a name may be any bytes
+    if kind != STDOUT:  # a name may be any bytes
+        sys.stdout.buffer.write(os.fsencode(Path(str(config.out))) + b"\n")
     return 0
 
 
@@ -112,48 +121,90 @@ def _fields(config: ClientConfig) -> dict[str, Any]:
     if config.mix is not None:
         fields["mix"] = arguments.mix(config.mix)
     if config.noise is not None:
-        fields["noise"] = np.load(config.noise, allow_pickle=False)
+        fields["noise"] = _noise(config.noise)
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _out(config: ClientConfig) -> Path:
-    if config.out is None:
-        raise ArgumentError("where to? add -o grid.png (or .gif, .npy, .json, or a folder/)")
-    if config.out.suffix.lower() not in (*SUFFIXES, ""):
-        raise ArgumentError(f"-o {config.out} ends in none of {', '.join(SUFFIXES)}, nor is it a "
-                            "folder")  # fmt: skip
-    return config.out
+def _noise(path: Path) -> npt.NDArray[Any]:
+    try:
+        found = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise ArgumentError(f"--noise {path} cannot be read: {error.strerror}") from error
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ArgumentError(f"--noise {path} is no .npy file of numbers") from error
+    if not isinstance(found, np.ndarray):
+        raise ArgumentError(
+            f"--noise {path} is an .npz file of {', '.join(found.files)}; save one array of it "
+            "with numpy.save"
+        )
+    return found
 
 
-def _save(client: Client, fields: dict[str, Any], out: Path) -> None:
-    suffix = out.suffix.lower()
-    if suffix == ".png":
-        _write(out, client.grid(**fields).png)
-    elif suffix == ".json":
-        _write(out, client.post({**fields, "format": "json"}).content)
-    elif suffix == ".npy":
-        with _beside(out) as beside, beside.open("wb") as file:
-            np.save(file, np.concatenate([client.array(**part) for part in _parts(fields)]))
-    elif suffix == ".gif":
-        frames = [image for part in _parts(fields) for image in client.images(**part)]
-        with _beside(out) as beside:
-            frames[0].save(
-                beside,
-                "GIF",
-                save_all=True,
-                append_images=frames[1:],
-                duration=GIF_FRAME_MS,
-                loop=0,
+def _kind(out: str | None) -> str:
+    """What ``out`` is: one of ``SUFFIXES``, ``STDOUT`` or ``FOLDER``.
+
+    Raises:
+        ArgumentError: it is none, or cannot be written to.
+    """
+    forms = "grid.png (or .gif, .npy, .json, - for stdout, or a folder/)"
+    if out is None:
+        raise ArgumentError(f"where to? add -o {forms}")
+    if out == STDOUT:
+        if sys.stdout.isatty():
+            raise ArgumentError(
+                "-o - would write a picture to the terminal; send it on, as > a.png"
             )
+        return STDOUT
+    path = Path(out)
+    if out.endswith("/") or path.is_dir() or not path.suffix:
+        if path.exists() and not path.is_dir():
+            raise ArgumentError(f"-o {out} is a file; give a folder, or one of {forms}")
+        return FOLDER
+    if path.suffix.lower() not in SUFFIXES:
+        raise ArgumentError(f"-o {out} ends in {path.suffix}; give {forms}, with the / at its end")
+    if not path.parent.is_dir():
+        raise ArgumentError(f"-o {out}: there is no folder {path.parent}; make it first")
+    return path.suffix.lower()
+
+
+def _save(client: Client, fields: dict[str, Any], out: str, kind: str) -> None:
+    path = Path(out)
+    if kind == STDOUT:
+        sys.stdout.buffer.write(client.grid(**fields).png)
+        sys.stdout.buffer.flush()
+    elif kind == ".png":
+        _write(path, client.grid(**fields).png)
+    elif kind == ".json":
+        _write(path, client.post({**fields, "format": "json"}).content)
+    elif kind == ".npy":
+        arrays = [client.array(**part) for part in _parts(fields)]
+        with _whole(path) as file:
+            np.save(file, np.concatenate(arrays))
+    elif kind == ".gif":
+        frames = [image for part in _parts(fields) for image in client.images(**part)]
+        with _whole(path) as file:
+            _write_gif(file, frames)
     else:
-        out.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+        drawn: Counter[int] = Counter()
         for part in _parts(fields):
-            document = client.post({**part, "format": "json"}).json()
+            document = client.document(**part)
             # The bytes as sent: each of them says what made it, and --read can tell.
             pngs = [base64.b64decode(text) for text in document["images"]]
-            names = document["seeds"] or range(len(pngs))
-            for name, png in zip(names, pngs, strict=True):
-                _write(out / f"{name:06d}.png", png)
+            for name, png in zip(document["seeds"] or range(len(pngs)), pngs, strict=True):
+                drawn[name] += 1
+                again = f"-{drawn[name]}" if drawn[name] > 1 else ""
+                _write(path / f"{name:06d}{again}.png", png)
+
+
+def _write_gif(file: BinaryIO, frames: list[Image.Image]) -> None:
+    """Frame by frame, as ``Image.save`` would merge neighbours that are equal."""
+    made = [frame.convert("P", palette=Image.Palette.ADAPTIVE) for frame in frames]
+    header, _ = getheader(made[0].copy(), info={"loop": 0})
+    file.writelines(header)
+    for frame in made:
+        file.writelines(getdata(frame, duration=GIF_FRAME_MS, include_color_table=True))
+    file.write(b";")
 
 
 def _parts(fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -170,21 +221,20 @@ def _parts(fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with _beside(path) as beside:
-        beside.write_bytes(data)
+    with _whole(path) as file:
+        file.write(data)
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
+def _whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write, renamed to ``path`` when all went well: nobody sees half of it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    beside = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
     try:
-        yield Path(name)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+        with beside.open("xb") as file:
+            yield file
+        beside.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
 
 

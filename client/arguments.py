@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from client.errors import ArgumentError
+
 MAX_SEEDS = 1_000_000  # a mistyped range must not fill the memory
 
 _ITEM = re.compile(r"(\d+)(?:-(\d+))?")
 # In a mix - is always minus: it has no ranges.
 _TERM = re.compile(r"\s*([+-])?\s*(?:(\d+(?:\.\d+)?)\s*\*\s*)?(\d[\d,\s]*?)\s*(?=[+-]|$)")
-
-
-class ArgumentError(ValueError):
-    """A text that is not in the notation; the message says what is."""
 
 
 def seeds(text: str) -> list[int]:

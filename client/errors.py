@@ -1,6 +1,7 @@
 """What can go wrong::
 
 ClientError
+  ArgumentError    nothing was asked: an address, a file or a value that cannot be used
   NotReachable     no connection, or no answer in time
   Problem          the server answered with an error
     BadRequest     400: ``field`` names what to change
@@ -22,6 +23,10 @@ _SHOWN_CHARS = 200
 
 class ClientError(Exception):
     """Any failure of a call."""
+
+
+class ArgumentError(ClientError, ValueError):
+    """What was given cannot be used; the message says what can."""
 
 
 class NotReachable(ClientError):  # noqa: N818, reads as what it is
@@ -75,8 +80,12 @@ _CLASSES: dict[int, type[Problem]] = {
 }  # fmt: skip
 
 
-def from_reply(status: int, reason: str, body: bytes) -> Problem:
-    """The exception for a reply that is no success, whatever wrote its body."""
+def from_reply(status: int, reason: str, body: bytes, proxy: str | None = None) -> Problem:
+    """The exception for a reply that is no success, whatever wrote its body.
+
+    Args:
+        proxy: what the request went through; named where the reply may be its own.
+    """
     found: dict[str, Any] = {}
     try:
         decoded = json.loads(body)
@@ -85,6 +94,8 @@ def from_reply(status: int, reason: str, body: bytes) -> Problem:
         pass
     text = body[:_SHOWN_CHARS].decode("utf-8", "replace").strip()
     detail = found.get("detail") or found.get("message") or text or reason or "no explanation"
+    if proxy and not str(found.get("type")).startswith("urn:dcgan:"):
+        detail = f"{detail} (through the proxy {proxy} of the environment)"
     parts = {name: str(found.get(name, "")) for name in ("title", "field", "seen", "allowed")}
     fallback = ServerFailed if status >= 500 else Problem
     return _CLASSES.get(status, fallback)(status, str(found.get("type", "")), str(detail), **parts)

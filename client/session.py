@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import base64
 import io
+import ipaddress
 import json
+import re
+import socket
+import ssl
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
 import requests
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies, select_proxy
 
-from client.errors import ClientError, NotReachable, from_reply
+from client.errors import ArgumentError, ClientError, NotReachable, from_reply
 from client.retries import retries as at_most
+
+MAX_TIMEOUT_S = 86_400.0
+_OTHER_NAME = (62, 64)  # OpenSSL: the certificate is of another host name, or IP address
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +56,12 @@ class Client:
 
     Every method takes the fields of docs/api.md as keywords and raises ``client.errors``.
 
+    What is on this machine (localhost, 127.0.0.0/8, ::1) is asked directly, everything else
+    through the proxy that the environment names.
+
     Args:
-        url: of the inference port or of the proxy before it.
+        url: ``host:port``, ``http://host:port`` or ``https://host``, of the inference port or of
+            the proxy before it.
         model: its name.
         version: of the model, as in "1.0"; the server's default version if left out.
         connect_timeout_s, read_timeout_s: longest wait for a connection, and for an answer.
@@ -54,18 +69,34 @@ class Client:
             to a bound that doubles each time, or is what Retry-After says; 30 s at most.
         backoff_s: bound of the wait before the first retry.
         api_key: sent as ``X-API-Key``, for a proxy that wants one.
+        ca_file: PEM certificate of who signed the server's, or its own if it is self-signed.
+
+    Raises:
+        ArgumentError: one of them cannot be used.
     """
 
     def __init__(
         self, url: str = "http://127.0.0.1:8080", model: str = "dcgan", *,
         version: str | None = None, connect_timeout_s: float = 5.0, read_timeout_s: float = 60.0,
         retries: int = 4, backoff_s: float = 0.4, api_key: str | None = None,
+        ca_file: Path | None = None,
     ) -> None:  # fmt: skip
         self._model = model if version is None else f"{model}/{version}"
-        self._url = f"{url.rstrip('/')}/predictions/{self._model}"
+        self._url = _endpoint(url, "predictions", self._model)
         self._timeout_s = (connect_timeout_s, read_timeout_s)
+        if not all(0 < timeout_s <= MAX_TIMEOUT_S for timeout_s in self._timeout_s):
+            raise ArgumentError(
+                f"time-outs are {connect_timeout_s:g} and {read_timeout_s:g} s; allowed is more "
+                f"than 0, at most {MAX_TIMEOUT_S:g}"
+            )
+        if ca_file is not None:
+            _check_certificate(ca_file)
+        # In each call, not in the session, where the environment would win over it.
+        self._verify = True if ca_file is None else str(ca_file)
         self._session = requests.Session()
         if api_key is not None:
+            if not re.fullmatch("[!-~]+", api_key):
+                raise ArgumentError("the API key holds blanks, line ends or other than ASCII")
             self._session.headers["X-API-Key"] = api_key
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(max_retries=at_most(retries, backoff_s)))
@@ -87,22 +118,38 @@ class Client:
 
     def images(self, **fields: Any) -> list[Image.Image]:
         """Each image on its own."""
-        document = self.post({**fields, "format": "json"}).json()
-        return [_open(base64.b64decode(text)) for text in document["images"]]
+        return [_open(base64.b64decode(text)) for text in self.document(**fields)["images"]]
 
     def array(self, **fields: Any) -> npt.NDArray[np.uint8]:
         """The pixels, uint8 (N, H, W, C)."""
         reply = self.post({**fields, "format": "npy"})
-        pixels = np.load(io.BytesIO(reply.content), allow_pickle=False)
+        try:
+            pixels = np.load(io.BytesIO(reply.content), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise _foreign(reply) from error
         return cast("npt.NDArray[np.uint8]", pixels)
+
+    def document(self, **fields: Any) -> dict[str, Any]:
+        """The reply in JSON: ``images`` (base64 of a PNG each), ``seeds`` and the rest."""
+        reply = self.post({**fields, "format": "json"})
+        try:
+            found = reply.json()
+        except ValueError as error:
+            raise _foreign(reply) from error
+        if not isinstance(found, dict) or "images" not in found:
+            raise _foreign(reply)
+        return found
 
     def post(self, fields: dict[str, Any]) -> requests.Response:
         """One call with these fields as JSON; the reply has status 200.
 
         Raises:
+            ArgumentError: noise is an array that is no latents.
             NotReachable: no connection, or no answer in time.
             Problem: the server answered with an error.
         """
+        if isinstance(noise := fields.get("noise"), np.ndarray):
+            fields = {**fields, "noise": _latents(noise)}
         return self._ask("POST", self._url, json.dumps(fields, default=_plain))
 
     def describe(self, management_url: str = "http://127.0.0.1:8081") -> dict[str, Any]:
@@ -115,25 +162,45 @@ class Client:
             NotReachable, Problem: as for ``post``.
             ClientError: the model says nothing of itself.
         """
-        url = f"{management_url.rstrip('/')}/models/{self._model}"
-        document = self._ask("GET", f"{url}?customized=true").json()
-        if not document[0].get("customizedMetadata"):
+        url = _endpoint(management_url, "models", self._model)
+        reply = self._ask("GET", f"{url}?customized=true")
+        try:
+            found = reply.json()[0].get("customizedMetadata")
+        except (ValueError, LookupError, AttributeError) as error:
+            raise _foreign(reply) from error
+        if not found:
             raise ClientError(f"{url} does not describe itself; is a worker of the model ready?")
-        return cast("dict[str, Any]", document[0]["customizedMetadata"])
+        return cast("dict[str, Any]", found)
 
     def _ask(self, method: str, url: str, body: str | None = None) -> requests.Response:
         headers = {} if body is None else {"Content-Type": "application/json"}
+        host = str(urlsplit(url).hostname)
+        direct = {"no_proxy": host} if _is_here(host) else {}
+        # Without user and password, which come before an @.
+        through = (select_proxy(url, get_environ_proxies(url, **direct)) or "").rpartition("@")[2]
         try:
             # A redirect would turn the POST into a GET and take the API key to another host.
             reply = self._session.request(
                 method, url, data=body, headers=headers, timeout=self._timeout_s,
-                allow_redirects=False,
+                allow_redirects=False, proxies=direct, verify=self._verify,
             )  # fmt: skip
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+            raise ArgumentError(f"{url}{_by(through)}: {error}") from error
         except requests.RequestException as error:
-            raise NotReachable(f"{url}: {error}; is the server up? (make serve)") from error
+            raise _unreached(url, through, error) from error
         if reply.status_code != requests.codes.ok:
-            raise from_reply(reply.status_code, reply.reason, reply.content)
+            raise from_reply(reply.status_code, reply.reason, reply.content, through)
         return reply
+
+
+class _Made(PngImageFile):
+    """A picture that still says what made it when it is saved as PNG."""
+
+    def save(self, fp: Any, format: str | None = None, **params: Any) -> None:
+        info = PngInfo()
+        for name, text in self.text.items():
+            info.add_text(name, text)
+        super().save(fp, format, **{"pnginfo": info, **params})
 
 
 def read(png: bytes) -> dict[str, Any]:
@@ -154,11 +221,116 @@ def read(png: bytes) -> dict[str, Any]:
 
 def _open(png: bytes) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(png), formats=["PNG"])
+        Image.open(io.BytesIO(png), formats=["PNG"])  # refuses a picture that fills the memory
+        image = _Made(io.BytesIO(png))
         image.load()
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ClientError("this is no PNG file, or not a whole one") from error
     return image
+
+
+def _endpoint(address: str, kind: str, model: str) -> str:
+    """The URL to ask, of an address that may have no scheme and may name the model already.
+
+    Raises:
+        ArgumentError: it is no address, or names another model.
+    """
+    address = address.strip()
+    try:
+        parts = urlsplit(address if "://" in address else f"http://{address}")
+        usable = parts.scheme in ("http", "https") and parts.port != 0
+    except ValueError:  # of the port, or of brackets
+        usable = False
+    if not usable or parts.hostname in (None, "http", "https") or parts.query or parts.fragment:
+        raise ArgumentError(
+            f"the address {address!r} cannot be used; give http://host:port or https://host, and "
+            "a path only if a proxy before the server adds one"
+        )
+    found = re.fullmatch(rf"(.*?)(?:/{kind}(?:/(.+?))?)?/*", parts.path)
+    assert found is not None  # the first group takes anything
+    prefix, named = found.groups()
+    if named not in (None, model):
+        raise ArgumentError(
+            f"the address {address!r} names the model {named!r}, asked is {model!r}; give the "
+            f"address without /{kind}/..., and the model as --model (model=)"
+        )
+    return f"{parts.scheme}://{parts.netloc}{prefix}/{kind}/{quote(model)}"
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_certificate(path: Path) -> None:
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:  # ssl.SSLError is one
+        what = "holds no PEM certificate" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ArgumentError(
+            f"the CA file {path} cannot be used: {what}; give the certificate that signed the "
+            "server's, as PEM"
+        ) from error
+
+
+def _by(proxy: str) -> str:
+    return f" (through the proxy {proxy} of the environment)" if proxy else ""
+
+
+def _unreached(url: str, proxy: str, error: requests.RequestException) -> NotReachable:
+    """What went wrong on the way, and what to do."""
+    cause = _innermost(error)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        why = f"the certificate is not trusted: {cause.verify_message}"
+        what = (
+            "ask by a name that it holds" if cause.verify_code in _OTHER_NAME else
+            "give the certificate of who signed it, or its own if it is self-signed, as "
+            "--ca-file (ca_file=)"
+        )  # fmt: skip
+    elif isinstance(cause, ssl.SSLError):
+        why, what = str(cause), "does this port speak TLS? if not, ask with http://"
+    elif isinstance(error, requests.exceptions.ProxyError):
+        why, what = str(cause), "put the host into NO_PROXY to ask it directly"
+    elif isinstance(error, requests.ReadTimeout):
+        why, what = f"timed out: no answer ({cause})", "wait longer with --timeout-s"
+    elif isinstance(cause, socket.gaierror):
+        why, what = str(cause), "is the name of the host right?"
+    else:
+        why, what = str(cause), "is the server up? (make serve)"
+    return NotReachable(f"{url}{_by(proxy)}: {why}; {what}")
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The error that requests and urllib3 have wrapped."""
+    inner: BaseException | None = error
+    while inner is not None:
+        error = inner
+        wrapped = (getattr(error, "reason", None), *error.args, error.__cause__)
+        inner = next((one for one in wrapped if isinstance(one, BaseException)), None)
+    return error
+
+
+def _foreign(reply: requests.Response) -> ClientError:
+    kind = reply.headers.get("Content-Type", "no content type")
+    return ClientError(
+        f"{reply.url} answered, but not as this service does ({kind[:80]}); is the address right?"
+    )
+
+
+def _latents(noise: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Noise as it is sent, (n, nz) or (nz,), of an array that may be torch's (n, nz, 1, 1)."""
+    if noise.ndim == 4 and noise.shape[2:] == (1, 1):
+        noise = noise[:, :, 0, 0]
+    if noise.dtype.kind not in "fiu" or noise.ndim not in (1, 2):
+        raise ArgumentError(
+            f"noise is {noise.dtype} of shape {noise.shape}; allowed are real numbers of shape "
+            "(n, nz)"
+        )
+    if not np.isfinite(noise).all():
+        raise ArgumentError("noise holds NaN or infinite numbers; allowed are finite ones")
+    return noise
 
 
 def _plain(value: object) -> object:

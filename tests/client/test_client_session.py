@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import os
+import re
+import shutil
+import ssl
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import certifi
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +27,7 @@ from urllib3 import HTTPResponse
 
 import client
 from client import Client
+from client.__main__ import main
 from client.retries import LONGEST_WAIT_S, retries
 from client.session import read
 
@@ -34,6 +43,7 @@ class Scripted(ThreadingHTTPServer):
 
     steps: list[Step]
     seen: list[tuple[dict[str, str], Any]]
+    paths: list[str]
     hang_s = 0.0
 
 
@@ -42,6 +52,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.paths.append(self.path)
         self.server.seen.append((dict(self.headers), json.loads(body)))
         time.sleep(self.server.hang_s)
         status, headers, data = self.server.steps[
@@ -61,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Scripted]:
     made = Scripted(("127.0.0.1", 0), Handler)
-    made.seen = []
+    made.seen, made.paths = [], []
     Thread(target=made.serve_forever, args=(0.01,), daemon=True).start()
     yield made
     made.shutdown()
@@ -80,6 +91,12 @@ def png(text: str | None) -> bytes:
     return buffer.getvalue()
 
 
+def document(*pngs: bytes, seeds: list[int] | None = None) -> Step:
+    images = [base64.b64encode(data).decode() for data in pngs]
+    return 200, {}, json.dumps({"images": images, "seeds": seeds}).encode()
+
+
+NAN = float("nan")
 OK: Step = (200, {"X-Seed": "7"}, png('{"request": {"seed": 7}}'))
 
 
@@ -184,6 +201,177 @@ def test_a_time_out_is_not_tried_again(server: Scripted) -> None:
     assert len(server.seen) == 1
 
 
+@pytest.mark.parametrize(
+    "form",
+    ["127.0.0.1:{}", "localhost:{}/", "http://127.0.0.1:{}", " http://127.0.0.1:{}// ",
+     "http://127.0.0.1:{}/predictions", "127.0.0.1:{}/predictions/dcgan/"],
+)  # fmt: skip
+def test_forms_of_an_address(server: Scripted, form: str) -> None:
+    server.steps = [OK]
+    assert Client(form.format(server.server_port)).grid().seed == 7
+    assert server.paths == ["/predictions/dcgan"]
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [("", "''"), ("http://", "'http://'"), ("ftp://h", "'ftp://h'"), ("h:port", "'h:port'"),
+     ("h:99999", "'h:99999'"), ("http:/h", "'http:/h'"), ("http://[::1", "cannot be used"),
+     ("h?seed=1", "cannot be used"), ("a b", "a b"),
+     ("h/predictions/cats", "names the model 'cats', asked is 'dcgan'")],
+)  # fmt: skip
+def test_what_is_no_address(url: str, words: str) -> None:
+    with pytest.raises(client.ArgumentError, match=re.escape(words)):
+        Client(url).grid()
+
+
+def test_settings_that_cannot_be_sent() -> None:
+    for settings in ({"api_key": "a\n"}, {"read_timeout_s": 0}, {"connect_timeout_s": NAN}):
+        with pytest.raises(client.ArgumentError):
+            Client(**settings)  # type: ignore[arg-type]
+
+
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+
+
+@pytest.fixture
+def proxied(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Sets the proxy of the environment."""
+    for name in ("no_proxy", "NO_PROXY", *PROXIES, *map(str.upper, PROXIES)):
+        monkeypatch.delenv(name, raising=False)
+
+    def set_proxy(address: str) -> None:
+        for name in PROXIES:
+            monkeypatch.setenv(name, address)
+
+    return set_proxy
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_its_own_machine_is_asked_without_a_proxy(
+    server: Scripted, proxied: Callable[[str], None], host: str
+) -> None:
+    proxied("http://127.0.0.1:1")
+    server.steps = [OK]
+    assert Client(f"{host}:{server.server_port}").grid().seed == 7
+
+
+@pytest.mark.parametrize("host", ["127.9.9.9", "[::1]"])
+def test_so_is_every_address_of_it(proxied: Callable[[str], None], host: str) -> None:
+    proxied("http://127.0.0.1:1")
+    with pytest.raises(client.NotReachable, match="is the server up") as caught:
+        Client(f"http://{host}:1").grid()
+    assert "proxy" not in str(caught.value)
+
+
+def test_a_proxy_that_is_not_there_is_named(proxied: Callable[[str], None]) -> None:
+    proxied("http://user:secret@127.0.0.1:1")
+    with pytest.raises(client.NotReachable, match=r"the proxy 127\.0\.0\.1:1 .*NO_PROXY") as caught:
+        Client("cats.invalid").grid()
+    assert "secret" not in str(caught.value)
+
+
+def test_what_a_proxy_answers_is_told_as_such(
+    server: Scripted, proxied: Callable[[str], None]
+) -> None:
+    proxied(f"127.0.0.1:{server.server_port}")
+    server.steps = [(407, {}, b"who are you?"), (400, {}, json.dumps(PROBLEM).encode())]
+    with pytest.raises(client.Problem, match=rf"407: who are you\? .*{server.server_port}"):
+        Client("cats.invalid").grid()
+    with pytest.raises(client.BadRequest) as caught:  # of the server, passed on
+        Client("cats.invalid").grid()
+    assert "proxy" not in str(caught.value)
+
+
+@pytest.fixture
+def tls(server: Scripted, tmp_path: Path) -> Path:
+    """Lets the server speak TLS with a certificate of its own for localhost; returns that."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not there")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-subj", "/CN=cats", "-addext", "subjectAltName=DNS:localhost",
+         "-keyout", tmp_path / "key", "-out", tmp_path / "crt"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "crt", tmp_path / "key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.steps = [OK]
+    return tmp_path / "crt"
+
+
+def test_a_certificate_of_its_own(
+    server: Scripted, tls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"https://localhost:{server.server_port}"
+    with pytest.raises(client.NotReachable, match=r"not trusted: self-signed .*--ca-file"):
+        Client(url).grid()
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())  # what was given wins over it
+    assert Client(url, ca_file=tls).grid().seed == 7
+    with pytest.raises(client.NotReachable, match=r"IP address mismatch.*ask by a name"):
+        Client(url.replace("localhost", "127.0.0.1"), ca_file=tls).grid()
+
+
+def test_tls_where_there_is_none(server: Scripted) -> None:
+    with pytest.raises(client.NotReachable, match=r"speak TLS.*http://"):
+        Client(f"https://127.0.0.1:{server.server_port}").grid()
+
+
+@pytest.mark.parametrize("text", [None, "no PEM"])
+def test_what_is_no_ca_file(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "crt").write_text(text)
+    with pytest.raises(
+        client.ArgumentError, match=r"CA file \S+crt cannot be used: (No such|holds)"
+    ):
+        Client(ca_file=tmp_path / "crt")
+
+
+def test_an_unknown_host() -> None:
+    with pytest.raises(client.NotReachable, match="is the name of the host right"):
+        Client("cats.invalid").grid()
+
+
+def test_a_server_of_something_else(server: Scripted) -> None:
+    server.steps = [(200, {"Content-Type": "text/html"}, b"<p>hello")]
+    cats = connect(server)
+    for ask in (cats.images, cats.array, cats.document):
+        with pytest.raises(client.ClientError, match=r"not as this service does \(text/html\)"):
+            ask()
+
+
+def test_a_saved_picture_says_what_made_it(server: Scripted, tmp_path: Path) -> None:
+    server.steps = [document(png('{"request": {"seed": 7}}')), OK]
+    (image,) = connect(server).images()
+    for number, picture in enumerate((image, connect(server).grid().image)):
+        for out in (tmp_path / f"{number}.png", io.BytesIO()):
+            picture.save(out, "PNG")
+            saved = out.getvalue() if isinstance(out, io.BytesIO) else out.read_bytes()
+            assert read(saved) == {"request": {"seed": 7}}
+    image.save(tmp_path / "cat.jpg", quality=50)
+    image.save(tmp_path / "cat.png", pnginfo=PngInfo())  # who gives another text wants that
+    with pytest.raises(client.ClientError, match="does not say"):
+        read((tmp_path / "cat.png").read_bytes())
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 2), (3, 2, 1, 1)])
+def test_noise_of_arrays(server: Scripted, shape: tuple[int, ...]) -> None:
+    server.steps = [OK]
+    connect(server).grid(noise=np.ones(shape, np.float16))
+    assert server.seen[0][1]["noise"] == np.ones(shape[:2]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("noise", "words"),
+    [(np.ones((1, 2), complex), "noise is complex128"), (np.ones((1, 2), bool), "is bool"),
+     (np.array([["a"]]), "is <U1"), (np.ones((1, 2, 2, 2)), "shape (1, 2, 2, 2)"),
+     (np.array(1.0), "shape ()"), (np.array([[NAN]]), "NaN")],
+)  # fmt: skip
+def test_arrays_that_are_no_noise(noise: Any, words: str) -> None:
+    with pytest.raises(client.ArgumentError, match=re.escape(words)):
+        Client("127.0.0.1:1").grid(noise=noise)
+
+
 def test_nobody_listens() -> None:
     with pytest.raises(client.NotReachable, match="is the server up"):
         Client("http://127.0.0.1:1").grid()
@@ -204,3 +392,63 @@ def test_what_is_no_png(data: bytes) -> None:
 def test_what_json_cannot_hold() -> None:
     with pytest.raises(TypeError, match="set cannot be sent"):
         Client().grid(seeds={1})
+
+
+def run(server: Scripted, out: str, *more: str) -> int:
+    return main(["--url", f"127.0.0.1:{server.server_port}", "-o", out, *more])
+
+
+RED, BLUE = (Image.new("RGB", (20, 20), name) for name in ("red", "blue"))
+
+
+def bytes_of(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", ["samples.v2/", "samples", "there.png", "new/deep/"])
+def test_a_folder_gets_a_file_for_each_picture(server: Scripted, tmp_path: Path, name: str) -> None:
+    (tmp_path / "there.png").mkdir()
+    pngs = [bytes_of(image) for image in (RED, RED, BLUE)]
+    server.steps = [document(*pngs, seeds=[7, 7, 8])]
+    assert run(server, f"{tmp_path}/{name}", "--seeds", "7,7,8") == 0
+    found = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+    assert found == dict(zip(["000007.png", "000007-2.png", "000008.png"], pngs, strict=True))
+
+
+def test_seeds_that_come_again_in_another_call(server: Scripted, tmp_path: Path) -> None:
+    part = [document(*[bytes_of(RED)] * n, seeds=[7] * n) for n in (64, 1)]
+    server.steps = part
+    assert run(server, f"{tmp_path}/", "--seeds", ",".join(["7"] * 65)) == 0
+    assert len(list(tmp_path.iterdir())) == 65
+
+
+def test_each_frame_of_a_gif_is_there(server: Scripted, tmp_path: Path) -> None:
+    shown = [RED, RED, BLUE, BLUE, RED]
+    server.steps = [document(*map(bytes_of, shown))]
+    assert run(server, str(tmp_path / "a.gif")) == 0
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert getattr(gif, "n_frames", 1) == 5
+        assert gif.info["loop"] == 0
+        for number, frame in enumerate(shown):
+            gif.seek(number)
+            assert gif.info["duration"] == 120
+            assert gif.convert("RGB").tobytes() == frame.tobytes()
+
+
+def test_a_picture_to_stdout(server: Scripted, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    server.steps = [OK]
+    assert run(server, "-") == 0
+    assert capfdbinary.readouterr().out == OK[2]
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o002])
+def test_files_follow_the_umask(server: Scripted, tmp_path: Path, mask: int) -> None:
+    server.steps = [OK]
+    before = os.umask(mask)
+    try:
+        assert run(server, str(tmp_path / "cat.png")) == 0
+    finally:
+        os.umask(before)
+    assert (tmp_path / "cat.png").stat().st_mode & 0o777 == 0o666 & ~mask
