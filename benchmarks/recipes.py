@@ -24,11 +24,11 @@ from handler.images import Images
 from training import data
 from training.config import TrainConfig
 from training.devices import choose_device, choose_precision
-from training.evaluation.sliced import sliced_wasserstein_by_scale
 from training.files import atomic_path
 from training.loop import train
 from training.metrics import pairwise_diversity
 from training.samples import generate, save_grid
+from training.sliced import sliced_wasserstein_by_scale
 from training.weights import load_generator
 
 REGULARISERS: dict[str, dict[str, object]] = {

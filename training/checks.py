@@ -9,10 +9,10 @@ import numpy as np
 from training.data.batches import Split, to_pictures
 from training.data.pictures import Pictures
 from training.ema import recalibrate
-from training.evaluation.sliced import sliced_wasserstein_by_scale
 from training.health import overfitting
 from training.metrics import pairwise_diversity
 from training.samples import generate, save_grid
+from training.sliced import sliced_wasserstein_by_scale
 from training.step import Trainer
 
 PREVIEW_CALIBRATION = 512  # images that measure BatchNorm's statistics for a preview

@@ -15,18 +15,18 @@ import tyro
 
 from training.config import ConfigError
 from training.data import DataError
-from training.evaluation.command import EvaluateConfig
-from training.seeing.addition import ArithmeticConfig
-from training.seeing.animation import AnimationConfig
-from training.seeing.compare import CompareConfig
-from training.seeing.curves import CurvesConfig
-from training.seeing.directions import DirectionsConfig
-from training.seeing.enlarge import EnlargeConfig
-from training.seeing.filters import FiltersConfig
-from training.seeing.layers import LayersConfig
-from training.seeing.neighbours import NeighboursConfig
-from training.seeing.walk import WalkConfig
-from training.usage import UsageError
+from training.lab.addition import ArithmeticConfig
+from training.lab.animation import AnimationConfig
+from training.lab.command import EvaluateConfig
+from training.lab.compare import CompareConfig
+from training.lab.curves import CurvesConfig
+from training.lab.directions import DirectionsConfig
+from training.lab.enlarge import EnlargeConfig
+from training.lab.filters import FiltersConfig
+from training.lab.layers import LayersConfig
+from training.lab.neighbours import NeighboursConfig
+from training.lab.usage import UsageError
+from training.lab.walk import WalkConfig
 from training.weights import WeightsError
 
 Command = (

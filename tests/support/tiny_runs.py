@@ -34,7 +34,7 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.checks.PREVIEW_CALIBRATION", 64)
     monkeypatch.setattr("training.checks.DISTANCE_SEEDS", range(16))
     monkeypatch.setattr("training.checks.PREVIEW_SEEDS", range(16))
-    monkeypatch.setattr("training.evaluation.sliced.DIRECTIONS", 64)
+    monkeypatch.setattr("training.sliced.DIRECTIONS", 64)
 
 
 @contextmanager

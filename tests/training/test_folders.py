@@ -25,9 +25,9 @@ from tests.support.odd_pictures import (
 from training.data import folders, report, store
 from training.data.folders import load_folder, load_zip, show_name
 from training.data.pictures import Skipped, decode
+from training.lab.canvas import save_gif, save_png
+from training.lab.curves import CurvesConfig
 from training.samples import save_grid
-from training.seeing.canvas import save_gif, save_png
-from training.seeing.curves import CurvesConfig
 
 
 def test_odd_folder(odd_folder: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from handler.images import Images
 from training.data.avatars import load_avatars
-from training.evaluation.sliced import (
+from training.sliced import (
     double,
     halve,
     laplacian_level,

@@ -1,0 +1,198 @@
+"""Vector arithmetic, on a Generator and a judge whose concepts are known."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from handler import arithmetic as served
+from handler.images import Images
+from handler.latents import from_seeds
+from training.__main__ import main
+from training.data.avatars import load_avatars
+from training.lab import judge
+from training.lab.arithmetic import Pool, add, measure, plan, random_directions
+from training.lab.canvas import Latents
+from training.lab.concepts import NAMES, Concept, parse_concept
+from training.lab.usage import UsageError
+from training.networks import new_generator
+from training.weights import save_generator
+
+CLASSES = {"body": 15, "fur": 10, "eyes": 15, "mouth": 10, "accessory": 16}
+HAT = Concept("hat", 1)
+
+
+def draw(latents: Latents) -> Images:
+    """Planted: one pixel, red is value 0 of the latent, green value 1."""
+    levels = np.clip(np.rint(latents[:, :2] * 32 + 128), 0, 255).astype(np.uint8)
+    return np.concatenate([levels, np.zeros((len(levels), 1), np.uint8)], axis=1)[:, None, None]
+
+
+def classify(images: Images) -> dict[str, npt.NDArray[np.float32]]:
+    """Planted: a hat from value 0 of 0.5 up; large if value 1 is positive."""
+    values = (images[:, 0, 0, :2].astype(np.float32) - 128) / 32
+
+    def two(score: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        yes = (1 / (1 + np.exp(-8 * score))).astype(np.float32)
+        return np.stack([1 - yes, yes], axis=1)
+
+    return {"hat": two(values[:, 0] - 0.5), "size": two(values[:, 1])}
+
+
+def pool(count: int = 400, nz: int = 30) -> Pool:
+    latents = from_seeds(range(count), nz)
+    return Pool(latents, classify(draw(latents)))
+
+
+def test_the_terms_are_sure_and_are_no_bases() -> None:
+    samples = pool()
+    trials, bases = plan(samples, HAT, None, terms=3, trials=4, bases=50)
+    assert len(trials) == 4
+    assert len(bases) == 50
+    having = np.concatenate([trial.having for trial in trials])
+    lacking = np.concatenate([trial.lacking for trial in trials])
+    assert (samples.told["hat"][having, 1] >= 0.9).all()
+    assert (samples.told["hat"][[*lacking, *bases], 1] < 0.1).all()
+    assert len({*having, *lacking, *bases}) == 12 + 12 + 50
+
+
+def test_the_direction_is_the_difference_of_means() -> None:
+    samples = pool()
+    trials, bases = plan(samples, HAT, None, terms=3, trials=1, bases=5)
+    base = samples.latents[bases[:1]]
+    terms = [
+        (1.0, samples.latents[trials[0].having]),
+        (-1.0, samples.latents[trials[0].lacking]),
+        (1.0, base),
+    ]
+    here = add(base, trials[0].direction, 1.0, keep_length=False)
+    assert np.allclose(here, served.mix(terms), atol=1e-5)  # what the server's mix would do
+
+
+def test_without_is_what_the_others_have() -> None:
+    samples = pool()
+    told = {**samples.told, "hat": np.eye(3, dtype=np.float32)[np.arange(400) % 3]}
+    trials, bases = plan(
+        Pool(samples.latents, told), HAT, Concept("hat", 2), terms=3, trials=2, bases=9
+    )
+    assert {row % 3 for row in trials[1].having} == {1}
+    assert {row % 3 for row in [*trials[1].lacking, *bases]} == {2}
+
+
+def test_the_planted_direction_works_and_a_random_one_does_not() -> None:
+    samples = pool(800)
+    trials, bases = plan(samples, HAT, None, terms=10, trials=5, bases=200)
+    numbers = measure(samples, trials, bases, HAT, draw, classify, 1.0, keep_length=False)
+    found = numbers["has_concept"]
+    assert found["before"] == 0
+    assert found["after"] > 0.8
+    assert found["after_lowest"] <= found["after"] <= found["after_highest"]
+    assert found["random_direction"] < 0.15
+    assert numbers["kept"].keys() == {"size"}
+    assert numbers["kept"]["size"]["after"] > 0.7
+
+
+def test_nothing_changes_at_strength_zero() -> None:
+    samples = pool()
+    trials, bases = plan(samples, HAT, None, terms=3, trials=1, bases=50)
+    numbers = measure(samples, trials, bases, HAT, draw, classify, 0.0, keep_length=False)
+    assert numbers["has_concept"]["after"] == 0
+    assert numbers["kept"]["size"] == {"after": 1.0, "random_direction": 1.0}
+
+
+def test_lengths_are_kept_on_request() -> None:
+    bases = from_seeds(range(5), 30)
+    moved = add(bases, 3 * bases[0], 1.0, keep_length=True)
+    assert np.allclose(np.linalg.norm(moved, axis=1), np.linalg.norm(bases, axis=1), rtol=1e-5)
+    assert not np.allclose(moved[1], bases[1], atol=0.1)
+
+
+def test_random_directions_have_the_length_and_no_favourite() -> None:
+    drawn = random_directions(2000, 7.0, 4, seed=0)
+    assert np.allclose(np.linalg.norm(drawn, axis=1), 7, atol=1e-4)
+    assert np.abs(drawn.mean(axis=0)).max() < 0.4
+
+
+def test_too_few_samples_are_told() -> None:
+    with pytest.raises(UsageError, match=r"of 20 samples are surely with hat:1, 300 are needed"):
+        plan(pool(20), HAT, None, terms=30, trials=10, bases=5)
+
+
+def test_names_are_classes_of_the_avatars() -> None:
+    labels = load_avatars(32, "#c8d4e0", 0, 400).labels
+    for attribute, names in NAMES.items():
+        assert set(names.values()) <= set(labels[attribute].tolist())
+        assert len(set(names.values())) == len(names)
+    every = [name for names in NAMES.values() for name in names]
+    assert len(set(every)) == len(every)  # a name alone says which attribute is meant
+
+
+@pytest.mark.parametrize(
+    ("text", "concept"),
+    [
+        ("glasses", Concept("eyes", 12)),
+        ("fur:9", Concept("fur", 9)),
+        ("bare", Concept("accessory", 15)),
+    ],
+)
+def test_concepts_are_read(text: str, concept: Concept) -> None:
+    assert parse_concept(text, CLASSES) == concept
+    assert parse_concept(str(concept), CLASSES) == concept
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("glases", "did you mean 'glasses'"),
+        ("eye:1", "did you mean 'eyes'"),
+        ("eyes:15", "give 0 to 14"),
+        ("eyes:-1", "give 0 to 14"),
+        ("zzz", "known: maroon"),
+    ],
+)
+def test_unknown_concepts_name_the_nearest(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        parse_concept(text, CLASSES)
+
+
+def test_the_command_keeps_its_judge(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge, "PICTURES", 128)
+    torch.manual_seed(0)
+    made = {"data": "avatars", "pictures": 128, "seed": 999, "background": "#c8d4e0"}
+    generator = new_generator(6, 2, 3, 32)
+    save_generator(tmp_path / "g.safetensors", generator, made)
+    path = tmp_path / "judge.safetensors"
+    arguments = [
+        "arithmetic", "--weights", str(tmp_path / "g.safetensors"), "--classifier", str(path),
+        "--out", str(tmp_path / "a.png"), "--samples", "20",
+    ]  # fmt: skip
+    # The untrained Generator's pictures are nothing for sure, which the command has to say.
+    assert main(arguments) == 2
+    first = capsys.readouterr().err
+    assert "training the classifier" in first
+    assert "of 20 samples are surely with glasses, 30 are needed" in first
+    kept = path.read_bytes()
+    assert main([*arguments, "--concept", "glases"]) == 2
+    second = capsys.readouterr().err
+    assert "training" not in second
+    assert "did you mean 'glasses'" in second
+    assert path.read_bytes() == kept
+
+    save_generator(tmp_path / "g.safetensors", generator, {**made, "seed": 1})
+    assert main(arguments) == 2
+    assert "30 are needed" in capsys.readouterr().err  # it judges other avatars as well,
+    save_generator(tmp_path / "g.safetensors", generator, {**made, "background": "#000000"})
+    assert main(arguments) == 2
+    assert "give another path" in capsys.readouterr().err  # if they look the same
+    path.write_text(json.dumps({}))
+    assert main(arguments) == 2
+    assert "or not a classifier that this command kept" in capsys.readouterr().err
+    save_generator(tmp_path / "g.safetensors", generator, {"data": "photos"})
+    assert main(arguments) == 2
+    assert "only RGB avatars have labels" in capsys.readouterr().err

@@ -1,0 +1,169 @@
+"""Guided backpropagation against gradients worked out by hand; strongest patches; the command."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from training import checkpoint
+from training.__main__ import main
+from training.config import TrainConfig
+from training.lab import guided
+from training.lab.filters import agreement, grey_centred
+from training.networks import Discriminator
+from training.step import Trainer
+
+
+def discriminator(*, positive: bool) -> Discriminator:
+    torch.manual_seed(0)
+    network = Discriminator(ndf=2, channels=3, image_size=32).eval()
+    if positive:
+        for layer in network.layers:
+            if isinstance(layer, nn.Conv2d):
+                layer.weight.data.abs_()
+    return network
+
+
+def test_the_way_up_is_that_of_the_discriminator() -> None:
+    network = discriminator(positive=False)
+    pictures = torch.rand(2, 3, 32, 32) * 2 - 1
+    features = guided.up_to(network, 2)
+    assert torch.allclose(features(pictures), network.layers[:5](pictures))
+
+
+def test_only_positive_values_and_gradients_come_down() -> None:
+    #             value > 0:  yes   no   yes   no
+    value = torch.tensor([2.0, -2.0, 2.0, -2.0], requires_grad=True)
+    up = guided.GuidedLeakyReLU(0.2)(value)
+    assert torch.allclose(up, torch.tensor([2.0, -0.4, 2.0, -0.4]))
+    up.backward(torch.tensor([3.0, 3.0, -3.0, -3.0]))
+    assert value.grad is not None
+    assert value.grad.tolist() == [3.0, 0.0, 0.0, 0.0]
+
+
+def test_a_path_through_a_negative_weight_is_cut() -> None:
+    """Response = a * leaky(x) + b * leaky(-x) for a white pixel, x = 1: guided it is max(a, 0)."""
+    for a, b, expected in ((1.5, -4.0, 1.5), (-1.5, -4.0, 0.0), (2.0, 3.0, 2.0)):
+        first, second = nn.Conv2d(1, 2, 1, bias=False), nn.Conv2d(2, 1, 1, bias=False)
+        first.weight.data = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
+        second.weight.data = torch.tensor([a, b]).view(1, 2, 1, 1)
+        leaky = guided.GuidedLeakyReLU(0.2)
+        features = nn.Sequential(first, leaky, second)
+        white = np.full((1, 1, 1, 1), 255, np.uint8)
+        found = guided.gradients(features, white, 0, np.zeros((1, 2), np.int64))
+        assert found.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+def test_the_receptive_field_is_where_gradients_are(layer: int) -> None:
+    """Positive weights and a white picture: each pixel of the field counts, no other does."""
+    features = guided.up_to(discriminator(positive=True), layer)
+    white = np.full((1, 32, 32, 3), 255, np.uint8)
+    field = guided.field_of(layer)
+    last = 32 // 2**layer - 1
+    for place in ((0, 0), (last, last), (last // 2, last)):
+        found = guided.gradients(features, white, 0, np.array([place]))[0]
+        expected = np.zeros((32, 32), bool)
+        top, left = (field.first_px + p * field.stride_px for p in place)
+        size = field.size_px
+        expected[max(top, 0) : top + size, max(left, 0) : left + size] = True
+        assert np.array_equal(found.max(axis=2) > 0, expected)
+
+
+def test_the_strongest_patch_is_the_bright_one() -> None:
+    features = guided.up_to(discriminator(positive=True), 2)
+    images = np.full((300, 32, 32, 3), 127, np.uint8)  # about 0, as the padding is
+    images[280, 16:20, 8:12] = 255  # beyond the first batch of 256
+    images[7, 4:8, 24:28] = 160
+    places, responses = guided.strongest_places(features, images, filters=2, count=2)
+    assert places.shape == (2, 2, 3)
+    assert (responses[:, 0] >= responses[:, 1]).all()
+    assert places[..., 0].tolist() == [[280, 7], [280, 7]]
+    field = guided.field_of(2)
+    for _, y, x in places[:, 0]:
+        patch = guided.crop(images[280], field, (int(y), int(x)), 0)
+        assert patch.shape == (10, 10, 3)
+        assert (patch == 255).any()
+
+
+def test_a_patch_at_the_edge_is_filled() -> None:
+    values = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
+    patch = guided.crop(values, guided.Field(-1, 2, 4), (0, 3), 99)[..., 0]
+    assert patch.tolist() == [[99] * 4, [5, 6, 7, 99], [13, 14, 15, 99], [21, 22, 23, 99]]
+
+
+def test_no_gradient_is_grey() -> None:
+    assert grey_centred(np.array([0, 2, -1], np.float32)).tolist() == [128, 255, 64]
+    assert grey_centred(np.zeros(2, np.float32)).tolist() == [128, 128]
+
+
+def test_agreement_is_that_of_the_best_attribute() -> None:
+    labels = {"a": np.array([0, 0, 0, 1]), "b": np.array([0, 1, 2, 3])}
+    assert agreement(np.array([[0, 1, 2, 3], [0, 1, 2, 2]]), labels) == (0.75 + 1) / 2
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run's folder with settings, pictures and the checkpoint of an untrained pair."""
+    reals = tmp_path / "reals"
+    reals.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(reals / f"{i}.png")
+    config = TrainConfig(data=str(reals), image_size=32, nz=4, ngf=2, ndf=4, batch_size=2,
+                         cache=tmp_path / "cache")  # fmt: skip
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text(config.to_json())
+    trainer = Trainer(
+        replace(config, seed=5), 3, torch.device("cpu"), torch.float32
+    )  # another seed than the run's: learned weights differ from random ones
+    checkpoint.save(folder / "checkpoints", trainer, 3, kept=3)
+    return folder
+
+
+def test_the_command_draws_both_halves(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "f.png"
+    code = main(
+        ["filters", "--checkpoint", str(run), "--out", str(out), "--layer", "2", "--filters", "3",
+         "--patches", "2"]
+    )  # fmt: skip
+    assert code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["checkpoint"].endswith("step_00000003.pt")
+    assert told["patch_px"] == 10
+    assert told["labels_agree"] is None
+    with Image.open(out) as image:
+        pixels = np.asarray(image)
+    assert pixels.shape == (3 * 12 + 2, 2 * (4 * 12 + 2) + 16, 3)
+    left, right = pixels[:, :50], pixels[:, -50:]
+    assert not np.array_equal(left, right)
+    assert left[2:12, 26:36].std() > 1  # a gradient, not plain grey
+
+
+def test_unusable_checkpoints_are_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = run / "checkpoints" / "step_00000003.pt"
+    assert main(["filters", "--checkpoint", str(run), "--layer", "4"]) == 2
+    assert "this D has layers 1 to 3" in capsys.readouterr().err
+
+    settings = (run / "config.json").read_text()
+    (run / "config.json").write_text(settings.replace('"ndf": 4', '"ndf": 8'))
+    assert main(["filters", "--checkpoint", str(file)]) == 2
+    assert "does not fit the settings of its run" in capsys.readouterr().err
+
+    (run / "config.json").write_text("[]")
+    assert main(["filters", "--checkpoint", str(file)]) == 2
+    assert "leave the checkpoint in the folder of its run" in capsys.readouterr().err
+
+    (run / "config.json").write_text(settings)
+    file.write_bytes(b"no checkpoint")
+    assert main(["filters", "--checkpoint", str(file)]) == 2
+    assert "which holds no Discriminator" in capsys.readouterr().err

@@ -1,0 +1,187 @@
+"""Curves and animations of a run's folder."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.__main__ import main
+from training.lab.animation import evenly, read_frame
+from training.lab.curves import figure, loss_of, read_stats
+from training.lab.usage import UsageError
+from training.samples import save_grid
+
+LINES: list[dict[str, object]] = [
+    {"step": 10, "loss_d": 1.5, "loss_g": 0.5, "d_x": 0.5, "d_g_z1": 0.4, "d_g_z2": 0.3},
+    {"step": 10, "diversity": 0.25, "distance": None, "verdict": "healthy"},
+    {"step": 20, "loss_d": 1.0, "loss_g": 2.5, "d_x": 0.9, "d_g_z1": 0.2, "d_g_z2": 0.1},
+]
+
+
+def write(folder: Path, text: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "stats.jsonl").write_text(text, encoding="utf-8")
+
+
+def stats(lines: list[dict[str, object]]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def test_the_curves_are_the_numbers(tmp_path: Path) -> None:
+    write(tmp_path, stats(LINES))
+    axes = figure(read_stats(tmp_path)).axes
+    drawn = {
+        str(line.get_label()): np.asarray(line.get_xydata()).tolist()
+        for panel in axes
+        for line in panel.get_lines()
+    }
+    assert drawn == {
+        "Loss_D": [[10, 1.5], [20, 1.0]],
+        "Loss_G": [[10, 0.5], [20, 2.5]],
+        "D(x)": [[10, 0.5], [20, 0.9]],
+        "D(G(z)) before": [[10, 0.4], [20, 0.2]],
+        "D(G(z)) after": [[10, 0.3], [20, 0.1]],
+        "samples": [[10, 0.25]],
+    }
+
+
+def test_distances_have_a_panel_where_there_are_some(tmp_path: Path) -> None:
+    write(tmp_path, stats([*LINES, {"step": 20, "distance": 31.5}]))
+    *_, last = figure(read_stats(tmp_path)).axes
+    assert last.get_title() == "distance"
+    assert np.asarray(last.get_lines()[0].get_xydata()).tolist() == [[20, 31.5]]
+
+
+def drawn_between(folder: Path, loss: str) -> dict[str, tuple[float, float]]:
+    """Title of a panel -> what of its y axis is seen; as the command draws it."""
+    made: dict[str, tuple[float, float]] = {}
+    (folder / "config.json").write_text(json.dumps({"loss": loss}))
+    for panel in figure(read_stats(folder), loss_of(folder)).axes:
+        made[panel.get_title()] = panel.get_ylim()
+        low, high = panel.get_ylim()
+        for line in panel.get_lines():
+            assert all(low <= value <= high for value in np.asarray(line.get_ydata()))
+    return made
+
+
+@pytest.mark.parametrize("loss", ["hinge", "lsgan"])
+def test_what_is_no_probability_is_not_cut_off(tmp_path: Path, loss: str) -> None:
+    raw = {"step": 10, "loss_d": 0.2, "loss_g": -1.5, "d_x": 3.5, "d_g_z1": -1.2, "d_g_z2": -0.9}
+    write(tmp_path, stats([raw, {**raw, "step": 20, "loss_g": 2.0}]))
+    assert set(drawn_between(tmp_path, loss)) == {"loss", "D's output"}
+
+
+def test_probabilities_have_the_whole_range(tmp_path: Path) -> None:
+    write(tmp_path, stats(LINES))
+    seen = drawn_between(tmp_path, "non-saturating")
+    assert seen["probability"] == (0, 1)
+    assert seen["loss"][0] == 0
+
+
+def test_the_file_is_a_picture_with_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, stats(LINES))
+    out = tmp_path / "c.png"
+    assert main(["curves", "--run-folder", str(tmp_path), "--out", str(out)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["step"] == 20
+    assert told["last"]["loss_g"] == 2.5
+    with Image.open(out) as image:
+        assert image.size == (1200, 300)
+        colours = {colour for _, colour in image.convert("RGB").getcolors(100_000) or []}
+    assert (0x1F, 0x77, 0xB4) in colours  # matplotlib's first line colour
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_name_that_stdout_cannot_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """One with an accent and, from an old disk, one that is no UTF-8."""
+    write(tmp_path, stats(LINES))
+    shown = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", shown)
+    out = tmp_path / "é\udce9.png"
+    assert main(["curves", "--run-folder", str(tmp_path), "--out", str(out)]) == 0
+    shown.seek(0)
+    assert json.load(shown)["out"] == str(out)
+
+
+def test_the_half_line_of_a_killed_run_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path, stats(LINES) + '{"step": 30, "loss')
+    assert read_stats(tmp_path)["loss_d"] == ([10, 20], [1.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "has no losses yet"),
+        ('{"step": 1, "verdict": "healthy"}\n', "has no losses yet"),
+        ("[1]\n" + stats(LINES), "line 1, is no statistics"),
+        ("step,loss\n1,2\n", "line 1, is no statistics"),
+    ],
+)
+def test_other_files_are_told(tmp_path: Path, text: str, words: str) -> None:
+    write(tmp_path, text)
+    with pytest.raises(UsageError, match=words):
+        read_stats(tmp_path)
+
+
+def grids(folder: Path, count: int) -> None:
+    for i in range(count):
+        images = np.full((4, 16, 16, 3), i * 20, np.uint8)
+        images[0] = 255
+        save_grid(folder / "samples" / f"step_{i * 50:08d}.png", images)
+    save_grid(folder / "samples" / "real.png", np.zeros((4, 16, 16, 3), np.uint8))
+
+
+def test_a_frame_a_grid_in_their_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grids(tmp_path, 12)
+    out = tmp_path / "a.gif"
+    assert main(["animation", "--run-folder", str(tmp_path), "--out", str(out)]) == 0
+    assert json.loads(capsys.readouterr().out)["frames"] == 12
+    with Image.open(out) as image:
+        assert image.n_frames == 12  # type: ignore[attr-defined]
+        assert image.size == (38, 38)
+        for i in range(12):
+            image.seek(i)
+            tile = np.asarray(image.convert("RGB"))[24:30, 24:30].astype(int)
+            assert np.abs(tile - i * 20).max() <= 4
+
+
+def test_frames_and_size_are_bounded(tmp_path: Path) -> None:
+    grids(tmp_path, 12)
+    out = tmp_path / "a.gif"
+    arguments = ["animation", "--run-folder", str(tmp_path), "--out", str(out)]
+    assert main([*arguments, "--max-frames", "5", "--max-px", "19"]) == 0
+    with Image.open(out) as image:
+        assert image.n_frames == 5  # type: ignore[attr-defined]
+        assert image.size == (19, 19)
+
+
+def test_the_first_and_the_last_grid_stay() -> None:
+    paths = [Path(str(i)) for i in range(10)]
+    assert [p.name for p in evenly(paths, 4)] == ["0", "3", "6", "9"]
+    assert evenly(paths, 10) == paths
+    assert [p.name for p in evenly(paths, 2)] == ["0", "9"]
+
+
+def test_a_damaged_grid_is_named(tmp_path: Path) -> None:
+    (tmp_path / "step_00000001.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(UsageError, match=r"step_00000001\.png"):
+        read_frame(tmp_path / "step_00000001.png", 100)
+
+
+def test_grids_of_different_sizes_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grids(tmp_path, 2)
+    save_grid(tmp_path / "samples" / "step_00009999.png", np.zeros((9, 16, 16, 3), np.uint8))
+    out = tmp_path / "a.gif"
+    assert main(["animation", "--run-folder", str(tmp_path), "--out", str(out)]) == 2
+    assert "differ in size" in capsys.readouterr().err
+    assert not out.exists()

@@ -1,1 +1,0 @@
-"""Numbers for a Generator's samples; ``python -m training evaluate --help``."""

@@ -1,0 +1,204 @@
+"""The real pictures that a Generator is measured against: those it was trained on, and others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from handler.images import Images
+from training.data import load
+from training.data.avatars import ATTRIBUTES, load_avatars
+from training.data.batches import split
+from training.data.identity import digests, identity_of
+from training.data.pictures import Pictures
+from training.data.store import Channels
+from training.lab.judge import Origin, has_labels
+from training.lab.nearest import NEIGHBOURS, Nearness, Vectors, blocks, nearness
+from training.lab.usage import UsageError
+from training.weights import WeightsInfo
+
+UNSEEN_SEED = 2**32 + 1  # draws the avatars to compare with; far from the seeds of runs
+LEAST_HELD_OUT = 100  # pictures held out by a run, up to which training pictures join them
+LABELS_PX = 16  # avatars that are only drawn for their labels
+
+
+@dataclass(frozen=True, eq=False)
+class Reals:
+    """Training pictures and a reference.
+
+    Attributes:
+        trained_on: uint8 (N, H, W, C), all pictures that the Generator was trained on.
+        reference: uint8 (M, H, W, C), real pictures to compare samples with, in an order of
+            chance: folders are often sorted by class, and not always all are taken.
+        different: int64 (K,), ascending, which of ``trained_on`` differ: of equal ones the first.
+        rows: int64 (M,), which of those each picture of the reference is, or equals; -1 for one
+            that is none of them.
+        seen: bool (M,), which of the reference the Generator was trained on, as far as is known:
+            what a run held out is among ``trained_on`` too.
+        described: what the reference is, in words.
+        labels: attribute -> int64 (M,) of the reference, empty when there are none.
+    """
+
+    trained_on: Images
+    reference: Images
+    different: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    seen: npt.NDArray[np.bool_]
+    described: str
+    labels: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+
+    def others(self, count: int) -> Images:
+        """At most ``count`` training pictures, by lot, none of them in the reference."""
+        free = np.setdiff1d(self.different, self.rows)
+        return np.ascontiguousarray(self.trained_on[_by_lot(free, 1)[:count]])
+
+    def nearest(
+        self, variants: Sequence[Vectors], vectors: Callable[[Images], Vectors],
+        rows: npt.NDArray[np.int64], neighbours: int = NEIGHBOURS,
+    ) -> Nearness:  # fmt: skip
+        """Nearest of ``trained_on``, of which equal ones count as one.
+
+        Args:
+            variants: of N pictures, as of ``nearness``.
+            vectors: makes those of training pictures.
+            rows: int64 (N,), which training picture each is itself, -1 for one that is none.
+            neighbours: how many to look for.
+        """
+        places = np.where(rows < 0, -1, np.searchsorted(self.different, rows))
+        trained_on = map(vectors, blocks(self.trained_on, self.different))
+        found = nearness(variants, trained_on, places, neighbours)
+        return Nearness(found.distances, self.different[found.index])
+
+
+def unseen_reals(
+    pictures: Pictures, images: Images, described: str,
+    labels: dict[str, npt.NDArray[np.int64]] | None = None,
+) -> Reals:  # fmt: skip
+    """A reference from elsewhere, which may yet hold what the Generator was trained on."""
+    different = np.unique(pictures.first_equal)
+    at = dict(zip(digests(pictures.images[row] for row in different), different, strict=True))
+    rows = np.array([at.get(digest, -1) for digest in digests(images)], np.int64)
+    return Reals(pictures.images, images, different, rows, rows >= 0, described, labels or {})
+
+
+def training_pictures(
+    info: WeightsInfo, weights: Path, data: str | None, data_root: Path, cache: Path | None
+) -> Pictures:
+    """What a Generator was trained on, from ``data`` or, when None, from what its weights say.
+
+    Raises:
+        UsageError: the weights do not say it.
+        DataError: the pictures cannot be read.
+    """
+    made = info.provenance
+    data = data or made.get("data")
+    if not isinstance(data, str):
+        raise UsageError(f"{weights} does not say what it was trained on; give --data")
+    background = made.get("background", "#ffffff")
+    if data == "avatars" and info.channels == 3 and "pictures" in made:
+        return load_avatars(info.image_size, background, int(made["seed"]), int(made["pictures"]))
+
+    def loaded(channels: Channels) -> Pictures:
+        return load(
+            data, data_root=data_root, image_size=info.image_size, channels=channels,
+            background=background, seed=int(made.get("seed", 0)), workers=2, batch_size=1,
+            cache=cache,
+        )  # fmt: skip
+
+    pictures = loaded("auto")  # as training does, mostly: its copy in the cache serves
+    if pictures.images.shape[-1] == info.channels:
+        return pictures
+    return loaded("1" if info.channels == 1 else "3")
+
+
+def load_reals(
+    info: WeightsInfo, weights: Path, data: str | None, data_root: Path, cache: Path | None,
+    held_out: str | None, count: int, judge: Origin | None,
+) -> Reals:  # fmt: skip
+    """Training pictures, and ``count`` others to compare with, or fewer.
+
+    The others are those of ``held_out``; or new avatars, which neither the Generator nor the
+    judge has seen; or those that the run held out, joined by training pictures where they are
+    few; or, when there is nothing of that, training pictures drawn by lot.
+
+    Raises:
+        UsageError: there are fewer than 4 pictures, or the weights do not say what they were
+            trained on.
+        DataError: pictures cannot be read.
+    """
+    pictures = training_pictures(info, weights, data, data_root, cache)
+    if pictures.different < 4:
+        raise UsageError(
+            f"{pictures.source} has {pictures.different} different pictures (of "
+            f"{len(pictures.images)}); 4 are the least to measure, and whether so few are copied "
+            "cannot be told"
+        )
+    if held_out is not None:
+        unseen = training_pictures(info, weights, held_out, data_root, cache)
+        images = unseen.images[_by_lot(np.arange(len(unseen.images)), 0)[:count]]
+        return unseen_reals(pictures, images, f"{len(images):,} pictures of {held_out}")
+    if has_labels(info) and data in (None, "avatars") and judge is not None:
+        fresh = unseen_avatars(pictures, info, count, judge)
+        what = f"{len(fresh.images):,} avatars that neither Generator nor classifier has seen"
+        return unseen_reals(pictures, fresh.images, what, fresh.labels)
+    different = np.unique(pictures.first_equal)
+    total = len(different)
+    kept = _by_lot(_held_out_by_the_run(info, pictures, moved=data is not None), 0)[:count]
+    wanted = min(count, total // 2, LEAST_HELD_OUT if len(kept) else total)
+    joining = _by_lot(np.setdiff1d(different, kept), 0)[: max(0, wanted - len(kept))]
+    told = []
+    if len(kept):
+        told.append(f"{len(kept):,} pictures that the run had held out from its training")
+    if len(joining):
+        told.append(f"{len(joining):,} of the training pictures, by lot for want of --held-out")
+    rows = np.append(kept, joining)
+    images = np.ascontiguousarray(pictures.images[rows])
+    seen = np.arange(len(rows)) >= len(kept)
+    return Reals(pictures.images, images, different, rows, seen, " and ".join(told))
+
+
+def _by_lot(rows: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(seed).permutation(rows)
+
+
+def _held_out_by_the_run(
+    info: WeightsInfo, pictures: Pictures, moved: bool
+) -> npt.NDArray[np.int64]:
+    """Which pictures a run did not train on, of equal ones the first; none for an older run.
+
+    Args:
+        info: of its weights.
+        pictures: all that it had.
+        moved: they may be others: they come from another place than the weights tell.
+    """
+    made, images = info.provenance, pictures.images
+    if not made.get("held_out") or made.get("pictures") != len(images):
+        return np.empty(0, np.int64)
+    if moved and made.get("digest") != identity_of(images).digest:
+        return np.empty(0, np.int64)
+    together = made.get("different") is not None  # earlier versions let equal ones be parted
+    equal = pictures.first_equal
+    parts = split(
+        equal if together else np.arange(len(images)),
+        int(made["held_out"]), int(made["batch_size"]), int(made["seed"]),
+    )  # fmt: skip
+    return np.setdiff1d(equal[parts.held_out], equal[parts.train])
+
+
+def unseen_avatars(trained_on: Pictures, info: WeightsInfo, count: int, judge: Origin) -> Pictures:
+    """At most ``count`` avatars, in no set that the Generator or the judge has learned from."""
+    background = str(info.provenance["background"])
+    learned = load_avatars(LABELS_PX, judge.background, judge.seed, judge.pictures)
+    known = set(_parts(trained_on)) | set(_parts(learned))
+    drawn = load_avatars(info.image_size, background, UNSEEN_SEED, count + count // 2)
+    fresh = np.flatnonzero([parts not in known for parts in _parts(drawn)])[:count]
+    labels = {name: values[fresh] for name, values in drawn.labels.items()}
+    return Pictures(drawn.images[fresh], drawn.source, labels)
+
+
+def _parts(pictures: Pictures) -> list[tuple[int, ...]]:
+    return list(zip(*(pictures.labels[name].tolist() for name in ATTRIBUTES), strict=True))

@@ -1,1 +1,0 @@
-"""Pictures that show what a DCGAN has learned; commands of ``python -m training``."""
