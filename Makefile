@@ -14,7 +14,7 @@ EXPORT_SOURCES := $(wildcard export/*.py handler/*.py handler/*/*.py handler/*.y
 
 PROMETHEUS_RULE := deploy/kubernetes/components/monitoring/prometheusrule.yaml
 
-.PHONY: help setup serve gallery stop test test-tools test-long lint export bench bench-peers experiments clean
+.PHONY: help setup serve gallery stop test test-tools test-long lint export bench bench-peers clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -68,13 +68,10 @@ test-long: .venv/ready model_store/dcgan.mar  ## the long tests: containers, loa
 	$(BIN)/python -m pytest -m "long or container"
 
 bench: model_store/dcgan.mar  ## ours, the stock handler, the ceiling, the peers in .peers/ (6 to 10 minutes, 16 with all)
-	$(BIN)/python -m benchmarks.serving --peers installed
+	$(BIN)/python -m benchmarks.compare serving --peers installed
 
 bench-peers: model_store/dcgan.mar  ## the same with all peers, set up in .peers/ (0.5 GB)
-	$(BIN)/python -m benchmarks.serving --peers all
-
-experiments: .venv/ready  ## pictures and numbers of docs/experiments.md and of the model card
-	$(BIN)/python -m benchmarks.experiments
+	$(BIN)/python -m benchmarks.compare serving --peers all
 
 clean: stop  ## remove what make made, but for .venv
 	rm -rf .server model_store/dcgan.mar model_store/dcgan.mar.sha256 model_store/parity.json grid.png logs

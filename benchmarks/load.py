@@ -1,38 +1,157 @@
 """``python -m benchmarks.load``: how much load a server carries, and how long users wait.
 
-An open loop: requests leave at moments fixed in advance, however slow the server is, and each
-counts from its moment (``benchmarks.open_loop``). docs/load-testing.md says how to read it.
-The JSON goes to stdout or -o, progress to stderr. Exit codes: 0 measured, 1 the server cannot
+Requests leave at moments fixed in advance, however slow the server is, and each counts from its
+moment; or connections are kept busy (``benchmarks.engine``). docs/load-testing.md says how to read
+it. The JSON goes to stdout or -o, progress to stderr. Exit codes: 0 measured, 1 the server cannot
 be reached or nothing was answered 2xx, 2 bad usage, 130 after Ctrl-C, with what was measured.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
+import math
 import os
 import platform
+import resource
 import secrets
 import shlex
 import sys
-import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from http.client import HTTPException
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import gevent
 import psutil
 import requests
 import tyro
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks import arrivals, knee, load_output, prometheus, work
-from benchmarks.arrivals import Offsets
-from benchmarks.http_connection import Connection, Target, target
-from benchmarks.load_config import LoadConfig
-from benchmarks.open_loop import Limits, run
-from benchmarks.points import Point, summarize
+from benchmarks.command import Range, check, today, within, write
+from benchmarks.curve import Knee, Point, Thresholds, find_knee, summarize
+from benchmarks.engine import (
+    Ask,
+    Connection,
+    Kind,
+    Limits,
+    Offsets,
+    Tally,
+    Target,
+    asks,
+    constant,
+    poisson,
+    run,
+    saturate,
+    sizes,
+    target,
+)
 from benchmarks.resources import Sampler
+from deploy.server import ask
+from training.files import atomic_path
+
+Progress = Callable[[float, Tally], None]
+PERCENTILES = {"p50": "p50", "p90": "p90", "p99": "p99", "p99.9": "p99_9"}
+
+
+@dataclass(frozen=True)
+class LoadConfig:
+    """Send requests at given rates, whatever the server does, and say how long users wait.
+
+    Without --rate the rate grows until the server no longer carries it.
+    """
+
+    url: str = "http://127.0.0.1:8080"
+    """Where to post; without a path to /predictions/dcgan."""
+    rate: Annotated[tuple[float, ...], Range(0.001, 100_000)] = ()
+    """Requests/s: one rate or several, ascending; none for a sweep."""
+    duration_s: Annotated[float, Range(0.1, 3600)] = 10.0
+    """Length of each point."""
+    arrivals: Literal["poisson", "constant", "saturate"] = "poisson"
+    """Poisson, as many independent users; equally spaced; or no rate but all connections busy."""
+
+    work: Kind = "image"
+    """One image a request, a grid of 64, or a mix of both; each request has its own seed."""
+    grid_share: Annotated[float, Range(0, 1)] = 0.25
+    """Part of the mix that is grids, 0..1."""
+    body: str | None = None
+    """Send this instead, the same each time; @FILE reads it from a file."""
+    content_type: str = "application/json"
+    """Of the body."""
+    header: tuple[str, ...] = ()
+    """More request headers, each as 'Name: value'."""
+
+    start_rate: Annotated[float, Range(0.001, 100_000)] = 5.0
+    """First rate of a sweep, requests/s."""
+    growth: Annotated[float, Range(1.01, 100)] = 1.5
+    """Each rate of a sweep by the one before."""
+    beyond: Annotated[int, Range(0, 100)] = 2
+    """Points of a sweep after the knee."""
+    max_points: Annotated[int, Range(1, 100)] = 16
+    """Most points of a sweep."""
+    min_share: Annotated[float, Range(0, 1)] = 0.95
+    """A rate with less throughput by offered load is too much."""
+    p99_factor: Annotated[float, Range(1, 1e6)] = 5.0
+    """A rate with a p99 of more than so many times that of the lowest rate is too much."""
+
+    warmup_s: Annotated[float, Range(0, 600)] = 2.0
+    """Requests at the first rate before the first point, not counted."""
+    connections: int = 256
+    """Most connections at once; all of them where they are kept busy."""
+    timeout_s: Annotated[float, Range(0.01, 600)] = 10.0
+    """Longest wait for a free connection, and for an answer."""
+    late_ms: Annotated[float, Range(0.1, 10_000)] = 10.0
+    """A request that leaves later than this after its moment counts as a late send."""
+    max_requests: Annotated[int, Range(1, 10_000_000)] = 200_000
+    """Most requests of the whole command; a point that would exceed it is not begun."""
+    seed: Annotated[int | None, Range(0, 2**32 - 1)] = None
+    """Of arrivals and bodies, 0..2^32-1; drawn and told when left out."""
+
+    pid: int | None = None
+    """The server's process: also sample processor time and memory of it and its descendants."""
+    metrics_url: str | None = None
+    """A Prometheus endpoint, such as http://127.0.0.1:8082: also say what changed; without a path
+    /metrics."""
+
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Write the JSON here; stdout by default."""
+    report: Path | None = None
+    """Also draw the throughput-latency curve here (PNG)."""
+
+    def check(self) -> None:
+        """Raises:
+        ValueError: a setting is out of its range, or the files cannot be written.
+        """
+        check(self)
+        if list(self.rate) != sorted(set(self.rate)):
+            raise ValueError(f"rate: seen {self.rate}; allowed are ascending rates, each once")
+        if self.rate and self.arrivals == "saturate":
+            raise ValueError("rate: busy connections have none; leave it out, or --arrivals")
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        most = 10_000 if files == resource.RLIM_INFINITY else min(10_000, files - 64)
+        within("connections", self.connections, 1, most)  # see ulimit -n
+        for name, path in (("out", self.out), ("report", self.report)):
+            if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+                raise ValueError(f"{name}: seen {path}; allowed is a file in a folder that exists")
+
+    def read_body(self) -> bytes | None:
+        """What --body says, or None without one.
+
+        Raises:
+            ValueError: its file cannot be read.
+        """
+        if self.body is None or not self.body.startswith("@"):
+            return None if self.body is None else self.body.encode()
+        try:
+            return Path(self.body[1:]).read_bytes()
+        except OSError as error:
+            raise ValueError(f"body: cannot read {self.body[1:]}: {error.strerror}") from error
 
 
 class LoadError(RuntimeError):
@@ -60,7 +179,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not measurement.points:
         return code or 1
     command = shlex.join(["python", "-m", "benchmarks.load", *given])
-    load_output.write(measurement.result(command), config.out, config.report)
+    result = measurement.result(command)
+    if config.out is None:
+        print(json.dumps(result, indent=1))
+    else:
+        write(result, config.out)
+    if config.report is not None:
+        draw(result, config.report)
     if code == 0 and not any(point.outcomes["2xx"] for point in measurement.points):
         print("error: no request was answered 2xx", file=sys.stderr)
         return 1
@@ -84,10 +209,10 @@ class Measurement:
         config = self.config
         self.seed = secrets.randbits(32) if config.seed is None else config.seed
         body = config.read_body()
-        self._bodies: Iterator[bytes] = (
-            work.bodies(config.work, config.grid_share, self.seed)
+        self._asks = (
+            asks(sizes(config.work, config.grid_share, self.seed), 2**20 * self.seed)
             if body is None
-            else itertools.repeat(body)
+            else itertools.repeat(Ask(body))
         )
         self._requests_left = config.max_requests
         self._limits = Limits(config.connections, config.timeout_s, config.late_ms / 1000)
@@ -95,10 +220,10 @@ class Measurement:
             raise ValueError(f"pid: seen {config.pid}; there is no such process")
 
     @property
-    def knee(self) -> knee.Knee | None:
+    def knee(self) -> Knee | None:
         """None as well where only this client, not the server, could not keep up."""
-        thresholds = knee.Thresholds(self.config.min_share, self.config.p99_factor)
-        return knee.find([p for p in self.points if not p.client_saturated], thresholds)
+        thresholds = Thresholds(self.config.min_share, self.config.p99_factor)
+        return find_knee([p for p in self.points if not p.client_saturated], thresholds)
 
     def run(self) -> None:
         """Measure; ``stopped`` says why it ended.
@@ -108,6 +233,12 @@ class Measurement:
         """
         config = self.config
         self._knock()
+        if config.arrivals == "saturate":
+            if config.warmup_s:
+                self._saturate(config.warmup_s)
+            self.points.append(self._point(None, self._saturate))
+            self.stopped = "connections kept busy"
+            return
         rates = config.rate or tuple(
             config.start_rate * config.growth**i for i in range(config.max_points)
         )
@@ -118,7 +249,7 @@ class Measurement:
                 self.stopped = f"the next point would exceed max_requests {config.max_requests}"
                 print(self.stopped, file=sys.stderr)
                 return
-            self.points.append(self._point(rate_per_s, offsets))
+            self.points.append(self._open_point(rate_per_s, offsets))
             bend = self.knee
             if self.points[-1].client_saturated:
                 self.stopped = "this client is saturated: its last point says nothing of the server"
@@ -134,7 +265,7 @@ class Measurement:
         bend = self.knee
         return {
             "command": command,
-            "date": time.strftime("%Y-%m-%d"),
+            "date": today(),
             "client_machine": f"{os.cpu_count()} CPUs, {platform.platform()}",
             "url": self.config.url,
             "arrivals": self.config.arrivals,
@@ -153,7 +284,7 @@ class Measurement:
         connection, limit_s = Connection(self.to), self.config.timeout_s
         try:
             with gevent.Timeout(limit_s, TimeoutError(f"no answer within {limit_s:g} s")):
-                connection.post(next(self._bodies))
+                connection.post(next(self._asks).body)
         except (OSError, HTTPException) as error:
             raise LoadError(
                 f"{self.config.url} does not answer: {error or type(error).__name__}. Start the "
@@ -164,39 +295,52 @@ class Measurement:
         self._requests_left -= 1
 
     def _warm_up(self, rate_per_s: float) -> None:
-        offsets = arrivals.constant(rate_per_s, self.config.warmup_s)[: self._requests_left]
+        offsets = constant(rate_per_s, self.config.warmup_s)[: self._requests_left]
         if len(offsets):
             print(f"warming up for {self.config.warmup_s:g} s", file=sys.stderr)
-            run(self.to, offsets, self.config.warmup_s, self._bodies, self._limits)
+            run(self.to, offsets, self.config.warmup_s, self._asks, self._limits)
             self._requests_left -= len(offsets)
 
     def _offsets(self, rate_per_s: float, number: int) -> Offsets:
         if self.config.arrivals == "constant":
-            return arrivals.constant(rate_per_s, self.config.duration_s)
-        return arrivals.poisson(rate_per_s, self.config.duration_s, [self.seed, number])
+            return constant(rate_per_s, self.config.duration_s)
+        return poisson(rate_per_s, self.config.duration_s, [self.seed, number])
 
-    def _point(self, rate_per_s: float, offsets: Offsets) -> Point:
+    def _open_point(self, rate_per_s: float, offsets: Offsets) -> Point:
         self._requests_left -= len(offsets)
+        return self._point(
+            rate_per_s,
+            lambda duration_s, progress: run(
+                self.to, offsets, duration_s, self._asks, self._limits, progress
+            ),
+        )
+
+    def _saturate(self, duration_s: float, progress: Progress | None = None) -> Tally:
+        count = self.config.connections
+        # Requests cannot be counted in advance here, so their number is bounded on the way.
+        some = itertools.islice(self._asks, self._requests_left)
+        tally = saturate(self.to, count, duration_s, some, self._limits, progress)
+        self._requests_left -= tally.arrivals
+        return tally
+
+    def _point(self, rate_per_s: float | None, send: Callable[[float, Progress], Tally]) -> Point:
         before = self._scrape()
         with Sampler(self.config.pid) as sampler:
-            tally = run(
-                self.to, offsets, self.config.duration_s, self._bodies, self._limits,
-                lambda passed_s, so_far: load_output.progress(rate_per_s, passed_s, so_far),
-            )  # fmt: skip
+            tally = send(self.config.duration_s, partial(_show_progress, rate_per_s))
         after = self._scrape()
         resources = sampler.result()
         if before and after:
-            resources["metrics"] = prometheus.difference(before, after)
+            resources["metrics"] = difference(before, after)
         point = summarize(rate_per_s, tally, resources)
-        load_output.told(point)
+        _show(point)
         return point
 
-    def _scrape(self) -> prometheus.Metrics | None:
+    def _scrape(self) -> Metrics | None:
         if self.config.metrics_url is None:
             return None
         try:
-            return prometheus.scrape(self.config.metrics_url)
-        except requests.RequestException as error:
+            return scrape(self.config.metrics_url)
+        except (requests.RequestException, ValueError) as error:
             raise LoadError(
                 f"metrics_url: cannot read {self.config.metrics_url}: {error}"
             ) from error
@@ -209,6 +353,174 @@ def _unused_proxy(host: str) -> str:
     if proxy is None or near or urllib.request.proxy_bypass(host):
         return ""
     return f". The proxy {proxy} of http_proxy is not used, it would be measured as well"
+
+
+def _show_progress(rate_per_s: float | None, passed_s: float, tally: Tally) -> None:
+    """One line that the next overwrites; nothing unless a person looks."""
+    if sys.stderr.isatty():
+        answered = tally.outcomes["2xx"]
+        others = tally.outcomes.total() - answered
+        text = (
+            f"{_rate(rate_per_s)}: {passed_s:.0f} of {tally.window_s:g} s, "
+            f"{answered} answered 2xx, {others} not, of {tally.arrivals}"
+        )
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _show(point: Point) -> None:
+    """The line that stays of a point."""
+    counts = ", ".join(f"{count} {name}" for name, count in point.outcomes.items() if count)
+    latency = point.latency_ms
+    waits = (
+        " ".join(
+            f"{name} {latency[key]:.1f}"
+            for name, key in (("p50", "p50"), ("p90", "p90"), ("p99", "p99"), ("p99.9", "p99_9"))
+        )
+        if latency
+        else "none"
+    )
+    late = sum(point.late_sends.values())
+    print(
+        ("\r\x1b[K" if sys.stderr.isatty() else "") + f"{_rate(point.rate_per_s)}: "
+        f"{point.throughput_per_s:.1f}/s answered, latency ms {waits}; {counts}; "
+        f"{late} sent late; client {point.client_cores:.0%} of a core",
+        file=sys.stderr,
+    )
+
+
+def _rate(rate_per_s: float | None) -> str:
+    return "saturated" if rate_per_s is None else f"{rate_per_s:.4g}/s"
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """One reading of a server's own metrics.
+
+    Args:
+        samples: value by series, ``name{labels}``.
+        growing: the series that only grow: those of counters, histograms and summaries.
+    """
+
+    samples: dict[str, float]
+    growing: frozenset[str]
+
+
+def scrape(url: str) -> Metrics:
+    """Read a metrics endpoint, such as TorchServe's with metrics_mode=prometheus.
+
+    Raises:
+        requests.RequestException: it cannot be reached or does not answer 200.
+        ValueError: it is not in Prometheus' text format.
+    """
+    parts = urlsplit(url)
+    reply = ask(
+        "GET", parts._replace(path=parts.path.rstrip("/") or "/metrics").geturl(), timeout=5
+    )
+    reply.raise_for_status()
+    return read_metrics(reply.text)
+
+
+def read_metrics(text: str) -> Metrics:
+    """Prometheus' text format 0.0.4; values that are no number are left out.
+
+    Raises:
+        ValueError: a line is none of it.
+    """
+    samples: dict[str, float] = {}
+    growing = set()
+    try:
+        families = list(text_string_to_metric_families(text))
+    except (ValueError, IndexError):  # the parser gives no reason
+        raise ValueError("what came is not Prometheus' text format") from None
+    for family in families:
+        for sample in family.samples:
+            if math.isnan(sample.value):
+                continue
+            labels = ",".join(f"{k}={json.dumps(v)}" for k, v in sample.labels.items())
+            # The parser gives every counter the ending of OpenMetrics.
+            bare = family.type == "counter" and f"# TYPE {sample.name} " not in text
+            name = sample.name.removesuffix("_total") if bare else sample.name
+            series = name + (f"{{{labels}}}" if labels else "")
+            samples[series] = sample.value
+            counts = family.type in ("counter", "histogram", "summary")
+            if counts and "quantile" not in sample.labels:
+                growing.add(series)
+    return Metrics(samples, frozenset(growing))
+
+
+def difference(before: Metrics, after: Metrics) -> dict[str, dict[str, float]]:
+    """What happened between two readings of one server.
+
+    Returns:
+        ``grown``: by how much each growing series grew, without those that did not (from 0
+        where it restarted); ``now``: the other series, as they were afterwards.
+    """
+    grown = {}
+    for series in sorted(after.growing):
+        value, earlier = after.samples[series], before.samples.get(series, 0.0)
+        step = value - earlier if value >= earlier else value
+        if step:
+            grown[series] = step
+    now = {
+        name: value for name, value in sorted(after.samples.items()) if name not in after.growing
+    }
+    return {"grown": grown, "now": now}
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Latency by offered load, and what became of the requests.
+
+    Args:
+        result: of ``Measurement.result``.
+        path: a PNG.
+    """
+    figure = Figure(figsize=(8, 9), layout="constrained")
+    latency, throughput = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    _draw_latency(latency, result["points"])
+    _draw_throughput(throughput, result["points"])
+    if result["knee"]:
+        at = result["points"][result["knee"]["index"]]["offered_per_s"]
+        for axes in (latency, throughput):
+            axes.axvline(at, color="0.4", linestyle="--", linewidth=1, label="knee")
+    for point in result["points"]:
+        if point["client_saturated"]:
+            latency.axvline(
+                point["offered_per_s"], color="tab:red", linestyle=":", label="client saturated"
+            )
+    for axes in (latency, throughput):
+        axes.grid(visible=True, which="both", alpha=0.25)
+        axes.legend(loc="upper left")
+    figure.suptitle(
+        f"{result['work']}, {result['arrivals']} arrivals, {result['date']}\n{result['url']}",
+        fontsize=10,
+    )
+    with atomic_path(path) as beside:
+        figure.savefig(beside, format="png", dpi=110)
+
+
+def _draw_latency(axes: Axes, points: list[dict[str, Any]]) -> None:
+    measured = [point for point in points if point["latency_ms"]]
+    for name, key in PERCENTILES.items():
+        axes.plot(
+            [point["offered_per_s"] for point in measured],
+            [point["latency_ms"][key] for point in measured],
+            marker="o", markersize=4, label=name,
+        )  # fmt: skip
+    axes.set_yscale("log")
+    axes.set_ylabel("latency from the intended moment, ms")
+
+
+def _draw_throughput(axes: Axes, points: list[dict[str, Any]]) -> None:
+    offered = [point["offered_per_s"] for point in points]
+    axes.plot(offered, offered, color="0.7", linewidth=1, label="offered")
+    answered = [point["throughput_per_s"] for point in points]
+    axes.plot(offered, answered, marker="o", markersize=4, label="answered 2xx")
+    others = [(point["arrivals"] - point["outcomes"]["2xx"]) for point in points]
+    lost = [count / point["duration_s"] for count, point in zip(others, points, strict=True)]
+    if any(lost):
+        axes.plot(offered, lost, marker="x", color="tab:red", label="not answered 2xx")
+    axes.set_xlabel("offered load, requests/s")
+    axes.set_ylabel("requests/s")
 
 
 if __name__ == "__main__":

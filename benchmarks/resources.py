@@ -4,16 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
 import psutil
 
-from benchmarks.background import Background
-
 _PERIOD_S = 0.5
+
+
+class Background:
+    """Does something again and again in a thread while its ``with`` block runs.
+
+    Args:
+        act: what.
+        period_s: from the end of one to the start of the next.
+    """
+
+    def __init__(self, act: Callable[[], None], period_s: float) -> None:
+        self._act, self._period_s = act, period_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _repeat(self) -> None:
+        while not self._ended.wait(self._period_s):
+            self._act()
 
 
 @dataclass

@@ -1,21 +1,23 @@
-"""TorchServe with our archive, or with the stock handler, for as long as a benchmark runs."""
+"""Servers under measurement: what they cost, how to hold them still; and two of them, TorchServe
+with our archive and with the stock handler, for as long as a benchmark runs."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import yaml
 
-from benchmarks.running import Running
+from benchmarks.engine import Body, json_body
 from deploy.server import ROOT, Ports, Server
 from export.torchscript import export_torchscript
 from handler.limits import Settings
@@ -24,6 +26,80 @@ from training.weights import load_generator
 STORE = ROOT / "model_store"
 CONFIG = "model-config.yaml"
 TRACE = "generator.pt"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory of a server, MB (10^6 bytes).
+
+    Args:
+        worker_peak_mb: most resident memory so far of its largest process, Java left out.
+        private_mb: what would be free if all its processes ended (USS), at this moment. Pages of
+            libraries that another server under measurement has mapped too do not count.
+    """
+
+    worker_peak_mb: float
+    private_mb: float
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that is ready.
+
+    Args:
+        url: what to post to.
+        process: its first process; all others are below it.
+        ready_s: seconds from its start to the first image.
+        body: what a request says.
+    """
+
+    url: str
+    process: psutil.Process
+    ready_s: float
+    body: Body = json_body
+
+    def cpu_s(self) -> float:
+        """Processor seconds of all its processes so far."""
+        total = 0.0
+        for member in self._family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += sum(member.cpu_times()[:2])
+        return total
+
+    def memory(self) -> Memory:
+        """What it holds; Linux only."""
+        peaks, private = [0.0], 0.0
+        for member in self._family():
+            with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+                private += member.memory_full_info().uss
+                if member.name() != "java":
+                    peaks.append(_peak_rss_bytes(member.pid))
+        return Memory(max(peaks) / 1e6, private / 1e6)
+
+    def pause(self) -> None:
+        """Stop all its processes where they are, so that another server has the machine."""
+        self._each(psutil.Process.suspend)
+
+    def resume(self) -> None:
+        """Let them go on."""
+        self._each(psutil.Process.resume)
+
+    def _each(self, act: Callable[[psutil.Process], None]) -> None:
+        for member in self._family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                act(member)
+
+    def _family(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return [self.process, *self.process.children(recursive=True)]
+        return []
+
+
+def _peak_rss_bytes(pid: int) -> float:
+    """The high-water mark that the kernel keeps (proc(5), VmHWM); 0 for one that has ended."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return 1024.0 * int(lines[0].split()[1]) if lines else 0.0
 
 
 def archive(folder: Path, precision: str | None) -> Path:
@@ -36,31 +112,16 @@ def archive(folder: Path, precision: str | None) -> Path:
     Raises:
         ValueError: there is no such precision, or no archive.
     """
-    if precision is None:
-        return _packed()
-    return repacked(folder, {}, {"precision": precision})
-
-
-def repacked(folder: Path, model: Mapping[str, Any], handler: Mapping[str, Any]) -> Path:
-    """A copy of the archive of the model store with other settings in its model-config.yaml.
-
-    Args:
-        folder: for the copy.
-        model: over TorchServe's own settings, such as ``maxBatchDelay``.
-        handler: over those of the handler block.
-
-    Raises:
-        ValueError: the handler has no such setting, or there is no archive.
-    """
     packed = _packed()
-    changed = _made(folder) / packed.name
+    if precision is None:
+        return packed
+    changed = made(folder) / packed.name
     with zipfile.ZipFile(packed) as source, zipfile.ZipFile(changed, "w") as target:
         for entry in source.infolist():
             content = source.read(entry)
             if entry.filename == CONFIG:
                 config = yaml.safe_load(content)
-                config |= model
-                config["handler"] |= handler
+                config["handler"]["precision"] = precision
                 Settings.from_yaml(config["handler"])
                 content = yaml.safe_dump(config).encode()
             target.writestr(entry, content)
@@ -68,23 +129,9 @@ def repacked(folder: Path, model: Mapping[str, Any], handler: Mapping[str, Any])
 
 
 @contextmanager
-def ours(
-    folder: Path,
-    packed: Path,
-    settings: Mapping[str, str] | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> Iterator[Running]:
-    """An archive of ours, as ``make serve`` serves it.
-
-    Args:
-        settings: over those of config.properties.
-        environment: variables over those of this process.
-    """
-    server = Server(
-        _made(folder), packed.parent, Ports.free(),
-        settings=tuple((settings or {}).items()), environment=tuple((environment or {}).items()),
-    )  # fmt: skip
-    with _running(server) as running:
+def ours(folder: Path, packed: Path) -> Iterator[Running]:
+    """An archive of ours, as ``make serve`` serves it."""
+    with _running(Server(made(folder), packed.parent, Ports.free())) as running:
         yield running
 
 
@@ -94,7 +141,7 @@ def stock(folder: Path) -> Iterator[Running]:
 
     The trace is left in ``folder / TRACE``, for other servers.
     """
-    store = _made(folder / "store")
+    store = made(folder / "store")
     generator, _ = load_generator(STORE / "generator.safetensors")
     export_torchscript(generator, folder / TRACE)
     with zipfile.ZipFile(_packed()) as packed:
@@ -108,9 +155,9 @@ def stock(folder: Path) -> Iterator[Running]:
         "--handler", str(ROOT / "benchmarks" / "stock_handler.py"),
         "--config-file", str(folder / CONFIG), "--export-path", str(store),
     ]  # fmt: skip
-    private = _made(folder / "tmp")  # the archiver deletes $TMPDIR/dcgan
+    private = made(folder / "tmp")  # the archiver deletes $TMPDIR/dcgan
     subprocess.run(command, check=True, env={**os.environ, "TMPDIR": str(private)})
-    with _running(Server(_made(folder / "server"), store, Ports.free())) as running:
+    with _running(Server(made(folder / "server"), store, Ports.free())) as running:
         yield running
 
 
@@ -129,6 +176,7 @@ def _packed() -> Path:
     return packed
 
 
-def _made(folder: Path) -> Path:
+def made(folder: Path) -> Path:
+    """The folder, there."""
     folder.mkdir(parents=True, exist_ok=True)
     return folder

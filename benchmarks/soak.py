@@ -9,30 +9,42 @@ and no error, 1 a leak, an error, or no server, 2 bad usage.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import platform
+import random
 import shlex
+import socket
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import gevent
 import psutil
 import tyro
+from matplotlib.figure import Figure
 
-from benchmarks import arrivals, leaks, open_loop, soak_plot
-from benchmarks.background import end_on_sigterm
-from benchmarks.http_connection import Connection, Target, target
+from benchmarks import leaks
+from benchmarks.command import Range, check, end_on_sigterm, machine, markdown, today, write
+from benchmarks.curve import summarize
+from benchmarks.engine import (
+    OUTCOMES,
+    Ask,
+    Limits,
+    Target,
+    asks,
+    poisson,
+    run,
+    saturate,
+    sizes,
+    target,
+)
 from benchmarks.leaks import Bound, Trend
-from benchmarks.points import summarize
-from benchmarks.soak_work import Bodies, HangUps
-from benchmarks.vitals import SERIES, Vitals, VitalsSampler
+from benchmarks.resources import Background
 from deploy.java import NoJavaError
 from deploy.server import ROOT, Ports, Server, ServerError
 from training.files import atomic_path
@@ -54,43 +66,60 @@ LATENCY = Bound(20, 0.5)  # of the p50 of a window, ms
 _WINDOW_S = 20.0
 _REST_S = 0.5  # for connections to close
 _CONNECTIONS = 32
+_LIMITS = Limits(timeout_s=30)
 _MOST_PAUSE_S = 15.0
+_COLUMNS = {"median": ".1f", "growth": "+.1f", "allowed": ".1f"}
+_PANELS = (
+    ("memory, MB", ("worker_rss_mb", "java_rss_mb")),
+    ("descriptors, sockets", ("worker_fds", "java_fds", "sockets")),
+    ("threads", ("worker_threads", "java_threads")),
+    ("temporary files", ("temp_files",)),
+)
+_DEEP = 50_000
+HOSTILE = [
+    body.encode()
+    for body in (
+        "",
+        "{",
+        "17",
+        '{"seed": -1}',
+        '{"sede": 1}',
+        '{"seed": 1e999}',
+        '{"num_images": 257}',
+        '{"seeds": [1, null]}',
+        '{"noise": [[NaN]]}',
+        '{"walk": {"between": [1, 2], "steps": 1000000000}}',
+        '{"num_images": 256, "columns": 256, "padding": 64}',
+        '{"background": "\\r\\nX-Injected: 1"}',
+        "[" * _DEEP + "]" * _DEEP,
+        json.dumps({f"k{i}": i for i in range(20_000)}),
+        json.dumps({"seed": "9" * 500_000}),
+    )
+    if body
+]
+"""JSON bodies, each answered with a status of 400 to 499."""
 
 
 @dataclass(frozen=True)
 class SoakConfig:
     """Load a server for long, and look for leaks, errors and a growing latency."""
 
-    seconds: float = 600.0
+    seconds: Annotated[float, Range(8, 86_400)] = 600.0
     """Length of the load."""
-    share: float = 0.7
+    share: Annotated[float, Range(0.01, 1)] = 0.7
     """Of the peak, 0..1."""
-    rate: float | None = None
+    rate: Annotated[float | None, Range(0.1, 10_000)] = None
     """Requests/s instead of a share of the peak."""
-    peak_seconds: float = 10.0
+    peak_seconds: Annotated[float, Range(1, 600)] = 10.0
     """How long the peak is measured."""
-    hostile_share: float = 0.1
+    hostile_share: Annotated[float, Range(0, 1)] = 0.1
     """Part of the requests that is hostile, 0..1."""
-    grid_share: float = 0.03
+    grid_share: Annotated[float, Range(0, 1)] = 0.03
     """Part of the friendly requests that asks for 64 images, 0..1."""
     model_store: Path = ROOT / "model_store"
     """Folder of the dcgan.mar to serve."""
     out: Path = Path("soak.json")
     """Where everything measured goes; the picture lies beside it, as .png."""
-
-    def check(self) -> None:
-        """Raises:
-        ValueError: a setting is out of its range.
-        """
-        for name, low, high in (
-            ("seconds", 8.0, 86_400.0), ("share", 0.01, 1.0), ("peak_seconds", 1.0, 600.0),
-            ("hostile_share", 0.0, 1.0), ("grid_share", 0.0, 1.0),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"{name}: seen {value:g}; allowed is {low:g} to {high:g}")
-        if self.rate is not None and not 0.1 <= self.rate <= 10_000:
-            raise ValueError(f"rate: seen {self.rate:g}; allowed is 0.1 to 10000")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = tyro.cli(SoakConfig, prog="python -m benchmarks.soak", args=given)
     end_on_sigterm()
     try:
-        config.check()
+        check(config)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -111,9 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     result = {"command": shlex.join(["python", "-m", "benchmarks.soak", *given]), **result}
-    with atomic_path(config.out) as beside:
-        beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    soak_plot.draw(result, config.out.with_suffix(".png"))
+    write(result, config.out)
+    draw(result, config.out.with_suffix(".png"))
     print(table(result))
     for failure in result["failures"]:
         print(f"error: {failure}", file=sys.stderr)
@@ -147,8 +175,8 @@ def soak(config: SoakConfig) -> dict[str, Any]:
         [w["end_s"] for w in windows], [w["latency_ms"]["p50"] for w in windows], LATENCY
     )
     return {
-        "machine": f"{psutil.cpu_count()} CPUs, {platform.platform()}",
-        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "date": today(),
         "seconds": config.seconds,
         "peak_per_s": peak_per_s,
         "rate_per_s": rate_per_s,
@@ -206,7 +234,7 @@ def failures(
     """
     found = [
         f"{outcomes[name]} requests ended as {name}"
-        for name in open_loop.OUTCOMES
+        for name in OUTCOMES
         if name not in ("2xx", "4xx") and outcomes[name]
     ]
     if outcomes["4xx"] != hostile:
@@ -227,31 +255,20 @@ def failures(
 
 def table(result: dict[str, Any]) -> str:
     """The trends as Markdown."""
-    lines = ["| what | median | growth over the second half | allowed |", "|---|---|---|---|"]
-    for name, trend in result["trends"].items():
-        lines.append(
-            f"| {name} | {trend['median']:.1f} | {trend['growth']:+.1f} | {trend['allowed']:.1f} |"
-        )
-    return "\n".join(lines)
+    lines = [
+        [name, *(f"{trend[key]:{form}}" for key, form in _COLUMNS.items())]
+        for name, trend in result["trends"].items()
+    ]
+    return markdown(["what", "median", "growth over the second half", "allowed"], lines)
 
 
 def _peak(to: Target, config: SoakConfig) -> float:
     """Answered requests/s of the same mix when every connection always has one under way."""
-    bodies, answered = Bodies(config.hostile_share, config.grid_share, seed=2), 0
-
-    def keep_busy(until_s: float) -> None:
-        nonlocal answered
-        connection = Connection(to)
-        while time.monotonic() < until_s:
-            connection.post(next(bodies))
-            answered += 1
-        connection.close()
-
+    bodies = Bodies(config.hostile_share, config.grid_share, seed=2)
     for seconds in (min(2.0, config.peak_seconds), config.peak_seconds):  # the first to warm up
-        answered, until_s = 0, time.monotonic() + seconds
-        busy = [gevent.spawn(keep_busy, until_s) for _ in range(_CONNECTIONS)]
-        gevent.joinall(busy, raise_error=True)
-    peak_per_s = answered / config.peak_seconds
+        tally = saturate(to, _CONNECTIONS, seconds, bodies, _LIMITS)
+    # Refusals are answers too, and a part of the load to come.
+    peak_per_s = (tally.outcomes["2xx"] + tally.outcomes["4xx"]) / tally.wall_s
     print(f"peak: {peak_per_s:.1f} requests/s", file=sys.stderr)
     return peak_per_s
 
@@ -267,8 +284,8 @@ def _load(
     count = max(8, round(config.seconds / _WINDOW_S))
     window_s = config.seconds / count
     for number in range(count):
-        offsets = arrivals.poisson(rate_per_s, window_s, [1, number])
-        tally = open_loop.run(to, offsets, window_s, bodies, open_loop.Limits(timeout_s=30))
+        offsets = poisson(rate_per_s, window_s, [1, number])
+        tally = run(to, offsets, window_s, bodies, _LIMITS)
         time.sleep(_REST_S)
         at_rest.append(sampler.sample())
         point = summarize(rate_per_s, tally, {})
@@ -285,6 +302,171 @@ def _load(
             file=sys.stderr,
         )
     return windows, at_rest
+
+
+class Bodies:
+    """Bodies without end; ``hostile`` counts those of HOSTILE so far.
+
+    Args:
+        hostile_share: part that is hostile, 0..1.
+        grid_share: part of the rest that asks for 64 images, 0..1.
+        seed: the same gives the same bodies.
+    """
+
+    def __init__(self, hostile_share: float, grid_share: float, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._share = hostile_share
+        self._friendly = asks(sizes("mix", grid_share, seed), 2**40 * seed)
+        self.hostile = 0
+
+    def __iter__(self) -> Iterator[Ask]:
+        return self
+
+    def __next__(self) -> Ask:
+        if self._random.random() >= self._share:
+            return next(self._friendly)
+        self.hostile += 1
+        return Ask(self._random.choice(HOSTILE))
+
+
+class HangUps(Background):
+    """While its ``with`` block runs, a client a period that goes away in mid-request.
+
+    Args:
+        to: whom to bother.
+        period_s: between two of them.
+    """
+
+    def __init__(self, to: Target, period_s: float) -> None:
+        super().__init__(self._hang_up, period_s)
+        self._to = to
+        self.count = 0
+        body = b'{"seed": 1, "num_images": 64}'
+        self._request = b"%b%d\r\n\r\n%b" % (to.head, len(body), body)
+
+    def _hang_up(self) -> None:
+        length = len(self._request)
+        ends = (1, length // 2, length - 1, length)
+        with socket.create_connection((self._to.host, self._to.port), 10) as opened:
+            opened.sendall(self._request[: ends[self.count % len(ends)]])
+        self.count += 1
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """One sample.
+
+    Args:
+        time_s: since the sampler began.
+        worker_rss_mb, java_rss_mb: resident memory, MB (10^6 bytes); all workers together.
+        worker_fds, java_fds: open file descriptors.
+        worker_threads, java_threads: threads.
+        sockets: TCP and UNIX sockets of Java and the workers, whatever their state.
+        temp_files, temp_mb: files below the folder for temporary files.
+        workers: worker processes.
+    """
+
+    time_s: float
+    worker_rss_mb: float
+    java_rss_mb: float
+    worker_fds: int
+    java_fds: int
+    worker_threads: int
+    java_threads: int
+    sockets: int
+    temp_files: int
+    temp_mb: float
+    workers: int
+
+
+SERIES = tuple(field.name for field in fields(Vitals) if field.name != "time_s")
+
+
+class VitalsSampler(Background):
+    """Samples in a thread while its ``with`` block runs.
+
+    Args:
+        launcher: what started TorchServe; Java is its only child.
+        temporary: folder of the server's temporary files.
+        period_s: between two samples.
+    """
+
+    def __init__(self, launcher: psutil.Process, temporary: Path, period_s: float) -> None:
+        super().__init__(self._watch, period_s)
+        (self._java,) = launcher.children()
+        self._temporary = temporary
+        self.samples: list[Vitals] = []
+        self.worker_pids: set[int] = set()
+        self._start_s = time.monotonic()
+
+    def _watch(self) -> None:
+        # A process that ends in between gives no sample; that it ended shows in the next.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.samples.append(self.sample())
+
+    def sample(self) -> Vitals:
+        """What it holds now.
+
+        Raises:
+            psutil.NoSuchProcess: a process ended in between.
+        """
+        workers = [p for p in self._java.children() if "model_service_worker" in str(p.cmdline())]
+        self.worker_pids |= {worker.pid for worker in workers}
+        files = [path for path in self._temporary.rglob("*") if path.is_file()]
+        return Vitals(
+            time_s=time.monotonic() - self._start_s,
+            worker_rss_mb=sum(p.memory_info().rss for p in workers) / 1e6,
+            java_rss_mb=self._java.memory_info().rss / 1e6,
+            worker_fds=sum(p.num_fds() for p in workers),
+            java_fds=self._java.num_fds(),
+            worker_threads=sum(p.num_threads() for p in workers),
+            java_threads=self._java.num_threads(),
+            sockets=sum(len(p.net_connections("all")) for p in [self._java, *workers]),
+            temp_files=len(files),
+            temp_mb=sum(_size(path) for path in files) / 1e6,
+            workers=len(workers),
+        )
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):  # gone in the meantime
+        return path.stat().st_size
+    return 0
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Draw every series over time.
+
+    Args:
+        result: of ``soak``.
+        path: a PNG.
+    """
+    figure = Figure(figsize=(9, 12), layout="constrained")
+    panels = figure.subplots(len(_PANELS) + 1, 1, sharex=True)
+    times_s = result["samples"]["time_s"]
+    for axes, (label, names) in zip(panels[:-1], _PANELS, strict=True):
+        for name in names:
+            leaks = result["trends"][name]["leaks"]
+            axes.plot(times_s, result["samples"][name], label=name + (" LEAKS" if leaks else ""))
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="lower right")
+    latency = panels[-1]
+    ends_s = [window["end_s"] for window in result["windows"]]
+    for name in ("p50", "p99"):
+        latency.plot(ends_s, [w["latency_ms"][name] for w in result["windows"]], ".-", label=name)
+    latency.set(yscale="log", ylabel="latency, ms", xlabel="time, s")
+    latency.legend(loc="lower right")
+    for axes in panels:
+        axes.grid(visible=True, alpha=0.25)
+        axes.axvspan(times_s[-1] / 2, times_s[-1], color="0.5", alpha=0.08)  # what is judged
+    figure.suptitle(
+        f"{result['rate_per_s']:.0f} requests/s for {result['seconds']:.0f} s, {result['date']}: "
+        + ("; ".join(result["failures"]) or "no leak, no error"),
+        fontsize=10,
+    )
+    with atomic_path(path) as beside:
+        figure.savefig(beside, format="png", dpi=100)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Other servers for the same generator, measured beside ours by ``benchmarks.serving``."""
+"""Other servers for the same generator, measured beside ours by ``benchmarks.compare``."""

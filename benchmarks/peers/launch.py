@@ -1,27 +1,169 @@
-"""A peer that runs for as long as a benchmark does."""
+"""The other servers: which there are, an environment for each, and one that runs.
+
+An environment has its own packages, and borrows torch from the project's .venv: torch and what it
+brings are 5.6 GB. A ``.pth`` file puts the site-packages of the running interpreter behind those of
+the environment, so that a peer's pins win and the rest is shared.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import signal
 import socket
 import subprocess
+import sys
+import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import requests
 
-from benchmarks.peers.catalogue import PEERS, PeerError
-from benchmarks.peers.environments import is_installed, programs
+from benchmarks.engine import Body, json_body
 from benchmarks.peers.model import PATH_VARIABLE
-from benchmarks.running import Running
+from benchmarks.servers import Running
 from deploy.server import HOST, ROOT, ask
 
+FOLDER = Path(__file__).resolve().parent
 _PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One other server.
+
+    Args:
+        title: for tables.
+        command: the folder of the environment's programs and a port, to a command line.
+        path: of the URL that answers.
+        body: what a request says.
+        environment: variables over those of this process.
+    """
+
+    title: str
+    command: Callable[[Path, int], list[str]]
+    path: str = "/predict"
+    body: Body = json_body
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+class PeerError(RuntimeError):
+    """A peer cannot be set up or started; the message says why."""
+
+
+def requirements(name: str) -> Path:
+    """The file with its exact pins."""
+    return FOLDER / name / "requirements.txt"
+
+
+def home(name: str) -> Path:
+    """Its environment."""
+    return ROOT / ".peers" / name
+
+
+def triton_body(seed: int, num_images: int) -> bytes:
+    """The same request in Triton's protocol, the reply asked for as bytes rather than JSON."""
+    numbers = {"seed": seed, "num_images": num_images}
+    return json.dumps(
+        {
+            "inputs": [
+                {"name": name, "shape": [1, 1], "datatype": "INT64", "data": [number]}
+                for name, number in numbers.items()
+            ],
+            "outputs": [{"name": "png", "parameters": {"binary_data": True}}],
+        }
+    ).encode()
+
+
+def _module(name: str) -> str:
+    return f"benchmarks.peers.{name}"
+
+
+PEERS = {
+    "fastapi": Peer(
+        "FastAPI",
+        lambda programs, port: [
+            str(programs / "uvicorn"), f"{_module('fastapi')}.server:app",
+            "--host", HOST, "--port", str(port),
+        ],
+    ),
+    "litserve": Peer(
+        "LitServe",
+        lambda programs, port: [
+            str(programs / "python"), "-m", f"{_module('litserve')}.server", str(port)
+        ],
+    ),
+    "bentoml": Peer(
+        "BentoML",
+        lambda programs, port: [
+            str(programs / "bentoml"), "serve", f"{_module('bentoml')}.service:Dcgan",
+            "--host", HOST, "--port", str(port),
+        ],
+        environment=(("BENTOML_DO_NOT_TRACK", "True"),),
+    ),
+    "triton": Peer(
+        "Triton",
+        lambda programs, port: [
+            str(programs / "python"), "-m", f"{_module('triton')}.server", str(port)
+        ],
+        path="/v2/models/dcgan/infer",
+        body=triton_body,
+        # Its stub must find the libpython of this Python and not another one of the system.
+        environment=(("LD_LIBRARY_PATH", str(sysconfig.get_config_var("LIBDIR"))),),
+    ),
+}  # fmt: skip
+
+
+def programs(name: str) -> Path:
+    """The folder of the environment's programs."""
+    return home(name) / "bin"
+
+
+def is_installed(name: str) -> bool:
+    """Its environment is there and was made from the pins of now."""
+    stamp = home(name) / "ready"
+    return stamp.is_file() and stamp.read_text(encoding="utf-8") == _digest(name)
+
+
+def install(name: str) -> None:
+    """Make the environment, unless it is there.
+
+    Raises:
+        PeerError: venv or pip failed; their last line says why.
+    """
+    if is_installed(name):
+        return
+    print(f"setting up {PEERS[name].title} in {home(name)}", file=sys.stderr)
+    _call("venv", sys.executable, "-m", "venv", "--clear", "--without-pip", str(home(name)))
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    own = home(name) / "lib" / version / "site-packages"
+    (own / "project.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    _call(
+        "pip", sys.executable, "-m", "pip", "--python", str(programs(name) / "python"), "install",
+        "--quiet", "--no-input", "--disable-pip-version-check",
+        "--requirement", str(requirements(name)),
+    )  # fmt: skip
+    (home(name) / "ready").write_text(_digest(name), encoding="utf-8")
+
+
+def _digest(name: str) -> str:
+    made_from = [requirements(name).read_bytes(), sysconfig.get_path("purelib").encode()]
+    return hashlib.sha256(b"\n".join(made_from)).hexdigest()
+
+
+def _call(what: str, *command: str) -> None:
+    ended = subprocess.run(command, capture_output=True, text=True)
+    if ended.returncode:
+        lines = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("ERROR")]
+        said = (errors or lines or [f"exit code {ended.returncode}"])[-1]
+        raise PeerError(f"cannot be set up: {what}: {said}")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import soak
 from benchmarks.leaks import Bound, Trend, slope, trend
-from benchmarks.vitals import SERIES, Vitals
+from benchmarks.soak import SERIES, Vitals
 
 TIMES = [float(t) for t in range(600)]
 NOISE = np.random.default_rng(0).normal(0, 1, len(TIMES))

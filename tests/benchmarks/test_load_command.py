@@ -1,4 +1,4 @@
-"""``python -m benchmarks.load`` and the locustfile, as a user runs them."""
+"""``python -m benchmarks.load``, as a user runs it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks import load
 from deploy.server import ROOT
-from tests.benchmarks.test_load_lateness import slow_bodies
+from tests.benchmarks.test_load_lateness import slow_asks
 from tests.benchmarks.test_load_open_loop import planted, say
 
 
@@ -118,7 +118,7 @@ def test_a_seed_gives_the_same_arrivals_and_the_most_requests_bound_the_command(
 def test_a_sweep_ends_where_the_client_can_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load.work, "bodies", lambda *_: slow_bodies())
+    monkeypatch.setattr(load, "asks", lambda *_: slow_asks())
     with planted(fine) as url:
         result = measured(
             url, tmp_path, "--start-rate", "5", "--growth", "20", "--duration-s", "0.5",
@@ -197,6 +197,7 @@ def test_no_server_is_a_failure(
         (["--header", "a: b\r\nc: d"], "header: seen"),
         (["-o", "/no/such/folder/out.json"], "folder that exists"),
         (["--growth", "1"], "growth: seen 1"),
+        (["--rate", "5", "--arrivals", "saturate"], "rate: busy connections have none"),
     ],
 )  # fmt: skip
 def test_bad_usage(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,23 +235,44 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     assert [point["rate_per_s"] for point in result["points"]] == [20]
 
 
-def test_locust_runs_the_locustfile() -> None:
-    paths: list[str] = []
-
+def test_the_most_that_a_server_does(tmp_path: Path) -> None:
     def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
-        paths.append(handler.path)
+        time.sleep(0.1)
         say(handler, 200)
 
     with planted(answer) as url:
-        ended = subprocess.run(
-            [sys.executable, "-m", "locust", "-f", "benchmarks/locustfile.py", "--headless",
-             "-u", "8", "-r", "8", "-t", "2s", "--host", url.removesuffix("/predictions/dcgan"),
-             "--json", "--loglevel", "WARNING"],
-            cwd=ROOT, capture_output=True, text=True, timeout=60,
+        result = measured(
+            url, tmp_path, "--arrivals", "saturate", "--connections", "4", "--duration-s", "1",
+            "--report", str(tmp_path / "curve.png"),
         )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    entries = {entry["name"]: entry for entry in json.loads(ended.stdout)}
-    assert set(entries) <= {"image", "grid"}
-    assert sum(entry["num_requests"] for entry in entries.values()) > 5
-    assert sum(entry["num_failures"] for entry in entries.values()) == 0
+        bounded = measured(
+            url, tmp_path, "--arrivals", "saturate", "--connections", "4", "--duration-s", "60",
+            "--max-requests", "9",
+        )  # fmt: skip
+    (point,) = result["points"]
+    assert point["rate_per_s"] is None
+    assert 10 < point["throughput_per_s"] <= 41
+    assert point["connections"] == 4
+    assert result["knee"] is None
+    assert (tmp_path / "curve.png").stat().st_size > 10_000
+    assert bounded["points"][0]["arrivals"] == 8  # and the first one, that sees who is there
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_an_address_alone_is_enough(
+    tmp_path: Path, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a slash or not, and whatever proxy the environment names."""
+    paths: list[str] = []
+
+    def look(handler: BaseHTTPRequestHandler, _: int) -> None:
+        paths.append(handler.path)
+        say(handler, 200)
+
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with planted(look, get=lambda: "# TYPE r counter\nr 1\n") as url:
+        base = url.removesuffix("/predictions/dcgan") + end
+        arguments = ("--rate", "20", "--duration-s", "0.2", "--arrivals", "constant")
+        measured(base, tmp_path, *arguments, "--metrics-url", base)
     assert set(paths) == {"/predictions/dcgan"}

@@ -6,10 +6,8 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 
-from benchmarks import arrivals
-from benchmarks.http_connection import target
-from benchmarks.open_loop import Limits, run
-from benchmarks.points import summarize
+from benchmarks.curve import summarize
+from benchmarks.engine import Ask, Limits, constant, run, target
 from tests.benchmarks.test_load_open_loop import load, planted, say
 
 
@@ -28,17 +26,17 @@ def test_too_few_connections_make_late_sends_that_count_from_their_moment() -> N
     assert 5 < tally.throughput_per_s < 11
 
 
-def slow_bodies() -> Iterator[bytes]:
+def slow_asks() -> Iterator[Ask]:
     """Stands for a client that has no processor to itself."""
     while True:
         time.sleep(0.03)
-        yield b"{}"
+        yield Ask(b"{}")
 
 
 def test_sends_that_are_late_by_the_clients_own_fault_are_told_apart() -> None:
     with planted(lambda handler, _: say(handler, 200)) as url:
         tally = run(
-            target(url, "application/json"), arrivals.constant(100, 0.5), 0.5, slow_bodies(),
+            target(url, "application/json"), constant(100, 0.5), 0.5, slow_asks(),
             Limits(),
         )  # fmt: skip
     assert tally.outcomes == {"2xx": 50}

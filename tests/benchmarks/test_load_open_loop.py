@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import itertools
 import socket
 import threading
@@ -13,9 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from benchmarks import arrivals
-from benchmarks.http_connection import target
-from benchmarks.open_loop import Limits, Tally, run
+from benchmarks.engine import Ask, Limits, Tally, constant, run, saturate, target
 
 Answer = Callable[[BaseHTTPRequestHandler, int], None]
 
@@ -76,8 +73,8 @@ def load(
     url: str, rate_per_s: float, duration_s: float, connections: int = 64, timeout_s: float = 10.0
 ) -> Tally:
     return run(
-        target(url, "application/json"), arrivals.constant(rate_per_s, duration_s), duration_s,
-        itertools.repeat(b"{}"), Limits(connections=connections, timeout_s=timeout_s),
+        target(url, "application/json"), constant(rate_per_s, duration_s), duration_s,
+        itertools.repeat(Ask(b"{}")), Limits(connections=connections, timeout_s=timeout_s),
     )  # fmt: skip
 
 
@@ -99,7 +96,8 @@ def test_open_loop_sees_a_stall_that_a_closed_loop_hides() -> None:
     with planted(stalling(50, stall_s)) as url:
         opened = load(url, rate_per_s, 4.0, connections=400)
     with planted(stalling(50, stall_s)) as url:
-        closed_s = closed_loop(url, 400)
+        to, some = target(url, "application/json"), itertools.repeat(Ask(b"{}"), 400)
+        closed = saturate(to, 1, 60.0, some, Limits())
 
     assert opened.outcomes == {"2xx": 400}
     p50_s, p99_s = (opened.latency_us.get_value_at_percentile(p) / 1e6 for p in (50, 99))
@@ -116,22 +114,60 @@ def test_open_loop_sees_a_stall_that_a_closed_loop_hides() -> None:
     assert p50_s < 1.5
 
     # The closed loop sends 400 as well; while the server stands still it does not ask.
-    assert sum(latency_s > 0.2 for latency_s in closed_s) < 20
-    assert sorted(closed_s)[len(closed_s) * 99 // 100 - 1] < 0.5 * stall_s
+    assert closed.outcomes == {"2xx": 400}
+    slow = sum(
+        item.count_added_in_this_iter_step
+        for item in closed.latency_us.get_recorded_iterator()
+        if item.value_iterated_to > 0.2e6
+    )
+    assert slow < 20
+    assert closed.latency_us.get_value_at_percentile(99) / 1e6 < 0.5 * stall_s
 
 
-def closed_loop(url: str, requests: int) -> list[float]:
-    """Latencies, s: one connection that asks again when it has an answer."""
-    host, _, path = url.removeprefix("http://").partition("/")
-    connection = http.client.HTTPConnection(host)
-    latencies_s = []
-    for _ in range(requests):
-        start_s = time.monotonic()
-        connection.request("POST", "/" + path, b"{}")
-        connection.getresponse().read()
-        latencies_s.append(time.monotonic() - start_s)
-    connection.close()
-    return latencies_s
+def test_saturation_keeps_every_connection_busy_and_counts_the_images_asked_for() -> None:
+    at_once, most = [0], [0]
+    lock = threading.Lock()
+
+    def answer(handler: BaseHTTPRequestHandler, number: int) -> None:
+        with lock:
+            at_once[0] += 1
+            most[0] = max(most[0], at_once[0])
+        time.sleep(0.05)
+        with lock:
+            at_once[0] -= 1
+        handler.send_response(400 if number % 4 == 3 else 200)
+        handler.send_header("Content-Length", "0")  # no X-Num-Images, as of other servers
+        handler.end_headers()
+
+    with planted(answer) as url:
+        tally = saturate(
+            target(url, "application/json"), 8, 0.5, itertools.repeat(Ask(b"{}", 3)), Limits()
+        )
+    assert most == [8]
+    assert tally.connections == 8
+    assert tally.arrivals == sum(tally.outcomes.values()) > 24
+    assert tally.images == 3 * tally.outcomes["2xx"]
+    assert tally.outcomes["4xx"] == tally.arrivals // 4
+    assert 0.5 <= tally.wall_s < 5
+
+
+def test_a_server_that_is_gone_is_not_asked_in_a_tight_loop() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    to = target(f"http://127.0.0.1:{port}", "application/json")
+    tally = saturate(to, 2, 0.3, itertools.repeat(Ask(b"{}")), Limits())
+    assert set(tally.outcomes) == {"connection_error"}
+    assert 2 <= tally.arrivals <= 2 * 31
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [("", "/predictions/dcgan"), ("/", "/predictions/dcgan"), ("/predictions/x/", "/predictions/x"),
+     ("/a?b=1", "/a?b=1"), ("/?b=1", "/predictions/dcgan?b=1")],
+)  # fmt: skip
+def test_an_address_without_a_path_is_the_models(url: str, path: str) -> None:
+    head = target(f"http://127.0.0.1:8080{url}", "application/json").head
+    assert head.startswith(f"POST {path} HTTP/1.1\r\n".encode())
 
 
 @pytest.mark.parametrize(
@@ -237,8 +273,9 @@ def test_progress_is_told_while_running() -> None:
     told: list[int] = []
     with planted(lambda handler, _: say(handler, 200)) as url:
         run(
-            target(url, "application/json"), arrivals.constant(20, 1.5), 1.5,
-            itertools.repeat(b"{}"), Limits(), lambda _, tally: told.append(tally.outcomes["2xx"]),
+            target(url, "application/json"), constant(20, 1.5), 1.5,
+            itertools.repeat(Ask(b"{}")), Limits(),
+            lambda _, tally: told.append(tally.outcomes["2xx"]),
         )  # fmt: skip
     assert len(told) == 1
     assert 10 < told[0] <= 30

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from benchmarks import prometheus
+from benchmarks.load import difference, read_metrics
 from benchmarks.resources import Sampler
 
 BUSY = "import time; e = time.process_time() + {s}\nwhile time.process_time() < e: pass\n"
@@ -130,19 +130,24 @@ forward_ms_sum 1.305e2
 forward_ms_count 19.0
 # TYPE CPUUtilization gauge
 CPUUtilization{Level="Host",} 99.0
-broken line here
 nothing NaN
 """
 
 
 def test_difference_of_two_readings() -> None:
-    change = prometheus.difference(prometheus.parse(BEFORE), prometheus.parse(AFTER))
+    change = difference(read_metrics(BEFORE), read_metrics(AFTER))
     assert change["grown"] == {
-        'ts_inference_requests_total{model_name="dcgan",model_version="default",}': 60.0,
-        'Requests2XX{Level="Host",Hostname="a}b\\"c",}': 1.0,  # it restarted
+        'ts_inference_requests_total{model_name="dcgan",model_version="default"}': 60.0,
+        'Requests2XX{Level="Host",Hostname="a}b\\"c"}': 1.0,  # it restarted
         "Requests5XX": 2.0,  # new
-        'forward_ms_bucket{le="+Inf",}': 10.0,
+        'forward_ms_bucket{le="+Inf"}': 10.0,
         "forward_ms_sum": 100.0,
         "forward_ms_count": 10.0,
     }
-    assert change["now"] == {'CPUUtilization{Level="Host",}': 99.0}
+    assert change["now"] == {'CPUUtilization{Level="Host"}': 99.0}
+
+
+@pytest.mark.parametrize("text", ["broken line here\n", "<html>", "a{b} 1\n", "a one\n"])
+def test_what_is_no_metrics_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not Prometheus' text format"):
+        read_metrics(text)

@@ -9,8 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from benchmarks.measurement import Measurement
-from benchmarks.serving_config import ServingConfig
+from benchmarks.compare import Measurement, ServingConfig
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, pulses: Iterator[float]) -> tuple[list[int], Any]:

@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.closed_loop import json_body
-from benchmarks.peers import environments, launch
-from benchmarks.peers.catalogue import PEERS, Peer, PeerError, requirements, triton_body
+from benchmarks.engine import json_body
+from benchmarks.peers import launch
 from benchmarks.peers.fastapi.batcher import MicroBatcher
-from benchmarks.running import Running
+from benchmarks.peers.launch import PEERS, Peer, PeerError, requirements, triton_body
+from benchmarks.servers import Running
 
 
 async def batched(batcher: MicroBatcher[int, str], items: range) -> list[str | BaseException]:
@@ -87,33 +87,33 @@ def test_pins_are_exact_and_leave_torch_to_the_project(name: str) -> None:
 @pytest.fixture
 def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Environments and pins of this test alone."""
-    monkeypatch.setattr(environments, "home", lambda name: tmp_path / name)
-    monkeypatch.setattr(environments, "requirements", lambda name: tmp_path / f"{name}.txt")
+    monkeypatch.setattr(launch, "home", lambda name: tmp_path / name)
+    monkeypatch.setattr(launch, "requirements", lambda name: tmp_path / f"{name}.txt")
     return tmp_path
 
 
 def test_an_environment_sees_the_torch_of_this_one(own_folders: Path) -> None:
     pins = own_folders / "fastapi.txt"
     pins.write_text("--no-index\n")
-    assert not environments.is_installed("fastapi")
-    environments.install("fastapi")
-    assert environments.is_installed("fastapi")
+    assert not launch.is_installed("fastapi")
+    launch.install("fastapi")
+    assert launch.is_installed("fastapi")
     said = subprocess.run(
-        [str(environments.programs("fastapi") / "python"), "-c", "import torch; print(torch)"],
+        [str(launch.programs("fastapi") / "python"), "-c", "import torch; print(torch)"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     import torch
 
     assert str(torch.__file__) in said
     pins.write_text("--no-index\n# other pins\n")
-    assert not environments.is_installed("fastapi")
+    assert not launch.is_installed("fastapi")
 
 
 def test_what_pip_says_is_the_reason(own_folders: Path) -> None:
     (own_folders / "fastapi.txt").write_text("--no-index\nno-such-package==1.0\n")
     with pytest.raises(PeerError, match=r"No matching distribution.*no-such-package==1\.0"):
-        environments.install("fastapi")
-    assert not environments.is_installed("fastapi")
+        launch.install("fastapi")
+    assert not launch.is_installed("fastapi")
 
 
 @pytest.fixture

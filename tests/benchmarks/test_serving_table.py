@@ -1,29 +1,33 @@
-"""What ``python -m benchmarks.serving`` takes and what it prints."""
+"""What ``python -m benchmarks.compare serving`` takes and what it prints."""
 
 from __future__ import annotations
 
 import json
+import re
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
 import yaml
 
-from benchmarks import servers, serving
-from benchmarks.closed_loop import Load
-from benchmarks.documents import filled, parts_of
-from benchmarks.peers import environments
-from benchmarks.serving_config import ServingConfig
-from benchmarks.serving_table import report, summary, tables
+from benchmarks import servers
+from benchmarks.compare import Load, ServingConfig, main
+from benchmarks.peers import launch
+from benchmarks.tables import report, tables
 from deploy.server import ROOT
+
+
+def lines_of(text: str) -> list[str]:
+    """Of Markdown, without the spaces that line up its columns."""
+    return [re.sub(" +", " ", line) for line in text.splitlines()]
 
 
 def turn(images_per_s: float, failed: int = 0) -> dict[str, Any]:
     requests = int(images_per_s)
     latency_ms = 1000 / images_per_s if images_per_s else None
-    load = Load(images_per_s, requests, latency_ms, latency_ms and 2 * latency_ms, requests, failed)
+    load = Load(images_per_s, requests, requests, failed, latency_ms, latency_ms and 2 * latency_ms)
     return {
         "load": vars(load),
         "cpu_ms_per_image": 10.0,
@@ -63,7 +67,7 @@ def test_every_figure_stands_where_it_belongs() -> None:
             litserve=[turn(25), turn(20)], triton=[turn(40), turn(50)],
         )
     )  # fmt: skip
-    lines = text.splitlines()
+    lines = lines_of(text)
     assert (
         "| 1 image, 8 connections | 150 (100 to 200) | 75 (50 to 100) | 22 (20 to 25) "
         "| 45 (40 to 50) | 400 (400 to 400) |"
@@ -88,7 +92,7 @@ def test_failed_requests_are_told() -> None:
 
 def test_a_server_that_gave_nothing_has_no_figures() -> None:
     text = tables(result(ours=[turn(100)], stock=[turn(50)], litserve=[], triton=[turn(0, 9)]))
-    assert "| 1 image, 8 connections | 7.5 / - | 7.5 / - | - | - |" in text.splitlines()
+    assert "| 1 image, 8 connections | 7.5 / - | 7.5 / - | - | - |" in lines_of(text)
     assert "Triton, 1 image, 8 connections: 9 of 9 requests failed" in text
 
 
@@ -98,19 +102,33 @@ def test_disturbed_rounds_are_told() -> None:
     assert tables(found).endswith("1 image, 8 connections: 2 rounds were disturbed by other work")
 
 
+README_ROWS = {
+    "1 image, 1 connection": "single images, 1 connection",
+    "1 image, 64 connections": "single images, 64 connections",
+    "64-image grid, 8 connections": "64-image grids, 8 connections",
+}
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
-@pytest.mark.parametrize(
-    ("part", "file"), [(report, "docs/performance.md"), (summary, "README.md")]
-)
-def test_the_documents_show_the_measurement(
-    part: Callable[[dict[str, Any]], str], file: str, precision: str
-) -> None:
-    name = f"serving-{precision}"
-    measured = json.loads((ROOT / "docs" / f"{name}.json").read_text(encoding="utf-8"))
+def test_the_documents_show_the_measurement(precision: str) -> None:
+    text = (ROOT / "docs" / f"serving-{precision}.json").read_text(encoding="utf-8")
+    measured = json.loads(text)
     assert measured["precision"] == precision
-    words = (ROOT / file).read_text(encoding="utf-8")
-    assert parts_of(words).count(name) == 1
-    assert filled(words, {name: part(measured)}) == words
+    assert report(measured) in (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{measured['machine']}, {measured['date']}, `{measured['command']}`" in readme
+    for row in measured["rows"]:
+        if title := README_ROWS.get(row["work"]["name"]):
+            rates = {
+                name: median(turn["load"]["images_per_s"] for turn in turns)
+                for name, turns in row["turns"].items()
+            }
+            ours, stock = rates.pop("ours"), rates.pop("stock")
+            best = max(rates, key=lambda name: rates[name])
+            p50 = [f"{row['latency'][name]['p50_ms']:.0f}" for name in ("ours", "stock")]
+            other = f"{rates[best]:.0f} ({measured['servers'][best]['title']})"
+            cells = [title, f"{ours:.0f}", f"{stock:.0f}", other, *p50]
+            assert f"| {' | '.join(cells)} |" in readme
 
 
 def test_the_usual_work_and_a_part_of_it() -> None:
@@ -124,7 +142,7 @@ def test_the_usual_work_and_a_part_of_it() -> None:
 
 
 def test_which_peers_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environments, "is_installed", lambda name: name == "triton")
+    monkeypatch.setattr(launch, "is_installed", lambda name: name == "triton")
     assert ServingConfig().named_peers() == []
     assert ServingConfig(peers=("all",)).named_peers() == [
         "fastapi", "litserve", "bentoml", "triton",
@@ -144,13 +162,13 @@ def test_which_peers_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_bad_usage(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert serving.main(arguments) == 2
+    assert main(["serving", *arguments]) == 2
     assert said in capsys.readouterr().err
 
 
 def test_an_unknown_peer_is_bad_usage() -> None:
     with pytest.raises(SystemExit) as ended:
-        serving.main(["--peers", "flask"])
+        main(["serving", "--peers", "flask"])
     assert ended.value.code == 2
 
 

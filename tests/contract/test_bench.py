@@ -1,9 +1,10 @@
-"""``python -m benchmarks.serving`` and the peers, each really started."""
+"""``python -m benchmarks.compare serving`` and the peers, each really started."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -15,10 +16,10 @@ import pytest
 import requests
 from PIL import Image
 
-from benchmarks import measurement, serving
-from benchmarks.closed_loop import Work, run
-from benchmarks.peers import environments, launch
-from benchmarks.peers.catalogue import PEERS, Peer
+from benchmarks import compare
+from benchmarks.engine import Limits, asks, saturate, target
+from benchmarks.peers import launch
+from benchmarks.peers.launch import PEERS, Peer
 from benchmarks.servers import STORE
 from deploy.server import ROOT
 
@@ -31,7 +32,7 @@ def torchscript(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", PEERS)
 def test_a_peer_gives_pictures(name: str, torchscript: Path, tmp_path: Path) -> None:
-    if not environments.is_installed(name):
+    if not launch.is_installed(name):
         pytest.skip(f"no environment for {PEERS[name].title} in .peers/; make bench-peers")
     with launch.running(name, tmp_path, torchscript) as server:
         pictures = []
@@ -46,9 +47,12 @@ def test_a_peer_gives_pictures(name: str, torchscript: Path, tmp_path: Path) -> 
                 assert picture.size == ((64, 64) if count == 1 else (530, 530))
                 pictures.append(picture.convert("RGB").tobytes())
         assert pictures[1] != pictures[2]
-        load = run(server.url, Work("16 at once", (1,), 16), 1.0, body=server.body)
-        assert load.failed == 0
-        assert load.images >= 16
+        to = target(server.url, "application/json")
+        tally = saturate(
+            to, 16, 1.0, asks(itertools.repeat(1), 0, server.body), Limits(timeout_s=60)
+        )
+        assert set(tally.outcomes) == {"2xx"}
+        assert tally.images >= 16
         assert server.memory().worker_peak_mb > 200
         children = server.process.children(recursive=True)
     assert not server.process.is_running()
@@ -80,16 +84,16 @@ def test_a_whole_run_with_a_peer_that_cannot_be_set_up_and_one_that_dies(
 ) -> None:
     (tmp_path / "litserve.txt").write_text("--no-index\nno-such-package==1.0\n")
     (tmp_path / "triton.txt").write_text("--no-index\n")
-    monkeypatch.setattr(environments, "home", lambda name: tmp_path / name)
-    monkeypatch.setattr(environments, "requirements", lambda name: tmp_path / f"{name}.txt")
+    monkeypatch.setattr(launch, "home", lambda name: tmp_path / name)
+    monkeypatch.setattr(launch, "requirements", lambda name: tmp_path / f"{name}.txt")
     program = tmp_path / "dies.py"
     program.write_text(_DIES)
     dies = Peer("Triton", lambda folder, port: [f"{folder}/python", str(program), str(port)])
     monkeypatch.setitem(PEERS, "triton", dies)
-    monkeypatch.setattr(measurement, "_REPEATS", 0)  # other work on the machine is no matter here
+    monkeypatch.setattr(compare, "_REPEATS", 0)  # other work on the machine is no matter here
     out = tmp_path / "new" / "result.json"
-    code = serving.main(
-        ["--rounds", "2", "--seconds", "0.3", "--work", "image", "--connections", "2",
+    code = compare.main(
+        ["serving", "--rounds", "2", "--seconds", "0.3", "--work", "image", "--connections", "2",
          "--peers", "litserve", "triton", "--precision", "float32", "--out", str(out)]
     )  # fmt: skip
     assert code == 0
@@ -120,8 +124,8 @@ def test_a_whole_run_with_a_peer_that_cannot_be_set_up_and_one_that_dies(
 
 def test_sigterm_leaves_no_server_behind(tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "benchmarks.serving", "--work", "image", "--connections", "1",
-        "--seconds", "60", "--out", str(tmp_path / "result.json"),
+        sys.executable, "-m", "benchmarks.compare", "serving", "--work", "image",
+        "--connections", "1", "--seconds", "60", "--out", str(tmp_path / "result.json"),
     ]  # fmt: skip
     family = []
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from benchmarks import experiments
-from benchmarks.documents import filled, parts_of
-from benchmarks.experiments import DOCUMENT, MAKERS, WEIGHTS, commands_of
 from deploy.server import ROOT
 from training.__main__ import main
 from training.weights import load_generator, save_generator
 
-COMMANDS = commands_of((ROOT / DOCUMENT).read_text(encoding="utf-8"))
+WEIGHTS = ROOT / "model_store" / "generator.safetensors"
+PYTHON = ".venv/bin/python -m training "
+BLOCKS = re.findall(
+    r"```sh\n(.*?)```", (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8"), re.DOTALL
+)
+LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
+COMMANDS = [shlex.split(line.split(PYTHON, 1)[1]) for line in LINES if PYTHON in line]
 # Added to a command, so that all of them take seconds; what comes last counts.
 LESS = {
     "train": "--max-steps 4 --sample-every 2 --batch-size 8 --ngf 4 --ndf 4 --image-size 32",
@@ -65,59 +70,3 @@ def test_every_command(
                     assert image.size == on_the_page.size
                 else:
                     assert min(image.size) >= 64
-
-
-def test_a_run_of_other_settings_is_not_reused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The run that curves and filters are of is trained anew, and the other one kept."""
-    monkeypatch.setattr("training.loop.FINAL_CALIBRATION", 64)
-    pictures, out = tmp_path / "pictures", tmp_path / "small"
-    pictures.mkdir()
-    for i in range(12):
-        Image.new("RGB", (32, 32), (20 * i, 9 * i, 0)).save(pictures / f"{i}.png")
-    wanted = [*LESS["train"].split(), "--data", str(pictures), "--cache", "None", "--out", str(out)]
-
-    def train(*changed: str) -> None:
-        assert main([*wanted, *changed]) == 0
-
-    trained: list[list[str]] = []
-    monkeypatch.setattr(experiments, "run", trained.append)
-    for aside, changed in enumerate(
-        (["--max-steps", "2"], ["--lr-d", "0.1"], ["--sample-every", "4"])
-    ):
-        train(*changed)
-        experiments.picture(wanted)
-        assert len(trained) == aside + 1
-        assert not out.exists()
-        (old,) = tmp_path.glob("small-until-*")
-        assert (old / "generator.safetensors").is_file()
-        old.rename(tmp_path / f"old-{aside}")
-    train()
-    experiments.picture(wanted)
-    assert len(trained) == 3
-    weights = out / "generator.safetensors"  # as of an interrupted run
-    generator, info = load_generator(weights)
-    save_generator(weights, generator, {**info.provenance, "steps": 3})
-    experiments.picture(wanted)
-    assert len(trained) == 4
-    capsys.readouterr()
-
-
-def test_parts_to_fill_have_makers() -> None:
-    documents = [ROOT / DOCUMENT, ROOT / "model_store" / "MODEL_CARD.md"]
-    parts = [part for path in documents for part in parts_of(path.read_text(encoding="utf-8"))]
-    assert sorted(parts) == sorted(MAKERS)
-
-
-def test_only_the_wanted_parts_are_filled() -> None:
-    words = "a\n<!-- numbers: one -->\nold\n<!-- end -->\n<!-- numbers: two -->\n<!-- end -->\n"
-    assert filled(words, {"one": "new\nlines\n"}) == (
-        "a\n<!-- numbers: one -->\nnew\nlines\n<!-- end -->\n<!-- numbers: two -->\n<!-- end -->\n"
-    )
-    assert filled(filled(words, {"two": "x"}), {"two": "y"}).count("x") == 0
-
-
-def test_an_unknown_part_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert experiments.main(["--only", "walks"]) == 2
-    assert "no part 'walks'; choose from arithmetic, directions" in capsys.readouterr().err

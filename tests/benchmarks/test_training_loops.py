@@ -8,13 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import data_start, training_speed
-from benchmarks.training_speed import OurLoop, SpeedConfig, UsualLoop, write_pictures
+from benchmarks.compare import main
+from benchmarks.training_loops import (
+    OurLoop,
+    TrainingConfig,
+    UsualLoop,
+    compare,
+    write_pictures,
+)
 from training.config import TrainConfig
 from training.draws import StepDraws
 
 CPU = torch.device("cpu")
-TINY = SpeedConfig(batch_size=4, image_size=32, width=2, steps=1, rounds=1, pictures=12, workers=1)
+TINY = TrainingConfig(
+    batch_size=4, image_size=32, width=2, steps=1, rounds=1, pictures=12, workers=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_loop_has_a_row(folder: Path) -> None:
-    result = training_speed.compare(TINY, folder, CPU)
+    result = compare(TINY, folder, CPU)
     for name in ("usual", "paper", "stable"):
         row = result[name]
         assert isinstance(row, dict)
@@ -52,8 +60,19 @@ def test_both_loops_do_the_same_arithmetic(folder: Path, monkeypatch: pytest.Mon
         assert losses == pytest.approx(theirs, abs=2e-3)
 
 
-def test_the_second_start_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    data_start.main(["--pictures", "20", "--image-size", "32", "--workers", "1"])
-    result = json.loads(capsys.readouterr().out)
-    assert result["first"]["pictures"] == result["second"]["pictures"] == 20
-    assert result["cache_mb"] == 0  # 20 pictures are 61 kB
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--steps", "0"], "steps: seen 0; allowed is 1 to 10000"),
+        (["--pictures", "8", "--batch-size", "16"], "pictures: seen 8; a batch takes 16"),
+    ],
+)
+def test_bad_usage(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["training", *arguments]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = {"batch-size": 4, "image-size": 32, "width": 2, "steps": 1, "rounds": 1, "pictures": 8}
+    assert main(["training", *(f"--{name}={value}" for name, value in flags.items())]) == 0
+    assert json.loads(capsys.readouterr().out)["usual"]["times_the_usual"] == 1.0

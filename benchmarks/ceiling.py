@@ -31,7 +31,7 @@ from handler.service import Service, open_service
 _HEADERS = {"Content-Type": "application/json", "Accept": "*/*", "Host": "127.0.0.1:8080"}
 
 
-class Limit:
+class Ceiling:
     """An unpacked archive, ready to be driven.
 
     Args:

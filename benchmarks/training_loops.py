@@ -1,34 +1,32 @@
-"""``python -m benchmarks.training_speed``: this training loop beside the usual one.
+"""This training loop beside the usual one, for ``python -m benchmarks.compare training``.
 
 The usual one is written as tutorials and pytorch/examples' dcgan write it: a DataLoader that
 decodes every picture again for each epoch, Sigmoid and BCELoss, the default memory layout, Adam
 as it comes, losses read at every update. The networks, the pictures, the batch and the number of
 threads are the same. The loops take turns, so a machine that slows down slows all; the result is
-the median of the turns, as JSON on stdout.
+the median of the turns.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
 from collections.abc import Generator as Source
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-import tyro
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from benchmarks.command import Range
 from training.config import TrainConfig, recipe_defaults
 from training.data.avatars import load_avatars
 from training.data.batches import batches, split, to_pictures
@@ -42,22 +40,22 @@ BACKGROUND = "#c8d4e0"
 
 
 @dataclass(frozen=True)
-class SpeedConfig:
+class TrainingConfig:
     """Measure updates a second of this training loop beside the usual one."""
 
-    batch_size: int = 64
+    batch_size: Annotated[int, Range(1, 4096)] = 64
     """Pictures an update."""
-    image_size: int = 64
-    """Height and width, px: 32, 64, 128 or 256."""
-    width: int = 64
+    image_size: Literal[32, 64, 128, 256] = 64
+    """Height and width, px."""
+    width: Annotated[int, Range(1, 512)] = 64
     """ngf and ndf."""
-    steps: int = 6
+    steps: Annotated[int, Range(1, 10_000)] = 6
     """Updates a turn."""
-    rounds: int = 5
+    rounds: Annotated[int, Range(1, 100)] = 5
     """Turns of each loop."""
-    pictures: int = 2000
+    pictures: Annotated[int, Range(1, 200_000)] = 2000
     """JPEG files to train on."""
-    workers: int = 2
+    workers: Annotated[int, Range(1, 256)] = 2
     """Processes that decode for the usual loop; threads that do, once, for this one."""
 
 
@@ -91,7 +89,7 @@ class FolderDataset(Dataset[Tensor]):
 class UsualLoop:
     """Networks and optimisers of the usual loop; each turn has DataLoader workers of its own."""
 
-    def __init__(self, config: SpeedConfig, folder: Path, device: torch.device) -> None:
+    def __init__(self, config: TrainingConfig, folder: Path, device: torch.device) -> None:
         self.config, self.device = config, device
         self.data = FolderDataset(folder, config.image_size)
         size, width = config.image_size, config.width
@@ -202,17 +200,23 @@ def write_pictures(folder: Path, count: int) -> None:
             Image.fromarray(image).save(folder / f"{i:06}.jpg", quality=90)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run all loops in turns and print the result."""
-    config = tyro.cli(SpeedConfig, prog="python -m benchmarks.training_speed", args=arguments)
-    device = choose_device()
+def compare_loops(config: TrainingConfig) -> dict[str, object]:
+    """Medians of the turns of each loop.
+
+    Raises:
+        ValueError: too few pictures for a batch.
+    """
+    if config.pictures < config.batch_size:
+        raise ValueError(
+            f"pictures: seen {config.pictures}; a batch takes {config.batch_size}, give as many"
+        )
     with tempfile.TemporaryDirectory(prefix="dcgan-speed-") as name:
         folder = Path(name)
         write_pictures(folder, config.pictures)
-        print(json.dumps(compare(config, folder, device), indent=2))
+        return compare(config, folder, choose_device())
 
 
-def compare(config: SpeedConfig, folder: Path, device: torch.device) -> dict[str, object]:
+def compare(config: TrainingConfig, folder: Path, device: torch.device) -> dict[str, object]:
     """Medians of the turns of each loop."""
     settings: dict[str, Any] = {
         "batch_size": config.batch_size, "image_size": config.image_size, "ngf": config.width,
@@ -249,7 +253,3 @@ def compare(config: SpeedConfig, folder: Path, device: torch.device) -> dict[str
             ),
         }
     return result
-
-
-if __name__ == "__main__":
-    main()

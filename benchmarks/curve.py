@@ -1,13 +1,14 @@
-"""One point of a throughput-latency curve, as numbers for people and JSON."""
+"""A throughput-latency curve: its points, as numbers for people and JSON, and its knee."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 
-from benchmarks.open_loop import OUTCOMES, Tally
+from benchmarks.engine import OUTCOMES, Tally
 
 _LATE_SHARE = 0.01  # from so many late sends on, a p99 says more of the client than the server
 _LATE_FEW = 10  # so many are a hiccup of the machine, whatever their share
@@ -18,8 +19,8 @@ class Point:
     """What one rate gave.
 
     Args:
-        rate_per_s: requests asked for; ``offered_per_s`` is what the arrivals came to, which for
-            Poisson arrivals differs a little.
+        rate_per_s: requests asked for, None where connections were kept busy; ``offered_per_s``
+            is what the arrivals came to, which for Poisson arrivals differs a little.
         arrivals: requests that were to be sent within ``duration_s``.
         throughput_per_s: requests answered 2xx (``Tally.throughput_per_s``).
         images_per_s: by X-Num-Images; None where the server does not send that header.
@@ -35,7 +36,7 @@ class Point:
         histogram: latency in microseconds, HdrHistogram V2 compressed, base64.
     """
 
-    rate_per_s: float
+    rate_per_s: float | None
     duration_s: float
     arrivals: int
     offered_per_s: float
@@ -66,7 +67,7 @@ class Point:
         return self.late_sends["client"] > max(_LATE_FEW, _LATE_SHARE * self.arrivals)
 
 
-def summarize(rate_per_s: float, tally: Tally, resources: dict[str, Any]) -> Point:
+def summarize(rate_per_s: float | None, tally: Tally, resources: dict[str, Any]) -> Point:
     """The point that a finished run gives."""
     answered = tally.outcomes["2xx"]
     throughput_per_s = tally.throughput_per_s
@@ -104,3 +105,65 @@ def _milliseconds(recorded: HdrHistogram) -> dict[str, float] | None:
         },
         "max": recorded.get_max_value() / 1000,
     }
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When a rate is too much.
+
+    Args:
+        min_share: least throughput by offered load.
+        p99_factor: greatest p99 by that of the lowest rate.
+    """
+
+    min_share: float = 0.95
+    p99_factor: float = 5.0
+
+
+@dataclass(frozen=True)
+class Knee:
+    """Where the curve bends: the first rate that the server does not carry.
+
+    Args:
+        index: of the first point that is too much.
+        rate_per_s: its rate.
+        reasons: why, in words.
+        sustained_per_s: throughput of the point before it; None where there is none.
+    """
+
+    index: int
+    rate_per_s: float | None
+    reasons: tuple[str, ...]
+    sustained_per_s: float | None
+
+
+def find_knee(points: Sequence[Point], thresholds: Thresholds) -> Knee | None:
+    """The knee, or None while every rate is carried.
+
+    Args:
+        points: by ascending rate; the first is the one that p99 is compared with.
+    """
+    for index, point in enumerate(points):
+        if reasons := _reasons(point, points[0], thresholds):
+            before = points[index - 1].throughput_per_s if index else None
+            return Knee(index, point.rate_per_s, tuple(reasons), before)
+    return None
+
+
+def _reasons(point: Point, lowest: Point, thresholds: Thresholds) -> list[str]:
+    reasons = []
+    # Poisson arrivals at a low rate may come to none at all.
+    share = point.throughput_per_s / point.offered_per_s if point.offered_per_s else 1.0
+    if share < thresholds.min_share:
+        reasons.append(
+            f"throughput {point.throughput_per_s:.1f}/s is {share:.0%} of the offered "
+            f"{point.offered_per_s:.1f}/s; at least {thresholds.min_share:.0%} is asked for"
+        )
+    if point.p99_ms and lowest.p99_ms and point.p99_ms > thresholds.p99_factor * lowest.p99_ms:
+        reasons.append(
+            f"p99 {point.p99_ms:.1f} ms is {point.p99_ms / lowest.p99_ms:.1f} times that of the "
+            f"lowest rate; at most {thresholds.p99_factor:g} times is asked for"
+        )
+    if point.errors:
+        reasons.append(f"{point.errors} requests were not answered 2xx")
+    return reasons

@@ -1,4 +1,4 @@
-"""The result of ``benchmarks.serving`` as Markdown."""
+"""The result of ``benchmarks.compare serving`` as Markdown."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
+from benchmarks.command import markdown
+
 Turn = dict[str, Any]
 _OWN = ("ours", "stock")
 _NONE = "-"
 _LEAST_FOR_P99 = 200  # requests; of fewer the 99th percentile is little else than the largest
-_SUMMARY = {
-    "1 image, 1 connection": "single images, 1 connection",
-    "1 image, 64 connections": "single images, 64 connections",
-    "64-image grid, 8 connections": "64-image grids, 8 connections",
-}
 
 
 def report(result: dict[str, Any]) -> str:
-    """The part of docs/performance.md: how it was measured, the tables, the parts."""
+    """How it was measured, the tables, the parts: as docs/performance.md shows it."""
     parts = result["parts_ms"]
     names = list(next(iter(parts.values())))
     lines = [[batch, *(f"{ms[name]:.1f}" for name in names)] for batch, ms in parts.items()]
@@ -30,30 +27,10 @@ def report(result: dict[str, Any]) -> str:
             f"{result['backend']}.",
             tables(result),
             "Milliseconds of each part of our handler, in one process without a server:",
-            _markdown(["batch", *names], lines),
+            markdown(["batch", *names], lines),
             "Milliseconds an image of the forward pass alone, by batch size:",
-            _markdown(["images", *passes], [["ms an image", *each]]),
+            markdown(["images", *passes], [["ms an image", *each]]),
         ]
-    )
-
-
-def summary(result: dict[str, Any]) -> str:
-    """The part of README.md: three kinds of work, ours, stock and the best of the others."""
-    titles = {name: server["title"] for name, server in result["servers"].items()}
-    rows = {row["work"]["name"]: row for row in result["rows"]}
-    lines = []
-    for name, title in _SUMMARY.items():
-        if (row := rows.get(name)) is None:
-            continue
-        rates = {server: median(_images(row, server) or [0.0]) for server in titles}
-        peers = {server: rate for server, rate in rates.items() if server not in _OWN}
-        best = max(peers, key=lambda server: peers[server], default=None)
-        p50 = [f"{row['latency'][server]['p50_ms'] or 0:.0f}" for server in _OWN]
-        other = f"{peers[best]:.0f} ({titles[best]})" if best else _NONE
-        lines.append([title, f"{rates['ours']:.0f}", f"{rates['stock']:.0f}", other, *p50])
-    head = ["work", "images/s", "stock", "best other", "p50, ms", "stock"]
-    return f"{result['machine']}, {result['date']}, `{result['command']}`:\n\n" + _markdown(
-        head, lines
     )
 
 
@@ -85,7 +62,7 @@ def _rates(rows: Sequence[Any], titles: dict[str, str]) -> str:
         ceiling = row["limit_images_per_s"]
         cells = [_spread(_images(row, name), 0) for name in titles]
         lines.append([row["work"]["name"], *cells, _spread(ceiling, 0)])
-    return _markdown(["work", *titles.values(), "ceiling"], lines)
+    return markdown(["work", *titles.values(), "ceiling"], lines)
 
 
 def _ratios(rows: Sequence[Any], titles: dict[str, str]) -> str:
@@ -101,7 +78,7 @@ def _ratios(rows: Sequence[Any], titles: dict[str, str]) -> str:
         cells.append(_ratio(rates["ours"], row["limit_images_per_s"]))
         lines.append([row["work"]["name"], *cells])
     best_title = ["ours / best peer"] if peers else []
-    return _markdown(["work", "ours / stock", *best_title, "ours / ceiling"], lines)
+    return markdown(["work", "ours / stock", *best_title, "ours / ceiling"], lines)
 
 
 def _by_server(
@@ -111,7 +88,7 @@ def _by_server(
         [row["work"]["name"], *(cell(row["turns"].get(name, [])) for name in titles)]
         for row in rows
     ]
-    return _markdown(["work", *titles.values()], lines)
+    return markdown(["work", *titles.values()], lines)
 
 
 def _servers(rows: Sequence[Any], servers: dict[str, Any]) -> str:
@@ -131,7 +108,7 @@ def _servers(rows: Sequence[Any], servers: dict[str, Any]) -> str:
         "server", "start to first image, s", "worker, peak MB", "all processes, private MB",
         "cores when idle",
     ]  # fmt: skip
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def _failures(rows: Sequence[Any], titles: dict[str, str]) -> list[str]:
@@ -158,7 +135,7 @@ def _latencies(rows: Sequence[Any], titles: dict[str, str]) -> str:
     for row in rows:
         cells = [_latency(row["latency"].get(name)) for name in titles]
         lines.append([row["work"]["name"], *cells])
-    return _markdown(["work", *titles.values()], lines)
+    return markdown(["work", *titles.values()], lines)
 
 
 def _latency(pooled: dict[str, Any] | None) -> str:
@@ -186,8 +163,3 @@ def _spread(values: Sequence[float], digits: int) -> str:
         return _NONE
     low, high = min(values), max(values)
     return f"{median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    table = [head, ["---"] * len(head), *lines]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)

@@ -1,0 +1,84 @@
+"""What the commands share: the ranges of their settings, how they end, what they write."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import psutil
+from tabulate import tabulate  # type: ignore[import-untyped]
+
+from training.files import atomic_path
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a number in the settings may be: ``Annotated[float, Range(0, 1)]``."""
+
+    low: float
+    high: float
+
+
+def check(config: object) -> None:
+    """Refuse a dataclass with a number out of its range; of a tuple each counts.
+
+    Raises:
+        ValueError: the first such setting, what was seen and what is allowed.
+    """
+    for name, hint in get_type_hints(type(config), include_extras=True).items():
+        value = getattr(config, name)
+        for allowed in getattr(hint, "__metadata__", ()):
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(allowed, Range) and number is not None:
+                    within(name, number, allowed.low, allowed.high)
+
+
+def within(name: str, number: float, low: float, high: float) -> None:
+    """Refuse a number out of its range, or none at all (NaN).
+
+    Raises:
+        ValueError: it is.
+    """
+    if not low <= number <= high:
+        raise ValueError(f"{name}: seen {number:g}; allowed is {low:g} to {high:g}")
+
+
+def end_on_sigterm() -> None:
+    """Make SIGTERM what Ctrl-C is: ``with`` blocks end, and no server is left behind."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def machine() -> str:
+    """Processors, memory and GPU, such as ``2 x AMD EPYC, 24 GiB, no GPU``."""
+    import torch
+
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if os.name == "posix" else ""
+    names = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
+    memory = psutil.virtual_memory().total / 2**30
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{os.cpu_count()} x {(names or [platform.processor()])[0]}, {memory:.0f} GiB, {gpu}"
+
+
+def today() -> str:
+    """The date, as results give it."""
+    return time.strftime("%Y-%m-%d")
+
+
+def markdown(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """A table; cells are shown as they are."""
+    table: str = tabulate(lines, head, tablefmt="github", disable_numparse=True)
+    return table
+
+
+def write(result: dict[str, Any], out: Path) -> None:
+    """JSON, whole or not at all; a folder that is missing is made."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out) as beside:
+        beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

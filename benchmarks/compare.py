@@ -1,0 +1,412 @@
+"""``python -m benchmarks.compare serving`` or ``training``: ours beside the usual one.
+
+Serving: our handler, the stock one, other servers and the ceiling, all in one run. The servers are
+up all the time and take turns, each held still while another has its turn (LitServe polls when
+idle), so that what the machine does meanwhile falls on all alike. Training: this loop beside one as
+tutorials write it, taking turns too (``benchmarks.training_loops``).
+
+Progress goes to stderr, what was measured as Markdown (serving) or JSON (training) to stdout;
+everything of serving to a JSON file, after Ctrl-C too what there is. A peer that cannot be set up
+or started is told in both, with the reason, and so are requests that failed. Exit codes: 0
+measured, 1 our server or the stock one does not start, or ours answered nothing in some turn, 2 bad
+usage, 130 after Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
+
+from benchmarks import servers
+from benchmarks.ceiling import Ceiling
+from benchmarks.command import Range, check, end_on_sigterm, machine, today, write
+from benchmarks.engine import Kind, Limits, Tally, asks, histogram, saturate, target
+from benchmarks.peers import launch
+from benchmarks.peers.launch import PEERS, PeerError
+from benchmarks.servers import Memory, Running
+from benchmarks.tables import report
+from benchmarks.training_loops import TrainingConfig, compare_loops
+from deploy.java import NoJavaError
+from deploy.server import ServerError
+
+TITLES = {"ours": "ours", "stock": "stock", **{name: peer.title for name, peer in PEERS.items()}}
+_STEADY = 0.9  # of the fastest pulse; below it something else has the machine
+_REPEATS = 2  # of a round that was disturbed, at most; in a whole run as many for each --rounds
+_PULSE_S = 0.4
+_KINDS: dict[Kind, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
+    "image": ("1 image", (1,), (1, 8, 32, 64)),
+    "grid": ("64-image grid", (64,), (2, 8)),
+    "mix": ("mix of 1, 1, 1 and 64 images", (1, 1, 1, 64), (8,)),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the connections ask for.
+
+    Args:
+        name: for tables.
+        num_images: images of each request, taken in turn; (1, 1, 64) is a mix.
+        connections: how many at once.
+    """
+
+    name: str
+    num_images: tuple[int, ...]
+    connections: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one turn gave.
+
+    Args:
+        images_per_s: images in answered requests by wall time.
+        images: in answered requests.
+        requests: answered 2xx.
+        failed: any other status, time-outs and broken connections.
+        p50_ms, p99_ms: latency; None if there is none.
+    """
+
+    images_per_s: float
+    images: int
+    requests: int
+    failed: int
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+@dataclass(frozen=True)
+class ServingConfig:
+    """Compare our server with the stock handler, other servers and the in-process ceiling."""
+
+    rounds: Annotated[int, Range(1, 100)] = 5
+    """Turns each server gets for each kind of work."""
+    seconds: Annotated[float, Range(0.1, 600)] = 4.0
+    """Length of a turn, s."""
+    work: tuple[Kind, ...] = ("image", "grid", "mix")
+    """What requests ask for: one image, a grid of 64, or a mix of 1, 1, 1 and 64."""
+    connections: Annotated[tuple[int, ...], Range(1, 1000)] = ()
+    """How many at once; left out, 1, 8, 32 and 64 for image, 2 and 8 for grid, 8 for mix."""
+    peers: tuple[
+        Literal["none", "all", "installed", "fastapi", "litserve", "bentoml", "triton"], ...
+    ] = ("none",)
+    """Other servers: none, all (set up in .peers/ where missing, which needs the network),
+    installed (those that are there), or their names."""
+    precision: str | None = None
+    """Serve a copy of our archive with this precision in its handler block, such as float32."""
+    out: Path = Path("runs/serving.json")
+    """Where everything measured goes."""
+
+    def check(self) -> None:
+        """Raises:
+        ValueError: a setting is out of its range.
+        """
+        check(self)
+        if not self.work:
+            raise ValueError("work: seen none; name one kind or more")
+        if self.out.is_dir():
+            raise ValueError(f"out: seen {self.out}, a folder; allowed is a file")
+
+    def works(self) -> list[Work]:
+        """Each kind of work at each number of connections."""
+        return [
+            Work(f"{title}, {count} connection{'s' * (count > 1)}", num_images, count)
+            for title, num_images, usual in (_KINDS[kind] for kind in self.work)
+            for count in self.connections or usual
+        ]
+
+    def named_peers(self) -> list[str]:
+        """Names in ``PEERS`` that are asked for."""
+        if "all" in self.peers:
+            return list(PEERS)
+        installed = "installed" in self.peers
+        return [
+            name
+            for name in PEERS
+            if name in self.peers or (installed and launch.is_installed(name))
+        ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    config: ServingConfig | TrainingConfig = tyro.cli(
+        Annotated[ServingConfig, tyro.conf.subcommand("serving")]
+        | Annotated[TrainingConfig, tyro.conf.subcommand("training")],
+        prog="python -m benchmarks.compare", description=__doc__, args=given,
+    )  # fmt: skip
+    end_on_sigterm()
+    if isinstance(config, ServingConfig):
+        return serving(config, shlex.join(["python", "-m", "benchmarks.compare", *given]))
+    try:
+        check(config)
+        print(json.dumps(compare_loops(config), indent=2))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def serving(config: ServingConfig, command: str) -> int:
+    """Measure the servers, write and print what they gave; returns the exit code."""
+    measurement, code = None, 0
+    with tempfile.TemporaryDirectory(prefix="dcgan-bench-") as temporary, ExitStack() as stack:
+        folder = Path(temporary)
+        try:
+            config.check()
+            packed = servers.archive(folder / "packed", config.precision)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        try:
+            measurement = Measurement(config, packed, folder, stack)
+            measurement.run()
+        except KeyboardInterrupt:
+            code = 130
+        except (ServerError, NoJavaError, RuntimeError, OSError,
+                subprocess.CalledProcessError) as error:  # fmt: skip
+            print(f"error: {error}", file=sys.stderr)
+            code = 1
+    if measurement is None or not measurement.rows:
+        return code
+    result = measurement.result(command)
+    write(result, config.out)
+    print(report(result))
+    answered = [turn["load"]["requests"] for row in result["rows"] for turn in row["turns"]["ours"]]
+    return code if all(answered) else code or 1
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One server's turn: what the clients saw, what it cost, what it held at the end.
+
+    Args:
+        latency_us: of the answered requests and of those that timed out.
+    """
+
+    load: Load
+    cpu_ms_per_image: float
+    memory: Memory
+    latency_us: HdrHistogram
+
+
+@dataclass
+class Measurement:
+    """The servers of one run, started, and what they give.
+
+    Between rounds the same work is timed in this process, a pulse: a round with a slow pulse before
+    or after it was disturbed by other work on the machine, and is done again. There is an allowance
+    of such repeats for the whole run, so that a machine that is never quiet is measured too.
+
+    Args:
+        config: what to measure.
+        packed: our archive.
+        folder: for logs.
+        stack: stops the servers.
+
+    Raises:
+        ServerError, NoJavaError: our server or the stock one does not start.
+        RuntimeError: the archive cannot be used here.
+    """
+
+    config: ServingConfig
+    packed: Path
+    folder: Path
+    stack: ExitStack
+    running: dict[str, Running] = field(default_factory=dict)
+    idle_cores: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        chosen = self._chosen()  # environments first: pip must not run beside a server that starts
+        self.ceiling = Ceiling(self.packed, self.folder / "ceiling")
+        self._up("ours", self.stack.enter_context(servers.ours(self.folder / "ours", self.packed)))
+        self._up("stock", self.stack.enter_context(servers.stock(self.folder / "stock")))
+        for name in chosen:
+            trace = self.folder / "stock" / servers.TRACE
+            try:
+                peer = self.stack.enter_context(launch.running(name, self.folder / "peers", trace))
+            except PeerError as error:
+                self._leave_out(name, str(error))
+            else:
+                self._up(name, peer)
+        self._best_pulse = max(self._pulse() for _ in range(5))
+
+    def run(self) -> None:
+        """Measure everything, into ``rows``."""
+        self._repeats_left = _REPEATS * self.config.rounds
+        for work in self.config.works():
+            self.rows.append(self._row(work))
+
+    def result(self, command: str) -> dict[str, Any]:
+        """What there is, as JSON values."""
+        return {
+            "machine": machine(),
+            "date": today(),
+            "command": command,
+            "backend": self.ceiling.backend,
+            "precision": self.ceiling.precision,
+            "servers": {
+                name: {
+                    "title": TITLES[name], "ready_s": running.ready_s,
+                    "idle_cores": self.idle_cores[name],
+                }
+                for name, running in self.running.items()
+            },
+            "left_out": {TITLES[name]: reason for name, reason in self.left_out.items()},
+            "forward_ms": self.ceiling.forward_ms(),
+            "parts_ms": {
+                "32 requests of 1 image": self.ceiling.parts_ms(1),
+                "2 requests of 64 images": self.ceiling.parts_ms(64),
+            },
+            "rows": self.rows,
+        }  # fmt: skip
+
+    def _chosen(self) -> list[str]:
+        """The peers that were asked for and have an environment."""
+        chosen = []
+        for name in self.config.named_peers():
+            try:
+                launch.install(name)
+                chosen.append(name)
+            except PeerError as error:
+                self._leave_out(name, str(error))
+        return chosen
+
+    def _up(self, name: str, running: Running) -> None:
+        """Take in a server that is ready: see what it does when idle, then hold it still."""
+        self.stack.callback(running.resume)  # before it is stopped
+        time.sleep(2)  # what starting has left to do, such as Java's compiler
+        before = running.cpu_s()
+        time.sleep(2)
+        self.idle_cores[name] = (running.cpu_s() - before) / 2
+        running.pause()
+        self.running[name] = running
+
+    def _leave_out(self, name: str, reason: str) -> None:
+        self.left_out[name] = reason
+        print(f"{TITLES[name]} is left out: {reason}", file=sys.stderr)
+
+    def _pulse(self) -> float:
+        return self.ceiling.images_per_s(64, _PULSE_S)
+
+    def _row(self, work: Work) -> dict[str, Any]:
+        turns: dict[str, list[Turn]] = {name: [] for name in self.running}
+        silent: set[str] = set()
+        ceilings, disturbed = [], 0
+        for number in range(self.config.rounds):
+            for repeat in range(_REPEATS + 1):
+                print(f"{work.name}, round {number + 1} of {self.config.rounds}", file=sys.stderr)
+                before = self._pulse()
+                of_round = self._round(work, number, silent)
+                ceiling = self._ceiling(work)
+                after = self._pulse()
+                self._best_pulse = max(self._best_pulse, before, after)
+                if min(before, after) >= _STEADY * self._best_pulse:
+                    break
+                print("  disturbed by other work on this machine", file=sys.stderr)
+                if repeat == _REPEATS or not self._repeats_left:
+                    disturbed += 1
+                    break
+                self._repeats_left -= 1
+            for name, turn in of_round.items():
+                turns[name].append(turn)
+            ceilings += ceiling
+        return {
+            "work": asdict(work),
+            "limit_images_per_s": ceilings,
+            "disturbed_rounds": disturbed,
+            "latency": {name: _latency(of) for name, of in turns.items()},
+            "turns": {
+                name: [asdict(replace(turn, latency_us=None)) for turn in of]
+                for name, of in turns.items()
+            },
+        }
+
+    def _ceiling(self, work: Work) -> list[float]:
+        """One figure; none for a mix."""
+        if len(work.num_images) > 1:
+            return []
+        return [self.ceiling.images_per_s(work.num_images[0], self.config.seconds / 2)]
+
+    def _round(self, work: Work, number: int, silent: set[str]) -> dict[str, Turn]:
+        """A turn of each server but those that are silent, to which it adds."""
+        names = list(self.running)
+        first = number % len(names)
+        turns = {}
+        for name in names[first:] + names[:first]:
+            if name in silent:  # each request may have taken the minute of its time-out
+                continue
+            turns[name] = self._turn(self.running[name], work, number)
+            if not turns[name].load.requests:
+                silent.add(name)
+                print(f"{TITLES[name]} answered nothing to {work.name}", file=sys.stderr)
+        return turns
+
+    def _turn(self, running: Running, work: Work, number: int) -> Turn:
+        to = target(running.url, "application/json")
+
+        def busy(seconds: float, first_seed: int) -> Tally:
+            said = asks(itertools.cycle(work.num_images), first_seed, running.body)
+            return saturate(to, work.connections, seconds, said, Limits(timeout_s=60))
+
+        running.resume()
+        try:
+            busy(0.3, 0)  # connections, queues and what was swapped out come to life
+            before = running.cpu_s()
+            tally = busy(self.config.seconds, 10_000_000 * (number + 1))
+            cpu_s = running.cpu_s() - before
+            load = _load(tally)
+            return Turn(
+                load, 1000 * cpu_s / max(load.images, 1), running.memory(), tally.latency_us
+            )
+        finally:
+            running.pause()
+
+
+def _load(tally: Tally) -> Load:
+    answered = tally.outcomes["2xx"]
+    return Load(
+        images_per_s=tally.images / tally.wall_s,
+        images=tally.images,
+        requests=answered,
+        failed=tally.arrivals - answered,
+        **_quantiles(tally.latency_us),
+    )
+
+
+def _quantiles(latency_us: HdrHistogram) -> dict[str, float | None]:
+    if not latency_us.get_total_count():
+        return {"p50_ms": None, "p99_ms": None}
+    return {f"p{share}_ms": latency_us.get_value_at_percentile(share) / 1000 for share in (50, 99)}
+
+
+def _latency(turns: Sequence[Turn]) -> dict[str, float | int | None]:
+    """Quantiles of the requests of all rounds together, ms."""
+    pooled = histogram()
+    for turn in turns:
+        pooled.add(turn.latency_us)
+    return {"requests": pooled.get_total_count(), **_quantiles(pooled)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

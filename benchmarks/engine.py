@@ -1,0 +1,513 @@
+"""The load engine: one client, three ways to decide when a request leaves.
+
+Poisson and constant arrivals are an open loop: requests leave at moments fixed in advance, and
+each is measured from its moment on. A client that waits for an answer before it sends again stops
+asking just when the server is slow, and so misses what the users who keep coming would have seen:
+G. Tene's coordinated omission ("How NOT to Measure Latency", 2013). Here a request that should
+have left at t and is answered at t + x took x, whether it waited in the server, in the network or
+in this client.
+
+``saturate`` is a closed loop: every connection always has one request under way. It gives the most
+that a server can do, and says nothing of queues that build up while requests keep coming.
+
+The client is a keep-alive HTTP/1.1 connection that posts at a cost of some 0.1 ms of processor: the
+request head is built once and the reply is parsed by llhttp (geventhttpclient's parser). That is
+half the cost of its whole client, so that the load tester is not what is measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import itertools
+import os
+import select
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import gevent
+import numpy as np
+import numpy.typing as npt
+from gevent import socket
+from gevent.hub import get_hub
+from gevent.queue import Queue
+from geventhttpclient.response import HTTPResponse
+from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
+
+Offsets = npt.NDArray[np.float64]
+Body = Callable[[int, int], bytes]  # of a request, from its seed and number of images
+Kind = Literal["image", "grid", "mix"]
+PREDICT = "/predictions/dcgan"
+GRID_IMAGES = 64
+OUTCOMES = ("2xx", "3xx", "4xx", "503", "other_5xx", "timeout", "connection_error", "unsent")
+_SEED_STEP = 2 * GRID_IMAGES  # apart, so that no image of one request is in another
+_HOUR_US = 3_600_000_000
+_BLOCK_BYTES = 1 << 18
+_CLOCK_MONOTONIC = 1
+_TFD_TIMER_ABSTIME = 1
+_READ = 1  # the event of gevent's loop.io
+
+
+class Ask(NamedTuple):
+    """What one request says, and how many images it asks for; 0 where that is not known."""
+
+    body: bytes
+    images: int = 0
+
+
+def json_body(seed: int, num_images: int) -> bytes:
+    """A request as every server but Triton takes it."""
+    return b'{"seed": %d, "num_images": %d}' % (seed, num_images)
+
+
+def sizes(kind: Kind, grid_share: float, seed: int) -> Iterator[int]:
+    """Images of each request, without end: 1, GRID_IMAGES, or a random mix of both.
+
+    Args:
+        grid_share: part of a mix that is grids, 0..1.
+        seed: the same gives the same sizes.
+    """
+    random = np.random.default_rng(seed)
+    while True:
+        grid = kind == "grid" or (kind == "mix" and random.random() < grid_share)
+        yield GRID_IMAGES if grid else 1
+
+
+def asks(of: Iterable[int], first_seed: int, body: Body = json_body) -> Iterator[Ask]:
+    """Requests of so many images, each with a seed of its own, so that no cache can answer."""
+    for seed, images in zip(itertools.count(first_seed, _SEED_STEP), of, strict=False):
+        yield Ask(body(seed, images), images)
+
+
+def constant(rate_per_s: float, duration_s: float) -> Offsets:
+    """Equally spaced arrivals, the first at 0.
+
+    Returns:
+        seconds from the start, float64 (n,), ascending, each in [0, duration_s).
+    """
+    # A product that is a hair above a whole number must not give one request more.
+    return np.arange(np.ceil(rate_per_s * duration_s - 1e-9)) / rate_per_s
+
+
+def poisson(rate_per_s: float, duration_s: float, seed: int | list[int]) -> Offsets:
+    """A Poisson process: independent exponential gaps, as of many independent clients.
+
+    The same seed gives the same arrivals (PCG64).
+
+    Returns:
+        seconds from the start, float64 (n,), ascending, each in [0, duration_s); n is random
+        with mean and variance rate_per_s * duration_s.
+    """
+    random = np.random.Generator(np.random.PCG64(seed))
+    times: list[Offsets] = []
+    last = 0.0
+    while last < duration_s:
+        block = last + np.cumsum(random.exponential(1.0 / rate_per_s, size=1024))
+        times.append(block)
+        last = float(block[-1])
+    offsets = np.concatenate(times)
+    return offsets[offsets < duration_s]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to post to.
+
+    Args:
+        host, port: of the server.
+        head: the request's first bytes, up to and including ``Content-Length: ``.
+    """
+
+    host: str
+    port: int
+    head: bytes
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back.
+
+    Args:
+        status: 200..599.
+        images: what X-Num-Images says; 0 without that header.
+        size_bytes: everything received, headers included.
+    """
+
+    status: int
+    images: int
+    size_bytes: int
+
+
+def target(url: str, content_type: str, headers: tuple[str, ...] = ()) -> Target:
+    """A target from a URL, without a path PREDICT of it, and ``Name: value`` headers.
+
+    Raises:
+        ValueError: not a plain http URL, or a header that is none.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname or parts.username is not None:
+        raise ValueError(
+            f"url: seen {url!r}; allowed is http://host:port/path. For a server behind TLS give "
+            "the address behind the proxy: TLS would measure the client as well"
+        )
+    lines = [f"Content-Type: {content_type}", *headers]
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not (colon and name.strip() and value.strip() and line.isascii() and line.isprintable()):
+            raise ValueError(f"header: seen {line!r}; allowed is 'Name: value' in ASCII")
+    path = (parts.path.rstrip("/") or PREDICT) + (f"?{parts.query}" if parts.query else "")
+    if not (path.isascii() and path.isprintable() and " " not in path):
+        raise ValueError(f"url: seen the path {path!r}; percent-encode it")
+    first = f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: benchmarks.load\r\n"
+    head = first + "".join(f"{line}\r\n" for line in lines) + "Content-Length: "
+    return Target(parts.hostname, parts.port or 80, head.encode("ascii"))
+
+
+class Connection:
+    """Opened at the first request, again after an error or when the server has closed it."""
+
+    def __init__(self, to: Target) -> None:
+        self._target = to
+        self._socket: socket.socket | None = None
+        self._readable = select.poll()
+
+    def post(self, body: bytes) -> Reply:
+        """Send and wait for the whole reply.
+
+        Raises:
+            OSError: refused, reset, or closed before the reply was complete.
+            http.client.HTTPException: what came is no HTTP.
+        """
+        connected = self._open()
+        connected.sendall(b"%b%d\r\n\r\n%b" % (self._target.head, len(body), body))
+        parser = HTTPResponse("POST")
+        size_bytes = 0
+        while not parser.message_complete or parser.status_code < 200:  # 1xx: more follows
+            data = connected.recv(_BLOCK_BYTES)
+            parser.feed(data)  # empty at the end: ends a body without a length
+            size_bytes += len(data)
+            if not data and not parser.message_complete:
+                raise ConnectionError("closed before the end of the reply")
+        if parser.should_close():
+            self.close()
+        images = str(parser.get("x-num-images", "0"))
+        return Reply(parser.status_code, int(images) if images.isdecimal() else 0, size_bytes)
+
+    def close(self) -> None:
+        """Close; the next post opens again."""
+        if self._socket is not None:
+            with contextlib.suppress(KeyError):
+                self._readable.unregister(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def _open(self) -> socket.socket:
+        # An idle connection that can be read was closed by the server: no fault of a request.
+        if self._socket is not None and self._readable.poll(0):
+            self.close()
+        if self._socket is None:
+            self._socket = socket.create_connection((self._target.host, self._target.port))
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._readable.register(self._socket.fileno(), select.POLLIN)
+        return self._socket
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("s", ctypes.c_long), ("ns", ctypes.c_long))
+
+
+class _Itimerspec(ctypes.Structure):
+    _fields_ = (("interval", _Timespec), ("value", _Timespec))
+
+
+class Pacer:
+    """A timer for one greenlet that is off by some 0.1 ms at most; close it when done.
+
+    gevent's own timers end at the next whole millisecond of epoll's timeout, on average half a
+    millisecond late: as much as a fast server takes to answer. Linux's timerfd does not round.
+    """
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+        if sys.platform == "linux":
+            self._libc = ctypes.CDLL(None, use_errno=True)
+            descriptor = self._libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+            if descriptor >= 0:
+                self._descriptor = descriptor
+                self._watcher = get_hub().loop.io(descriptor, _READ)
+
+    def sleep_until(self, moment_s: float) -> None:
+        """Return at ``moment_s`` on the clock of ``time.monotonic``.
+
+        Yields to the other greenlets once even if the moment has passed.
+        """
+        left_s = moment_s - time.monotonic()
+        if self._descriptor is None or left_s <= 0:
+            gevent.sleep(max(0.0, left_s))
+            return
+        whole_s = int(moment_s)
+        # A value of zero would disarm the timer; the fraction is rounded up, never to zero.
+        value = _Timespec(whole_s, min(999_999_999, int((moment_s - whole_s) * 1e9) + 1))
+        setting = _Itimerspec(_Timespec(0, 0), value)
+        self._libc.timerfd_settime(
+            self._descriptor, _TFD_TIMER_ABSTIME, ctypes.byref(setting), None
+        )
+        get_hub().wait(self._watcher)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._descriptor, 8)  # else the next wait returns at once
+
+    def close(self) -> None:
+        """Give the timer back."""
+        if self._descriptor is not None:
+            self._watcher.close()
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds a run.
+
+    Args:
+        connections: at most so many at once; opened when needed.
+        timeout_s: nobody waits longer for a connection, nor for an answer once sent.
+        late_s: a request that leaves later than this after its moment is a late send.
+    """
+
+    connections: int = 256
+    timeout_s: float = 10.0
+    late_s: float = 0.01
+
+
+def histogram() -> HdrHistogram:
+    """1 microsecond to 1 hour, three significant digits."""
+    return HdrHistogram(1, _HOUR_US, 3)
+
+
+@dataclass
+class Tally:
+    """What happened to the requests of one run.
+
+    Args:
+        window_s: length of the time in which requests were to be sent.
+        arrivals: requests that were to be sent.
+        outcomes: how many requests ended in each of OUTCOMES; they add up to ``arrivals``.
+        latency_us: from the intended moment to the end of the reply, of 2xx. A request that
+            timed out or found no connection in time counts with its wait so far: a lower bound.
+            Refusals (4xx, 5xx, broken connections) do not count: they can be quick.
+        send_lag_us: from the intended moment to the sending.
+        late_no_connection: late sends because all connections were busy.
+        late_client: late sends because this process was slow.
+        in_window: 2xx by the end of the window.
+        last_ok_s: when the last 2xx came, from the start.
+        images: of the 2xx replies, by X-Num-Images, or as asked for where that is not sent.
+        size_bytes: of the 2xx replies, headers included.
+        connections: opened at once at most.
+        wall_s, cpu_s: of this process, over the window and until the last reply.
+    """
+
+    window_s: float
+    arrivals: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    latency_us: HdrHistogram = field(default_factory=histogram)
+    send_lag_us: HdrHistogram = field(default_factory=histogram)
+    late_no_connection: int = 0
+    late_client: int = 0
+    in_window: int = 0
+    last_ok_s: float = 0.0
+    images: int = 0
+    size_bytes: int = 0
+    connections: int = 0
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+    @property
+    def throughput_per_s(self) -> float:
+        """Answered requests (2xx) by time.
+
+        Both the number answered within the window and the rate up to the last answer are at
+        most what the server does; the one suffers from requests still under way, the other from
+        a single straggler. So the larger of the two.
+        """
+        whole = self.outcomes["2xx"] / max(self.window_s, self.last_ok_s)
+        return max(whole, self.in_window / self.window_s)
+
+
+@dataclass(frozen=True)
+class _Job:
+    due_s: float
+    ask: Ask
+    waits: bool = False  # all connections were busy when it was due
+
+
+class _Run:
+    def __init__(self, to: Target, limits: Limits, tally: Tally, start_s: float) -> None:
+        self._target, self._limits, self._tally, self.start_s = to, limits, tally, start_s
+        self._queue: Queue = Queue()
+        self._idle = 0
+        self.workers: list[gevent.Greenlet] = []
+
+    def dispatch(self, due_s: float, ask: Ask) -> None:
+        """Hand over to an idle connection, or a new one, or else to the next that is free."""
+        waits = False
+        if self._queue.qsize() >= self._idle:
+            if len(self.workers) < self._limits.connections:
+                self.workers.append(gevent.spawn(self._work))
+            else:
+                waits = True
+        self._queue.put(_Job(due_s, ask, waits))
+
+    def finish(self) -> None:
+        """Return when every request has an outcome."""
+        for _ in self.workers:
+            self._queue.put(None)
+        gevent.joinall(self.workers, raise_error=True)
+
+    def _work(self) -> None:
+        with contextlib.closing(Connection(self._target)) as connection:
+            while True:
+                self._idle += 1
+                job = self._queue.get()
+                self._idle -= 1
+                if job is None:
+                    return
+                self._send(connection, job)
+
+    def keep_busy(self, asks: Iterator[Ask]) -> None:
+        """One connection that always has a request under way, until the window or ``asks`` ends."""
+        with contextlib.closing(Connection(self._target)) as connection:
+            for ask in asks:
+                now_s = time.monotonic()
+                if now_s >= self.start_s + self._tally.window_s:
+                    return
+                broken = self._tally.outcomes["connection_error"]
+                self._tally.arrivals += 1
+                self._send(connection, _Job(now_s, ask))
+                if self._tally.outcomes["connection_error"] > broken:
+                    gevent.sleep(0.01)  # a server that is gone must not be asked in a tight loop
+
+    def _send(self, connection: Connection, job: _Job) -> None:
+        tally, limits = self._tally, self._limits
+        lag_s = time.monotonic() - job.due_s
+        tally.send_lag_us.record_value(_us(lag_s))
+        if lag_s > limits.late_s:
+            if job.waits:
+                tally.late_no_connection += 1
+            else:
+                tally.late_client += 1
+        if lag_s >= limits.timeout_s:
+            self._give_up("unsent", lag_s)
+            return
+        timeout = gevent.Timeout(limits.timeout_s)
+        try:
+            with timeout:
+                reply = connection.post(job.ask.body)
+        except gevent.Timeout as expired:
+            if expired is not timeout:
+                raise
+            connection.close()
+            self._give_up("timeout", lag_s + limits.timeout_s)
+        except (OSError, HTTPException):
+            connection.close()
+            tally.outcomes["connection_error"] += 1
+        else:
+            end_s = time.monotonic()
+            kind = _kind(reply.status)
+            tally.outcomes[kind] += 1
+            if kind == "2xx":
+                tally.latency_us.record_value(_us(end_s - job.due_s))
+                tally.last_ok_s = end_s - self.start_s
+                tally.in_window += tally.last_ok_s <= tally.window_s
+                tally.images += reply.images or job.ask.images
+                tally.size_bytes += reply.size_bytes
+
+    def _give_up(self, outcome: str, waited_s: float) -> None:
+        self._tally.outcomes[outcome] += 1
+        self._tally.latency_us.record_value(_us(waited_s))
+
+
+def run(
+    to: Target,
+    offsets: Offsets,
+    window_s: float,
+    asks: Iterator[Ask],
+    limits: Limits,
+    progress: Callable[[float, Tally], None] | None = None,
+) -> Tally:
+    """Send one request at each offset from now; return when each has an outcome.
+
+    That takes ``window_s`` at least, and twice the timeout more at most.
+
+    Args:
+        offsets: seconds, float64 (n,), ascending, within ``window_s``.
+        progress: called every second with the seconds passed and the tally so far.
+    """
+    tally = Tally(window_s, len(offsets))
+    with _running(to, tally, limits, progress) as load, contextlib.closing(Pacer()) as pacer:
+        for offset in offsets.tolist():
+            ask = next(asks)
+            pacer.sleep_until(load.start_s + offset)
+            load.dispatch(load.start_s + offset, ask)
+        pacer.sleep_until(load.start_s + window_s)  # what is sampled meanwhile covers the window
+        load.finish()
+    return tally
+
+
+def saturate(
+    to: Target,
+    connections: int,
+    window_s: float,
+    asks: Iterator[Ask],
+    limits: Limits,
+    progress: Callable[[float, Tally], None] | None = None,
+) -> Tally:
+    """Keep so many connections busy for so long, and wait for the last answers."""
+    tally = Tally(window_s)
+    with _running(to, tally, limits, progress) as load:
+        load.workers += [gevent.spawn(load.keep_busy, asks) for _ in range(connections)]
+        gevent.joinall(load.workers, raise_error=True)
+    return tally
+
+
+@contextlib.contextmanager
+def _running(
+    to: Target, tally: Tally, limits: Limits, progress: Callable[[float, Tally], None] | None
+) -> Iterator[_Run]:
+    gc.collect()
+    gc.freeze()  # else a collection looks at every imported module, for tens of milliseconds
+    cpu_s = time.process_time()
+    load = _Run(to, limits, tally, time.monotonic() + 0.01)
+    reporter = gevent.spawn(_report, progress, load.start_s, tally) if progress else None
+    try:
+        yield load
+    finally:
+        gevent.killall(load.workers)
+        if reporter is not None:
+            reporter.kill()
+        gc.unfreeze()
+        tally.connections = len(load.workers)
+        tally.wall_s = time.monotonic() - load.start_s
+        tally.cpu_s = time.process_time() - cpu_s
+
+
+def _report(progress: Callable[[float, Tally], None], start_s: float, tally: Tally) -> None:
+    while True:
+        gevent.sleep(1.0)
+        progress(time.monotonic() - start_s, tally)
+
+
+def _us(seconds: float) -> int:
+    return min(_HOUR_US, max(1, round(1e6 * seconds)))
+
+
+def _kind(status: int) -> str:
+    if status == 503:
+        return "503"
+    return "other_5xx" if status >= 500 else f"{status // 100}xx"
