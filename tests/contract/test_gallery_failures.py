@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from gallery_browser import Visit, ask, draw, needs_chromium, wait_for_tiles
 from playwright.sync_api import Page, Route, expect
 
 from client.retries import LONGEST_WAIT_S, RETRIED
@@ -20,8 +19,9 @@ from deploy.server import Server
 from handler.card import Card
 from handler.limits import Limits
 from handler.service import Service
+from tests.support.gallery_browser import Visit, ask, draw, needs_chromium, wait_for_tiles
 
-pytestmark = [pytest.mark.contract, needs_chromium]
+pytestmark = [needs_chromium]
 
 PREDICTIONS, DESCRIPTION = "**/predictions/dcgan", "**/models/dcgan*"
 LOG_IN = "<!doctype html><title>Welcome to the hotel</title>"

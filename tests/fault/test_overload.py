@@ -8,16 +8,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import live
 import pytest
 import requests
 import torch
 
 from deploy.server import ROOT, Ports, Server
+from tests.support import live
 from training.networks import new_generator
 from training.weights import save_generator
-
-pytestmark = pytest.mark.fault
 
 TIMEOUT_S = 6
 CHANGES = {
