@@ -1,5 +1,6 @@
 // What nginx cannot say in its own words: a digest, text for the log, the state of the workers.
 import crypto from 'crypto';
+import fs from 'fs';
 
 const PROBLEM = {
     type: 'urn:dcgan:problem:unavailable',
@@ -127,6 +128,43 @@ async function health(r) {
     }
 }
 
+// What alerts and the dashboard ask for is there, as 0, before it happens: to Prometheus a series
+// that begins with 1 has not risen.
+const REPLIES = {
+    torchserve: [200, 400, 406, 413, 415, 500, 501, 503, 507],
+    proxy: [200, 400, 401, 404, 405, 412, 413, 414, 431, 500, 501, 502, 503, 504, 505],
+    rate: [429],
+    key: [429],
+    all: [429],
+};
+
+// In the text format of Prometheus: what the proxy answered, and how long its certificate is good.
+function metrics(r) {
+    const counts = {};
+    Object.keys(REPLIES).forEach((by) => {
+        REPLIES[by].forEach((status) => { counts[`${status}.${by}`] = 0; });
+    });
+    const folder = `${r.variables.run}/replies`;
+    fs.readdirSync(folder).forEach((name) => {
+        counts[name] = fs.statSync(`${folder}/${name}`).size;
+    });
+    const lines = [
+        '# HELP dcgan_proxy_replies_total Replies, by status, and by who decided it: TorchServe, the proxy, or a limit (of requests a second, of requests in work of a key, or of all keys).',
+        '# TYPE dcgan_proxy_replies_total counter',
+    ];
+    Object.keys(counts).sort().forEach((name) => {
+        const parts = name.split('.');
+        lines.push(`dcgan_proxy_replies_total{status="${parts[0]}",by="${parts[1]}"} ${counts[name]}`);
+    });
+    lines.push(
+        '# HELP dcgan_proxy_certificate_end_seconds When the certificate in use ends, since 1970.',
+        '# TYPE dcgan_proxy_certificate_end_seconds gauge',
+        `dcgan_proxy_certificate_end_seconds ${fs.readFileSync(`${r.variables.run}/certificate_end`).toString().trim()}`
+    );
+    r.headersOut['Content-Type'] = 'text/plain; version=0.0.4';
+    r.return(200, lines.join('\n') + '\n');
+}
+
 // In the text format of Prometheus: TorchServe tells these in JSON only.
 async function workers(r) {
     const model = await described(r, r.variables.server || 1);
@@ -157,4 +195,4 @@ async function workers(r) {
     r.return(200, lines.join('\n') + '\n');
 }
 
-export default {digest, escapedAgent, escapedUri, form, health, workers};
+export default {digest, escapedAgent, escapedUri, form, health, metrics, workers};

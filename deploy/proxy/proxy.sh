@@ -1,6 +1,6 @@
 #!/bin/sh
 # Start the proxy (no argument), or let a running one read its keys and certificate again
-# (reload). What it does not find it makes on the first start and keeps in STATE:
+# (reload), which it does by itself within RELOAD_S of a change. What it does not find it makes on the first start and keeps in STATE:
 #
 #   SECRETS/api_keys  a line a key: NAME KEY, or NAME sha256:HEX; # begins a comment
 #   SECRETS/tls.crt, SECRETS/tls.key  the certificate chain and its key, PEM
@@ -19,7 +19,7 @@ umask 077
 : "${METRICS:=http://torchserve:8082}"
 : "${SERVERS:=}" "${MANAGEMENT_SERVERS:=}" "${METRICS_SERVERS:=}"
 : "${RATE:=20r/s}" "${BURST:=40}" "${CONNECTIONS:=16}" "${ALL_CONNECTIONS:=64}"
-: "${TLS_NAMES:=DNS:localhost,IP:127.0.0.1,DNS:proxy}"
+: "${RELOAD_S:=30}" "${TLS_NAMES:=DNS:localhost,IP:127.0.0.1,DNS:proxy}"
 : "${ACCESS_LOG:=/dev/stdout}" "${ERROR_LEVEL:=crit}"
 : "${RESOLV_CONF:=/etc/resolv.conf}" "${RESOLVER:=}"
 HERE=$(dirname "$(readlink -f "$0")")
@@ -97,8 +97,8 @@ certificate() {
             fail "$CERTIFICATE_KEY is not the key of $CERTIFICATE"
     else
         CERTIFICATE=$STATE/tls.crt CERTIFICATE_KEY=$STATE/tls.key
-        # A certificate that ends within a day, or that is half written, is made again.
-        if [ ! -e "$CERTIFICATE_KEY" ] || ! openssl x509 -in "$CERTIFICATE" -noout -checkend 86400 > /dev/null 2>&1; then
+        # A certificate that ends within 30 days, or that is half written, is made again.
+        if [ ! -e "$CERTIFICATE_KEY" ] || ! openssl x509 -in "$CERTIFICATE" -noout -checkend 2592000 > /dev/null 2>&1; then
             openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 365 \
                 -subj /CN=dcgan -addext "subjectAltName=$TLS_NAMES" \
                 -keyout "$CERTIFICATE_KEY" -out "$CERTIFICATE" 2> /dev/null ||
@@ -106,7 +106,14 @@ certificate() {
             say "no $SECRETS/tls.crt: made a self-signed certificate for $TLS_NAMES"
         fi
     fi
-    openssl x509 -in "$CERTIFICATE" -noout -checkend 0 > /dev/null || fail "$CERTIFICATE has expired"
+    if ! openssl x509 -in "$CERTIFICATE" -noout -checkend 0 > /dev/null; then
+        [ "$action" = reload ] || fail "$CERTIFICATE has expired"
+        say "warning: $CERTIFICATE has expired"  # new keys are taken all the same
+    fi
+    end=$(openssl x509 -in "$CERTIFICATE" -noout -enddate)
+    date -d "${end#*=}" +%s > "$RUN/certificate_end.new"
+    chmod 644 "$RUN/certificate_end.new"
+    mv "$RUN/certificate_end.new" "$RUN/certificate_end"
 }
 
 # CORS_ORIGINS, origins, * or none -> a regular expression of the origins that may call.
@@ -221,19 +228,44 @@ errors() {
     LC_ALL=C exec sed -u -e 's/[^ -~]/?/g' -e 's/[\\"]/\\&/g' -e 's/.*/{"level":"error","message":"&"}/' >&2
 }
 
-mkdir -p "$RUN"
-chmod 711 "$RUN"  # where root starts it, nginx works as another user
+# What a reload is for, when it changes.
+state() {
+    cat "$SECRETS/api_keys" "$SECRETS/tls.crt" "$SECRETS/tls.key" 2>&1 | openssl dgst -sha256
+    openssl x509 -in "$STATE/tls.crt" -noout -checkend 2592000 2>&1
+}
+
+# As long as nginx runs, which has the id of this shell: read again what has changed, and empty the
+# counters that have become large.
+watch() {
+    seen=$(state || true)
+    while ! timeout "$RELOAD_S" tail --pid=$$ -s 0.5 -f /dev/null; do
+        now=$(state || true)
+        if [ "$now" != "$seen" ]; then
+            seen=$now
+            if "$0" reload; then say 'the keys or the certificate have changed: read again'; fi
+        fi
+        find "$RUN/replies" -type f -size +2M -exec truncate -s 0 {} + || true
+    done
+}
+
+action=${1:-start}
+mkdir -p "$RUN/replies"
+# Where root starts it, nginx works as another user.
+chmod 711 "$RUN"
+chmod 755 "$RUN/replies"
+[ "$(id -u)" -ne 0 ] || chown nobody "$RUN/replies"
 [ -w "$STATE" ] || fail "$STATE cannot be written by user $(id -u); mount a volume there"
 enter "$SECRETS"
 keys
 certificate
 configuration
 nginx -q -t -c "$RUN/nginx.conf" || fail "nginx does not take its settings"
-case ${1:-start} in
+case $action in
     start)
         rm -f "$RUN/errors"
         mkfifo "$RUN/errors"
         errors < "$RUN/errors" &
+        watch 2> "$RUN/errors" &
         exec nginx -c "$RUN/nginx.conf" -g 'daemon off;' 2> "$RUN/errors" ;;
     reload) nginx -c "$RUN/nginx.conf" -s reload ;;
     *) fail "there is no $1; use: proxy.sh, or proxy.sh reload" ;;

@@ -185,7 +185,7 @@ def test_prometheus_has_what_every_panel_asks_for(stack: Stack) -> None:
         assert time.monotonic() < deadline
         time.sleep(2)
     assert {str(r["metric"]["job"]): r["value"][1] for r in query(stack, "up")} == {  # type: ignore[index]
-        "torchserve": "1", "workers": "1", "prometheus": "1",
+        "torchserve": "1", "workers": "1", "proxy": "1", "prometheus": "1",
     }  # fmt: skip
     board = json.loads((ROOT / "deploy/grafana/dashboards/dcgan.json").read_text())
     asked = 0

@@ -18,6 +18,7 @@ from handler.errors import CONTENT_TYPE
 from tests.support.proxies import (
     ALICE,
     BOB,
+    CAROL,
     NEEDS_NGINX,
     Proxy,
     check_problem,
@@ -185,6 +186,34 @@ def test_requests_from_outside_do_not_use_up_what_probes_may_ask(
         until_refused(session, f"{proxy.url}/healthz", proxy.certificate)
         for _ in range(80):
             assert requests.get(f"{proxy.metrics_url}/healthz", timeout=5).status_code == 200
+
+
+def test_every_reply_is_counted_by_status_and_by_who_decided_it(
+    recorder: Upstream, tmp_path: Path
+) -> None:
+    limits = {"RATE": "1r/m", "BURST": "9", "CONNECTIONS": "2", "ALL_CONNECTIONS": "3"}
+    with running(tmp_path, recorder.ports, **limits) as proxy, ThreadPoolExecutor(3) as pool:
+        assert proxy.counted() == {}
+        proxy.predict("z" * 32)
+        send(proxy, b"GET /% HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        proxy.call("GET", "/nothing")
+        proxy.call("GET", "/healthz")  # not counted, nor logged
+        recorder.gate.clear()
+        waiting = [pool.submit(proxy.predict, key) for key in (ALICE, ALICE, BOB)]
+        while len(recorder.seen) < 4:  # with the question of /healthz
+            time.sleep(0.01)
+        assert [proxy.predict(key).status_code for key in (ALICE, BOB, CAROL)] == [429] * 3
+        recorder.gate.set()
+        assert [each.result().status_code for each in waiting] == [200] * 3
+        while proxy.predict(ALICE).status_code == 200:
+            pass
+        counted = proxy.counted()
+    assert counted.pop("200 torchserve") >= 3
+    assert counted == {"400 proxy": 1, "401 proxy": 1, "404 proxy": 1,
+                       "429 key": 1, "429 all": 2, "429 rate": 1}  # fmt: skip
+    with running(tmp_path, Ports.free()) as alone:
+        alone.predict(ALICE)
+        assert alone.counted() == {"503 proxy": 1}
 
 
 def test_all_keys_together_have_a_limit(recorder: Upstream, tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ import re
 import shutil
 import socket
 import socketserver
+import ssl
 import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 
@@ -21,7 +22,9 @@ import requests
 from deploy.server import HOST, ROOT, Ports, Server
 from tests.support.proxies import (
     ALICE,
+    KEYS,
     NEEDS_NGINX,
+    Proxy,
     check_problem,
     environment,
     running,
@@ -58,22 +61,87 @@ def test_keys_change_without_a_restart(server: Server, tmp_path: Path) -> None:
         check_problem(proxy.predict(ALICE, seed=1), 401, "unauthorized")
 
 
-def test_a_certificate_of_ones_own(server: Server, tmp_path: Path) -> None:
-    secrets = tmp_path / "secrets"
-    secrets.mkdir()
+def certify(folder: Path, days: int, name: str = "tls") -> None:
+    """A certificate and its key in the folder, good for this long; a negative number: expired."""
+    folder.mkdir(exist_ok=True)
     subprocess.run(
         [
-            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", "-days", "2",
-            "-subj", "/CN=mine",
-            "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", secrets / "tls.key",
-            "-out", secrets / "tls.crt",
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+            "-noenc", "-days", str(max(days, 1)), "-subj", "/CN=mine", "-addext",
+            "subjectAltName=IP:127.0.0.1", "-keyout", folder / f"{name}.key",
+            "-out", folder / f"{name}.crt",
         ],
         check=True, capture_output=True,
     )  # fmt: skip
+    if days < 0:  # which req does not take
+        crt, key = folder / f"{name}.crt", folder / f"{name}.key"
+        again = ["openssl", "x509", "-in", crt, "-signkey", key, "-days", str(days), "-out", crt]
+        subprocess.run(again, check=True, capture_output=True)
+
+
+def days_left(proxy: Proxy) -> float:
+    text = requests.get(f"{proxy.metrics_url}/proxy", timeout=5).text
+    return (int(text.rsplit(" ", 1)[1]) - time.time()) / 86400
+
+
+def test_a_certificate_of_ones_own(server: Server, tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets"
+    certify(secrets, days=2)
     with running(tmp_path, server.ports) as proxy:
         reply = requests.get(f"{proxy.url}/healthz", verify=secrets / "tls.crt", timeout=5)
         assert reply.ok
+        assert 1 < days_left(proxy) <= 2
         assert not (tmp_path / "state" / "tls.crt").exists()
+
+
+@pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
+def test_changed_keys_and_certificates_are_read_again_by_themselves(tmp_path: Path) -> None:
+    """What is wrong with them is told, and those in use stay."""
+    secrets, said = tmp_path / "secrets", tmp_path / "stderr"
+    certify(secrets, days=2)
+
+    def until(what: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not what():
+            assert time.monotonic() < deadline, said.read_text()
+            time.sleep(0.1)
+
+    def is_served() -> bool:
+        text = ssl.get_server_certificate((HOST, int(proxy.url.rsplit(":", 1)[1])))
+        return text.strip() == (secrets / "tls.crt").read_text().strip()
+
+    with upstream() as live, running(tmp_path, live.ports, RELOAD_S="0.2") as proxy:
+        (secrets / "api_keys").write_text("alice\n")
+        until(lambda: "no key after the name alice" in said.read_text())
+        (secrets / "api_keys").write_text(KEYS)
+        certify(secrets, days=3)
+        until(is_served)
+        assert 2 < days_left(proxy) <= 3
+        certify(secrets, days=-1)  # whoever renews it wrongly can still shut out a key
+        (secrets / "api_keys").write_text(f"dora {'d' * 24}\n")
+        headers = {"X-API-Key": "d" * 24}
+        url = f"{proxy.url}/models/dcgan"
+        until(lambda: requests.get(url, headers=headers, verify=False, timeout=5).ok)
+        assert "tls.crt has expired" in said.read_text()
+        (secrets / "tls.crt").unlink()
+        until(lambda: "tls.crt is missing" in said.read_text())
+        certify(secrets, days=4)
+        until(is_served)
+        counter = Path(proxy.variables["RUN"], "replies", "599.torchserve")
+        counter.write_bytes(b"\n" * 3_000_000)
+        until(lambda: "599 torchserve" not in proxy.counted())
+
+
+@pytest.mark.parametrize(("days", "kept"), [(29, False), (31, True)])
+def test_a_self_signed_certificate_is_made_again_before_it_ends(
+    tmp_path: Path, days: int, kept: bool
+) -> None:
+    certify(tmp_path / "state", days)
+    old = (tmp_path / "state" / "tls.crt").read_bytes()
+    with upstream() as live, running(tmp_path, live.ports) as proxy:
+        assert (Path(proxy.certificate).read_bytes() == old) is kept
+        assert (days_left(proxy) < 40) is kept
+        assert proxy.predict(ALICE).ok
 
 
 GOOD = "k" * 32
@@ -112,14 +180,7 @@ def test_a_bad_file_of_keys_stops_the_start(tmp_path: Path, keys: str, message: 
 def test_a_key_of_another_certificate_stops_the_start(tmp_path: Path) -> None:
     variables = environment(tmp_path, Ports())
     for name in ("tls", "other"):
-        subprocess.run(
-            [
-                "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-                "-noenc", "-subj", "/CN=x", "-keyout", tmp_path / "secrets" / f"{name}.key",
-                "-out", tmp_path / "secrets" / f"{name}.crt",
-            ],
-            check=True, capture_output=True,
-        )  # fmt: skip
+        certify(tmp_path / "secrets", days=1, name=name)
     shutil.move(tmp_path / "secrets" / "other.key", tmp_path / "secrets" / "tls.key")
     done = subprocess.run(
         [ROOT / "deploy/proxy/proxy.sh"], env=variables, capture_output=True, text=True,

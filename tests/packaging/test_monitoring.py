@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from deploy.server import ROOT
+from handler.errors import Kind
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 GRAFANA = ROOT / "deploy" / "grafana"
@@ -24,7 +25,7 @@ needs_promtool = pytest.mark.skipif(
 )
 _WORDS = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LANGUAGE = {
-    "sum", "rate", "by", "or", "and", "vector", "absent", "clamp_min", "histogram_quantile",
+    "sum", "rate", "by", "or", "and", "vector", "absent", "clamp_min", "histogram_quantile", "time",
 }  # fmt: skip
 
 
@@ -84,7 +85,7 @@ def test_every_label_is_one_that_the_metric_has() -> None:
     labels = {
         metric["name"]: {*metric["dimensions"], "le"}
         for block in declared.values() for metrics in block.values() for metric in metrics
-    }  # fmt: skip
+    } | {"dcgan_proxy_replies_total": {"status", "by"}}  # fmt: skip
     seen = 0
     for name, expression in expressions().items():
         for metric, inside in re.findall(r"(\w+)\{([^}]*)\}", expression):
@@ -163,6 +164,28 @@ def test_the_targets_of_several_servers_as_the_documentation_lists_them(tmp_path
         for number, target in enumerate(job["static_configs"], 1):
             path = f"/servers/{number}{usual[job['job_name']]}"
             assert target["labels"] == {"server": str(number), "__metrics_path__": path}
+
+
+def test_what_alerts_ask_of_the_proxy_is_there_before_it_happens() -> None:
+    """To Prometheus a series that begins with 1 has not risen."""
+    script = (ROOT / "deploy" / "proxy" / "proxy.js").read_text(encoding="utf-8")
+    table = re.search(r"const REPLIES = \{(.*?)\};", script, re.DOTALL)
+    assert table
+    begun = {
+        (by, int(status))
+        for by, statuses in re.findall(r"(\w+): \[([\d, ]+)\]", table[1])
+        for status in statuses.split(",")
+    }
+    handlers = {("torchserve", kind.status) for kind in Kind}
+    proxys = {
+        ("proxy", int(status))
+        for status in re.findall(
+            r"    return (\d+) '", (ROOT / "deploy/proxy/problems.conf").read_text("utf-8")
+        )
+        if status != "429"
+    }
+    assert {("torchserve", 200), ("rate", 429), ("key", 429), ("all", 429)} <= begun
+    assert handlers | proxys <= begun
 
 
 @needs_promtool

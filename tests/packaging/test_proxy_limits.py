@@ -36,7 +36,8 @@ def default(name: str) -> str:
 
 # The largest body and the largest reply: both may lie on the disk.
 OPEN_BYTES = nginx("client_max_body_size") + nginx("proxy_max_temp_file_size")
-KEPT_BYTES = 8 * 2**20  # settings, the pid file, what a reload writes
+# Settings, the pid file, what a reload writes; and a counter of each kind of reply, of 2 MB.
+KEPT_BYTES = (8 + 40 * 2) * 2**20
 
 
 def test_a_reply_fits_its_file() -> None:

@@ -58,6 +58,14 @@ class Proxy:
     def predict(self, key: str = ALICE, **fields: object) -> requests.Response:
         return self.call("POST", "/predictions/dcgan", key, json=fields)
 
+    def counted(self) -> dict[str, int]:
+        """What the metrics say has been answered, as "status by"; without what never was."""
+        text = requests.get(f"{self.metrics_url}/proxy", timeout=10).text
+        found = re.findall(
+            r'^dcgan_proxy_replies_total{status="(\d+)",by="(\w+)"} (\d+)$', text, re.M
+        )
+        return {f"{status} {by}": int(count) for status, by, count in found if count != "0"}
+
     def log(self) -> list[dict[str, str]]:
         """The access log; every line has to be JSON."""
         time.sleep(0.1)
