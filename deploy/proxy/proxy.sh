@@ -249,6 +249,7 @@ watch() {
 }
 
 action=${1:-start}
+[ "$action" != reload ] || [ -e "$RUN/nginx.pid" ] || fail "no proxy runs with RUN=$RUN"
 mkdir -p "$RUN/replies"
 # Where root starts it, nginx works as another user.
 chmod 711 "$RUN"

@@ -143,7 +143,7 @@ def test_the_scraped_paths_are_the_proxys(overlay: list[Manifest]) -> None:
     server = NGINX[NGINX.index("@METRICS_LISTEN@") :]
     found = [
         re.compile(pattern)
-        for pattern in re.findall(r"location ~ (\S+) ", server.replace("?<", "?P<"))
+        for pattern in re.findall(r"location [~=] (\S+) ", server.replace("?<", "?P<"))
     ]
     for endpoint in only(overlay, "PodMonitor")["spec"]["podMetricsEndpoints"]:
-        assert any(pattern.search(endpoint["path"]) for pattern in found)
+        assert any(pattern.fullmatch(endpoint["path"]) for pattern in found)

@@ -119,7 +119,9 @@ def running(
     finally:
         process.terminate()
         process.wait(20)
-        shutil.rmtree(run)
+        deadline = time.monotonic() + 10
+        while Path(run).exists():  # a reload may be under way that writes there
+            shutil.rmtree(run, ignore_errors=time.monotonic() < deadline)
 
 
 def send(proxy: Proxy, raw: bytes) -> bytes:
