@@ -22,11 +22,10 @@ from handler import latents
 from handler.backends import Backend, Latents, open_backend
 from handler.backends.graphs import sizes_up_to
 from handler.batching import generate
-from handler.card import Card
-from handler.images import Images, compose_grid, default_columns
-from handler.limits import Limits, Settings
+from handler.pixels import Images, compose_grid, default_columns
 from handler.png import encode
 from handler.service import Service, open_service
+from handler.settings import Card, Limits, Settings
 
 _HEADERS = {"Content-Type": "application/json", "Accept": "*/*", "Host": "127.0.0.1:8080"}
 

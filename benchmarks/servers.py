@@ -20,7 +20,7 @@ import yaml
 from benchmarks.engine import Body, json_body
 from deploy.server import ROOT, Ports, Server
 from export.torchscript import export_torchscript
-from handler.limits import Settings
+from handler.settings import Settings
 from training.weights import load_generator
 
 STORE = ROOT / "model_store"

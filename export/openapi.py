@@ -15,8 +15,8 @@ import yaml
 from handler.errors import CONTENT_TYPE, Kind
 from handler.fields import schema
 from handler.latents import MAX_LATENT
-from handler.limits import Limits
 from handler.requests import ENVELOPE
+from handler.settings import Limits
 from handler.sources import SOURCES
 from training.files import atomic_path
 

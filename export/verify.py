@@ -15,8 +15,8 @@ import torch
 from export.onnx import IMAGES, NOISE
 from handler.backends.packed_network import PackedNetwork, layers_of
 from handler.backends.torchscript import load_torchscript
-from handler.images import Images, to_uint8
 from handler.latents import from_seeds
+from handler.pixels import Images, to_uint8
 from training.networks import Generator
 
 BATCHES = (1, 2, 5, 64)

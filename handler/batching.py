@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.backends import Backend
-from handler.images import Images
+from handler.pixels import Images
 
 
 def generate(

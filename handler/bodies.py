@@ -17,7 +17,7 @@ from typing import Any
 from handler.errors import Kind, RequestError, show
 from handler.fields import foreign
 from handler.headers import NONE, check_readable, media_type
-from handler.limits import Limits
+from handler.settings import Limits
 
 _HINT = "send a JSON object with the header Content-Type: application/json"
 _NOISE = ("", "application/octet-stream")  # what raw noise may be declared as; "": as nothing

@@ -29,7 +29,7 @@ from pydantic_core import PydanticCustomError
 
 from handler.errors import show
 from handler.latents import MAX_LATENT, MAX_SEED
-from handler.limits import Limits
+from handler.settings import Limits
 
 MAX_KEYS = 64  # latents that a walk goes through
 MAX_TERMS = 64  # of a mix

@@ -13,10 +13,10 @@ import numpy as np
 
 from handler import errors, png
 from handler.backends import Backend
-from handler.card import Card
-from handler.images import Images, compose_grid, grid_size
 from handler.negotiation import Format
+from handler.pixels import Images, compose_grid, grid_size
 from handler.requests import GenerateRequest
+from handler.settings import Card
 from handler.sources import to_base64
 
 _HEADER_SEEDS = 60  # of 16 digits and a comma each: a header below 1 kB

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from handler import bodies
-from handler.arithmetic import Latents
 from handler.errors import Kind, RequestError, show
 from handler.fields import schema
 from handler.headers import NONE
-from handler.images import default_columns
-from handler.latents import from_seeds
-from handler.limits import Limits
+from handler.latents import Latents, from_seeds
+from handler.pixels import default_columns
+from handler.settings import Limits
 from handler.sources import Source, check_alone, draw
 from handler.validation import validate
 

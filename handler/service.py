@@ -20,14 +20,14 @@ from typing import Any, TypeVar
 from handler import png, replies, requests
 from handler.backends import Backend, Latents, open_backend
 from handler.batching import equal_shares, generate, is_out_of_memory, rounds, seconds_per_image
-from handler.card import Card
 from handler.errors import Kind, RequestError
+from handler.hardware import processors
 from handler.headers import header
-from handler.images import Images
-from handler.limits import Limits, Pace, Settings, batch_seconds, processors
 from handler.negotiation import FORMATS, MEDIA_TYPES, Format, choose
+from handler.pixels import Images
 from handler.replies import Renderer, Reply
 from handler.requests import Call
+from handler.settings import Card, Limits, Pace, Settings, batch_seconds
 from handler.telemetry import (
     BatchReport,
     Observer,
@@ -150,7 +150,7 @@ class Service:
     def describe(self) -> dict[str, Any]:
         """The contract and the facts: schema, limits, model, device, versions."""
         return {
-            "model": dict(self._card.facts),
+            "model": self._card.model_dump(),
             "request": requests.schema(self._card.nz, self._limits),
             "limits": {**vars(self._limits), "max_batch_seconds": self._pace.batch_s},
             "formats": {form: MEDIA_TYPES[form] for form in FORMATS},
@@ -317,7 +317,7 @@ def open_service(
     config = config or {}
     try:
         settings = Settings.from_yaml(config.get("handler") or {})
-    except (ValueError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise RuntimeError(f"the handler block of model-config.yaml: {error}") from error
     card = Card.read(model_dir)
     backend = open_backend(model_dir, card, settings, gpu_id)

@@ -10,10 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from handler import arithmetic
-from handler.arithmetic import Latents
+from handler import latents as arithmetic
 from handler.errors import Kind, RequestError, show
-from handler.latents import MAX_LATENT, MAX_SEED, from_seeds
+from handler.latents import MAX_LATENT, MAX_SEED, Latents, from_seeds
 
 Source = Literal["seed", "seeds", "noise", "walk", "mix"]
 SOURCES: tuple[Source, ...] = ("seed", "seeds", "noise", "walk", "mix")

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from handler.errors import Kind, RequestError, show
 from handler.fields import allowed_values, body_model
-from handler.limits import Limits
+from handler.settings import Limits
 
 # pydantic's error types in our words; errors of our own validators bring their text along.
 _DETAIL = {

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OURS = {"training", "export", "handler", "deploy", "client", "benchmarks", "tests"}
 ALLOWED = {
     "handler": {"handler"},
-    "training": {"training", "handler.arithmetic", "handler.latents", "handler.images"},
+    "training": {"training", "handler.hardware", "handler.latents", "handler.pixels"},
     "export": {"export", "training", "handler"},
     "deploy": {"deploy", "training.files"},
     "client": {"client"},

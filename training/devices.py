@@ -6,6 +6,8 @@ from typing import Literal
 
 import torch
 
+from handler.hardware import cpu_has_bfloat16
+
 
 def choose_device(local_rank: int = 0) -> torch.device:
     """A CUDA GPU, each process of a machine another one, or the CPU."""
@@ -26,5 +28,4 @@ def choose_precision(
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float32
-    have = torch.cpu.get_capabilities()
-    return torch.bfloat16 if have.get("amx_bf16") or have.get("avx512_bf16") else torch.float32
+    return torch.bfloat16 if cpu_has_bfloat16() else torch.float32

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from handler.images import Images, compose_grid, default_columns, to_uint8
 from handler.latents import from_seeds
+from handler.pixels import Images, compose_grid, default_columns, to_uint8
 from training.data.pictures import DRAWN
 from training.files import atomic_path
 from training.networks import Generator

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from handler.images import Images
+from handler.pixels import Images
 
 Floats = npt.NDArray[np.float32]
 

@@ -22,8 +22,7 @@ from handler.backends.choice import Name, Precision, choose, probe
 from handler.backends.onnx import OnnxBackend
 from handler.backends.packed import PackedBackend
 from handler.backends.torchscript import TorchScriptBackend
-from handler.card import Card
-from handler.limits import Settings
+from handler.settings import Card, Settings
 
 __all__ = ["Backend", "Latents", "open_backend"]
 

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from handler.images import Images
-from handler.limits import Settings, processors
+from handler.hardware import processors
+from handler.latents import Latents
+from handler.pixels import Images, grey_levels
+from handler.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Latents = npt.NDArray[np.float32]  # (N, nz)
 
 
 class Backend(Protocol):
@@ -54,7 +53,7 @@ class Slices:
 
 
 def to_pixels(pictures: Tensor) -> Tensor:
-    """``handler.images.to_uint8`` on the tensor's own device, so that one byte a pixel moves.
+    """``handler.pixels.to_uint8`` on the tensor's own device, so that one byte a pixel moves.
 
     Args:
         pictures: float (N, C, H, W), nominally in [-1, 1].
@@ -62,8 +61,7 @@ def to_pixels(pictures: Tensor) -> Tensor:
     Returns:
         uint8 (N, H, W, C), contiguous.
     """
-    levels = pictures.float().mul(127.5).add(127.5).round().clamp(0, 255)
-    return levels.byte().permute(0, 2, 3, 1).contiguous()
+    return grey_levels(pictures.float()).byte().permute(0, 2, 3, 1).contiguous()
 
 
 def need_file(path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from handler.limits import Settings
+from handler.hardware import cpu_has_bfloat16
+from handler.settings import Settings
 
 Name = Literal["torchscript", "onnx", "packed"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -34,10 +35,7 @@ def probe(gpu_id: int | None) -> Hardware:
     return Hardware(
         gpu=gpu,
         gpu_float16=gpu and torch.cuda.get_device_capability(gpu_id) >= (7, 0),
-        cpu_bfloat16=any(  # private to torch: another version may not have them
-            getattr(torch.cpu, name, lambda: False)()
-            for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-        ),
+        cpu_bfloat16=cpu_has_bfloat16(),
     )
 
 

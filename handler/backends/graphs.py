@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from handler.backends.base import Latents
-from handler.images import Images
+from handler.pixels import Images
 
 Run = Callable[[Latents], Images]
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from handler.backends.base import Latents, Slices, need_fallback, need_file
-from handler.card import Card
-from handler.images import Images, to_uint8
-from handler.limits import Settings
+from handler.pixels import Images, to_uint8
+from handler.settings import Card, Settings
 
 
 class OnnxBackend:

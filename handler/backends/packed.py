@@ -14,10 +14,9 @@ import numpy as np
 from handler.backends.base import Latents, Slices, need_fallback, to_pixels
 from handler.backends.packed_network import PackedNetwork, layers_of
 from handler.backends.torchscript import load_torchscript
-from handler.card import Card
-from handler.images import Images
 from handler.latents import from_seeds
-from handler.limits import Settings
+from handler.pixels import Images
+from handler.settings import Card, Settings
 
 _MOST_GREY_LEVELS = 2.0  # in the mean; bfloat16 stays below a half
 

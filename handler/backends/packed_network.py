@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from handler.images import Images
+from handler.pixels import Images, grey_levels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -85,7 +85,7 @@ class PackedNetwork:
             pictures = interleave(layer(pictures, "relu"))
         # Pixels before the interleaving: a fourth of the bytes to move.
         values = last(pictures, "none").float().tanh_()
-        levels = values.mul_(127.5).add_(127.5).round_().to(torch.uint8)
+        levels = grey_levels(values, out=values).to(torch.uint8)
         return interleave_pixels(levels.permute(0, 2, 3, 1).numpy())
 
 

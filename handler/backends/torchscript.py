@@ -9,9 +9,8 @@ from typing import Any
 
 from handler.backends.base import Latents, Slices, need_fallback, need_file, to_pixels
 from handler.backends.graphs import Buckets, capture
-from handler.card import Card
-from handler.images import Images
-from handler.limits import Settings
+from handler.pixels import Images
+from handler.settings import Card, Settings
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,8 @@ from playwright.sync_api import Page, Route, expect
 from client.retries import LONGEST_WAIT_S, RETRIED
 from client.session import Client
 from deploy.server import Server
-from handler.card import Card
-from handler.limits import Limits
 from handler.service import Service
+from handler.settings import Card, Limits
 from tests.support.gallery_browser import Visit, ask, draw, needs_chromium, wait_for_tiles
 
 pytestmark = [needs_chromium]

@@ -13,9 +13,8 @@ import torch
 from export.fold import fold_batchnorm
 from export.onnx import export_onnx
 from handler import backends
-from handler.backends.choice import Hardware, choose, probe
-from handler.card import Card
-from handler.limits import Limits, Settings
+from handler.backends.choice import Hardware, choose
+from handler.settings import Card, Limits, Settings
 from training.networks import new_generator
 
 PLAIN = Hardware(gpu=False, gpu_float16=False, cpu_bfloat16=False)
@@ -58,13 +57,6 @@ def test_choice(hardware: Hardware, settings: dict[str, str], wanted: tuple[str,
 def test_pairs_that_do_not_exist(hardware: Hardware, settings: dict[str, str]) -> None:
     with pytest.raises(RuntimeError, match="use backend: torchscript"):
         choose(Settings.from_yaml(settings), hardware)
-
-
-def test_this_machine() -> None:
-    found = probe(None)
-    assert (found.gpu, found.gpu_float16) == (False, False)
-    words = Path("/proc/cpuinfo").read_text().split()
-    assert found.cpu_bfloat16 == ("amx_tile" in words or "avx512_bf16" in words)
 
 
 @pytest.fixture
@@ -117,12 +109,6 @@ def test_another_backend_takes_over_in_a_torch_without_the_operators(
         settings = Settings(precision=precision, limits=limits)
         backend = backends.open_backend(model_dir, card, settings, None)
         assert (backend.name, backend.precision) == wanted
-
-
-def test_a_torch_that_cannot_tell_has_no_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
-    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
-    assert probe(None).cpu_bfloat16 is False
 
 
 def test_a_missing_gpu_is_not_hidden_by_the_packed_network(model_dir: Path) -> None:

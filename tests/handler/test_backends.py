@@ -18,11 +18,10 @@ from ts.utils.util import list_classes_from_module
 from export.fold import fold_batchnorm
 from handler.backends import Backend, open_backend
 from handler.backends.base import to_pixels
-from handler.card import Card
 from handler.dcgan_handler import DcganHandler
-from handler.images import to_uint8
 from handler.latents import from_seeds
-from handler.limits import Limits, Settings
+from handler.pixels import to_uint8
+from handler.settings import Card, Limits, Settings
 from training.networks import Generator, new_generator
 
 NZ = 8
@@ -138,7 +137,7 @@ def test_an_image_has_the_same_bits_in_any_batch(
 ) -> None:
     """With more than one thread a pass, TorchScript differs by 1e-9 in odd batches."""
     _export(Loud(generator), tmp_path)
-    card = Card(**FACTS, facts={})
+    card = Card(**FACTS)
     settings = Settings(backend=name, precision="float32", threads=threads)
     loud = open_backend(tmp_path, card, settings, None)
     latents = from_seeds(range(64), NZ)
@@ -179,7 +178,7 @@ def test_a_missing_or_broken_file_is_named(
     if content is not None:
         (tmp_path / file).write_bytes(content)
     with pytest.raises(RuntimeError, match=file):
-        open_backend(tmp_path, Card(**FACTS, facts={}), Settings(backend=name), None)
+        open_backend(tmp_path, Card(**FACTS), Settings(backend=name), None)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
@@ -195,24 +194,6 @@ def test_a_gpu_that_is_not_there(model_dir: Path, name: str) -> None:
 
 
 def test_a_card_of_another_model(model_dir: Path) -> None:
-    card = Card(**{**FACTS, "image_size": 64}, facts={})
+    card = Card(**{**FACTS, "image_size": 64})
     with pytest.raises(RuntimeError, match="card"):
         open_backend(model_dir, card, Settings(), None)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"nz": None}, {"nz": 0}, {"channels": 4}, {"version": "1\r\n2"}, {"version": "\u00e9"}],
-)
-def test_a_card_that_cannot_be_used(tmp_path: Path, change: dict[str, object]) -> None:
-    (tmp_path / "card.json").write_text(json.dumps({**FACTS, **change}))
-    with pytest.raises(RuntimeError, match=r"card\.json"):
-        Card.read(tmp_path)
-
-
-@pytest.mark.parametrize("text", [None, "", "[]", "{}"])
-def test_a_card_that_is_none(tmp_path: Path, text: str | None) -> None:
-    if text is not None:
-        (tmp_path / "card.json").write_text(text)
-    with pytest.raises(RuntimeError, match=r"card\.json"):
-        Card.read(tmp_path)

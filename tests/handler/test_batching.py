@@ -12,7 +12,7 @@ import torch
 
 from handler import batching
 from handler.batching import equal_shares, generate, is_out_of_memory, rounds
-from handler.images import Images
+from handler.pixels import Images
 
 
 class Echo:

@@ -12,7 +12,7 @@ import pytest
 
 from handler import bodies
 from handler.errors import Kind, RequestError
-from handler.limits import Limits
+from handler.settings import Limits
 
 NZ = 4
 ROW_BYTES = 4 * NZ

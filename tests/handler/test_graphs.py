@@ -16,10 +16,9 @@ from handler.backends import open_backend, torchscript
 from handler.backends.base import Latents
 from handler.backends.graphs import Buckets, Run, sizes_up_to
 from handler.backends.torchscript import load_torchscript
-from handler.card import Card
-from handler.images import Images, to_uint8
 from handler.latents import from_seeds
-from handler.limits import Limits, Settings
+from handler.pixels import Images, to_uint8
+from handler.settings import Card, Limits, Settings
 from training.networks import new_generator
 
 
@@ -108,7 +107,7 @@ def test_a_gpu_runs_float16_from_recorded_passes(
         return run
 
     monkeypatch.setattr(torchscript, "capture", pretend)
-    card = Card("dcgan", "1", "0", 8, 32, 3, {})
+    card = Card(model="dcgan", version="1", weights_sha256="0", nz=8, image_size=32, channels=3)
     settings = Settings(limits=Limits(max_batch_images=4))
     backend = open_backend(pretended_gpu, card, settings, 1)
     assert (backend.name, backend.device, backend.precision) == ("torchscript", "cuda:1", "float16")
@@ -127,7 +126,7 @@ def test_a_pass_that_cannot_be_recorded_is_told(
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(torchscript, "capture", refuse)
-    card = Card("dcgan", "1", "0", 8, 32, 3, {})
+    card = Card(model="dcgan", version="1", weights_sha256="0", nz=8, image_size=32, channels=3)
     with caplog.at_level(logging.WARNING):
         torchscript.TorchScriptBackend(
             pretended_gpu / "generator.pt", card, Settings(), 0, "float16"

@@ -16,10 +16,9 @@ from export.fold import fold_batchnorm
 from export.onnx import export_onnx
 from export.torchscript import export_torchscript
 from handler.backends import open_backend
-from handler.card import Card
 from handler.latents import MAX_SEED
-from handler.limits import Limits, Settings
 from handler.service import Service
+from handler.settings import Card, Limits, Settings
 from training.networks import new_generator
 
 NZ = 8
@@ -135,7 +134,9 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     network = fold_batchnorm(network.eval())
     export_torchscript(network, folder / "generator.pt")
     export_onnx(network, folder / "generator.onnx")
-    card = Card("dcgan", "1", "0" * 64, NZ, 32, 3, {})
+    card = Card(
+        model="dcgan", version="1", weights_sha256="0" * 64, nz=NZ, image_size=32, channels=3
+    )
     chosen = Settings(backend=request.param, precision="float32", limits=LIMITS)
     return Service(open_backend(folder, card, chosen, None), card, LIMITS)
 

@@ -21,10 +21,9 @@ from handler.backends.packed_network import (
     interleave_pixels,
     layers_of,
 )
-from handler.card import Card
-from handler.images import to_uint8
 from handler.latents import from_seeds
-from handler.limits import Limits, Settings
+from handler.pixels import to_uint8
+from handler.settings import Card, Limits, Settings
 from training.networks import Generator, LatentLaw, new_generator
 from training.weights import load_generator
 
@@ -120,7 +119,7 @@ def test_the_backend_is_compared_with_its_file(tmp_path: Path, latent: LatentLaw
     generator = folded(8, 8, 3, 32, latent)
     with torch.no_grad():
         list(generator.parameters())[-1].mul_(1000)
-    card = Card("dcgan", "1", "0", 8, 32, 3, {})
+    card = Card(model="dcgan", version="1", weights_sha256="0", nz=8, image_size=32, channels=3)
     settings = Settings(limits=Limits(max_batch_images=4))
     for network, name in ((generator, "right.pt"), (Clipped(generator), "more.pt")):
         with warnings.catch_warnings():

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from handler import requests
 from handler.errors import RequestError
 from handler.latents import MAX_SEED
-from handler.limits import Limits
 from handler.requests import GenerateRequest, draw_together
+from handler.settings import Limits
 
 NZ = 3
 LIMITS = Limits(max_images=8, max_padding_px=9)

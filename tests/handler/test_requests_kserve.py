@@ -10,8 +10,8 @@ import pytest
 
 from handler import requests
 from handler.errors import Kind, RequestError
-from handler.limits import Limits
 from handler.requests import Call, draw_together
+from handler.settings import Limits
 
 NZ = 4
 

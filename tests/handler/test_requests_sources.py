@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handler import arithmetic, requests
+from handler import latents as arithmetic
+from handler import requests
 from handler.errors import Kind, RequestError
 from handler.latents import MAX_SEED, from_seeds
-from handler.limits import Limits
 from handler.requests import GenerateRequest, draw_together
+from handler.settings import Limits
 
 NZ = 4
 ROW = [1.0, -2.0, 0.5, 3.0]

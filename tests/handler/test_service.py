@@ -14,10 +14,10 @@ from ts.context import Context, RequestProcessor
 from ts.protocol.otf_message_handler import create_predict_response
 
 from handler.dcgan_handler import DcganHandler
-from handler.images import compose_grid
 from handler.latents import from_seeds
-from handler.limits import Limits
+from handler.pixels import compose_grid
 from handler.service import Service
+from handler.settings import Limits
 from handler.telemetry import BatchReport, RequestReport
 from tests.support.fake_service import CARD, NZ, Fake, one, pixels
 

@@ -12,9 +12,9 @@ import pytest
 from handler import batching, requests
 from handler import replies as replies_module
 from handler import service as module
-from handler.images import Images
-from handler.limits import Limits, Pace
+from handler.pixels import Images
 from handler.service import Service, open_service
+from handler.settings import Limits, Pace
 from tests.support.fake_service import CARD, POISON, Fake, one
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from deploy import entrypoint
 from deploy.server import ROOT, Ports
-from handler.limits import Limits
+from handler.settings import Limits
 from tests.support.manifests import (
     Manifest,
     container,
@@ -132,7 +132,7 @@ def test_the_limit_of_a_body_is_the_same_everywhere(manifests: list[Manifest]) -
     file = mounted_files(manifests, "torchserve")["/opt/dcgan/config.properties"]
     assert file is not None
     settings, limits = properties(file), Limits()
-    assert limits == Limits.from_yaml(MODEL_CONFIG["handler"]["limits"])
+    assert limits == Limits(**MODEL_CONFIG["handler"]["limits"])
     assert int(settings["max_request_size"]) == limits.max_body_bytes
     assert int(nginx("client_max_body_size")) == limits.max_body_bytes
     assert int(settings["max_response_size"]) > limits.max_reply_bytes

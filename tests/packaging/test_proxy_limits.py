@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from deploy.server import ROOT
-from handler.limits import Limits
+from handler.settings import Limits
 from tests.packaging.test_compose import load
 from tests.support.manifests import Manifest, container, environment, pod
 

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from handler.card import Card
-from handler.images import Images
+from handler.pixels import Images
 from handler.replies import Reply
 from handler.service import Service
+from handler.settings import Card
 
 NZ = 4
 FACTS = {
@@ -23,7 +23,7 @@ FACTS = {
     "image_size": 64,
     "channels": 3,
 }
-CARD = Card(**FACTS, facts={**FACTS, "trained_on": "cats"})
+CARD = Card.model_validate({**FACTS, "trained_on": "cats"})
 POISON = 66.0
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from handler.images import Images
+from handler.pixels import Images
 from training.data.avatars import load_avatars
 from training.sliced import (
     double,

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from handler.images import Images
 from handler.latents import from_seeds
+from handler.pixels import Images
 from training.lab.arithmetic import Pool, Trial, add, measure, plan, random_directions
 from training.lab.canvas import Latents, draw, rows_of, save_png
 from training.lab.classifier import classify

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from handler.images import Images
+from handler.pixels import Images
 from training.lab.canvas import save_gif
 from training.lab.usage import UsageError, check_least, check_out
 

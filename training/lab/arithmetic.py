@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from handler.images import Images
+from handler.pixels import Images
 from training.lab.canvas import Latents
 from training.lab.concepts import Concept
 from training.lab.usage import UsageError

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from handler.images import Images, compose_grid, to_uint8
+from handler.pixels import Images, compose_grid, to_uint8
 from training.data.pictures import DRAWN
 from training.files import atomic_path
 from training.lab.usage import UsageError, check_least

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from handler.images import Images
+from handler.pixels import Images
 
 BATCH = 64
 

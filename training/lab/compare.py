@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from handler.images import default_columns
+from handler.pixels import default_columns
 from training.lab.canvas import save_png, side_by_side, tiles
 from training.lab.reals import training_pictures
 from training.lab.usage import UsageError, check_least, check_out

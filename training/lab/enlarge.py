@@ -15,9 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from handler.arithmetic import walk
-from handler.images import Images, to_uint8
-from handler.latents import MAX_SEED, from_seeds
+from handler.latents import MAX_SEED, from_seeds, walk
+from handler.pixels import Images, to_uint8
 from training.lab.canvas import MAX_PX, Latents, save_png
 from training.lab.usage import UsageError, check_least, check_out
 from training.networks import Generator

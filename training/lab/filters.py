@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from handler.images import Images
+from handler.pixels import Images
 from training import data
 from training.config import ConfigError, TrainConfig, from_mapping
 from training.data.pictures import Pictures

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from handler.images import Images
+from handler.pixels import Images
 from training.lab.classifier import to_tensor
 from training.networks import Discriminator
 

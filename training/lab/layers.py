@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from handler.images import Images, to_uint8
 from handler.latents import MAX_SEED, from_seeds
+from handler.pixels import Images, to_uint8
 from training.lab.canvas import rows_of, save_png
 from training.lab.usage import UsageError, check_least, check_out
 from training.networks import Generator

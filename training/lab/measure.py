@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from handler.images import Images
+from handler.pixels import Images
 from training.lab import attributes, features, memorisation
 from training.lab.classifier import classify
 from training.lab.command import LEAST, EvaluateConfig

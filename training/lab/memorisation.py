@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from handler.images import Images
+from handler.pixels import Images
 from training.lab.nearest import Nearness, Vectors, reduced, shifted
 from training.lab.reals import Reals
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from handler.images import Images
+from handler.pixels import Images
 
 Vectors = npt.NDArray[np.float32]  # (N, dimensions)
 

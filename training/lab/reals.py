@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from handler.images import Images
+from handler.pixels import Images
 from training.data import load
 from training.data.avatars import ATTRIBUTES, load_avatars
 from training.data.batches import split

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from handler.arithmetic import Method, walk
-from handler.images import Images
-from handler.latents import MAX_SEED, from_seeds
+from handler.latents import MAX_SEED, Method, from_seeds, walk
+from handler.pixels import Images
 from training.lab.canvas import Latents, draw, save_gif, save_png, tiles
 from training.lab.usage import UsageError, check_least, check_out
 from training.weights import load_generator

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handler.images import Images
+from handler.pixels import Images
 from training.data.avatars import load_avatars
 from training.data.identity import first_equal
 from training.data.pictures import Pictures

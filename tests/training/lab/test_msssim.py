@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from handler.images import Images
+from handler.pixels import Images
 from training.lab.msssim import mean_pair_similarity, ms_ssim
 
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from handler import arithmetic as served
-from handler.images import Images
+from handler import latents as served
 from handler.latents import from_seeds
+from handler.pixels import Images
 from training.__main__ import main
 from training.data.avatars import load_avatars
 from training.lab import judge

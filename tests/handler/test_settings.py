@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from handler.limits import Limits, Pace, Settings, batch_seconds, processors
+from handler.settings import Card, Limits, Pace, Settings, batch_seconds
 
+FACTS = {
+    "model": "dcgan",
+    "version": "1.0",
+    "weights_sha256": "0" * 64,
+    "nz": 8,
+    "image_size": 32,
+    "channels": 3,
+}
 CONFIG = Path(__file__).parents[2] / "handler" / "model-config.yaml"
 
 
 def test_an_empty_block_is_the_defaults() -> None:
     assert Settings.from_yaml({}) == Settings()
-    assert Limits.from_yaml({}) == Limits()
 
 
 def test_values_are_taken_over() -> None:
@@ -34,21 +42,6 @@ def test_the_shipped_file_avoids_torchserve_traps() -> None:
     assert config["maxBatchDelay"] >= 1  # 0 means 100 ms
     assert config["maxWorkers"] >= config["minWorkers"] >= 1  # otherwise one a core
     assert Limits().max_reply_bytes < 6_553_500  # max_response_size: longer kills the worker
-
-
-@pytest.mark.parametrize(
-    ("block", "words"),
-    [
-        ({"max_image": 1}, ["limits.max_image;", "limits.max_images"]),
-        ({"max_images": "9"}, ["limits.max_images", "'9'", "whole number"]),
-        ({"max_images": True}, ["limits.max_images", "True", "whole number"]),
-        ({"max_images": 0}, ["limits.max_images", "at least 1"]),
-        ({"max_padding_px": -1}, ["limits.max_padding_px", "at least 0"]),
-    ],
-)
-def test_a_wrong_limit_is_named(block: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(ValueError, match=".*".join(words)):
-        Limits.from_yaml(block)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +88,13 @@ def test_the_shipped_time_is_the_default() -> None:
         ({"threads": -1}, "threads.*0"),
         ({"allow_cpu_fallback": 1}, "allow_cpu_fallback.*true or false"),
         ({"limits": 5}, "limits.*block"),
-        ({"limits": {"max_padding": 1}}, "limits.max_padding.*limits.max_padding_px"),
+        ({"limits": {"max_padding": 1}}, "limits.max_padding;.*limits.max_padding_px"),
+        ({"limits": {"max_image": 1}}, "limits.max_image;.*limits.max_images"),
+        ({"limits": {"max_images": "9"}}, "limits.max_images.*'9'.*whole number"),
+        ({"limits": {"max_images": True}}, "limits.max_images.*True.*whole number"),
+        ({"limits": {"max_images": 0}}, "limits.max_images.*at least 1"),
+        ({"limits": {"max_padding_px": -1}}, "limits.max_padding_px.*at least 0"),
+        ([1], "block"),
     ],
 )
 def test_a_wrong_setting_is_named(block: dict[str, Any], words: str) -> None:
@@ -104,23 +103,25 @@ def test_a_wrong_setting_is_named(block: dict[str, Any], words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "wanted"),
+    "change",
     [
-        ({}, 64),
-        ({"cpu.max": "max 100000\n"}, 64),
-        ({"cpu.max": "150000 100000\n"}, 2),
-        ({"cpu.max": "50000 100000\n"}, 1),
-        ({"cpu.max": "9900000 100000\n"}, 64),
-        ({"cpu.max": "nonsense"}, 64),
-        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        {"nz": None},
+        {"nz": 0},
+        {"nz": "8"},
+        {"channels": 4},
+        {"version": "1\r\n2"},
+        {"version": "\u00e9"},
     ],
 )
-def test_processors_keep_to_the_quota_of_a_container(
-    files: dict[str, str], wanted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)))
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert processors(tmp_path) == wanted
+def test_a_card_that_cannot_be_used(tmp_path: Path, change: dict[str, object]) -> None:
+    (tmp_path / "card.json").write_text(json.dumps({**FACTS, **change}))
+    with pytest.raises(RuntimeError, match=rf"card\.json.* {next(iter(change))} is "):
+        Card.read(tmp_path)
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{}"])
+def test_a_card_that_is_none(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "card.json").write_text(text)
+    with pytest.raises(RuntimeError, match=r"card\.json"):
+        Card.read(tmp_path)

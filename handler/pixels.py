@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Images = npt.NDArray[np.uint8]  # (N, H, W, C), C = 1 (grey) or 3 (RGB)
+
+Floats = TypeVar("Floats", npt.NDArray[np.float32], "Tensor")
+
+
+def grey_levels(values: Floats, out: Floats | None = None) -> Floats:
+    """The rule: -1 -> 0, 1 -> 255, rounded half to even, clipped; the same bits from both kinds.
+
+    Args:
+        values: float32 of any shape, nominally in [-1, 1]: an array, or a tensor on any device.
+        out: what the result goes into, ``values`` itself for one; new memory when left out.
+
+    Returns:
+        whole numbers 0 to 255, float32.
+    """
+    if isinstance(values, np.ndarray):
+        library: Any = np
+    else:
+        import torch as library
+    levels: Floats = library.multiply(values, 127.5, out=out)
+    levels += 127.5
+    library.round(levels, out=levels)
+    library.clip(levels, 0, 255, out=levels)
+    return levels
 
 
 def to_uint8(pictures: npt.NDArray[np.float32]) -> Images:
-    """Generator output to pixels: -1 -> 0, 1 -> 255, rounded half to even, clipped.
+    """Generator output to pixels, by the rule of ``grey_levels``.
 
     Args:
         pictures: float32 (N, C, H, W), nominally in [-1, 1].
@@ -19,7 +46,7 @@ def to_uint8(pictures: npt.NDArray[np.float32]) -> Images:
     Returns:
         uint8 (N, H, W, C), C-contiguous.
     """
-    levels = np.clip(np.rint(pictures * np.float32(127.5) + np.float32(127.5)), 0, 255)
+    levels = grey_levels(pictures)
     count, channels, height, width = pictures.shape
     pixels = np.empty((count, height, width, channels), np.uint8)
     for channel in range(channels):  # five times as fast as one transposed copy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from handler.images import compose_grid, default_columns, grid_size, to_uint8
+from handler.pixels import compose_grid, default_columns, grid_size, to_uint8
 
 
 @pytest.mark.parametrize(

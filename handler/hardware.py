@@ -1,0 +1,56 @@
+"""What this machine offers to a program: processors, and units for short floats."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+def processors(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Processors this process may use: those it may run on, or a container's quota of time.
+
+    Args:
+        cgroup: where a container sees its own control group (Linux, "Control Group v2", cpu.max;
+            v1: cpu.cfs_quota_us).
+    """
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1  # macOS, Windows
+    return min(count, _quota(cgroup) or count)
+
+
+def _quota(cgroup: Path) -> int | None:
+    """Whole processors' worth of time, rounded up; None without a limit."""
+    v1 = cgroup / "cpu"
+    for files in ([cgroup / "cpu.max"], [v1 / "cpu.cfs_quota_us", v1 / "cpu.cfs_period_us"]):
+        try:
+            quota, period = " ".join(file.read_text("ascii") for file in files).split()
+            if int(quota) > 0:
+                return math.ceil(int(quota) / int(period))
+        except (OSError, ValueError):  # no such file, or the word max
+            continue
+    return None
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor has a unit for bfloat16 (AMX or AVX512-BF16).
+
+    Without one bfloat16 is emulated, and slower than float32. A torch that cannot tell is named
+    in the log, for what is done in float32 then is right but slow.
+    """
+    import torch
+
+    try:
+        have = torch.cpu.get_capabilities()
+    except AttributeError:
+        logger.warning(
+            "torch %s does not tell what the processor can do; it is used in float32",
+            torch.__version__,
+        )
+        return False
+    return bool(have.get("amx_bf16") or have.get("avx512_bf16"))

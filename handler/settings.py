@@ -1,0 +1,195 @@
+"""What the archive says beside the network: an operator's settings, and the card of the model.
+
+Each is a pydantic model, which is the one place for its names, types, ranges and defaults.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Limits(_Block):
+    """How much one request may ask for. ``lowered`` gives what a model and a machine carry.
+
+    Args:
+        max_images: images one request may ask for; also the most grid columns.
+        max_padding_px: padding between tiles, px.
+        max_reply_bytes: worst-case size of a reply. Must stay below TorchServe's
+            max_response_size (6,553,500 by default): a longer reply closes the worker's
+            channel and fails the whole batch.
+        max_body_bytes: a body that arrives as text or bytes. The default is TorchServe's
+            max_request_size, which has cut longer ones off already.
+        max_batch_images: images in one forward pass; bounds the memory of the device.
+    """
+
+    max_images: int = Field(256, ge=1)
+    max_padding_px: int = Field(64, ge=0)
+    max_reply_bytes: int = Field(6_000_000, ge=1)
+    max_body_bytes: int = Field(6_553_500, ge=1)
+    max_batch_images: int = Field(64, ge=1)
+
+    def lowered(self, image_bytes: int, pace: Pace) -> Limits:
+        """What is enforced for pictures of this size on a machine of this speed.
+
+        Args:
+            image_bytes: of one picture's pixels.
+            pace: of the machine.
+        """
+        most = min(self.max_images, self.max_reply_bytes // image_bytes, pace.images_in(1 / 2))
+        a_pass = min(self.max_batch_images, pace.images_in(1 / 10))
+        return self.model_copy(
+            update={"max_images": max(most, 1), "max_batch_images": max(a_pass, 1)}
+        )
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long the worker may take over one batch, and how fast it is.
+
+    Args:
+        batch_s: after so long no more pictures are begun, s.
+        image_s: what the network takes for one picture of a full pass, s; 0 when not measured.
+    """
+
+    batch_s: float = 30.0
+    image_s: float = 0.0
+
+    def images_in(self, share: float) -> int:
+        """Pictures that the network makes in this share of the time."""
+        return int(share * self.batch_s / self.image_s) if self.image_s else sys.maxsize
+
+
+def batch_seconds(config: Mapping[str, Any]) -> float:
+    """Half the time after which TorchServe kills a worker that does not answer, s.
+
+    The other half is for what cannot be stopped or seen from here: the last pass and its PNGs,
+    and the reading of the requests before they are handed over.
+
+    Args:
+        config: model-config.yaml. TorchServe ignores a ``responseTimeout`` that is no whole
+            number, and takes 120 s when there is none.
+    """
+    timeout_s = config.get("responseTimeout")
+    return (timeout_s if type(timeout_s) is int and timeout_s > 0 else 120) / 2
+
+
+class Settings(_Block):
+    """How the model is run: the ``handler:`` block of model-config.yaml.
+
+    Args:
+        backend: ``torchscript`` (generator.pt), ``onnx`` (generator.onnx in ONNX Runtime),
+            ``packed`` (generator.pt on oneDNN, CPUs only), or ``auto``: what was measured to be
+            the fastest on the hardware at hand (``handler.backends.choose``).
+        threads: slices of a batch that run side by side on the CPU, one thread each; 0 is one
+            a processor.
+        precision: of the network's arithmetic. ``auto``: float16 on a GPU with tensor cores,
+            bfloat16 on a CPU with a unit for it, float32 elsewhere and for onnx always. What the
+            short ones cost in quality is in the export's parity.json.
+        allow_cpu_fallback: let a worker that was given a GPU run on the CPU when the runtime
+            cannot use it; otherwise the worker refuses to start.
+        limits: how much one request may ask for.
+    """
+
+    backend: Literal["auto", "torchscript", "onnx", "packed"] = "auto"
+    threads: int = Field(0, ge=0)
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    allow_cpu_fallback: bool = False
+    limits: Limits = Limits()
+
+    @classmethod
+    def from_yaml(cls, block: object) -> Self:
+        """Read the block; what is left out keeps its default.
+
+        Raises:
+            ValueError: one sentence on the first wrong key: an unknown one (the nearest that
+                exists is named), a wrong type, or a number out of range.
+        """
+        try:
+            return cls.model_validate(block)
+        except ValidationError as error:
+            raise ValueError(_sentence(cls, error.errors(include_url=False)[0])) from None
+
+
+class Card(BaseModel):
+    """The facts of the packed model: ``card.json`` at the root of the archive.
+
+    What is in it beside these is kept as it is, for the describe reply. Texts are sent as reply
+    headers, hence printable ASCII without blanks.
+
+    Args:
+        model: its name.
+        version: its version.
+        weights_sha256: digest of the weights it was exported from, hexadecimal.
+        nz: length of a latent.
+        image_size: height and width, px.
+        channels: 1 (grey) or 3 (RGB).
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    model: str = Field(pattern="^[!-~]{1,80}$")
+    version: str = Field(pattern="^[!-~]{1,80}$")
+    weights_sha256: str = Field(pattern="^[!-~]{1,80}$")
+    nz: int = Field(ge=1)
+    image_size: int = Field(ge=1)
+    channels: Literal[1, 3]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of one image, px."""
+        return self.image_size, self.image_size, self.channels
+
+    @classmethod
+    def read(cls, model_dir: Path) -> Card:
+        """Read ``card.json``.
+
+        Raises:
+            RuntimeError: it is missing, is not JSON, or a fact is missing or out of range.
+        """
+        path = model_dir / "card.json"
+        try:
+            return cls.model_validate(json.loads(path.read_text("utf-8")))
+        except ValidationError as error:
+            reason = _sentence(cls, error.errors(include_url=False)[0])
+        except (OSError, ValueError) as error:
+            reason = repr(error)
+        raise RuntimeError(f"cannot use {path.name} of the archive: {reason}")
+
+
+_NEEDED = {
+    "int_type": "must be a whole number",
+    "bool_type": "must be true or false",
+    "string_type": "must be a text",
+    "string_pattern_mismatch": "must be 1 to 80 characters of ASCII without blanks",
+    "greater_than_equal": "must be at least {ge}",
+    "literal_error": "must be one of {expected}",
+    "model_type": "must be a block of keys",
+}
+
+
+def _sentence(cls: type[BaseModel], first: ErrorDetails) -> str:
+    """pydantic's account of one wrong place in our words."""
+    path = [str(part) for part in first["loc"]]
+    name = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        for part in path[:-1]:
+            cls = cls.model_fields[part].annotation  # type: ignore[assignment]
+        near = difflib.get_close_matches(path[-1], cls.model_fields, n=1, cutoff=0.0)
+        return f"there is no key {name}; the nearest one is {'.'.join([*path[:-1], *near])}"
+    if first["type"] == "missing":
+        return f"{name} is missing"
+    needed = _NEEDED.get(first["type"], first["msg"]).format(**first.get("ctx", {}))
+    return f"{name or 'it'} is {first['input']!r}; it {needed}"
