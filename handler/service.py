@@ -18,11 +18,12 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from handler import png, replies, requests
-from handler.backends import Backend, Latents, open_backend
+from handler.backends import Backend, open_backend
 from handler.batching import equal_shares, generate, is_out_of_memory, rounds, seconds_per_image
 from handler.errors import Kind, RequestError
 from handler.hardware import processors
 from handler.headers import header
+from handler.latents import Latents
 from handler.negotiation import FORMATS, MEDIA_TYPES, Format, choose
 from handler.pixels import Images
 from handler.replies import Renderer, Reply

@@ -35,11 +35,11 @@ class Limits(_Block):
         max_batch_images: images in one forward pass; bounds the memory of the device.
     """
 
-    max_images: int = Field(256, ge=1)
-    max_padding_px: int = Field(64, ge=0)
-    max_reply_bytes: int = Field(6_000_000, ge=1)
-    max_body_bytes: int = Field(6_553_500, ge=1)
-    max_batch_images: int = Field(64, ge=1)
+    max_images: int = Field(default=256, ge=1)
+    max_padding_px: int = Field(default=64, ge=0)
+    max_reply_bytes: int = Field(default=6_000_000, ge=1)
+    max_body_bytes: int = Field(default=6_553_500, ge=1)
+    max_batch_images: int = Field(default=64, ge=1)
 
     def lowered(self, image_bytes: int, pace: Pace) -> Limits:
         """What is enforced for pictures of this size on a machine of this speed.
@@ -104,7 +104,7 @@ class Settings(_Block):
     """
 
     backend: Literal["auto", "torchscript", "onnx", "packed"] = "auto"
-    threads: int = Field(0, ge=0)
+    threads: int = Field(default=0, ge=0)
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     allow_cpu_fallback: bool = False
     limits: Limits = Limits()

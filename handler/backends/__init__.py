@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from handler.backends.base import Backend, Latents
+from handler.backends.base import Backend
 from handler.backends.choice import Name, Precision, choose, probe
 from handler.backends.onnx import OnnxBackend
 from handler.backends.packed import PackedBackend
 from handler.backends.torchscript import TorchScriptBackend
 from handler.settings import Card, Settings
 
-__all__ = ["Backend", "Latents", "open_backend"]
+__all__ = ["Backend", "open_backend"]
 
 logger = logging.getLogger(__name__)
 

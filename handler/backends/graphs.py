@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from handler.backends.base import Latents
+from handler.latents import Latents
 from handler.pixels import Images
 
 Run = Callable[[Latents], Images]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from handler.backends.base import Latents, Slices, need_fallback, need_file
+from handler.backends.base import Slices, need_fallback, need_file
+from handler.latents import Latents
 from handler.pixels import Images, to_uint8
 from handler.settings import Card, Settings
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from handler.backends.base import Latents, Slices, need_fallback, to_pixels
+from handler.backends.base import Slices, need_fallback, to_pixels
 from handler.backends.packed_network import PackedNetwork, layers_of
 from handler.backends.torchscript import load_torchscript
-from handler.latents import from_seeds
+from handler.latents import Latents, from_seeds
 from handler.pixels import Images
 from handler.settings import Card, Settings
 

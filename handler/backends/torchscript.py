@@ -7,8 +7,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from handler.backends.base import Latents, Slices, need_fallback, need_file, to_pixels
+from handler.backends.base import Slices, need_fallback, need_file, to_pixels
 from handler.backends.graphs import Buckets, capture
+from handler.latents import Latents
 from handler.pixels import Images
 from handler.settings import Card, Settings
 

@@ -13,10 +13,9 @@ import torch
 
 from export.torchscript import export_torchscript
 from handler.backends import open_backend, torchscript
-from handler.backends.base import Latents
 from handler.backends.graphs import Buckets, Run, sizes_up_to
 from handler.backends.torchscript import load_torchscript
-from handler.latents import from_seeds
+from handler.latents import Latents, from_seeds
 from handler.pixels import Images, to_uint8
 from handler.settings import Card, Limits, Settings
 from training.networks import new_generator
