@@ -30,8 +30,9 @@ def proxy(folder: Path, servers: Sequence[Server]) -> Iterator[tuple[str, str]]:
     """deploy/proxy in front of the servers, without TLS (the engine speaks plain HTTP) and
     practically without a rate limit; gives its URL and an API key."""
     settings = shutil.copytree(ROOT / "deploy" / "proxy", folder / "settings")
-    plain = (settings / "nginx.conf").read_text(encoding="utf-8").replace(" ssl http2;", ";")
-    (settings / "nginx.conf").write_text(plain, encoding="utf-8")
+    script = (settings / "proxy.sh").read_text(encoding="utf-8")
+    assert "' ssl http2'" in script
+    (settings / "proxy.sh").write_text(script.replace("' ssl http2'", "''"), encoding="utf-8")
     key, ports = secrets.token_hex(32), Ports.free()
     for name in ("secrets", "state"):
         (folder / name).mkdir()
