@@ -138,7 +138,7 @@ def test_a_model_that_cannot_be_loaded_ends_it(image: Image) -> None:
 
 def test_a_worker_that_is_gone_for_good_ends_it(image: Image) -> None:
     store(image, FAILS_THE_SECOND_TIME)
-    process = image.run("deploy.entrypoint", DCGAN_NO_WORKER_S="12")
+    process = image.run("deploy.entrypoint", DCGAN_NO_WORKER_S="20")
 
     def workers() -> list[psutil.Process]:
         return [p for p in image.processes() if "model_service_worker" in str(p.cmdline())]
@@ -149,7 +149,7 @@ def test_a_worker_that_is_gone_for_good_ends_it(image: Image) -> None:
     worker.kill()
     assert process.wait(120) == 1
     said = image.output.read_text()
-    assert "error: no worker has been READY for 12 s" in said
+    assert "error: no worker has been READY for 20 s" in said
     assert said.index("a planted failure") < said.index("error: no worker")
     assert image.processes() == []
 
