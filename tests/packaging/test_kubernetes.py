@@ -15,7 +15,7 @@ import yaml
 from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
 
 from deploy.server import ROOT
-from handler.settings import processors
+from handler.hardware import processors
 from tests.support.manifests import (
     FOLDER,
     Manifest,
