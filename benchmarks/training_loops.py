@@ -30,8 +30,8 @@ from benchmarks.command import Range
 from training.config import TrainConfig, recipe_defaults
 from training.data.avatars import load_avatars
 from training.data.batches import batches, split, to_pictures
-from training.data.folders import load_folder
-from training.devices import choose_device, choose_precision
+from training.data.sources import load_folder
+from training.distributed import choose_device, choose_precision
 from training.networks import Discriminator, Generator, init_weights
 from training.step import StepStats, Trainer
 

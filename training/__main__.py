@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from training import data, distributed, networks
+from training import distributed, networks
 from training.checkpoint import CheckpointError
 from training.config import ConfigError, TrainConfig
-from training.devices import choose_device, choose_precision
-from training.distributed import DevicesError, PeerError, World
+from training.data import sources
+from training.data.decode import DataError
+from training.distributed import DevicesError, PeerError, World, choose_device, choose_precision
 from training.loop import train
 from training.start import identify_pictures, settle, starting_networks, write_start
 from training.weights import WeightsError
@@ -52,7 +53,7 @@ def _train(arguments: Sequence[str], world: World, held: ExitStack) -> int:
         logging.disable(logging.INFO)
     try:
         config, out = world.from_first(lambda: settle(arguments, world, held))
-        pictures = world.in_turn(lambda: data.load(
+        pictures = world.in_turn(lambda: sources.load(
             config.data, data_root=config.data_root, image_size=config.image_size,
             channels=config.channels, background=config.background, seed=config.seed,
             workers=config.workers, batch_size=config.batch_size, cache=config.cache,
@@ -61,7 +62,7 @@ def _train(arguments: Sequence[str], world: World, held: ExitStack) -> int:
         start = world.from_first(lambda: starting_networks(config, pictures.images.shape[-1]))
         if not config.dry_run:
             world.from_first(lambda: write_start(config, out, identity))
-    except data.DataError as error:
+    except DataError as error:
         moved = " If they were moved, say where to: --data" if config.resume else ""
         print(f"error: {error}{moved}", file=sys.stderr)
         return 2
@@ -76,7 +77,7 @@ def _train(arguments: Sequence[str], world: World, held: ExitStack) -> int:
     device = choose_device(world.local_rank)
     precision = choose_precision(config.precision, device)
     if world.is_first:
-        print(data.report(pictures), file=sys.stderr)
+        print(sources.report(pictures), file=sys.stderr)
         print(f"device {device}, {precision}, folder {out}", file=sys.stderr)
         if config.dry_run:
             print(_describe(config, pictures.images.shape[-1]))

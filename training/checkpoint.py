@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped.
 
 One file a checkpoint, written atomically and read with ``weights_only``. There is no random
-state in it: all that is random in a step follows from (seed, step), see training/draws.py.
+state in it: all that is random in a step follows from (seed, step), see ``StepDraws``.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from training.config import ConfigError
-from training.data import DataError
+from training.data.decode import DataError
 from training.lab.addition import ArithmeticConfig
 from training.lab.animation import AnimationConfig
 from training.lab.command import EvaluateConfig

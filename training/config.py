@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from training.data import SOURCES
-from training.data.pictures import parse_colour
+from training.data.decode import parse_colour
+from training.data.sources import SOURCES
 from training.losses import Loss
 from training.networks import DiscriminatorNorm, LatentLaw, check_geometry
 

@@ -7,12 +7,16 @@ any way, generator.safetensors; best.safetensors too, unless it was interrupted.
 from __future__ import annotations
 
 import math
+import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -22,24 +26,27 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training import checkpoint
-from training.checks import PREVIEW_SEEDS, Checks
 from training.config import TrainConfig
-from training.data.batches import batches, split, to_pictures
-from training.data.identity import identity_of
-from training.data.pictures import Pictures
+from training.data.batches import Split, batches, identity_of, split, to_pictures
+from training.data.decode import Pictures
 from training.distributed import ALONE, World
-from training.ema import recalibrate
 from training.files import remove_partial
-from training.health import FEW, HEALTHY, HealthMonitor, Verdict
-from training.interrupts import StopRequest, catch_stop_signals, say
+from training.health import FEW, HEALTHY, HealthMonitor, Verdict, overfitting, pairwise_diversity
 from training.journal import Journal
-from training.samples import save_grid
+from training.samples import generate, save_grid
+from training.sliced import sliced_wasserstein_by_scale
 from training.step import Best, Start, StepStats, Trainer
-from training.weights import save_generator
+from training.weights import recalibrate, save_generator
 
 FINAL_CALIBRATION = 8192  # images that measure BatchNorm's statistics for the saved weights
 FIRST_SAMPLES = (100, 200)  # so that a collapse shows within the first hundreds of updates
+PREVIEW_CALIBRATION = 512  # images that measure BatchNorm's statistics for a preview
+PREVIEW_SEEDS = range(64)
+DISTANCE_SEEDS = range(128)  # images compared with as many real ones
+DIVERSITY_PICTURES = 256
 MOST_ROLLBACKS = 3
+# What terminals, services and batch systems send before they kill.
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 STAT_NAMES = tuple(f.name for f in fields(StepStats))
 # What the weights' metadata tells of the settings.
 TOLD = ("recipe", "batch_size", "loss", "latent", "r1_gamma", "r1_every", "ema_decay", "d_norm",
@@ -75,7 +82,7 @@ def train(
 
     A new run begins with the networks of ``start``.
 
-    Ctrl-C and the other signals of ``training.interrupts`` are ordinary ends, after the update
+    Ctrl-C and the other ``SIGNALS`` are ordinary ends, after the update
     that runs: the state is saved and ``ended`` is "interrupted". All processes of ``world``
     return the same.
 
@@ -294,3 +301,111 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+class Checks:
+    """Compares a run's samples and its Discriminator's opinions with its pictures.
+
+    The same latents and the same pictures, chosen by the run's seed, each time: what differs
+    between two checks is the networks alone.
+
+    Args:
+        pictures: all of the run.
+        split: which of them it trains on.
+        trainer: the run's networks.
+    """
+
+    def __init__(self, pictures: Pictures, split: Split, trainer: Trainer) -> None:
+        self.images, self.held_out, self.trainer = pictures.images, split.held_out, trainer
+        rng = np.random.default_rng(trainer.config.seed)
+        self.trained_on = rng.permutation(split.train)
+        self.real_diversity = pairwise_diversity(
+            self.images[np.sort(self.trained_on[:DIVERSITY_PICTURES])]
+        )
+
+    def look_at_samples(self, path: Path) -> tuple[float, float]:
+        """Write the grid of samples.
+
+        Returns:
+            diversity: of its tiles (``metrics.pairwise_diversity``).
+            distance: mean over the scales of the sliced Wasserstein distance between samples and
+                real pictures, times 1000: finer textures, edges and shapes, but neither
+                composition nor copies count in it.
+        """
+        generator = recalibrate(self.trainer.ema.generator, PREVIEW_CALIBRATION)
+        images = generate(generator, DISTANCE_SEEDS)
+        tiles = images[: len(PREVIEW_SEEDS)]
+        save_grid(path, tiles)
+        real = self.images[np.sort(self.trained_on[: len(images)])]
+        distances = sliced_wasserstein_by_scale(images[: len(real)], real)
+        return pairwise_diversity(tiles), float(np.mean(list(distances.values())))
+
+    def overfitting(self, step: int) -> float | None:
+        """How far D knows its pictures by heart, see ``health.overfitting``; all processes.
+
+        Known and unknown pictures share batches, so that BatchNorm treats them alike.
+        """
+        known: list[float] = []
+        unknown: list[float] = []
+        generated: list[float] = []
+        size = self.trainer.config.batch_size
+        for start in range(0, len(self.held_out), size // 2):
+            unseen = self.held_out[start : start + size // 2]
+            seen = self.trained_on[start : start + size - len(unseen)]
+            real = to_pictures(self.images[np.append(unseen, seen)], self.trainer.device)
+            on_real, on_fake = (outputs.tolist() for outputs in self.trainer.outputs(real, step))
+            unknown += on_real[: len(unseen)]
+            known += on_real[len(unseen) :]
+            generated += on_fake
+        return overfitting(known, unknown, generated) if unknown else None
+
+
+class StopRequest:
+    """Whether a signal has asked the run to stop."""
+
+    made = False
+
+
+@contextmanager
+def catch_stop_signals(patient: bool = False, speaks: bool = True) -> Iterator[StopRequest]:
+    """Note the first of these signals instead of dying of it; a second one interrupts at once.
+
+    One that is ignored stays so: SIGHUP under nohup, SIGINT in the background of a script.
+
+    Args:
+        patient: let further ones pass too. ``torchrun`` forwards what the terminal has already
+            sent to all, so a second one is not a second wish; it kills those that take too long.
+        speaks: say on stderr that the wish was heard.
+
+    An exception in the middle of an update would leave D updated and G not, and the saved state
+    would be one that no uninterrupted run goes through.
+    """
+    request = StopRequest()
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if request.made and not patient:
+            raise KeyboardInterrupt
+        if speaks and not request.made:
+            again = "" if patient else "; once more stops at once and saves nothing"
+            say(f"{signal.Signals(number).name}: stopping after this update, then saving{again}")
+        request.made = True
+
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {n: handler for n, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def say(text: str) -> None:
+    """A line on stderr, where a bar may be; not by ``print``, which a signal may interrupt.
+
+    A terminal that is gone (SIGHUP) is no reason not to save.
+    """
+    with suppress(OSError, ValueError):
+        os.write(sys.stderr.fileno(), f"\n{text}\n".encode())

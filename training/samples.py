@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from handler.latents import from_seeds
 from handler.pixels import Images, compose_grid, default_columns, to_uint8
-from training.data.pictures import DRAWN
+from training.data.decode import DRAWN
 from training.files import atomic_path
 from training.networks import Generator
 

@@ -25,11 +25,10 @@ from training.config import (
     from_mapping,
     recipe_defaults,
 )
-from training.data.folders import show_name
-from training.data.identity import Identity, identity_of
-from training.data.pictures import Pictures
-from training.devices import choose_device, choose_precision
-from training.distributed import World
+from training.data.batches import Identity, identity_of
+from training.data.decode import Pictures
+from training.data.sources import show_name
+from training.distributed import World, choose_device, choose_precision
 from training.files import atomic_path, is_partial
 from training.step import Start
 from training.weights import load_generator

@@ -9,13 +9,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from training.augment import add_instance_noise, diff_augment
 from training.config import TrainConfig
 from training.distributed import ALONE, World, synchronise
-from training.draws import StepDraws
-from training.ema import GeneratorEMA
-from training.losses import loss_fake, loss_generator, loss_real, opinion, r1_penalty
+from training.losses import (
+    StepDraws,
+    add_instance_noise,
+    diff_augment,
+    loss_fake,
+    loss_generator,
+    loss_real,
+    opinion,
+    r1_penalty,
+)
 from training.networks import Discriminator, Generator, as_channels_last, new_generator
+from training.weights import GeneratorEMA
 
 Network = Callable[[Tensor], Tensor]
 

@@ -17,7 +17,7 @@ from benchmarks.training_loops import (
     write_pictures,
 )
 from training.config import TrainConfig
-from training.draws import StepDraws
+from training.losses import StepDraws
 
 CPU = torch.device("cpu")
 TINY = TrainingConfig(

@@ -15,9 +15,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from training.ema import recalibrate
 from training.networks import new_generator
-from training.weights import load_generator, save_generator
+from training.weights import load_generator, recalibrate, save_generator
 
 
 def test_both_artefacts_map_normal_latents(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from training.data import folders
+from training.data import sources
 
 SETTINGS = {"image_size": 32, "channels": "auto", "background": "#000000", "workers": 2}
 
@@ -48,7 +48,7 @@ def test_a_zip_of_pictures_writes_nothing_anywhere(tmp_path: Path) -> None:
         archive.writestr(str(tmp_path / "absolute-evil.png"), picture())
         archive.writestr("good.png", picture())
         archive.writestr(link, str(tmp_path / "secret.png"))
-    loaded = folders.load_zip(inner / "slip.zip", **SETTINGS)
+    loaded = sources.load_zip(inner / "slip.zip", **SETTINGS)
     assert len(loaded.images) == 3
     assert [skipped.name for skipped in loaded.skipped] == ["link.png"]
     assert not list(tmp_path.rglob("*evil*"))
@@ -59,6 +59,6 @@ def test_a_picture_that_says_it_is_huge(tmp_path: Path, side: int) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w") as archive:
         archive.writestr("bomb.png", png(side, side))
         archive.writestr("good.png", picture())
-    loaded = folders.load_zip(tmp_path / "bomb.zip", **SETTINGS)
+    loaded = sources.load_zip(tmp_path / "bomb.zip", **SETTINGS)
     assert len(loaded.images) == 1
     assert [skipped.name for skipped in loaded.skipped] == ["bomb.png"]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from training.data import Pictures
+from training.data.decode import Pictures
 
 SKY = (200, 212, 224)
 SETTINGS: dict[str, Any] = {

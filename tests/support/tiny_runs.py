@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from training.config import TrainConfig
-from training.data.pictures import Pictures
+from training.data.decode import Pictures
 from training.loop import train
 
 TINY = TrainConfig(
@@ -31,9 +31,9 @@ CPU = torch.device("cpu")
 def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure BatchNorm and samples on few images."""
     monkeypatch.setattr("training.loop.FINAL_CALIBRATION", 64)
-    monkeypatch.setattr("training.checks.PREVIEW_CALIBRATION", 64)
-    monkeypatch.setattr("training.checks.DISTANCE_SEEDS", range(16))
-    monkeypatch.setattr("training.checks.PREVIEW_SEEDS", range(16))
+    monkeypatch.setattr("training.loop.PREVIEW_CALIBRATION", 64)
+    monkeypatch.setattr("training.loop.DISTANCE_SEEDS", range(16))
+    monkeypatch.setattr("training.loop.PREVIEW_SEEDS", range(16))
     monkeypatch.setattr("training.sliced.DIRECTIONS", 64)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.odd_pictures import write_odd_folder, write_odd_zip
 from tests.support.tiny_runs import noise_folder, noise_pictures, one_thread, shorten
-from training.data.pictures import Pictures
+from training.data.decode import Pictures
 
 
 @pytest.fixture

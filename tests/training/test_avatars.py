@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.data import load
 from training.data.avatars import ATTRIBUTES, load_avatars
-from training.data.pictures import Pictures
+from training.data.decode import Pictures
+from training.data.sources import load
 
 SKY = "#c8d4e0"
 COUNT = 1500  # more than are composed at once
@@ -84,7 +84,8 @@ def test_malformed_colour() -> None:
 
 def test_grey_on_request(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "training.data.load_avatars", lambda size, colour, seed: load_avatars(size, colour, seed, 8)
+        "training.data.sources.load_avatars",
+        lambda size, colour, seed: load_avatars(size, colour, seed, 8),
     )
     arguments = {
         "data_root": tmp_path, "image_size": 32, "background": SKY, "seed": 1, "workers": 1,

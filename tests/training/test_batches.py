@@ -10,7 +10,7 @@ import torch
 
 from training.data.batches import batches, split, to_pictures
 from training.distributed import World
-from training.draws import StepDraws
+from training.losses import StepDraws
 
 IMAGES = np.arange(22, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
 ALL = np.arange(22)

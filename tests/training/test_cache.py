@@ -21,9 +21,9 @@ from tests.support.odd_pictures import (
     write_odd_folder,
     write_odd_zip,
 )
-from training.data import DataError, Pictures, folders
-from training.data.folders import load_folder, load_zip
-from training.data.pictures import decode
+from training.data import sources
+from training.data.decode import DataError, Pictures, decode
+from training.data.sources import load_folder, load_zip
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(1)
         return decode(*arguments)
 
-    monkeypatch.setattr(folders, "decode", count_and_decode)
+    monkeypatch.setattr(sources, "decode", count_and_decode)
     return calls
 
 
@@ -155,13 +155,13 @@ def test_a_process_that_is_killed_while_it_decodes_leaves_no_trap(
 ) -> None:
     cache = tmp_path / "cache"
     program = (
-        "import os, pathlib, sys; from training.data import folders\n"
+        "import os, pathlib, sys; from training.data import sources\n"
         "calls = []\n"
         "def decode(*arguments):\n"
         "    calls.append(1); len(calls) == 5 and os.kill(os.getpid(), 9)\n"
         "    return real(*arguments)\n"
-        "real, folders.decode = folders.decode, decode\n"
-        f"folders.load_folder(pathlib.Path({str(folder)!r}), image_size=32, channels='auto',\n"
+        "real, sources.decode = sources.decode, decode\n"
+        f"sources.load_folder(pathlib.Path({str(folder)!r}), image_size=32, channels='auto',\n"
         f"    background='#c8d4e0', workers=1, cache=pathlib.Path({str(cache)!r}))"
     )
     killed = subprocess.run([sys.executable, "-c", program], check=False, timeout=120)

@@ -7,17 +7,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training import convolutions
-from training.convolutions import (
+from training import networks
+from training.networks import (
     FEWEST_CHANNELS,
+    Discriminator,
     Double,
     DoublingConv2d,
+    Generator,
     Halve,
     HalvingConv2d,
     gather,
     scatter,
 )
-from training.networks import Discriminator, Generator
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -86,7 +87,7 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The channels of every layer that goes by products from now on."""
     taken: list[int] = []
     for name in ("Halve", "Double"):
-        function = getattr(convolutions, name)
+        function = getattr(networks, name)
 
         class Watched:
             real = function
@@ -96,7 +97,7 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> list[int]:
                 taken.append(weight.shape[1])
                 return cls.real.apply(pictures, weight)  # type: ignore[no-any-return]
 
-        monkeypatch.setattr(convolutions, name, Watched)
+        monkeypatch.setattr(networks, name, Watched)
     return taken
 
 

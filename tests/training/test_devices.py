@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.devices import choose_precision
+from training.distributed import choose_precision
 
 
 @pytest.mark.parametrize(

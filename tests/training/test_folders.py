@@ -22,9 +22,10 @@ from tests.support.odd_pictures import (
     plain,
     reasons_of,
 )
-from training.data import folders, report, store
-from training.data.folders import load_folder, load_zip, show_name
-from training.data.pictures import Skipped, decode
+from training.data import cache as store
+from training.data import sources
+from training.data.decode import Skipped, decode
+from training.data.sources import load_folder, load_zip, report, show_name
 from training.lab.canvas import save_gif, save_png
 from training.lab.curves import CurvesConfig
 from training.samples import save_grid
@@ -64,7 +65,7 @@ def test_many_pictures_are_not_kept_in_memory(
         decoded.append(1)
         return decode(*arguments)
 
-    monkeypatch.setattr(folders, "decode", count_and_decode)
+    monkeypatch.setattr(sources, "decode", count_and_decode)
     for i in range(25):
         content = b"" if i % 4 == 1 else encode(Image.new("L", (40, 40), 10 * i))
         (tmp_path / f"{i:02}.png").write_bytes(content)
@@ -108,7 +109,7 @@ def test_what_the_project_wrote_itself_is_no_picture(tmp_path: Path, cache: str)
     """Between the pictures lie runs and drawings, and the cache of this very folder."""
     root = write_mixed(tmp_path)
     expected = {
-        "a/run": folders.A_RUN, "old": folders.A_RUN,
+        "a/run": sources.A_RUN, "old": sources.A_RUN,
         **dict.fromkeys(("grid.png", "walk.png", "walk.gif", "curves.png"),
                         "drawn by python -m training: nothing to train on"),
         "settings/config.json": "not a picture", "a/figure/stats.jsonl": "not a picture",
@@ -135,7 +136,7 @@ def test_a_run_by_itself_holds_no_pictures(tmp_path: Path) -> None:
     zipped = Path(shutil.make_archive(str(tmp_path / "zip"), "zip", root))
     for pictures in (load_folder(root, **SETTINGS), load_zip(zipped, **SETTINGS)):
         assert not len(pictures.images)
-        assert reasons_of(pictures) == {".": folders.A_RUN}
+        assert reasons_of(pictures) == {".": sources.A_RUN}
 
 
 class TestChannels:
@@ -250,7 +251,7 @@ class TestUnusualFiles:
         assert "folder not readable" in reasons["closed"]
 
     def test_file_that_vanishes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(folders, "_find", lambda _: ({"gone.png": "gone.png"}, [], 0))
+        monkeypatch.setattr(sources, "_find", lambda _: ({"gone.png": "gone.png"}, [], 0))
         pictures = load_folder(tmp_path, **SETTINGS)
         assert pictures.skipped == [
             Skipped("gone.png", "cannot be read: No such file or directory")

@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
-from training.data import pictures
-from training.data.pictures import MAX_PIXELS, from_image
+from training.data import decode as pictures
+from training.data.decode import MAX_PIXELS, from_image
 
 SCALE = """
 import resource
 from PIL import Image
-from training.data.pictures import from_image
+from training.data.decode import from_image
 
 def peak_bytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -17,9 +17,8 @@ from tests.support.odd_pictures import (
     encode,
     plain,
 )
-from training.data import DataError, Pictures, load, report
-from training.data.folders import load_folder
-from training.data.pictures import Skipped
+from training.data.decode import DataError, Pictures, Skipped
+from training.data.sources import load, load_folder, report
 
 
 class TestLoad:

@@ -13,7 +13,7 @@ import torch
 from tests.support.tiny_runs import CPU, TINY, flags, run
 from training.__main__ import main
 from training.data.batches import batches, to_pictures
-from training.data.pictures import Pictures
+from training.data.decode import Pictures
 from training.loop import train
 from training.start import starting_networks
 from training.step import Start, Trainer

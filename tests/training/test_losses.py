@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.augment import add_instance_noise, diff_augment
-from training.draws import StepDraws
 from training.losses import (
     BOUNDARY,
     Loss,
+    StepDraws,
+    add_instance_noise,
+    diff_augment,
     loss_fake,
     loss_generator,
     loss_real,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.metrics import pairwise_diversity
+from training.health import pairwise_diversity
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 7, 64])

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.data import DataError, load
+from training.data.decode import DataError
 from training.data.named import NAMES, load_named
+from training.data.sources import load
 
 SETTINGS: dict[str, Any] = {
     "image_size": 32, "channels": "auto", "background": "#000000", "workers": 2

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from training.data import pictures
-from training.data.pictures import MAX_PIXELS, UnusablePictureError, decode, parse_colour, reasons
+from training.data import decode as pictures
+from training.data.decode import MAX_PIXELS, UnusablePictureError, decode, parse_colour, reasons
 
 SKY = (200, 212, 224)
 

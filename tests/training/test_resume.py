@@ -28,9 +28,8 @@ from tests.support.tiny_runs import (
 )
 from training import checkpoint
 from training.__main__ import main
-from training.data.pictures import Pictures
-from training.interrupts import catch_stop_signals
-from training.loop import train
+from training.data.decode import Pictures
+from training.loop import catch_stop_signals, train
 from training.networks import new_generator
 from training.step import Trainer
 from training.weights import load_generator, save_generator

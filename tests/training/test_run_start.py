@@ -18,8 +18,8 @@ from tests.support.tiny_runs import assert_same, flags, journal, latest_state, n
 from tests.support.tiny_runs import start as begin
 from training import start
 from training.__main__ import main
-from training.data import identity
-from training.data.identity import LOOKED_AT, identity_of
+from training.data import batches
+from training.data.batches import LOOKED_AT, identity_of
 from training.step import Trainer
 from training.weights import load_generator
 
@@ -145,7 +145,7 @@ def test_identity_is_of_content_and_order() -> None:
     images[[7, 30]] = images[3]
     images[40:] = 0
     images[45, 0, 0, 0] = 1
-    told = identity.first_equal(images).tolist()
+    told = batches.first_equal(images).tolist()
     assert told == [*range(7), 3, *range(8, 30), 3, *range(31, 41), *[40] * 4, 45, *[40] * 4]
     many = np.zeros((3 * LOOKED_AT, 1, 1, 1), np.uint8)
     many[0] = 1
@@ -232,7 +232,7 @@ def test_a_run_has_one_writer(
     try:
         (out / ".stats-12345678.jsonl").write_text("being written")
         with monkeypatch.context() as patched:
-            patched.setattr("training.data.load", never)
+            patched.setattr("training.data.sources.load", never)
             assert main(["--out", str(out), "--resume"]) == 2
             assert f"another process is writing the run in {out}" in capsys.readouterr().err
             assert main(flags(folder, out)) == 2
@@ -268,7 +268,7 @@ def test_two_starts_at_once(
 def test_a_folder_that_cannot_be_made_is_told_before_anything_is_loaded(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    monkeypatch.setattr("training.data.load", never)
+    monkeypatch.setattr("training.data.sources.load", never)
     (tmp_path / "file").write_text("")
     assert main(flags(folder, tmp_path / "file" / "run")) == 1
     assert f"Not a directory: '{tmp_path}/file/run'" in capsys.readouterr().err

@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.tiny_runs import CPU, TINY, one_thread
 from training import step
-from training.ema import recalibrate
 from training.networks import Generator
 from training.step import StepStats, Trainer
+from training.weights import recalibrate
 
 # Each option that changes what an update computes, alone and with others.
 OPTIONS: list[dict[str, Any]] = [

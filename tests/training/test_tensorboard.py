@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from training.journal import Journal
+from training.journal import FOLDER, EventWriter, Journal
 from training.networks import new_generator
 from training.samples import save_grid
-from training.tensorboard import FOLDER, EventWriter
 
 
 def read(run: Path) -> EventAccumulator:

@@ -15,8 +15,8 @@ from tests.support.tiny_runs import CPU, TINY, assert_same, journal, noise_pictu
 from training import checkpoint
 from training.config import TrainConfig
 from training.data.avatars import load_avatars
-from training.data.identity import first_equal
-from training.data.pictures import Pictures
+from training.data.batches import first_equal
+from training.data.decode import Pictures
 from training.loop import MOST_ROLLBACKS, Outcome, train
 from training.networks import new_generator
 from training.step import Start, StepStats, Trainer

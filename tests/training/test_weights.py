@@ -13,10 +13,16 @@ from safetensors.torch import save_file
 from export.__main__ import main as export_main
 from tests.support.tiny_runs import flags
 from training.__main__ import main as training_main
-from training.ema import GeneratorEMA, recalibrate
 from training.lab.judge import Origin, load_or_fit
 from training.networks import Generator, new_generator
-from training.weights import WeightsError, load_generator, save_generator, strip_prefixes
+from training.weights import (
+    GeneratorEMA,
+    WeightsError,
+    load_generator,
+    recalibrate,
+    save_generator,
+    strip_prefixes,
+)
 
 
 @pytest.fixture

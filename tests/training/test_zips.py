@@ -14,8 +14,9 @@ from tests.support.odd_pictures import (
     reasons_of,
     write_odd_zip,
 )
-from training.data import DataError, folders
-from training.data.folders import load_zip
+from training.data import sources
+from training.data.decode import DataError
+from training.data.sources import load_zip
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ class TestZip:
     def test_declared_size_is_limited(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(folders, "MAX_MEMBER_BYTES", 2 * 2**20)
+        monkeypatch.setattr(sources, "MAX_MEMBER_BYTES", 2 * 2**20)
         path = tmp_path / "bomb.zip"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("bomb.png", bytes(2 * 2**20 + 1))

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from training.data.pictures import Pictures, parse_colour
+from training.data.decode import Pictures, parse_colour
 
 ATTRIBUTES = ("body", "fur", "eyes", "mouth", "accessory")
 DEFAULT_COUNT = 20_000

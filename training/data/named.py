@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from training.data.cache import entry_of, state_of
-from training.data.pictures import (
+from training.data.cache import Channels, decode_all, entry_of, state_of
+from training.data.decode import (
     DataError,
     Decoded,
     Pictures,
@@ -32,7 +32,6 @@ from training.data.pictures import (
     parse_colour,
     reasons,
 )
-from training.data.store import Channels, decode_all
 
 MAX_IDX_BYTES = 2**30
 IDX_DIMENSIONS = {"images": 3, "labels": 1}

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from handler.pixels import Images, compose_grid, to_uint8
-from training.data.pictures import DRAWN
+from training.data.decode import DRAWN
 from training.files import atomic_path
 from training.lab.usage import UsageError, check_least
 from training.networks import Generator

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from training.config import TrainConfig
-from training.data.pictures import DRAWN
+from training.data.decode import DRAWN
 from training.files import atomic_path
 from training.lab.usage import UsageError, check_out
 

@@ -22,7 +22,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from torch_fidelity.utils import create_feature_extractor
 
 from handler.pixels import Images
-from training.devices import choose_device
+from training.distributed import choose_device
 from training.lab.classifier import to_tensor
 from training.lab.judge import Judge
 from training.lab.usage import UsageError

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 
 from handler.pixels import Images
-from training import data
 from training.config import ConfigError, TrainConfig, from_mapping
-from training.data.pictures import Pictures
+from training.data import sources
+from training.data.decode import Pictures
 from training.lab import guided
 from training.lab.canvas import save_png, side_by_side, tiles
 from training.lab.usage import UsageError, check_least, check_out
@@ -147,7 +147,7 @@ def load_pictures(config: TrainConfig, state: dict[str, torch.Tensor]) -> Pictur
         DataError: they cannot be read.
     """
     first = next(value for name, value in state.items() if name.startswith("layers.0."))
-    return data.load(
+    return sources.load(
         config.data, data_root=config.data_root, image_size=config.image_size,
         channels="1" if first.dim() == 4 and first.shape[1] == 1 else config.channels,
         background=config.background, seed=config.seed, workers=config.workers, batch_size=2,

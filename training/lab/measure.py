@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.pixels import Images
+from training.health import pairwise_diversity
 from training.lab import attributes, features, memorisation
 from training.lab.classifier import classify
 from training.lab.command import LEAST, EvaluateConfig
@@ -18,7 +19,6 @@ from training.lab.msssim import mean_pair_similarity
 from training.lab.nearest import pixels
 from training.lab.reals import Reals, load_reals
 from training.lab.usage import UsageError
-from training.metrics import pairwise_diversity
 from training.sliced import sliced_wasserstein_by_scale
 from training.weights import WeightsInfo
 

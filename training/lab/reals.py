@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.pixels import Images
-from training.data import load
 from training.data.avatars import ATTRIBUTES, load_avatars
-from training.data.batches import split
-from training.data.identity import digests, identity_of
-from training.data.pictures import Pictures
-from training.data.store import Channels
+from training.data.batches import digests, identity_of, split
+from training.data.cache import Channels
+from training.data.decode import Pictures
+from training.data.sources import load
 from training.lab.judge import Origin, has_labels
 from training.lab.nearest import NEIGHBOURS, Nearness, Vectors, blocks, nearness
 from training.lab.usage import UsageError

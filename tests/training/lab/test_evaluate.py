@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 
 from training.__main__ import main
-from training.data.batches import split
-from training.data.folders import load_folder
-from training.data.identity import identity_of
+from training.data.batches import identity_of, split
+from training.data.sources import load_folder
 from training.lab import reals
 from training.lab.attributes import by_attribute, clean_tiles, histogram_distance
 from training.lab.classifier import classify, fit
@@ -224,7 +223,7 @@ def test_pictures_are_decoded_once_for_training_and_all_commands(
     def again(*_: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("training.data.folders.decode", again)
+    monkeypatch.setattr("training.data.sources.decode", again)
     kept = ["--weights", str(run / "generator.safetensors"), "--cache", str(cache)]
     assert main(["evaluate", *kept, "--samples", "8"]) == 0
     assert main(["compare", *kept, "--count", "4", "--out", str(tmp_path / "c.png")]) == 0

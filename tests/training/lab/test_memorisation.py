@@ -11,8 +11,8 @@ import pytest
 
 from handler.pixels import Images
 from training.data.avatars import load_avatars
-from training.data.identity import first_equal
-from training.data.pictures import Pictures
+from training.data.batches import first_equal
+from training.data.decode import Pictures
 from training.lab.memorisation import compare, examine, search, spaces_of, verdict
 from training.lab.nearest import Nearness, blocks, nearness, pixels, reduced, shifted
 from training.lab.reals import Reals, unseen_reals
