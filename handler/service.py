@@ -17,6 +17,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
+import numpy as np
+
 from handler import png, replies, requests
 from handler.backends import Backend, open_backend
 from handler.batching import equal_shares, generate, is_out_of_memory, rounds, seconds_per_image
@@ -44,6 +46,7 @@ Raw = Mapping[str, Any]
 T = TypeVar("T")
 
 _CLIENT_ID_CHARS = 64
+_FRAME_BYTES = 2**20  # what TorchServe puts around the replies of a batch, and some room
 _UNHURRIED = Pace()
 
 
@@ -120,7 +123,7 @@ class Service:
         parts = rounds([job.images for job in jobs], self._pace.images_in(1 / 10))
         done = [self._round(jobs[part], deadline) for part in parts]
         waiting = itertools.chain.from_iterable(part.replies for part in done)
-        answers = [next(waiting) if isinstance(plan, _Job) else plan for plan in plans]
+        answers = _that_fit([next(waiting) if isinstance(plan, _Job) else plan for plan in plans])
         report = BatchReport(
             tuple(
                 RequestReport(
@@ -343,6 +346,37 @@ def _images(plan: _Job | Reply) -> int:
     return plan.images if isinstance(plan, _Job) else 0
 
 
+def _that_fit(answers: list[Reply]) -> list[Reply]:
+    """The replies, the longest refused until the memory holds the rest a second time.
+
+    TorchServe copies all replies of a batch into one bytearray. It grows by an eighth at a time,
+    and old and new may be there at once; where the memory runs out then, nothing of ours can
+    catch it, the worker ends, and every request of the batch gets 500.
+    """
+    fitting = list(answers)
+    while not _has_room(sum(len(reply.body) for reply in fitting) * 9 // 4 + _FRAME_BYTES):
+        longest = max(range(len(fitting)), key=lambda i: len(fitting[i].body))
+        if fitting[longest].status != 200:
+            break
+        fitting[longest] = replies.problem_reply(_out_of_memory())
+    return fitting
+
+
+def _has_room(size: int) -> bool:
+    """Whether so many bytes can be had now. They are not touched, so it costs microseconds."""
+    try:
+        np.empty(size, np.uint8)
+    except MemoryError:
+        return False
+    return True
+
+
+def _out_of_memory() -> RequestError:
+    return RequestError(
+        Kind.OUT_OF_MEMORY, "the memory ran out on this request; ask for fewer images"
+    )
+
+
 def _attempt(work: Callable[..., T], *args: Any) -> T | Reply:
     """The result of the work, or the problem reply to the one request it was for."""
     try:
@@ -352,9 +386,7 @@ def _attempt(work: Callable[..., T], *args: Any) -> T | Reply:
     except Exception as error:
         logger.exception("a request failed")
         if is_out_of_memory(error):
-            problem = RequestError(
-                Kind.OUT_OF_MEMORY, "the memory ran out on this request; ask for fewer images"
-            )
+            problem = _out_of_memory()
         else:
             problem = RequestError(
                 Kind.INTERNAL, "the server failed on this request; try again later"

@@ -6,9 +6,11 @@ import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from deploy.server import ROOT, Ports, Server
+from deploy.server import Ports, Server
+from tests.support import live
 
 HERE = Path(__file__).parent
 NOT_UNIT = ("contract", "fault", "packaging", "container")
@@ -31,9 +33,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    live = Server(tmp_path_factory.mktemp("server"), ROOT / "model_store", Ports.free())
-    with live.running():
-        yield live
+    made = Server(tmp_path_factory.mktemp("server"), live.STORE, Ports.free())
+    with made.running():
+        yield made
+
+
+@pytest.fixture(scope="session")
+def alone(server: Server) -> bytes:
+    """The reply to GOOD when nothing else happens."""
+    reply = live.post(server, live.GOOD)
+    assert reply.status_code == 200, reply.text
+    return reply.content
+
+
+@pytest.fixture
+def unharmed(server: Server, alone: bytes) -> Iterator[psutil.Process]:
+    """The worker; afterwards it must be the same process and give the same bytes."""
+    before = live.worker(server)
+    yield before
+    assert live.post(server, live.GOOD).content == alone
+    assert live.worker(server) == before
 
 
 @pytest.hookimpl(wrapper=True)

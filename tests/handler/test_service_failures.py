@@ -54,6 +54,21 @@ def test_latents_that_do_not_fit_together_are_drawn_alone(
     assert [first.body, last.body] == [right[0], right[2]]
 
 
+def test_a_batch_whose_replies_do_not_fit_in_one_frame_gives_up_the_longest(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TorchServe copies them all into one, where running out of memory would end the worker."""
+    raws = [{"body": {"seed": s, "num_images": n}} for s, n in ((1, 1), (2, 99), (9, 1))]
+    right = [one(service, raw["body"]).body for raw in raws]
+    monkeypatch.setattr(module, "_has_room", lambda size: size < 2**20 + 3 * len(right[1]))
+    assert [reply.status for reply in service.handle([raws[1]])] == [200]
+    first, large, last = service.handle([raws[0], raws[1], raws[1]])
+    assert sorted([large.status, last.status]) == [200, 507]
+    assert first.body == right[0]
+    monkeypatch.setattr(module, "_has_room", lambda _: False)
+    assert {reply.kind for reply in service.handle(raws)} == {"out-of-memory"}
+
+
 @pytest.mark.parametrize("fields", [{"padding": 64}, {"columns": 1, "padding": 64}])
 def test_a_reply_that_could_be_too_long_is_refused_before_any_work(
     fields: dict[str, Any],
