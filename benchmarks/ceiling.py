@@ -19,9 +19,9 @@ import numpy as np
 import yaml
 
 from handler import latents
-from handler.backends import Backend, open_backend
-from handler.backends.graphs import sizes_up_to
-from handler.batching import generate
+from handler.backends.base import Backend, generate
+from handler.backends.choose import open_backend
+from handler.backends.torchscript import sizes_up_to
 from handler.latents import Latents
 from handler.pixels import Images, compose_grid, default_columns
 from handler.png import encode

@@ -80,7 +80,7 @@ def _stage(extra: Path, torchscript: Path, onnx: Path, card: ModelCard) -> Path:
     shutil.copytree(
         PACKAGE,
         extra / PACKAGE.name,
-        ignore=shutil.ignore_patterns("__pycache__", ".*", MODEL_CONFIG),
+        ignore=shutil.ignore_patterns("__pycache__", ".*", MODEL_CONFIG, "openapi.py"),
     )
     shutil.copy(torchscript, extra / "generator.pt")
     shutil.copy(onnx, extra / "generator.onnx")

@@ -13,7 +13,7 @@ import onnxruntime
 import torch
 
 from export.onnx import IMAGES, NOISE
-from handler.backends.packed_network import PackedNetwork, layers_of
+from handler.backends.packed import PackedNetwork, layers_of
 from handler.backends.torchscript import load_torchscript
 from handler.latents import from_seeds
 from handler.pixels import Images, to_uint8

@@ -20,13 +20,13 @@ class DcganHandler:
         """Load the model on the worker's device. Raises RuntimeError, which TorchServe logs."""
         properties = context.system_properties
         sys.path.insert(0, str(properties["model_dir"]))
-        from handler import logs, service
+        from handler import service, telemetry
 
         # As decode_input_request=false, whatever the server's settings say: TorchServe looks here
         # for every request. Its own decoder takes the last of a field that comes twice, knows
         # application/json only, and logs a trace for each body that is not JSON.
         os.environ["TS_DECODE_INPUT_REQUEST"] = "false"
-        logs.configure()
+        telemetry.configure_log()
         self.service = service.open_service(
             Path(properties["model_dir"]), context.model_yaml_config, properties.get("gpu_id"),
             context.metrics, int(properties.get("batch_size") or 1),
@@ -34,7 +34,7 @@ class DcganHandler:
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """One body a request; its status, content type and headers go into the context."""
-        from handler.headers import end_of_stream
+        from handler.wire import end_of_stream
 
         headers = [context.get_all_request_header(i) for i in range(len(data))]
         ids = [context.get_request_id(i) for i in range(len(data))]

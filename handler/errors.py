@@ -69,6 +69,18 @@ class RequestError(Exception):
         self.allowed = allowed
         self.retry_after_s = retry_after_s
 
+    def within(self, place: str) -> RequestError:
+        """The same of a part of the body that lies at ``place``, as in ``instances[2]``."""
+        if not place:
+            return self
+        return RequestError(
+            self.kind,
+            f"{place}: {self.detail}",
+            field=f"{place}.{self.field}",
+            seen=self.seen,
+            allowed=self.allowed,
+        )
+
 
 def show(value: object) -> str:
     """A value from a client as printable ASCII of at most 80 characters.

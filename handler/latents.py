@@ -59,7 +59,7 @@ def from_seeds(seeds: Sequence[int], nz: int) -> Latents:
     """One standard normal latent a seed.
 
     Args:
-        seeds: integers 0 to 2^53-1, at least one.
+        seeds: integers 0 to 2^53-1, any number of them.
         nz: length of a latent.
 
     Returns:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from handler import errors, png
-from handler.backends import Backend
-from handler.negotiation import Format
+from handler.backends.base import Backend
+from handler.latents import Latents
 from handler.pixels import Images, compose_grid, grid_size
-from handler.requests import GenerateRequest
+from handler.request import Call, Request
 from handler.settings import Card
-from handler.sources import to_base64
+from handler.wire import MEDIA_TYPES
 
 _HEADER_SEEDS = 60  # of 16 digits and a comma each: a header below 1 kB
 _NPY_HEADER_BYTES = 128  # NEP 1, format 1.0, for any shape of four numbers
@@ -61,64 +61,92 @@ def problem_reply(error: errors.RequestError) -> Reply:
 
 
 class Renderer:
-    """Writes pictures of one model.
+    """Writes the pictures of one worker.
 
     Args:
         card: the facts of the packed model.
-        image_shape: (H, W, C) of one image, px.
+        backend: what made the pictures.
     """
 
-    def __init__(self, card: Card, image_shape: tuple[int, int, int]) -> None:
-        self._image_shape = image_shape
-        self._name = card.model
-        self._facts = {"version": card.version, "weights_sha256": card.weights_sha256}
+    def __init__(self, card: Card, backend: Backend) -> None:
+        self._image_shape, self._nz = backend.image_shape, card.nz
+        self._headers = {
+            "X-Model-Version": card.version,
+            "X-Weights-SHA256": card.weights_sha256,
+            "X-Backend": backend.name,
+            "X-Precision": backend.precision,
+            "X-Device": backend.device,
+        } | ({"X-Fallback": "cpu"} if backend.fallback else {})
+        facts = {"version": card.version, "weights_sha256": card.weights_sha256}
+        self._model = {"name": card.model, **facts}
+        self._head = to_json({"model": card.model, **facts}).decode("ascii")[:-1]
 
-    def text(self, item: GenerateRequest) -> dict[str, str]:
-        """The text of the grid's PNG: how to make it again."""
-        return self._text(item.again)
+    def most_bytes(self, call: Call) -> int:
+        """Most bytes that the body can take, known before any image is."""
+        return sum(map(self._most_bytes, call.items))
 
-    def most_bytes(self, item: GenerateRequest, form: Format, text: Mapping[str, str]) -> int:
-        """Most bytes that the body can take, known before any image is.
-
-        Args:
-            text: of the grid, for ``png``.
-        """
-        count, (height, width, channels) = item.count, self._image_shape
-        if form == "npy":
+    def _most_bytes(self, item: Request) -> int:
+        count: int = item.num_images
+        height, width, channels = self._image_shape
+        if item.format == "npy":
             return _NPY_HEADER_BYTES + count * height * width * channels
-        if form == "png":
+        if item.format == "png":
             rows, columns = grid_size(count, item.columns, item.padding, (height, width))
-            return png.worst_case_bytes(rows, columns, channels) + png.text_bytes(text)
+            text = png.text_bytes(self._text(item.recipe))
+            return png.worst_case_bytes(rows, columns, channels) + text
         # Every image has a text of the same length, but for the digits of its seed.
-        longest = png.text_bytes(self._text(_alone(item, 0))) + _JSON_SEED_BYTES
+        recipe = item.recipe_alone(0, np.zeros((1, self._nz), np.float32))
+        longest = png.text_bytes(self._text(recipe)) + _JSON_SEED_BYTES
         one = -(-(png.worst_case_bytes(height, width, channels) + longest) // 3) * 4
         return _JSON_FRAME_BYTES + count * (one + 4 + _JSON_SEED_BYTES)
 
-    def grid(self, item: GenerateRequest, images: Images, text: Mapping[str, str]) -> bytes:
-        """One PNG with all images, and the text of ``text``."""
-        grid = compose_grid(images, item.columns, item.padding, item.background)
-        return png.encode(grid, text)
+    def reply(self, call: Call, latents: Sequence[Latents], images: Sequence[Images]) -> Reply:
+        """The pictures in the form that the call asks for.
 
-    def json_object(self, item: GenerateRequest, images: Images) -> dict[str, Any]:
+        Args:
+            latents: float32 (n, nz) an item.
+            images: uint8 (n, H, W, C) an item.
+        """
+        body = self._body(call, latents, images)
+        headers = _item_headers(call) | self._headers
+        return Reply(200, MEDIA_TYPES[call.items[0].format], body, headers)
+
+    def _body(self, call: Call, latents: Sequence[Latents], images: Sequence[Images]) -> bytes:
+        if call.kserve:
+            answers = map(self._json_object, call.items, latents, images)
+            return to_json({"predictions": list(answers)})
+        item = call.items[0]
+        if item.format == "json":
+            return to_json(self._json_object(item, latents[0], images[0]))
+        if item.format == "npy":
+            buffer = io.BytesIO()
+            np.save(buffer, images[0], allow_pickle=False)
+            return buffer.getvalue()
+        grid = compose_grid(images[0], item.columns, item.padding, item.colour)
+        return png.encode(grid, self._text(item.recipe))
+
+    def _json_object(self, item: Request, latents: Latents, images: Images) -> dict[str, Any]:
         """Each image as a PNG of its own in base64, and what they are."""
-        encoded = [png.encode(image, self._text(_alone(item, i))) for i, image in enumerate(images)]
+        encoded = [
+            png.encode(image, self._text(item.recipe_alone(i, latents)))
+            for i, image in enumerate(images)
+        ]
         return {
             "images": [base64.b64encode(data).decode("ascii") for data in encoded],
             "source": item.source,
-            "seeds": item.seeds,
-            "model": {"name": self._name, **self._facts},
+            "seeds": None if item.seeds is None else list(item.seeds),
+            "model": self._model,
             "grid": {
                 "columns": item.columns,
                 "rows": -(-len(images) // item.columns),
                 "padding": item.padding,
-                "background": "#" + bytes(item.background).hex(),
+                "background": item.background,
             },
         }
 
-    def _text(self, again: Mapping[str, Any]) -> dict[str, str]:
-        """The chunk ``dcgan``: the model, and the request that makes the picture again."""
-        recipe = {"model": self._name, **self._facts, "request": again}
-        return {"dcgan": json.dumps(recipe, separators=(",", ":"))}
+    def _text(self, recipe: str) -> dict[str, str]:
+        """The chunk ``dcgan``: the model, and the request that makes the picture once more."""
+        return {"dcgan": f'{self._head},"request":{recipe}}}'}
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:
@@ -126,31 +154,12 @@ def to_json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
-def to_npy(images: Images) -> bytes:
-    """uint8 (N, H, W, C) as a NumPy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, images, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def model_headers(card: Card, backend: Backend) -> dict[str, str]:
-    """The headers that every picture of this worker has."""
-    headers = {
-        "X-Model-Version": card.version,
-        "X-Weights-SHA256": card.weights_sha256,
-        "X-Backend": backend.name,
-        "X-Precision": backend.precision,
-        "X-Device": backend.device,
-    }
-    return {**headers, "X-Fallback": "cpu"} if backend.fallback else headers
-
-
-def item_headers(items: Sequence[GenerateRequest]) -> dict[str, str]:
+def _item_headers(call: Call) -> dict[str, str]:
     """The headers that say what was drawn; of several instances only how many images."""
-    count = sum(item.count for item in items)
-    if len(items) != 1:
+    count = call.images
+    if len(call.items) != 1:
         return {"X-Num-Images": str(count)}
-    item = items[0]
+    item = call.items[0]
     headers = {
         "X-Source": item.source,
         "X-Num-Images": str(count),
@@ -162,11 +171,3 @@ def item_headers(items: Sequence[GenerateRequest]) -> dict[str, str]:
         more = ",..." if count > _HEADER_SEEDS else ""
         headers["X-Seeds"] = ",".join(map(str, item.seeds[:_HEADER_SEEDS])) + more
     return headers
-
-
-def _alone(item: GenerateRequest, i: int) -> dict[str, Any]:
-    """The request that makes image i of a call alone."""
-    if item.seeds is not None:
-        return {"seed": item.seeds[i], "padding": 0}
-    assert item.latents is not None
-    return {"noise": to_base64(item.latents[i : i + 1]), "padding": 0}

@@ -1,8 +1,11 @@
 """A list of raw requests -> as many replies. Knows nothing of TorchServe's objects.
 
 Each request stands alone: what is wrong with one of them becomes the reply to that one, and
-``handle`` itself does not raise. A batch has a time: requests are answered in the order of their
-arrival, in rounds, and when the time is up the rest is refused, before TorchServe kills the worker.
+``handle`` itself does not raise. Calls go through three stages, latents, images and PNGs, and a
+stage does the work of all of them at once. Where one has failed, its Reply takes its place.
+
+A batch has a time: requests are answered in the order of their arrival, in rounds, and when the
+time is up the rest is refused, before TorchServe kills the worker.
 """
 
 from __future__ import annotations
@@ -10,26 +13,26 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
 
-from handler import png, replies, requests
-from handler.backends import Backend, open_backend
-from handler.batching import equal_shares, generate, is_out_of_memory, rounds, seconds_per_image
+from handler import png, replies, request
+from handler.backends.base import Backend, generate, is_out_of_memory, seconds_per_image
+from handler.backends.choose import open_backend
 from handler.errors import Kind, RequestError
 from handler.hardware import processors
-from handler.headers import header
 from handler.latents import Latents
-from handler.negotiation import FORMATS, MEDIA_TYPES, Format, choose
 from handler.pixels import Images
 from handler.replies import Renderer, Reply
-from handler.requests import Call
+from handler.request import Call
 from handler.settings import Card, Limits, Pace, Settings, batch_seconds
 from handler.telemetry import (
     BatchReport,
@@ -38,34 +41,23 @@ from handler.telemetry import (
     TorchServeMetrics,
     log_requests,
 )
-from handler.versions import versions
+from handler.wire import FORMATS, MEDIA_TYPES, header
 
 logger = logging.getLogger(__name__)
 
 Raw = Mapping[str, Any]
-T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
 
 _CLIENT_ID_CHARS = 64
 _FRAME_BYTES = 2**20  # what TorchServe puts around the replies of a batch, and some room
 _UNHURRIED = Pace()
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """A call that can be answered, in which form, and the text of its grid's PNG."""
-
-    call: Call
-    form: Format
-    text: Mapping[str, str]
-
-    @property
-    def images(self) -> int:
-        return sum(item.count for item in self.call.items)
+_LIBRARIES = ("torch", "onnxruntime-gpu", "onnxruntime", "numpy", "pydantic", "isal")
 
 
 @dataclass(frozen=True)
 class _Round:
-    """Replies to some jobs, and how long they took, s."""
+    """Replies to some calls, and how long they took, s."""
 
     replies: list[Reply]
     latents_s: float
@@ -93,7 +85,8 @@ class Service:
         pace: Pace = _UNHURRIED,
     ) -> None:
         self._backend, self._card, self._limits, self._pace = backend, card, limits, pace
-        self._renderer = Renderer(card, backend.image_shape)
+        self._renderer = Renderer(card, backend)
+        request.model(card.nz, limits)  # made once, and not on a client's time
         self._threads = processors()
         self._encoders = ThreadPoolExecutor(self._threads, "encode")
         self._observers = observers
@@ -104,7 +97,7 @@ class Service:
         """Answer every request of a batch.
 
         Args:
-            raws: one mapping a request, as ``handler.requests.parse`` takes it.
+            raws: one mapping a request, as ``handler.request.parse`` takes it.
             headers: the request headers, one mapping a request; none at all if left out.
             ids: what the observers call the requests; empty texts if left out.
 
@@ -117,13 +110,13 @@ class Service:
             _attempt(self._plan, raw, headers[i] if headers else {}, deadline)
             for i, raw in enumerate(raws)
         ]
-        jobs = [plan for plan in plans if isinstance(plan, _Job)]
+        calls = [plan for plan in plans if isinstance(plan, Call)]
         planned = perf_counter()
         # A round is a tenth of the time, or one request: between them the clock is looked at.
-        parts = rounds([job.images for job in jobs], self._pace.images_in(1 / 10))
-        done = [self._round(jobs[part], deadline) for part in parts]
+        parts = rounds([call.images for call in calls], self._pace.images_in(1 / 10))
+        done = [self._round(calls[part], deadline) for part in parts]
         waiting = itertools.chain.from_iterable(part.replies for part in done)
-        answers = _that_fit([next(waiting) if isinstance(plan, _Job) else plan for plan in plans])
+        answers = _that_fit([next(waiting) if isinstance(plan, Call) else plan for plan in plans])
         report = BatchReport(
             tuple(
                 RequestReport(
@@ -155,7 +148,7 @@ class Service:
         """The contract and the facts: schema, limits, model, device, versions."""
         return {
             "model": self._card.model_dump(),
-            "request": requests.schema(self._card.nz, self._limits),
+            "request": request.schema(self._card.nz, self._limits),
             "limits": {**vars(self._limits), "max_batch_seconds": self._pace.batch_s},
             "formats": {form: MEDIA_TYPES[form] for form in FORMATS},
             "errors": [
@@ -166,10 +159,11 @@ class Service:
             "precision": self._backend.precision,
             "fallback": self._backend.fallback,
             "png": png.COMPRESSOR,
-            "versions": versions(),
+            "versions": _versions(),
         }
 
-    def _plan(self, raw: Raw, headers: Raw, deadline: float) -> _Job | Reply:
+    def _plan(self, raw: Raw, headers: Raw, deadline: float) -> Call | Reply:
+        """A call that can be answered; or the answer, where it takes no images."""
         self._check_time(deadline)
         # TorchServe marks its describe and explain calls with these headers. A client can
         # send them too, in a batch with others: hence a reply to this request only.
@@ -179,27 +173,23 @@ class Service:
             )
         if headers.get("describe") == "True":
             return Reply(200, "application/json", replies.to_json(self.describe()))
-        call = requests.parse(raw, self._card.nz, self._limits, headers)
-        if call.kserve:
-            form = choose(None, headers, offered=("json",))
-        else:
-            form = choose(call.items[0].format, headers)
-        text = self._renderer.text(call.items[0]) if form == "png" else {}
-        self._check_reply_size(call, form, text)
-        return _Job(call, form, text)
+        call = request.parse(raw, self._card.nz, self._limits, headers)
+        self._check_reply_size(call)
+        return call
 
-    def _check_reply_size(self, call: Call, form: Format, text: Mapping[str, str]) -> None:
+    def _check_reply_size(self, call: Call) -> None:
         """Refuse before any work: TorchServe kills the worker over a reply that is too long."""
-        size = sum(self._renderer.most_bytes(item, form, text) for item in call.items)
+        size = self._renderer.most_bytes(call)
         if size <= self._limits.max_reply_bytes:
             return
         item = call.items[0]
-        narrow = form == "png" and item.columns * 4 < item.count
+        is_grid = item.format == "png"
+        narrow = is_grid and item.columns * 4 < item.num_images
         source = "num_images" if item.source == "seed" else item.source
         raise RequestError(
             Kind.TOO_LARGE,
             f"the reply could take {size} bytes; ask for fewer images"
-            + (", lower padding, or choose more columns" if form == "png" else ""),
+            + (", lower padding, or choose more columns" if is_grid else ""),
             field="instances" if call.kserve else "columns" if narrow else source,
             seen=f"{size} bytes",
             allowed=f"at most {self._limits.max_reply_bytes} bytes",
@@ -218,57 +208,42 @@ class Service:
             retry_after_s=math.ceil(seconds),
         )
 
-    def _round(self, jobs: Sequence[_Job], deadline: float) -> _Round:
-        """Answer jobs whose images are made together."""
+    def _round(self, calls: Sequence[Call], deadline: float) -> _Round:
+        """Answer calls whose images are made together."""
         began = perf_counter()
-        latents = self._draw_all(jobs) if began < deadline else None
+        latents = _isolated(lambda calls: self._draw(calls, deadline), calls)
         drawn = perf_counter()
-        pictures = self._generate(jobs, latents, deadline)
+        images = _isolated(lambda latents: self._generate(latents, deadline), latents)
         generated = perf_counter()
-        answers = self._finish_all(jobs, pictures)
+        answers = self._finish_all(calls, latents, images)
         return _Round(answers, drawn - began, generated - drawn, perf_counter() - generated)
 
-    def _draw_all(self, jobs: Sequence[_Job]) -> list[Latents] | None:
-        """Latents of every item; None when the memory does not hold them all at once."""
-        try:
-            return self._draw(*jobs)
-        except Exception:
-            logger.exception("drawing for %d requests together failed", len(jobs))
-            return None
-
-    def _draw(self, *jobs: _Job) -> list[Latents]:
-        items = [item for job in jobs for item in job.call.items]
-        return requests.draw_together(items, self._card.nz)
+    def _draw(self, calls: Sequence[Call], deadline: float) -> list[list[Latents]]:
+        """The latents of each item of each call."""
+        self._check_time(deadline)
+        drawn = iter(request.draw([item for call in calls for item in call.items], self._card.nz))
+        return _grouped(drawn, [call.items for call in calls])
 
     def _generate(
-        self, jobs: Sequence[_Job], latents: Sequence[Latents] | None, deadline: float
+        self, latents: Sequence[Sequence[Latents]], deadline: float
     ) -> list[list[Images] | Reply]:
-        """Images an item of a job; when the batch fails, each job alone: only the culprit fails."""
-        try:
-            if latents is not None:
-                images = iter(self._forward(latents, deadline))
-                own = [[next(images) for _ in job.call.items] for job in jobs]
-                return [_attempt(self._complete, each) for each in own]
-        except Exception:
-            logger.exception("generating %d requests together failed; trying each alone", len(jobs))
-        return [_attempt(self._alone, job, deadline) for job in jobs]
+        """The images of each item of each call."""
+        flat = list(itertools.chain.from_iterable(latents))
+        made = generate(self._backend, flat, self._limits.max_batch_images, deadline)
+        return [_attempt(self._in_time, own) for own in _grouped(iter(made), latents)]
 
-    def _alone(self, job: _Job, deadline: float) -> list[Images]:
-        self._check_time(deadline)
-        return self._complete(self._forward(self._draw(job), deadline))
-
-    def _complete(self, images: Sequence[Images | None]) -> list[Images]:
-        """The images of all items of a job; raises RequestError when the time was too short."""
+    def _in_time(self, images: Sequence[Images | None]) -> list[Images]:
+        """The images of all items of a call, none of which may be missing."""
         made = [each for each in images if each is not None]
         if len(made) < len(images):
             raise self._overloaded()
         return made
 
-    def _forward(self, latents: Sequence[Latents], deadline: float) -> list[Images | None]:
-        return generate(self._backend, latents, self._limits.max_batch_images, deadline)
-
     def _finish_all(
-        self, jobs: Sequence[_Job], pictures: Sequence[list[Images] | Reply]
+        self,
+        calls: Sequence[Call],
+        latents: Sequence[list[Latents] | Reply],
+        images: Sequence[list[Images] | Reply],
     ) -> list[Reply]:
         """Encode in parallel, each thread a share of about equally many images.
 
@@ -276,27 +251,19 @@ class Service:
         """
 
         def finish(part: slice) -> list[Reply]:
-            return list(map(self._finish, jobs[part], pictures[part]))
+            return list(map(self._finish, calls[part], latents[part], images[part]))
 
-        parts = equal_shares([job.images for job in jobs], self._threads)
+        parts = equal_shares([call.images for call in calls], self._threads)
         return [reply for replies in self._encoders.map(finish, parts) for reply in replies]
 
-    def _finish(self, job: _Job, images: list[Images] | Reply) -> Reply:
-        return images if isinstance(images, Reply) else _attempt(self._render, job, images)
-
-    def _render(self, job: _Job, images: list[Images]) -> Reply:
-        items = job.call.items
-        if job.call.kserve:
-            answers = map(self._renderer.json_object, items, images)
-            body = replies.to_json({"predictions": list(answers)})
-        elif job.form == "png":
-            body = self._renderer.grid(items[0], images[0], job.text)
-        elif job.form == "json":
-            body = replies.to_json(self._renderer.json_object(items[0], images[0]))
-        else:
-            body = replies.to_npy(images[0])
-        headers = replies.item_headers(items) | replies.model_headers(self._card, self._backend)
-        return Reply(200, MEDIA_TYPES[job.form], body, headers)
+    def _finish(
+        self, call: Call, latents: list[Latents] | Reply, images: list[Images] | Reply
+    ) -> Reply:
+        if isinstance(latents, Reply):
+            return latents
+        if isinstance(images, Reply):
+            return images
+        return _attempt(self._renderer.reply, call, latents, images)
 
 
 def open_service(
@@ -341,9 +308,68 @@ def open_service(
     return Service(backend, card, limits, observers, pace)
 
 
-def _images(plan: _Job | Reply) -> int:
+def rounds(weights: Sequence[int], most: int) -> list[slice]:
+    """Neighbours put together up to a weight of ``most``; what weighs more goes alone.
+
+    Args:
+        weights: of the things to be put together, each >= 1.
+        most: >= 1.
+    """
+    slices: list[slice] = []
+    total = 0
+    for i, weight in enumerate(weights):
+        total += weight
+        if i and total <= most:
+            slices[-1] = slice(slices[-1].start, i + 1)
+        else:
+            slices.append(slice(i, i + 1))
+            total = weight
+    return slices
+
+
+def equal_shares(weights: Sequence[int], parts: int) -> list[slice]:
+    """Neighbours put together into at most ``parts`` slices of about equal weight, none empty.
+
+    Args:
+        weights: of the things to be shared, each >= 1.
+        parts: >= 1.
+    """
+    total, ends = sum(weights), np.cumsum(weights)
+    middles = ends - np.asarray(weights) / 2
+    bounds = np.searchsorted(middles, [total * k / parts for k in range(parts + 1)])
+    return [slice(a, b) for a, b in itertools.pairwise(bounds) if a < b]
+
+
+def _isolated(
+    work: Callable[[Sequence[A]], Iterable[B | Reply]], things: Sequence[A | Reply]
+) -> list[B | Reply]:
+    """Work on all things at once; when that fails, on each alone: only the culprit fails.
+
+    A Reply among them stands for a thing that has failed before, and stays where it is.
+    """
+    good = [thing for thing in things if not isinstance(thing, Reply)]
+    try:
+        done = iter(work(good))
+    except Exception as error:
+        if not isinstance(error, RequestError):
+            logger.exception("working on %d requests together failed; trying each alone", len(good))
+        done = (_attempt(_only, work, thing) for thing in good)
+    return [thing if isinstance(thing, Reply) else next(done) for thing in things]
+
+
+def _only(work: Callable[[Sequence[A]], Iterable[B | Reply]], thing: A) -> B | Reply:
+    (result,) = work([thing])
+    return result
+
+
+def _grouped(flat: Iterator[A], like: Iterable[Sequence[Any]]) -> list[list[A]]:
+    """Things one after the other -> lists of the lengths that those in ``like`` have."""
+    return [list(itertools.islice(flat, len(each))) for each in like]
+
+
+def _images(plan: Call | Reply) -> int:
     """Images that a plan asks for."""
-    return plan.images if isinstance(plan, _Job) else 0
+    return plan.images if isinstance(plan, Call) else 0
 
 
 def _that_fit(answers: list[Reply]) -> list[Reply]:
@@ -377,7 +403,18 @@ def _out_of_memory() -> RequestError:
     )
 
 
-def _attempt(work: Callable[..., T], *args: Any) -> T | Reply:
+def _versions() -> dict[str, str]:
+    """Name -> version of Python and of the libraries that are installed."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _attempt(work: Callable[..., A], *args: Any) -> A | Reply:
     """The result of the work, or the problem reply to the one request it was for."""
     try:
         return work(*args)

@@ -1,10 +1,12 @@
-"""What every backend offers, and what they share."""
+"""What every backend offers, what they share, and how the images of a batch are made by one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -77,3 +79,81 @@ def need_fallback(settings: Settings, gpu_id: int, reason: str) -> None:
             f"this worker was given GPU {gpu_id}, but {reason}; mend the driver, or set "
             "allow_cpu_fallback: true in model-config.yaml"
         )
+
+
+def generate(
+    backend: Backend,
+    latents: Sequence[Latents],
+    max_batch_images: int,
+    deadline: float = math.inf,
+) -> list[Images | None]:
+    """One array of images a request; None for those that were not finished in time.
+
+    On the CPU an image has the same bits whatever else is in its batch; ``handler.backends``
+    says how that comes about.
+
+    Args:
+        backend: runs the network.
+        latents: one float32 (n, nz) a request, n >= 1.
+        max_batch_images: most images in one call of the backend.
+        deadline: on the clock of ``perf_counter``; no pass is begun after it.
+
+    Returns:
+        One uint8 (n, H, W, C) a request, C-contiguous, in the order of the requests, which is
+        also that in which they are made.
+
+    Raises:
+        Whatever the backend raises, memory that runs out only for a single image; then no
+        request has images.
+    """
+    if not latents:
+        return []
+    flat = np.concatenate(latents)
+    images = np.empty((len(flat), *backend.image_shape), np.uint8)
+    done = 0
+    while done < len(flat) and perf_counter() < deadline:
+        batch = slice(done, done + max_batch_images)
+        images[batch] = _within_memory(backend, flat[batch])
+        done = min(batch.stop, len(flat))
+    ends = np.cumsum([len(rows) for rows in latents])
+    parts = np.split(images, ends[:-1])
+    return [part if end <= done else None for part, end in zip(parts, ends, strict=True)]
+
+
+def seconds_per_image(backend: Backend, count: int) -> float:
+    """What one image takes in a pass of ``count``, s; of a backend that is warm."""
+    latents = np.zeros((count, backend.nz), np.float32)
+    began = perf_counter()
+    backend(latents)
+    return (perf_counter() - began) / count
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of torch, ONNX Runtime or Python says that memory ran out."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # ONNX Runtime has no class of its own for it, nor has torch on the CPU; cuBLAS and cuDNN
+    # tell their status, and C++ the name of its exception. oneDNN does not say why it cannot
+    # make or run a kernel; what it cannot do at all has shown in the warm-up.
+    words = (
+        "out of memory", "failed to allocate memory", "can't allocate memory",
+        "status_alloc_failed", "bad_alloc",
+        "could not create a primitive", "could not execute a primitive",
+    )  # fmt: skip
+    return isinstance(error, Exception) and any(word in str(error).lower() for word in words)
+
+
+def _within_memory(backend: Backend, latents: Latents) -> Images:
+    """A forward pass; in halves, down to single images, where the whole does not fit."""
+    try:
+        return backend(latents)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        backend.free_memory()
+        if len(latents) == 1:
+            raise
+    middle = len(latents) // 2
+    return np.concatenate(
+        [_within_memory(backend, p) for p in (latents[:middle], latents[middle:])]
+    )

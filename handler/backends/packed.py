@@ -1,23 +1,39 @@
 """The backend for processors with units for bfloat16: the network straight on oneDNN.
 
-The operators of ``packed_network`` have no documentation of their own, so ``handler.backends``
-tries the backend once and takes ONNX Runtime when it fails.
+Eager and TorchScript give their weights to oneDNN in torch's layout, and each pass orders them
+anew for the kernel; here that is done at load. Three more things make it fast where a processor
+has matrix units: ReLU is part of the convolution, a stride-2 transposed convolution runs as an
+ordinary one, for which the kernels are better (``as_convolution``), and the first of them sees
+all images of the batch as one (``_StackedConvolution``).
+
+The operators are those that torch.compile generates for a CPU. They have no documentation of
+their own, so ``handler.backends.choose`` tries the backend once and takes ONNX Runtime when it
+fails.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from handler.backends.base import Slices, need_fallback, to_pixels
-from handler.backends.packed_network import PackedNetwork, layers_of
 from handler.backends.torchscript import load_torchscript
 from handler.latents import Latents, from_seeds
-from handler.pixels import Images
+from handler.pixels import Images, grey_levels
 from handler.settings import Card, Settings
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import torch
+    from torch import Tensor
+
+_LEAST_ROWS = 4  # matrix products of fewer rows use other kernels, which round otherwise
+_FIRST_PX = 4  # height and width after the projection of the latent
+_AT_ONCE = 32  # images; what more of them write in between no longer fits the caches
 _MOST_GREY_LEVELS = 2.0  # in the mean; bfloat16 stays below a half
 
 
@@ -81,3 +97,219 @@ class PackedBackend:
     def _forward(self, latents: Latents) -> Images:
         with self._torch.inference_mode():
             return self._network(self._torch.from_numpy(latents))
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A Generator with BatchNorm folded.
+
+    Args:
+        uniform: it makes U(-1, 1) of the latents first (``training.networks.UniformLatents``).
+        convolutions: (weight, bias) of each transposed convolution, the projection first; weights
+            float32 (C_in, C_out, 4, 4).
+    """
+
+    uniform: bool
+    convolutions: Sequence[tuple[Tensor, Tensor]]
+
+
+class PackedNetwork:
+    """Latents to pixels.
+
+    Args:
+        layers: of the network.
+        dtype: of weights and activations.
+    """
+
+    def __init__(self, layers: Layers, dtype: torch.dtype) -> None:
+        self._dtype, self._uniform = dtype, layers.uniform
+        (projection, bias), *rest = layers.convolutions
+        # (C_in, C_out, 4, 4) -> rows in the order of an NHWC picture.
+        rows = projection.permute(2, 3, 1, 0).reshape(-1, projection.shape[0])
+        self._projection = _Product(rows.to(dtype), bias.repeat(_FIRST_PX**2).to(dtype))
+        self._layers = []
+        side = _FIRST_PX
+        for weight, bias in rest:
+            kind = _StackedConvolution if side == _FIRST_PX else _Convolution
+            weights = as_convolution(weight).to(dtype)
+            self._layers.append(kind(weights, bias.repeat(4).to(dtype), side))
+            side *= 2
+
+    def __call__(self, latents: Tensor) -> Images:
+        """(N, nz) float32 -> uint8 (N, H, W, C)."""
+        return np.concatenate([self._pixels(part) for part in latents.split(_AT_ONCE)])
+
+    def _pixels(self, latents: Tensor) -> Images:
+        import torch
+        from torch.nn import functional as F
+
+        count = len(latents)
+        if self._uniform:
+            latents = torch.erf(latents * 0.5**0.5)
+        missing = max(0, _LEAST_ROWS - count)
+        rows = F.pad(latents, (0, 0, 0, missing)).to(self._dtype)
+        first = self._projection(rows, "relu")[:count]
+        pictures = first.view(count, _FIRST_PX, _FIRST_PX, -1).permute(0, 3, 1, 2)
+        *inner, last = self._layers
+        for layer in inner:
+            pictures = interleave(layer(pictures, "relu"))
+        # Pixels before the interleaving: a fourth of the bytes to move.
+        values = last(pictures, "none").float().tanh_()
+        levels = grey_levels(values, out=values).to(torch.uint8)
+        return interleave_pixels(levels.permute(0, 2, 3, 1).numpy())
+
+
+class _Product:
+    """Rows times a matrix, plus a bias; the matrix is laid out once."""
+
+    def __init__(self, matrix: Tensor, bias: Tensor) -> None:
+        import torch
+
+        self._ops, self._bias = torch.ops.mkldnn, bias
+        self._matrix = self._ops._reorder_linear_weight(matrix.contiguous(), _AT_ONCE)
+
+    def __call__(self, rows: Tensor, activation: str) -> Tensor:
+        product: Tensor = self._ops._linear_pointwise(
+            rows, self._matrix, self._bias, activation, [], ""
+        )
+        return product
+
+
+class _Convolution:
+    """A convolution with kernel 2, by oneDNN's kernels for it.
+
+    Args:
+        weight: (C_out, C_in, 2, 2).
+        bias: (C_out,).
+        side: height and width of the pictures.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, side: int) -> None:
+        self._prepare(weight, bias, [1, 1], [_AT_ONCE, weight.shape[1], side, side])
+
+    def _prepare(self, weight: Tensor, bias: Tensor, padding: list[int], shape: list[int]) -> None:
+        import torch
+
+        self._ops, self._bias, self._padding = torch.ops.mkldnn, bias, padding
+        self._weight = self._ops._reorder_convolution_weight(
+            weight.contiguous(memory_format=torch.channels_last),
+            padding, [1, 1], [1, 1], 1, shape,
+        )  # fmt: skip
+
+    def __call__(self, pictures: Tensor, activation: str) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H + 1, W + 1), channels last: padding 1."""
+        convolved: Tensor = self._ops._convolution_pointwise(
+            pictures, self._weight, self._bias, self._padding, [1, 1], [1, 1], 1, activation, [], ""
+        )
+        return convolved
+
+
+class _StackedConvolution(_Convolution):
+    """The same, with the images as one, one below the other, a row of zeros around each.
+
+    oneDNN reads the weights once an image, and those of a picture of 4 px are some megabytes.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, side: int) -> None:
+        rows = _AT_ONCE * (side + 1) + 1
+        self._prepare(weight, bias, [0, 1], [1, weight.shape[1], rows, side])
+
+    def __call__(self, pictures: Tensor, activation: str) -> Tensor:
+        count, channels, height, width = pictures.shape
+        rows = count * (height + 1)
+        stack = pictures.new_zeros(rows + 1, width, channels)
+        stack[:rows].view(count, height + 1, width, channels)[:, 1:] = pictures.permute(0, 2, 3, 1)
+        convolved = super().__call__(stack.permute(2, 0, 1)[None], activation)
+        separate = convolved.permute(0, 2, 3, 1).view(count, height + 1, width + 1, -1)
+        return separate.permute(0, 3, 1, 2)
+
+
+def as_convolution(weight: Tensor) -> Tensor:
+    """The weights of an ordinary convolution that gives a transposed one's four phases.
+
+    With kernel 4, stride 2 and padding 1, output row 2i + a has two taps: input row
+    i + a - 1 + t through kernel row 3 - a - 2t, for t = 0, 1. So each of the four phases (a, b)
+    is a 2x2 convolution, and one convolution with padding 1 and four times the channels gives
+    them all (W. Shi et al., "Is the deconvolution layer the same as a convolutional layer?",
+    arXiv:1609.07009). Phase (a, b) of row i and column j stands at (i + a, j + b).
+
+    Args:
+        weight: of the transposed convolution, (C_in, C_out, 4, 4).
+
+    Returns:
+        (4 * C_out, C_in, 2, 2), phases first.
+    """
+    channels_in, channels_out = weight.shape[:2]
+    phases = weight.new_empty(2, 2, channels_out, channels_in, 2, 2)
+    for a in (0, 1):
+        for b in (0, 1):
+            # Rows 3 - a and 1 - a, columns 3 - b and 1 - b of the kernel.
+            taps = weight[:, :, [3 - a, 1 - a]][..., [3 - b, 1 - b]]
+            phases[a, b] = taps.transpose(0, 1)
+    return phases.reshape(4 * channels_out, channels_in, 2, 2)
+
+
+def interleave(phases: Tensor) -> Tensor:
+    """Put the four phases of ``as_convolution`` in their places.
+
+    Args:
+        phases: (N, 4 * C, H + 1, W + 1).
+
+    Returns:
+        (N, C, 2 * H, 2 * W), channels last in memory.
+    """
+    count, channels, height, width = phases.shape
+    channels, height, width = channels // 4, height - 1, width - 1
+    nhwc = phases.permute(0, 2, 3, 1).contiguous()
+    images, row, column, _ = nhwc.stride()
+    # Output (i, a, j, b) is phase (a, b) at (i + a, j + b): one step of a is a phase and a row.
+    view = nhwc.as_strided(
+        (count, height, 2, width, 2, channels),
+        (images, row, row + 2 * channels, column, column + channels, 1),
+    )
+    return view.reshape(count, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
+
+
+def interleave_pixels(phases: Images) -> Images:
+    """``interleave`` for the last layer: runs of 3 bytes, copied channel by channel.
+
+    Args:
+        phases: (N, H + 1, W + 1, 4 * C).
+
+    Returns:
+        (N, 2 * H, 2 * W, C), C-contiguous.
+    """
+    count, height, width, channels = phases.shape
+    channels, height, width = channels // 4, height - 1, width - 1
+    pixels = np.empty((count, height, 2, width, 2, channels), phases.dtype)
+    for a, b, channel in np.ndindex(2, 2, channels):
+        phase = phases[..., (2 * a + b) * channels + channel]
+        pixels[:, :, a, :, b, channel] = phase[:, a : a + height, b : b + width]
+    return pixels.reshape(count, 2 * height, 2 * width, channels)
+
+
+def layers_of(parameters: Iterable[tuple[str, Tensor]], file: str) -> Layers:
+    """The layers by their numbers; a zero bias where there is none.
+
+    Of a network that starts with a layer without parameters, that layer is the uniform law.
+
+    Args:
+        parameters: (name, tensor) pairs of a Generator with BatchNorm folded.
+        file: its name, for errors.
+
+    Raises:
+        RuntimeError: there is something else among them.
+    """
+    import torch
+
+    found: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in parameters:
+        *_, number, kind = key.split(".")
+        found.setdefault(int(number), {})[kind] = tensor.detach()
+    layers = []
+    for _, tensors in sorted(found.items()):
+        weight, bias = tensors.get("weight"), tensors.get("bias")
+        if weight is None or weight.shape[2:] != (4, 4):
+            raise RuntimeError(f"{file} has layers that are no 4x4 convolutions; export it anew")
+        layers.append((weight, torch.zeros(weight.shape[1]) if bias is None else bias))
+    return Layers(0 not in found, layers)

@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from deploy.server import Server
-from export import openapi
+from handler import openapi
 
 DOCUMENT = openapi.document()
 # 413 refuses as well: what asks for more than the limits allow.
@@ -43,7 +43,7 @@ def validator(name: str) -> jsonschema_rs.Validator:
 
 def test_the_file_is_written_from_the_code() -> None:
     assert openapi.PATH.read_text(encoding="utf-8") == openapi.text(), (
-        "run: python -m export.openapi"
+        "run: python -m handler.openapi"
     )
 
 

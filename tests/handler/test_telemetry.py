@@ -1,19 +1,31 @@
-"""Batch reports in TorchServe's own metrics cache, and as the lines its front end reads."""
+"""Lines of the log; batch reports in TorchServe's own metrics cache, and as its front end
+reads them.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
+from deploy.server import ROOT
 from handler.errors import Kind
-from handler.telemetry import BatchReport, RequestReport, TorchServeMetrics, log_requests
+from handler.telemetry import (
+    BatchReport,
+    JsonFormatter,
+    RequestReport,
+    TorchServeMetrics,
+    log_requests,
+)
 
-CONFIG = Path(__file__).resolve().parents[2] / "handler" / "metrics.yaml"
+CONFIG = ROOT / "handler" / "metrics.yaml"
 REPORT = BatchReport(
     (
         RequestReport("a", "trace-1", 200, "none", 4, 3000),
@@ -138,3 +150,90 @@ def test_torchserves_own_metrics_are_kept() -> None:
     assert ours["ts_metrics"] == default["ts_metrics"]
     for metric in default["model_metrics"]["gauge"]:
         assert metric in ours["model_metrics"]["gauge"]
+
+
+HOSTILE = 'x"}\r\n[METRICS]evil.Count:1|#type:COUNTER\n[PID]1\u2028\x1b[31m\x00\ud800\u00e9'
+
+
+def a_record(message: str, **extra: object) -> logging.LogRecord:
+    made = logging.LogRecord("handler.x", logging.WARNING, "x.py", 1, message, (), None)
+    made.__dict__.update(extra)
+    return made
+
+
+@pytest.mark.parametrize("place", ["message", "field"])
+def test_whatever_a_client_sends_is_one_line_of_ascii(place: str) -> None:
+    line = JsonFormatter().format(
+        a_record(HOSTILE) if place == "message" else a_record("m", fields={"client_id": HOSTILE})
+    )
+    assert line.isascii()
+    assert line.isprintable()  # no line break, no escape sequence, no NUL
+    assert json.loads(line)["message" if place == "message" else "client_id"] == HOSTILE
+
+
+def test_what_a_line_holds() -> None:
+    made = a_record("m", fields={"status": 200})
+    made.created, made.msecs = 1_700_000_000.25, 250.0
+    assert json.loads(JsonFormatter().format(made)) == {
+        "time": "2023-11-14T22:13:20.250Z", "level": "warn", "logger": "handler.x",
+        "message": "m", "status": 200,
+    }  # fmt: skip
+
+
+def test_a_traceback_stays_on_the_line() -> None:
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        made = a_record("m", exc_info=sys.exc_info())
+    line = JsonFormatter().format(made)
+    assert line.isprintable()
+    assert HOSTILE in json.loads(line)["error"]
+
+
+WORKER = """
+import logging, sys
+logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)  # TorchServe
+from handler import telemetry
+telemetry.configure_log()
+logging.info("[PID]%d", 7)
+logging.info("Backend received inference at: %d", 1)
+logging.warning("Failed json decoding of input data. Forwarding encoded payload", exc_info=True)
+for level in ("debug", "info", "warning", "error"):
+    getattr(logging.getLogger("handler.service"), level)("said at %s", level)
+"""
+
+
+def worker(level: str) -> subprocess.CompletedProcess[str]:
+    """What a worker prints. A process of its own: logging is set up once in each."""
+    return subprocess.run(
+        [sys.executable, "-c", WORKER], cwd=ROOT, env={"DCGAN_LOG_LEVEL": level},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        ("", ["info", "warn", "error"]),
+        ("info", ["info", "warn", "error"]),
+        ("warn", ["warn", "error"]),
+        ("error", ["error"]),
+        ("off", []),
+    ],
+)
+def test_levels(level: str, expected: list[str]) -> None:
+    first, *ours = worker(level).stdout.splitlines()
+    assert first == "[PID]7"  # TorchServe reads this one
+    assert [json.loads(line)["level"] for line in ours] == expected
+
+
+def test_debug_keeps_torchserves_lines() -> None:
+    lines = worker("debug").stdout.splitlines()
+    assert "Backend received inference at: 1" in lines
+    assert sum(line.startswith("{") for line in lines) == 4
+
+
+def test_a_wrong_level_is_named() -> None:
+    ended = worker("loud")
+    assert ended.returncode != 0
+    assert "DCGAN_LOG_LEVEL: seen 'loud'; allowed are debug, info" in ended.stderr

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from handler import batching
-from handler.batching import equal_shares, generate, is_out_of_memory, rounds
+from handler.backends import base
+from handler.backends.base import generate, is_out_of_memory
 from handler.pixels import Images
 
 
@@ -67,7 +67,7 @@ def test_no_pass_is_begun_after_the_deadline(
 ) -> None:
     """Passes of 3 images; each takes 1 on the clock."""
     echo = Echo()
-    monkeypatch.setattr(batching, "perf_counter", lambda: len(echo.batches))
+    monkeypatch.setattr(base, "perf_counter", lambda: len(echo.batches))
     results = generate(echo, [rows(1, 2, 3), rows(4), rows(5, 6, 7)], 3, deadline)
     expected: list[Any] = [*made, None, None, None][:3]
     if deadline == 2:
@@ -135,37 +135,3 @@ def test_a_real_lack_of_memory_is_known(allocate: Any) -> None:
 )
 def test_texts_that_tell_of_memory(text: str, expected: bool) -> None:
     assert is_out_of_memory(RuntimeError(text)) is expected
-
-
-@pytest.mark.parametrize(
-    ("weights", "most", "together"),
-    [
-        ([], 4, []),
-        ([9], 4, [[9]]),
-        ([1, 1, 1, 1, 1], 4, [[1, 1, 1, 1], [1]]),
-        ([3, 2, 2, 9, 1, 1], 4, [[3], [2, 2], [9], [1, 1]]),
-        ([1, 4, 4, 1], 4, [[1], [4], [4], [1]]),
-    ],
-)
-def test_rounds_hold_at_most_so_much(
-    weights: list[int], most: int, together: list[list[int]]
-) -> None:
-    assert [weights[part] for part in rounds(weights, most)] == together
-
-
-@pytest.mark.parametrize(
-    ("weights", "parts", "shares"),
-    [
-        ([], 2, []),
-        ([1], 2, [[1]]),
-        ([1] * 5, 1, [[1] * 5]),
-        ([1, 1, 1, 1], 2, [[1, 1], [1, 1]]),
-        ([64, 64], 2, [[64], [64]]),
-        ([1, 1, 1, 64], 2, [[1, 1, 1], [64]]),
-        ([64, 1, 1, 1], 2, [[64], [1, 1, 1]]),
-        ([1] * 32, 3, [[1] * 11, [1] * 10, [1] * 11]),
-        ([1, 2], 16, [[1], [2]]),
-    ],
-)
-def test_shares_are_about_equal(weights: list[int], parts: int, shares: list[list[int]]) -> None:
-    assert [weights[part] for part in equal_shares(weights, parts)] == shares

@@ -1,10 +1,14 @@
-"""The body of one request as TorchServe gives it -> a mapping of field names to values.
+"""One request as TorchServe gives it: bytes and headers -> field names and JSON values.
 
 TorchServe hands over a dict per request: ``{"body": ...}`` with the bytes of the body, beside one
 key for each parameter of the query on the few routes that read one; or one key per form field.
 Over gRPC the keys are those of the ``input`` map; there ``data`` is as usual a name as ``body``.
 All values are bytes, for ``handler.dcgan_handler`` turns TorchServe's own decoding off; a value
 that is no bytes is JSON that has been decoded.
+
+Headers come as one mapping of text, with names as sent; over gRPC there are none. Beside them the
+mapping holds, under the name of each field of the body, a mapping with that field's own
+``content-type``.
 """
 
 from __future__ import annotations
@@ -12,21 +16,45 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Literal, get_args
 
 from handler.errors import Kind, RequestError, show
-from handler.fields import foreign
-from handler.headers import NONE, check_readable, media_type
 from handler.settings import Limits
+
+Format = Literal["png", "json", "npy"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+MEDIA_TYPES: dict[Format, str] = {
+    "png": "image/png",
+    "json": "application/json",
+    "npy": "application/x-npy",
+}
+
+NO_HEADERS: Mapping[str, Any] = MappingProxyType({})
 
 _HINT = "send a JSON object with the header Content-Type: application/json"
 _NOISE = ("", "application/octet-stream")  # what raw noise may be declared as; "": as nothing
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _LOOKS_LIKE_JSON = re.compile(rb"(\xef\xbb\xbf)?[ \t\n\r]*[{\[]")
 
+# How bytes begin that are sent in place of JSON or of bare numbers; no float32 of N(0, 1) does.
+_FOREIGN = {
+    b"\x1f\x8b\x08\x00": "gzip",
+    b"\x1f\x8b\x08\x08": "gzip",
+    b"PK\x03\x04": "a zip or .npz file",
+    b"\x93NUMPY": "a .npy file",
+}
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_RANGE = re.compile(rf"(?:({_TOKEN})/({_TOKEN})|(\*))[ \t]*(?:;(.*))?", re.DOTALL)
+_WEIGHT = re.compile(r"[ \t]*q[ \t]*=(.*)", re.IGNORECASE | re.DOTALL)
+_NUMBER = re.compile(r"[ \t]*(0?\.[0-9]+|[01](?:\.[0-9]*)?)[ \t]*")
+_LEAST = 1e-6
+
 
 def fields(
-    raw: Mapping[str, Any], nz: int, limits: Limits, headers: Mapping[str, Any] = NONE
+    raw: Mapping[str, Any], nz: int, limits: Limits, headers: Mapping[str, Any] = NO_HEADERS
 ) -> Mapping[str, Any]:
     """Field name -> value, from any of the ways a body arrives in.
 
@@ -46,7 +74,7 @@ def fields(
     """
     # /invocations?model_name=dcgan: TorchServe has read it.
     raw = {name: value for name, value in raw.items() if name != "model_name"}
-    check_readable(raw, headers)
+    _check_readable(raw, headers)
     _check_size(raw.values(), limits)
     key = "data" if set(raw) == {"data"} else "body"
     others = {name: value for name, value in raw.items() if name != key}
@@ -61,7 +89,7 @@ def fields(
             )
     body = raw.get(key)
     if isinstance(body, bytes | bytearray):
-        body = _decoded(bytes(body), media_type(headers, key), nz)
+        body = _decoded(bytes(body), _media_type(headers, key), nz)
     found = _object(body)
     for name in others:
         if found.get(name) is not None:
@@ -202,3 +230,128 @@ def _check_size(values: Iterable[object], limits: Limits) -> None:
             seen=f"{size} bytes",
             allowed=f"at most {limits.max_body_bytes} bytes",
         )
+
+
+def foreign(data: bytes) -> str:
+    """What bytes are that should have been JSON or bare numbers; empty when it does not show."""
+    return next((what for start, what in _FOREIGN.items() if data.startswith(start)), "")
+
+
+def _check_readable(raw: Mapping[str, Any], headers: Mapping[str, Any]) -> None:
+    """Refuse a body that is packed, and one that TorchServe's form decoder threw away.
+
+    ``curl -d '{"seed": 1}'`` without a content type sends a form whose only item has no "=",
+    of which nothing arrives: without this check a random picture would answer it.
+
+    Raises:
+        RequestError: 415 for a content coding; 400 when a body was announced, and there is none.
+    """
+    coding = header(headers, "Content-Encoding")
+    if coding.strip().lower() not in ("", "identity"):
+        raise RequestError(
+            Kind.PACKED,
+            "the body is packed, and nothing here unpacks it; send it as it is, without the header "
+            "Content-Encoding",
+            field="Content-Encoding",
+            seen=show(coding),
+            allowed="no Content-Encoding, or identity",
+        )
+    length = header(headers, "Content-Length")
+    announced = length not in ("", "0") or header(headers, "Transfer-Encoding") != ""
+    if announced and not raw:
+        raise RequestError(
+            Kind.INVALID_BODY,
+            "the body was sent as a form and holds no field; send a JSON object with the header "
+            "Content-Type: application/json",
+            seen=f"a form of {show(length)[1:-1] or 'some'} bytes without a name=value",
+            allowed="a JSON object, or form fields as name=value",
+        )
+
+
+def header(headers: Mapping[str, Any], name: str) -> str:
+    """The values of a header, joined by commas; its name in any case, empty when there is none."""
+    wanted = name.lower()
+    return ",".join(v for k, v in headers.items() if k.lower() == wanted and isinstance(v, str))
+
+
+def _media_type(headers: Mapping[str, Any], field: str) -> str:
+    """The media type that a field of the body is declared as: lower case, without parameters;
+    empty when nothing declares it."""
+    own = headers.get(field)
+    declared = own.get("content-type") if isinstance(own, Mapping) else None
+    if declared is None:
+        declared = header(headers, "Content-Type")
+    return str(declared).partition(";")[0].strip().lower()
+
+
+def end_of_stream(headers: Mapping[str, Any]) -> dict[str, str]:
+    """The header that a reply over gRPC needs: that it is the last.
+
+    Without it a call of StreamPredictions ends the worker with its batch, for TorchServe compares
+    what it finds there with a text. Over HTTP it would make the reply a stream, so it must not be
+    there; what comes over HTTP has a header at least, the length that TorchServe itself adds.
+    """
+    over_http = any(isinstance(value, str) for value in headers.values())
+    return {} if over_http else {"ts_stream_next": "false"}
+
+
+def choose(headers: Mapping[str, Any], offered: tuple[Format, ...] = FORMATS) -> Format:
+    """The form of a reply whose request names none, by its Accept header (RFC 9110, 12.5.1).
+
+    Args:
+        headers: of the request.
+        offered: what can be sent, the preferred one first.
+
+    Raises:
+        RequestError: status 406, nothing that is offered is acceptable.
+    """
+    return _negotiate(header(headers, "Accept"), offered)
+
+
+@lru_cache(maxsize=256)  # clients say the same again and again
+def _negotiate(accept: str, offered: tuple[Format, ...]) -> Format:
+    parts = [part.strip() for part in accept.split(",") if part.strip()]
+    if not parts:
+        return offered[0]
+    ranges = [found for part in parts if (found := _range(part)) is not None]
+    weights = {form: _weight(MEDIA_TYPES[form], ranges) for form in offered}
+    best = max(offered, key=lambda form: weights[form])  # the first of equals
+    if weights[best] > 0:
+        return best
+    types = ", ".join(MEDIA_TYPES[form] for form in offered)
+    raise RequestError(
+        Kind.NOT_ACCEPTABLE,
+        f"none of the types in Accept can be sent; use one of {types}, or the field format",
+        field="Accept",
+        seen=show(accept),
+        allowed=types,
+    )
+
+
+def _range(part: str) -> tuple[str, str, float] | None:
+    """``type/subtype;q=weight``, or ``*`` for ``*/*`` as Java has sent for years; None for what is
+    no media range.
+
+    A weight may have any number of digits. One that is none is the least: what a client named is
+    rather sent than refused.
+    """
+    found = _RANGE.fullmatch(part)
+    if found is None:
+        return None
+    kind, subtype, _, parameters = found.groups("*")
+    weight = next(filter(None, map(_WEIGHT.fullmatch, parameters.split(";"))), None)
+    if weight is None:
+        return kind.lower(), subtype.lower(), 1.0
+    number = _NUMBER.fullmatch(weight[1])
+    value = float(number[1]) if number else 2.0
+    return kind.lower(), subtype.lower(), value if value <= 1 else _LEAST
+
+
+def _weight(media_type: str, ranges: list[tuple[str, str, float]]) -> float:
+    """The weight of the most specific range that matches; 0 when none does."""
+    kind, subtype = media_type.split("/")
+    for pattern in ((kind, subtype), (kind, "*"), ("*", "*")):
+        weights = [weight for *found, weight in ranges if tuple(found) == pattern]
+        if weights:
+            return max(weights)
+    return 0.0

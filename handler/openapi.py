@@ -1,4 +1,4 @@
-"""``python -m export.openapi``: write ``handler/openapi.yaml`` from the schema and limits in code.
+"""``python -m handler.openapi``: write ``handler/openapi.yaml`` from the schema and limits in code.
 
 OpenAPI 3.1.0, whose schemas are JSON Schema 2020-12. The file is for a model of nz 100 and the
 default limits; a server with others tells its own schema in its describe reply.
@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from boltons.fileutils import atomic_save
 
 from handler.errors import CONTENT_TYPE, Kind
-from handler.fields import schema
 from handler.latents import MAX_LATENT
-from handler.requests import ENVELOPE
+from handler.request import ENVELOPE, SOURCES, schema
 from handler.settings import Limits
-from handler.sources import SOURCES
-from training.files import atomic_path
 
-PATH = Path(__file__).resolve().parent.parent / "handler" / "openapi.yaml"
+PATH = Path(__file__).with_name("openapi.yaml").resolve()
 NZ = 100
 
 # Bodies that a server answers with 200; the tests send each of them.
@@ -236,12 +234,12 @@ class _Plain(yaml.SafeDumper):
 
 def text() -> str:
     """The file's text."""
-    head = "# Written by `python -m export.openapi`; a test holds it equal to the code.\n"
+    head = "# Written by `python -m handler.openapi`; a test holds it equal to the code.\n"
     return head + yaml.dump(
         document(), Dumper=_Plain, sort_keys=False, width=100, default_flow_style=None
     )
 
 
 if __name__ == "__main__":
-    with atomic_path(PATH) as beside:
-        beside.write_text(text(), encoding="utf-8")
+    with atomic_save(str(PATH), overwrite_part=True) as file:
+        file.write(text().encode("utf-8"))

@@ -1,8 +1,11 @@
-"""Both backends on tiny networks: pixels, sameness, and one clear sentence when they fail."""
+"""Which backend a worker takes, on hardware that this machine need not have; and all of them on
+tiny networks: pixels, sameness, and one clear sentence when they fail.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import warnings
 from pathlib import Path
@@ -16,8 +19,9 @@ from ts.context import Context
 from ts.utils.util import list_classes_from_module
 
 from export.fold import fold_batchnorm
-from handler.backends import Backend, open_backend
-from handler.backends.base import to_pixels
+from handler.backends import choose as choose_module
+from handler.backends.base import Backend, to_pixels
+from handler.backends.choose import Hardware, choose, open_backend
 from handler.dcgan_handler import DcganHandler
 from handler.latents import from_seeds
 from handler.pixels import to_uint8
@@ -197,3 +201,92 @@ def test_a_card_of_another_model(model_dir: Path) -> None:
     card = Card(**{**FACTS, "image_size": 64})
     with pytest.raises(RuntimeError, match="card"):
         open_backend(model_dir, card, Settings(), None)
+
+
+PLAIN = Hardware(gpu=False, gpu_float16=False, cpu_bfloat16=False)
+AMX = Hardware(gpu=False, gpu_float16=False, cpu_bfloat16=True)
+OLD_GPU = Hardware(gpu=True, gpu_float16=False, cpu_bfloat16=True)
+GPU = Hardware(gpu=True, gpu_float16=True, cpu_bfloat16=True)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "settings", "wanted"),
+    [
+        (PLAIN, {}, ("onnx", "float32")),
+        (AMX, {}, ("packed", "bfloat16")),
+        (OLD_GPU, {}, ("torchscript", "float32")),
+        (GPU, {}, ("torchscript", "float16")),
+        (AMX, {"precision": "float32"}, ("onnx", "float32")),
+        (GPU, {"precision": "float32"}, ("torchscript", "float32")),
+        (GPU, {"precision": "bfloat16"}, ("torchscript", "bfloat16")),
+        (PLAIN, {"precision": "bfloat16"}, ("torchscript", "bfloat16")),
+        (PLAIN, {"precision": "float16"}, ("torchscript", "float16")),
+        (GPU, {"backend": "onnx"}, ("onnx", "float32")),
+        (AMX, {"backend": "onnx"}, ("onnx", "float32")),
+        (AMX, {"backend": "torchscript"}, ("torchscript", "bfloat16")),
+        (PLAIN, {"backend": "packed"}, ("packed", "float32")),
+        (AMX, {"backend": "packed", "precision": "float32"}, ("packed", "float32")),
+    ],
+)
+def test_choice(hardware: Hardware, settings: dict[str, str], wanted: tuple[str, str]) -> None:
+    assert choose(Settings.from_yaml(settings), hardware) == wanted
+
+
+@pytest.mark.parametrize(
+    ("hardware", "settings"),
+    [
+        (PLAIN, {"backend": "onnx", "precision": "bfloat16"}),
+        (AMX, {"backend": "packed", "precision": "float16"}),
+        (GPU, {"backend": "packed"}),
+    ],
+)
+def test_pairs_that_do_not_exist(hardware: Hardware, settings: dict[str, str]) -> None:
+    with pytest.raises(RuntimeError, match="use backend: torchscript"):
+        choose(Settings.from_yaml(settings), hardware)
+
+
+def test_onnx_takes_over_where_the_packed_network_cannot_run(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A processor that says it has bfloat16, and oneDNN that says no."""
+    monkeypatch.setattr(choose_module, "probe", lambda _: AMX)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    limits = Limits(max_batch_images=4)
+    with caplog.at_level(logging.WARNING):
+        backend = open_backend(model_dir, Card.read(model_dir), Settings(limits=limits), None)
+    assert (backend.name, backend.precision) == ("onnx", "float32")
+    assert "no bfloat16 on this processor" in caplog.text
+    with pytest.raises(RuntimeError, match="no bfloat16"):  # asked for by name: no surprise
+        open_backend(
+            model_dir, Card.read(model_dir), Settings(backend="packed", limits=limits), None
+        )
+
+
+@pytest.mark.parametrize("missing", ["_is_mkldnn_bf16_supported", "_reorder_convolution_weight"])
+def test_another_backend_takes_over_in_a_torch_without_the_operators(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """In the precision that was asked for by name, where one was."""
+
+    def gone(*_: object) -> None:
+        raise AttributeError(f"mkldnn has no {missing}")
+
+    monkeypatch.setattr(choose_module, "probe", lambda _: AMX)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, missing, gone)
+    card, limits = Card.read(model_dir), Limits(max_batch_images=4)
+    for precision, wanted in (("auto", ("onnx", "float32")),
+                              ("bfloat16", ("torchscript", "bfloat16"))):  # fmt: skip
+        settings = Settings(precision=precision, limits=limits)
+        backend = open_backend(model_dir, card, settings, None)
+        assert (backend.name, backend.precision) == wanted
+
+
+def test_a_missing_gpu_is_not_hidden_by_the_packed_network(model_dir: Path) -> None:
+    card, limits = Card.read(model_dir), Limits(max_batch_images=4)
+    with pytest.raises(RuntimeError, match="allow_cpu_fallback"):
+        open_backend(model_dir, card, Settings(backend="packed", limits=limits), 0)
+    settings = Settings(
+        backend="packed", precision="float32", allow_cpu_fallback=True, limits=limits
+    )
+    assert open_backend(model_dir, card, settings, 0).fallback is True

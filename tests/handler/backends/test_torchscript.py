@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from export.torchscript import export_torchscript
-from handler.backends import open_backend, torchscript
-from handler.backends.graphs import Buckets, Run, sizes_up_to
-from handler.backends.torchscript import load_torchscript
+from handler.backends import torchscript
+from handler.backends.choose import open_backend
+from handler.backends.torchscript import Buckets, Run, load_torchscript, sizes_up_to
 from handler.latents import Latents, from_seeds
 from handler.pixels import Images, to_uint8
 from handler.settings import Card, Limits, Settings

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from deploy.server import ROOT
 from export.fold import fold_batchnorm
-from handler.backends.packed import PackedBackend
-from handler.backends.packed_network import (
+from handler.backends.packed import (
+    PackedBackend,
     PackedNetwork,
     as_convolution,
     interleave,

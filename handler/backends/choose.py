@@ -1,0 +1,134 @@
+"""Which backend and which arithmetic, from the settings and the hardware; opened and warm."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from handler.backends.base import Backend
+from handler.backends.onnx import OnnxBackend
+from handler.backends.packed import PackedBackend
+from handler.backends.torchscript import TorchScriptBackend
+from handler.hardware import cpu_has_bfloat16
+from handler.settings import Card, Settings
+
+logger = logging.getLogger(__name__)
+
+Name = Literal["torchscript", "onnx", "packed"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+def open_backend(model_dir: Path, card: Card, settings: Settings, gpu_id: int | None) -> Backend:
+    """Load the backend that settings and hardware call for, and warm it up.
+
+    The first passes of each batch size are slow (tracing, choice of kernels), so they are
+    made here rather than on a client's time.
+
+    Raises:
+        RuntimeError: the model cannot be loaded or does not give what the card says. (Of
+            all exceptions TorchServe reports only this one and MemoryError, and takes any
+            text with "CUDA" in it for a lack of memory: our own texts say GPU.)
+    """
+    name, precision = choose(settings, probe(gpu_id))
+    try:
+        return _warm(_load(name, precision, model_dir, card, settings, gpu_id), card, settings)
+    except (RuntimeError, AttributeError) as error:  # the second: a torch without the operators
+        if name != "packed" or settings.backend != "auto":
+            raise
+        other: tuple[Name, Precision] = (
+            ("onnx", "float32") if settings.precision == "auto" else ("torchscript", precision)
+        )
+        logger.warning("the packed network cannot run here, %s %s takes over: %s", *other, error)
+    return _warm(_load(*other, model_dir, card, settings, gpu_id), card, settings)
+
+
+def _load(
+    name: Name, precision: Precision, model_dir: Path, card: Card, settings: Settings,
+    gpu_id: int | None,
+) -> Backend:  # fmt: skip
+    if name == "packed":
+        return PackedBackend(model_dir / "generator.pt", card, settings, gpu_id, precision)
+    if name == "torchscript":
+        return TorchScriptBackend(model_dir / "generator.pt", card, settings, gpu_id, precision)
+    return OnnxBackend(model_dir / "generator.onnx", card, settings, gpu_id)
+
+
+def _warm(backend: Backend, card: Card, settings: Settings) -> Backend:
+    for count in (1, 2, settings.limits.max_batch_images):
+        for _ in range(2):
+            shape = backend(np.zeros((count, card.nz), np.float32)).shape
+        if shape != (count, *card.image_shape):
+            raise RuntimeError(
+                f"the model gives images of shape {shape[1:]}, its card says {card.image_shape}; "
+                "pack the card of this model"
+            )
+    return backend
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the worker's hardware is good at.
+
+    Args:
+        gpu: the worker has one.
+        gpu_float16: it has tensor cores, which are made for float16.
+        cpu_bfloat16: the processor has a unit for bfloat16 (AMX or AVX512-BF16).
+    """
+
+    gpu: bool
+    gpu_float16: bool
+    cpu_bfloat16: bool
+
+
+def probe(gpu_id: int | None) -> Hardware:
+    """Look at this machine. A GPU that torch cannot see counts as none."""
+    import torch
+
+    gpu = gpu_id is not None and torch.cuda.is_available()
+    return Hardware(
+        gpu=gpu,
+        gpu_float16=gpu and torch.cuda.get_device_capability(gpu_id) >= (7, 0),
+        cpu_bfloat16=cpu_has_bfloat16(),
+    )
+
+
+def choose(settings: Settings, hardware: Hardware) -> tuple[Name, Precision]:
+    """What to run.
+
+    ``auto`` by measurement: on a GPU TorchScript, in float16 where it has tensor cores; on a
+    CPU with a unit for bfloat16 the packed network in bfloat16; on any other ONNX Runtime in
+    float32, which was the fastest there.
+
+    Raises:
+        RuntimeError: the settings ask for a pair that does not exist.
+    """
+    precision: Precision
+    if settings.precision != "auto":
+        precision = settings.precision
+    elif settings.backend == "onnx":
+        precision = "float32"
+    elif hardware.gpu:
+        precision = "float16" if hardware.gpu_float16 else "float32"
+    else:
+        precision = "bfloat16" if hardware.cpu_bfloat16 else "float32"
+
+    if settings.backend == "auto":
+        if hardware.gpu or precision == "float16":
+            return "torchscript", precision
+        if precision == "bfloat16":
+            return ("packed" if hardware.cpu_bfloat16 else "torchscript"), precision
+        return "onnx", precision
+    if settings.backend == "onnx" and precision != "float32":
+        raise RuntimeError(
+            f"precision {precision} is not for the backend onnx, whose file is float32; "
+            "use backend: torchscript"
+        )
+    if settings.backend == "packed" and (hardware.gpu or precision == "float16"):
+        raise RuntimeError(
+            "the backend packed is for CPUs, in float32 or bfloat16; use backend: torchscript"
+        )
+    return settings.backend, precision

@@ -1,0 +1,728 @@
+"""One request: what it may say, how it is checked, which latents it stands for.
+
+``parse`` takes what TorchServe hands over and gives a ``Call``. A call has one ``Request``, or the
+list of them that a KServe body holds. A Request is complete when it is checked: what a client left
+out is filled in, and nothing is turned into anything else on the way to the reply. ``draw`` gives
+the latents of many requests at once.
+
+A server has a model of its own (``model``), for ranges depend on its limits and on its generator.
+A null is the same as leaving the field out, in nested objects too.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import difflib
+import json
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from itertools import accumulate, chain
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+import numpy as np
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    create_model,
+    model_validator,
+)
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from handler import latents, wire
+from handler.errors import Kind, RequestError, show
+from handler.latents import MAX_LATENT, MAX_SEED, Latents, Method, from_seeds
+from handler.pixels import default_columns
+from handler.settings import Limits
+from handler.wire import FORMATS, NO_HEADERS, Format
+
+Source = Literal["seed", "seeds", "noise", "walk", "mix"]
+SOURCES: tuple[Source, ...] = get_args(Source)
+
+MAX_KEYS = 64  # latents that a walk goes through
+MAX_TERMS = 64  # of a mix
+MAX_MIX_LATENTS = 1024  # in all terms: drawing them must stay cheap beside drawing the image
+
+DEFAULT_PADDING_PX = 2  # between tiles; a single image has none
+DEFAULT_BACKGROUND = "#ffffff"
+
+# What other platforms send beside instances, and what of it says nothing.
+ENVELOPE: dict[str, tuple[Any, ...]] = {
+    "parameters": ({}, []),  # Vertex AI
+    "signature_name": ("", "serving_default"),  # TensorFlow Serving
+}
+
+M = TypeVar("M", bound=BaseModel)
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_DIGITS = "[0-9]{1,16}"
+
+# pydantic's error types in our words; errors of our own validators bring their text along.
+_DETAIL = {
+    "missing": "is missing",
+    "model_type": "is not an object",
+    "list_type": "is not a list",
+    "int_type": "is not an integer",
+    "float_type": "is not a number that a float can hold",
+    "finite_number": "is not finite",
+    "too_short": "is too short",
+    "too_long": "is too long",
+    "greater_than_equal": "is out of range",
+    "less_than_equal": "is out of range",
+    "string_type": "is not a string",
+    "string_unicode": "is not Unicode text",
+    "string_pattern_mismatch": "has a wrong form",
+    "literal_error": "is not one of the choices",
+}
+_KIND = {
+    "unknown_field": Kind.UNKNOWN_FIELD,
+    "conflict": Kind.CONFLICT,
+    "too_many_latents": Kind.TOO_LARGE,
+}
+_COUNTS = {"num_images", "seeds", "noise", "steps"}  # beyond their maximum: 413, not 400
+
+
+class _Object(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        """Refuse the first unknown name, where ``extra`` would list all of a hostile body."""
+        if not isinstance(value, dict):
+            return value
+        for name in value:
+            if name not in cls.model_fields:
+                near = difflib.get_close_matches(name[:80], cls.model_fields, n=1)
+                hint = f"did you mean {near[0]}?" if near else "remove it"
+                raise PydanticCustomError(
+                    "unknown_field",
+                    "is no field of this object, {hint}",
+                    {
+                        "hint": hint,
+                        "within": (show(name)[1:-1],),
+                        "seen": show(name),
+                        "allowed": ", ".join(cls.model_fields),
+                    },
+                )
+        return {name: item for name, item in value.items() if item is not None}
+
+
+class Walk(_Object):
+    """Images along the path through the latents of ``between``; slerp by default."""
+
+    between: list[int | list[float]]
+    steps: int
+    method: Method
+
+
+class Term(_Object):
+    """A weight times the mean of some latents."""
+
+    weight: float
+    seeds: list[int] | None
+    noise: Latents | None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.seeds is None) == (self.noise is None):
+            error, detail = (
+                ("no_source", "has neither seeds nor noise")
+                if self.seeds is None
+                else ("conflict", "has both seeds and noise")
+            )
+            allowed = "weight and exactly one of seeds and noise"
+            raise PydanticCustomError(error, detail, {"allowed": allowed})
+        return self
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The same term; base64 of many rows is a fourth of them as numbers."""
+        source = {"seeds": self.seeds} if self.noise is None else {"noise": _to_base64(self.noise)}
+        return {"weight": self.weight, **source}
+
+
+class Request(_Object):
+    """Fields of ``POST /predictions/dcgan``; ``{}`` gives one image of a random seed.
+
+    Of the five sources the one that was asked for is there, the others are None. Of a checked
+    Request the other fields are never None:
+
+    * ``seeds`` are those of the images, from ``seed`` on or as listed; None when the images have
+      none of their own.
+    * ``num_images`` counts them, whatever the source.
+    * ``columns`` is 1 to ``num_images``; ``background`` is in lower case.
+    * ``format`` is that of the reply, by the Accept header when the client named none.
+    """
+
+    seed: int | None
+    seeds: Sequence[int] | None
+    num_images: int
+    noise: Latents | None
+    walk: Walk | None
+    mix: list[Term] | None
+    columns: int
+    padding: int
+    background: str
+    format: Format
+
+    _at: str = PrivateAttr("")  # place in the body of its call: "", or as in "instances[2]"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_source(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """At most one source of latents, and ``num_images`` only with ``seed`` or alone."""
+        clash: list[str] = [name for name in SOURCES if given.get(name) is not None]
+        if given.get("num_images") is not None and clash not in ([], ["seed"]):
+            clash.append("num_images")
+        if len(clash) > 1:
+            raise RequestError(
+                Kind.CONFLICT,
+                f"{' and '.join(clash)} were given together; keep one of them",
+                field=clash[-1],
+                seen=", ".join(clash),
+                allowed=f"one of {', '.join(SOURCES)}; num_images only with seed or alone",
+            )
+        return given
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.source == "seed":
+            count = self.num_images or 1
+            self.seed = _first_seed(self.seed, count)
+            self.seeds = range(self.seed, self.seed + count)
+        rows = self.seeds if self.noise is None else self.noise
+        if self.walk is not None:
+            self.num_images = self.walk.steps
+        else:
+            self.num_images = 1 if rows is None else len(rows)
+        self.columns = min(self.columns or default_columns(self.num_images), self.num_images)
+        if self.padding is None:
+            self.padding = DEFAULT_PADDING_PX if self.num_images > 1 else 0
+        self.background = (self.background or DEFAULT_BACKGROUND).lower()
+        return self
+
+    @cached_property
+    def source(self) -> Source:
+        """Where the latents come from; ``seed`` also when the seed is a random one."""
+        return next((name for name in SOURCES if getattr(self, name) is not None), "seed")
+
+    @property
+    def colour(self) -> tuple[int, int, int]:
+        """The background as RGB, each 0 to 255."""
+        red, green, blue = bytes.fromhex(self.background[1:])
+        return red, green, blue
+
+    @cached_property
+    def recipe(self) -> str:
+        """JSON of the fields that, sent to the same model, give the same picture bit by bit."""
+        fields: dict[str, Any]
+        if self.seeds is not None:
+            first, count = self.seeds[0], self.num_images
+            if all(seed == first + i for i, seed in enumerate(self.seeds)):
+                fields = {"seed": first, "num_images": count}
+            else:
+                fields = {"seeds": self.seeds}
+        elif self.noise is not None:
+            fields = {"noise": _to_base64(self.noise)}
+        elif self.walk is not None:
+            fields = {"walk": self.walk.model_dump()}
+        else:
+            fields = {"mix": [term.recipe for term in self.mix or ()]}
+        layout = {name: getattr(self, name) for name in ("columns", "padding", "background")}
+        return json.dumps(fields | layout, separators=(",", ":"))
+
+    def recipe_alone(self, i: int, rows: Latents) -> str:
+        """The same for image ``i`` alone, ``rows`` being the latents of all."""
+        if self.seeds is not None:
+            return f'{{"seed":{self.seeds[i]},"padding":0}}'
+        return f'{{"noise":"{_to_base64(rows[i : i + 1])}","padding":0}}'
+
+    def seeds_to_draw(self) -> Sequence[int]:
+        """Seeds whose latents ``compose`` needs."""
+        if self.walk is not None:
+            return [key for key in self.walk.between if isinstance(key, int)]
+        if self.mix is not None:
+            return [seed for term in self.mix for seed in term.seeds or ()]
+        return self.seeds or ()
+
+    def compose(self, drawn: Latents) -> Latents:
+        """Latents of the images, float32 (n, nz), finite.
+
+        Args:
+            drawn: those of ``seeds_to_draw``.
+
+        Raises:
+            RequestError: a number of the latents of a walk or a mix is beyond MAX_LATENT.
+        """
+        try:
+            if self.walk is not None:
+                rows = iter(drawn)
+                keys = [key if isinstance(key, list) else next(rows) for key in self.walk.between]
+                return latents.walk(np.array(keys, np.float32), self.num_images, self.walk.method)
+            if self.mix is not None:
+                return latents.mix(list(_weighted(self.mix, drawn)))
+        except OverflowError:
+            raise self._beyond() from None
+        return drawn if self.noise is None else self.noise
+
+    def _beyond(self) -> RequestError:
+        value: object = self.mix if self.walk is None else self.walk.model_dump(exclude_unset=True)
+        return RequestError(
+            Kind.INVALID_FIELD,
+            f"{self.source} leads to a number beyond -{MAX_LATENT} to {MAX_LATENT}, which N(0, 1) "
+            "does not draw; use smaller ones",
+            field=self.source,
+            seen=show(value),
+            allowed=f"latents and weights whose result stays within -{MAX_LATENT} to {MAX_LATENT}",
+        ).within(self._at)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One HTTP or gRPC call.
+
+    Args:
+        items: what to draw; exactly one, unless ``kserve``.
+        kserve: answer ``{"predictions": [...]}``, one element an item (KServe v1 protocol).
+    """
+
+    items: Sequence[Request]
+    kserve: bool
+
+    @property
+    def images(self) -> int:
+        """Images of all items."""
+        return sum(item.num_images for item in self.items)
+
+
+def parse(
+    raw: Mapping[str, Any], nz: int, limits: Limits, headers: Mapping[str, Any] = NO_HEADERS
+) -> Call:
+    """Check one call.
+
+    Args:
+        raw: what TorchServe gives for one request; see ``handler.wire``.
+        nz: length of a latent.
+        limits: how much a call may ask for.
+        headers: of the same request; over gRPC there are none.
+
+    Raises:
+        RequestError: status 400, 406 when no form of a reply is acceptable, 413 when it asks for
+            more than the limits allow, or 415.
+    """
+    body = wire.fields(raw, nz, limits, headers)
+    if "instances" not in body:
+        item = _checked(body, nz, limits)
+        item.format = item.format or wire.choose(headers)
+        return Call([item], kserve=False)
+    items = list(_instances(body, nz, limits))
+    form = wire.choose(headers, offered=("json",))
+    for item in items:
+        item.format = form
+    return Call(items, kserve=True)
+
+
+def draw(requests: Sequence[Request], nz: int) -> list[Latents]:
+    """The latents of each request, float32 (n, nz); all their seeds in one draw.
+
+    A latent depends on nothing but its seed, so it is the same as drawn alone.
+
+    Raises:
+        RequestError: as in ``Request.compose``.
+    """
+    seeds = [request.seeds_to_draw() for request in requests]
+    drawn = from_seeds(list(chain.from_iterable(seeds)), nz)
+    ends = accumulate(map(len, seeds))
+    return [
+        request.compose(drawn[end - len(own) : end])
+        for request, own, end in zip(requests, seeds, ends, strict=True)
+    ]
+
+
+def _instances(body: Mapping[str, Any], nz: int, limits: Limits) -> Iterator[Request]:
+    """The requests of a KServe v1 body ``{"instances": [{...}, ...]}``."""
+    others = [
+        name
+        for name, value in body.items()
+        if name != "instances" and value is not None and value not in ENVELOPE.get(name, ())
+    ]
+    if others:
+        raise RequestError(
+            Kind.CONFLICT,
+            "instances goes alone; move the other fields into the instances",
+            field=show(others[0])[1:-1],
+            seen=show(others[0]),
+            allowed="instances, an empty parameters, and the signature_name serving_default",
+        )
+    given = body["instances"]
+    allowed = f"a list of 1 to {limits.max_images} objects with the fields of a request"
+    if not isinstance(given, list) or not given:
+        raise RequestError(
+            Kind.INVALID_FIELD,
+            f"instances is not a list with something in it; use {allowed}",
+            field="instances",
+            seen=show(given),
+            allowed=allowed,
+        )
+    images = 0
+    for i, instance in enumerate(given):
+        item = _instance(instance, f"instances[{i}]", nz, limits)
+        yield item
+        images += item.num_images
+        if images > limits.max_images:  # before the rest is checked
+            raise RequestError(
+                Kind.TOO_LARGE,
+                "the instances together ask for too many images; send them in several calls",
+                field=f"instances[{i}]",
+                seen=f"{images} images or more",
+                allowed=f"at most {limits.max_images} images in all instances",
+            )
+
+
+def _instance(given: object, at: str, nz: int, limits: Limits) -> Request:
+    if not isinstance(given, dict):
+        allowed = "an object with the fields of a request"
+        raise RequestError(
+            Kind.INVALID_FIELD,
+            f"{at} is not an object; use {allowed}",
+            field=at,
+            seen=show(given),
+            allowed=allowed,
+        )
+    try:
+        item = _checked(given, nz, limits)
+        if item.format not in (None, "json"):
+            allowed = "json, or no format at all"
+            raise RequestError(
+                Kind.INVALID_FIELD,
+                f"format cannot be that among instances; use {allowed}",
+                field="format",
+                seen=show(item.format),
+                allowed=allowed,
+            )
+    except RequestError as error:
+        raise error.within(at) from None
+    item._at = at
+    return item
+
+
+def _checked(given: Mapping[str, Any], nz: int, limits: Limits) -> Request:
+    """A Request of checked names, types and ranges.
+
+    Args:
+        given: field name -> JSON value, or the bytes of raw noise.
+
+    Raises:
+        RequestError: names the first wrong place, as in ``walk.between[3]``.
+    """
+    try:
+        return model(nz, limits).model_validate(given)
+    except ValidationError as error:
+        # The only one, or nearly: lists fail fast, and so do unknown names.
+        raise _refusal(error.errors(include_url=False)[0], allowed_values(nz, limits)) from None
+
+
+def _refusal(first: ErrorDetails, allowed_in: Mapping[str, str]) -> RequestError:
+    """pydantic's account of one wrong place as a problem."""
+    context = first.get("ctx", {})
+    # Names in angle brackets are the tags of a union, no part of the client's body.
+    at = [part for part in first["loc"] if not str(part).startswith("<")]
+    at += context.get("within", ())
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at)[1:]
+    names = [part for part in at if isinstance(part, str)]
+    allowed = context.get("allowed") or allowed_in[".".join(names)]
+    kind = _KIND.get(first["type"], Kind.INVALID_FIELD)
+    if first["type"] in ("too_long", "less_than_equal") and at[-1] in _COUNTS:
+        kind = Kind.TOO_LARGE
+    return RequestError(
+        kind,
+        f"{path} {_DETAIL.get(first['type'], first['msg'])}; use {allowed}",
+        field=path,
+        seen=context.get("seen") or show(first["input"]),
+        allowed=allowed,
+    )
+
+
+def _first_seed(base: int | None, count: int) -> int:
+    """A random one when none is given; ``count`` seeds from there on exist."""
+    last_base = MAX_SEED - count + 1
+    if base is None:
+        base = secrets.randbelow(last_base + 1)
+    if base > last_base:
+        raise RequestError(
+            Kind.INVALID_FIELD,
+            "seed + num_images - 1 is beyond the largest seed; lower one of them",
+            field="seed",
+            seen=show(base),
+            allowed=f"0 to {last_base} with num_images {count}",
+        )
+    return base
+
+
+def _weighted(terms: Sequence[Term], drawn: Latents) -> Iterator[tuple[float, Latents]]:
+    """Weight and latents of each term; those of its seeds are the next ones in ``drawn``."""
+    for term in terms:
+        count = len(term.seeds or ())
+        yield term.weight, drawn[:count] if term.noise is None else term.noise
+        drawn = drawn[count:]
+
+
+def _to_base64(rows: Latents) -> str:
+    """Latents, float32 (n, nz), as the field ``noise``: base64 of little-endian float32."""
+    return base64.b64encode(rows.astype("<f4").tobytes()).decode("ascii")
+
+
+def schema(nz: int, limits: Limits) -> dict[str, Any]:
+    """JSON Schema (2020-12) of the body, with the limits of this server filled in.
+
+    Every body that ``parse`` takes fits it. It cannot say that a source of latents
+    goes alone, that ``steps`` is at least the number of latents, or what base64 decodes to.
+    """
+    document = model(nz, limits).model_json_schema(schema_generator=_Untitled)
+    return {"$schema": _DIALECT, **document}
+
+
+def allowed_values(nz: int, limits: Limits) -> dict[str, str]:
+    """What each field takes, in words: for error texts and for the schema."""
+    most = limits.max_images
+    seeds = f"a list of 1 to {most} seeds, each an integer 0 to {MAX_SEED}"
+    row = f"{nz} numbers -{MAX_LATENT} to {MAX_LATENT}"
+    noise = f"1 to {most} rows of {row}, or base64 of them as little-endian float32"
+    return {
+        "seed": f"an integer 0 to {MAX_SEED}, or its digits as a string",
+        "seeds": seeds,
+        "num_images": f"an integer 1 to {most}",
+        "noise": noise,
+        "walk": "an object with between, steps and, if wanted, method",
+        "walk.between": f"a list of 2 to {MAX_KEYS} latents, each a seed 0 to {MAX_SEED} "
+        f"or a list of {row}",
+        "walk.steps": f"the number of images, an integer 2 to {most}",
+        "walk.method": "slerp or linear",
+        "mix": f"a list of 1 to {MAX_TERMS} objects with weight and either seeds or noise, "
+        f"at most {MAX_MIX_LATENTS} latents in all",
+        "mix.weight": f"a finite number; the result stays within -{MAX_LATENT} to {MAX_LATENT}",
+        "mix.seeds": seeds,
+        "mix.noise": noise,
+        "columns": f"an integer 1 to {most}",
+        "padding": f"an integer 0 to {limits.max_padding_px}, px",
+        "background": "a colour such as #ffffff",
+        "format": f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}",
+    }
+
+
+class _Untitled(GenerateJsonSchema):
+    """A field's title would only repeat its name."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
+        return False
+
+
+@lru_cache(maxsize=8)
+def model(nz: int, limits: Limits) -> type[Request]:
+    """Request with the ranges of one server.
+
+    Errors of our own carry in their context, where it is not what pydantic says: ``within``
+    (names and indices from there to the place to blame), ``seen`` and ``allowed``, all ASCII.
+    """
+    most = limits.max_images
+    say = allowed_values(nz, limits)
+
+    one_an_image = Field(min_length=1, max_length=most, fail_fast=True)
+
+    seed_range = Field(ge=0, le=MAX_SEED)
+    digits = Annotated[str, Field(pattern=f"^{_DIGITS}$")]
+    one_seed = Annotated[
+        int,
+        seed_range,
+        BeforeValidator(_from_digits, json_schema_input_type=Annotated[int, seed_range] | digits),
+    ]
+    seed_list = Annotated[list[one_seed], one_an_image]
+
+    number = Annotated[float, Field(ge=-MAX_LATENT, le=MAX_LATENT, allow_inf_nan=False)]
+    row = Annotated[list[number], Field(min_length=nz, max_length=nz, fail_fast=True)]
+    rows = Annotated[list[row], one_an_image]
+    base64_text = Annotated[
+        str,
+        Field(
+            pattern="^[A-Za-z0-9+/]+={0,2}$",
+            min_length=_base64_length(1, nz),
+            max_length=_base64_length(most, nz),
+            json_schema_extra={"contentEncoding": "base64"},
+        ),
+    ]
+    any_noise = Annotated[
+        rows, WrapValidator(_noise(nz, most), json_schema_input_type=rows | row | base64_text)
+    ]
+    one_latent = Annotated[
+        Annotated[one_seed, Tag("<seed>")] | Annotated[row, Tag("<row>")],
+        Discriminator(lambda value: "<row>" if isinstance(value, list) else "<seed>"),
+    ]
+
+    keys = Field(min_length=2, max_length=MAX_KEYS, fail_fast=True, description=say["walk.between"])
+    steps = Field(ge=2, le=most, description=say["walk.steps"])
+    walk = {
+        "between": (list[one_latent], keys),
+        "steps": (Annotated[int, AfterValidator(partial(_a_step_each, most=most))], steps),
+        "method": (
+            Annotated[Method | None, AfterValidator(lambda method: method or "slerp")],
+            Field(None, validate_default=True, description=say["walk.method"]),
+        ),
+    }
+    term = {
+        "weight": (float, Field(allow_inf_nan=False, description=say["mix.weight"])),
+        "seeds": (seed_list | None, Field(None, description=say["mix.seeds"])),
+        "noise": (any_noise | None, Field(None, description=say["mix.noise"])),
+    }
+    few_terms = Field(min_length=1, max_length=MAX_TERMS, fail_fast=True)
+    kinds: dict[str, Any] = {
+        "seed": one_seed,
+        "seeds": seed_list,
+        "num_images": Annotated[int, Field(ge=1, le=most)],
+        "noise": any_noise,
+        "walk": _with_ranges(Walk, walk),
+        "mix": Annotated[
+            list[_with_ranges(Term, term)], few_terms, AfterValidator(_few_latents)  # type: ignore[misc]
+        ],
+        "columns": Annotated[int, Field(ge=1, le=most)],
+        "padding": Annotated[int, Field(ge=0, le=limits.max_padding_px)],
+        "background": Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")],
+        "format": Format,
+    }
+    fields = {
+        name: (kind | None, Field(None, description=say[name])) for name, kind in kinds.items()
+    }
+    return _with_ranges(Request, fields)
+
+
+def _with_ranges(base: type[M], fields: dict[str, Any]) -> type[M]:
+    """The same class, described by its first sentence, whose fields have these types."""
+    doc = (base.__doc__ or "").partition("\n")[0]
+    return create_model(base.__name__, __base__=base, __doc__=doc, **fields)
+
+
+def _a_step_each(steps: int, info: ValidationInfo, most: int) -> int:
+    """Of a walk that goes through so many latents; none are known when they are wrong."""
+    least = len(info.data.get("between", ()))
+    if steps < least:
+        raise PydanticCustomError(
+            "steps",
+            "is less than the number of latents in between",
+            {"allowed": f"an integer {least} to {most}"},
+        )
+    return steps
+
+
+def _few_latents(terms: list[Any]) -> list[Any]:
+    count = sum(len(term.seeds if term.noise is None else term.noise) for term in terms)
+    if count > MAX_MIX_LATENTS:
+        raise PydanticCustomError(
+            "too_many_latents",
+            "has too many latents in its terms",
+            {"seen": f"{count} latents", "allowed": f"at most {MAX_MIX_LATENTS} in all terms"},
+        )
+    return terms
+
+
+def _from_digits(value: object) -> object:
+    """Digits in a string survive clients whose numbers are float64."""
+    return int(value) if isinstance(value, str) and re.fullmatch(_DIGITS, value) else value
+
+
+def _noise(nz: int, most: int) -> Callable[[object, ValidatorFunctionWrapHandler], Latents]:
+    """Rows, a single row, bytes or base64 of them -> latents."""
+
+    def read(value: object, rows: ValidatorFunctionWrapHandler) -> Latents:
+        if isinstance(value, bytes | str):
+            data = value if isinstance(value, bytes) else _from_base64(value)
+            return _from_bytes(data, nz, most)
+        if isinstance(value, list) and value and not any(isinstance(row, list) for row in value):
+            value = [value]
+        return np.array(rows(value), np.float32)
+
+    return read
+
+
+def _from_base64(text: str) -> bytes:
+    """Base64 (RFC 4648, section 4) to bytes."""
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        if any(character in text for character in "\r\n"):
+            hint = "it is broken into lines; write one, as base64 -w0 and base64.b64encode do"
+        elif any(character in text for character in "-_"):
+            hint = "it is base64url; write + and / for - and _"
+        else:
+            hint = "in a form, + is written as %2B"
+        raise PydanticCustomError(
+            "base64",
+            "is not base64 of the standard alphabet with its padding ({hint})",
+            {"hint": hint, "seen": show(text)},
+        ) from None
+
+
+def _from_bytes(data: bytes, nz: int, most: int) -> Latents:
+    """Little-endian float32; what is of another type is refused, as far as it shows."""
+    if what := wire.foreign(data):
+        raise PydanticCustomError(
+            "noise_type",
+            "is {what}; send the bare numbers, array.astype('<f4').tobytes()",
+            {"what": what, "seen": show(data[:20])},
+        )
+    if not data or len(data) % (4 * nz):
+        raise PydanticCustomError(
+            "noise_length",
+            "is of bytes that are no whole rows",
+            {"seen": f"{len(data)} bytes", "allowed": f"a positive multiple of {4 * nz} bytes"},
+        )
+    numbers = np.frombuffer(data, "<f4").reshape(-1, nz)
+    if len(numbers) > most:
+        raise PydanticCustomError("too_long", "is too long", {"seen": f"{len(numbers)} rows"})
+    wrong = ~(np.abs(numbers) <= MAX_LATENT)  # NaN too
+    if wrong.any():
+        row, column = divmod(int(wrong.argmax()), nz)
+        raise PydanticCustomError(
+            "noise_type",
+            "is no number that N(0, 1) draws: the bytes may be of another type than little-endian "
+            "float32, array.astype('<f4').tobytes()",
+            {"within": (row, column), "seen": f"{numbers[row, column]:g}"},
+        )
+    if _is_of_16_bits(data):
+        raise PydanticCustomError(
+            "noise_type",
+            "looks like float16 or bfloat16; send float32, array.astype('<f4').tobytes()",
+            {"seen": f"{len(data)} bytes"},
+        )
+    return numbers.astype(np.float32)
+
+
+def _is_of_16_bits(data: bytes) -> bool:
+    """Whether bytes are of float16 or bfloat16 numbers that N(0, 1) drew.
+
+    Two such numbers make a float32 that N(0, 1) could have drawn. But the low half of a float32 is
+    of mantissa bits, each value as likely as any: 64 different ones are all below 8 as float16, as
+    the bits of both types are, once in 0.56^-64 = 1e16 times.
+    """
+    low = np.frombuffer(data, "<u2")[::2]
+    if len(np.unique(low)) < 64:
+        return False
+    size = np.abs(low.view("<f2").astype(np.float32))
+    return bool((size < 8).all() and (size**2).mean() > 0.1)
+
+
+def _base64_length(rows: int, nz: int) -> int:
+    return -(-4 * nz * rows // 3) * 4

@@ -1,0 +1,744 @@
+"""What a request may say, in every way it can come, and the latents that it stands for."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import time
+from typing import Any
+
+import jsonschema_rs
+import numpy as np
+import pytest
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+
+from handler import latents
+from handler.errors import Kind, RequestError
+from handler.latents import MAX_SEED, Latents, from_seeds
+from handler.request import Call, Request, draw, parse, schema
+from handler.settings import Limits
+
+NZ = 4
+ROW = [1.0, -2.0, 0.5, 3.0]
+NAN, INF = float("nan"), float("inf")
+
+
+def call(raw: dict[str, Any], nz: int = NZ, **limits: int) -> Call:
+    return parse(raw, nz, Limits(**limits))
+
+
+def request(fields: object, **limits: int) -> Request:
+    (item,) = call({"body": fields}, **limits).items
+    return item
+
+
+def drawn(item: Request) -> Latents:
+    (rows,) = draw([item], NZ)
+    return rows
+
+
+def refused(raw: dict[str, Any], nz: int = NZ, **limits: int) -> RequestError:
+    """The refusal of what may be seen as late as the latents are drawn."""
+    with pytest.raises(RequestError) as caught:
+        draw(call(raw, nz, **limits).items, nz)
+    return caught.value
+
+
+def base64_of(rows: Any) -> str:
+    return base64.b64encode(np.asarray(rows, "<f4").tobytes()).decode()
+
+
+def a_walk(*between: Any, steps: Any = 3, **more: Any) -> dict[str, Any]:
+    return {"walk": {"between": list(between), "steps": steps, **more}}
+
+
+def a_mix(**term: Any) -> dict[str, Any]:
+    return {"mix": [{"weight": 1, "seeds": [1]}, {"weight": 1, **term}]}
+
+
+EMPTY = [{}, {"body": {}}, {"body": None}, {"body": b""}, {"body": bytearray(b" \n")}]
+
+
+@pytest.mark.parametrize("raw", EMPTY, ids=itertools.count())
+def test_nothing_is_one_random_image(raw: dict[str, Any]) -> None:
+    (first,), (second,) = call(raw).items, call(raw).items
+    assert drawn(first).shape == (1, NZ)
+    assert first.seeds != second.seeds  # equal once in 2^53 runs
+    assert (first.source, first.num_images, first.columns, first.padding) == ("seed", 1, 1, 0)
+    assert first.colour == (255, 255, 255)
+
+
+SAME: list[dict[str, Any]] = [
+    {"body": {"seed": 42, "num_images": 3}},
+    {"body": {"seed": "42", "num_images": 3, "noise": None}},
+    {"body": bytearray(b'{"seed": 42, "num_images": 3}')},
+    {"body": b'{"seed": "42", "num_images": 3}'},
+    {"body": b'\xef\xbb\xbf{"seed": 42}', "num_images": b"3"},
+    {'{"seed": 42, "num_images": 3}': bytearray()},
+    {"seed": bytearray(b"42"), "num_images": bytearray(b"3")},
+    {"seed": "42", "num_images": 3},
+    {"seeds": bytearray(b"[42, 43, 44]")},
+    {"body": {"seeds": [42, "43", 44]}},
+]
+
+
+@pytest.mark.parametrize("raw", SAME, ids=itertools.count())
+def test_every_way_in_means_the_same(raw: dict[str, Any]) -> None:
+    (item,) = call(raw).items
+    assert tuple(item.seeds or ()) == (42, 43, 44)
+    assert np.array_equal(drawn(item), from_seeds([42, 43, 44], NZ))
+    assert (item.num_images, item.columns, item.padding) == (3, 2, 2)
+
+
+def test_layout_fields() -> None:
+    item = request({"seed": 1, "num_images": 5, "columns": 5, "padding": 0,
+                    "background": "#0180fF"})  # fmt: skip
+    assert (item.columns, item.padding, item.colour) == (5, 0, (1, 128, 255))
+    assert request({"num_images": 2, "columns": 9}).columns == 2  # never more than images
+    (form,) = call({"background": bytearray(b"#102030")}).items  # a colour as it is
+    assert form.colour == (16, 32, 48)
+
+
+def test_noise_is_taken_row_by_row_as_float32() -> None:
+    rows = [[0.1, -2, 3.5, 4], [5, 6, 7, 8]]
+    item = request({"noise": rows})
+    assert drawn(item).dtype == np.float32
+    assert np.array_equal(drawn(item), np.array(rows, np.float32))
+    assert (item.source, item.seeds, item.num_images) == ("noise", None, 2)
+    assert np.array_equal(drawn(request({"noise": [1, 2, 3, 4]})), [[1, 2, 3, 4]])  # one row
+
+
+def test_seeds_end_at_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(request({"seed": MAX_SEED}).seeds or ()) == [MAX_SEED]
+    error = refused({"body": {"seed": MAX_SEED, "num_images": 2}})
+    assert (error.field, error.seen) == ("seed", str(MAX_SEED))
+    monkeypatch.setattr("secrets.randbelow", lambda below: below - 1)
+    item = request({"num_images": 3})  # a random base seed leaves room
+    assert list(item.seeds or ()) == [MAX_SEED - 2, MAX_SEED - 1, MAX_SEED]
+
+
+def test_a_walk_goes_through_seeds_and_latents() -> None:
+    item = request(a_walk(1, "2", ROW, steps=6))
+    keys = np.concatenate([from_seeds([1, 2], NZ), np.array([ROW], np.float32)])
+    assert np.array_equal(drawn(item), latents.walk(keys, 6, "slerp"))
+    assert (item.source, item.seeds, item.columns) == ("walk", None, 3)
+    assert json.loads(item.recipe) == {
+        "walk": {"between": [1, 2, ROW], "steps": 6, "method": "slerp"},
+        "columns": 3,
+        "padding": 2,
+        "background": "#ffffff",
+    }
+
+
+def test_a_walk_may_be_straight() -> None:
+    item = request(a_walk([0] * NZ, [4] * NZ, steps=5, method="linear"))
+    assert drawn(item).tolist() == [[i] * NZ for i in range(5)]
+
+
+def test_a_mix_is_the_weighted_sum_of_means() -> None:
+    rows = [ROW, [0.1, 0.2, 0.3, 0.4]]
+    terms = [
+        {"weight": 1, "seeds": [1, "2"]},
+        {"weight": -0.5, "noise": rows},
+        {"weight": 2.5, "noise": base64_of(ROW), "seeds": None},
+    ]
+    item = request({"mix": terms})
+    one, two, three = from_seeds([1, 2], NZ), np.array(rows, np.float32), np.float32([ROW])
+    assert np.array_equal(drawn(item), latents.mix([(1, one), (-0.5, two), (2.5, three)]))
+    assert (item.source, item.seeds, item.padding) == ("mix", None, 0)
+    assert json.loads(item.recipe)["mix"] == [
+        {"weight": 1, "seeds": [1, 2]},
+        {"weight": -0.5, "noise": base64_of(rows)},
+        {"weight": 2.5, "noise": base64_of(ROW)},
+    ]
+
+
+def test_noise_in_base64_is_little_endian_float32() -> None:
+    rows = from_seeds([7, 8], NZ)
+    rows[0, 0] = -0.0
+    item = request({"noise": base64_of(rows)})
+    assert drawn(item).tobytes() == rows.tobytes()
+    assert drawn(item).dtype == np.float32
+    assert item.source == "noise"
+    assert json.loads(item.recipe)["noise"] == base64_of(rows)
+
+
+@pytest.mark.parametrize("size", [1, 15, 17, 20])
+def test_base64_holds_whole_rows(size: int) -> None:
+    error = refused({"body": {"noise": base64.b64encode(bytes(size)).decode()}})
+    assert (error.kind, error.field, error.seen) == (Kind.INVALID_FIELD, "noise", f"{size} bytes")
+    assert "16 bytes" in error.allowed
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "=", "AAAA=", "A" * 22, "A" * 21 + "=", "A" * 22 + "==\n", "A" * 20 + "-_==", "\u00e9",
+     "\ud800", " " + "A" * 22 + "=="],
+    ids=itertools.count(),
+)  # fmt: skip
+def test_base64_is_strict(text: str) -> None:
+    error = refused({"body": {"noise": text}})
+    assert (error.kind, error.field) == (Kind.INVALID_FIELD, "noise")
+
+
+@pytest.mark.parametrize(("value", "seen"), [(NAN, "nan"), (INF, "inf"), (-INF, "-inf")])
+def test_numbers_in_base64_are_finite(value: float, seen: str) -> None:
+    error = refused({"body": {"noise": base64_of([ROW, [0, 0, value, 0]])}})
+    assert (error.kind, error.field, error.seen) == (Kind.INVALID_FIELD, "noise[1][2]", seen)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [("A" * 12 + "\n" + "A" * 10 + "==", "lines"), ("A" * 22 + "==\r\n", "lines"),
+     ("A" * 20 + "-_==", "base64url"), ("A" * 10 + " " + "A" * 11 + "==", "%2B")],
+    ids=itertools.count(),
+)  # fmt: skip
+def test_why_it_is_no_base64(text: str, hint: str) -> None:
+    assert hint in refused({"body": {"noise": text}}).detail
+
+
+NORMAL = np.random.default_rng(0).standard_normal(6400)
+OTHER_TYPES = {
+    "float16": NORMAL.astype("<f2"), "bfloat16": (NORMAL.astype("<f4").view("<u4") >> 16)
+    .astype("<u2"), "big-endian": NORMAL.astype(">f4"), "big-endian float16": NORMAL.astype(">f2"),
+    "float64": NORMAL, "float32 as float64": NORMAL.astype("<f4").astype("<f8"),
+    "uint8": (NORMAL * 40 + 128).astype("u1"), "int8": (NORMAL * 40).astype("i1"),
+    "int32": NORMAL.astype("<i4"), "int64": NORMAL.astype("<i8"),
+}  # fmt: skip
+
+
+def sent_as(data: bytes, way: str) -> dict[str, Any]:
+    text = base64.b64encode(data).decode()
+    return {
+        "raw": {"body": data},
+        "noise": {"body": {"noise": text}},
+        "mix": {"body": {"mix": [{"weight": 0, "seeds": [1]}, {"weight": 1, "noise": text}]}},
+    }[way]
+
+
+@pytest.mark.parametrize("way", ["raw", "noise", "mix"])
+@pytest.mark.parametrize("dtype", OTHER_TYPES)
+def test_noise_of_another_type_is_told(dtype: str, way: str) -> None:
+    """200 numbers, so that two of four, two and one byte are a row of float32."""
+    data = OTHER_TYPES[dtype][:400].tobytes()
+    error = refused(sent_as(data, way), 100)
+    assert error.kind is Kind.INVALID_FIELD
+    assert error.field.startswith("mix[1].noise" if way == "mix" else "noise")
+    assert "<f4" in error.detail
+    assert "float32" in error.allowed
+
+
+@pytest.mark.parametrize("way", ["raw", "noise", "mix"])
+@pytest.mark.parametrize(
+    "numbers",
+    [NORMAL, NORMAL.astype("f2"), np.round(NORMAL, 1), NORMAL * 8, np.full(6400, 0.3),
+     np.zeros(6400), np.arange(6400) / 64, np.linspace(-3, 3, 6400), NORMAL.astype("i4"),
+     np.clip(NORMAL, -1, 1)],
+    ids=itertools.count(),
+)  # fmt: skip
+def test_float32_of_any_origin_is_taken(numbers: Any, way: str) -> None:
+    data = numbers.astype("<f4").tobytes()
+    (rows,) = draw(call(sent_as(data, way), 100).items, 100)
+    if way != "mix":
+        assert rows.tobytes() == data
+
+
+@pytest.mark.parametrize("way", ["noise", "mix"])
+def test_a_npy_file_is_no_noise(way: str) -> None:
+    assert "a .npy file" in refused(sent_as(b"\x93NUMPY" + bytes(394), way), 100).detail
+
+
+WRONG: list[tuple[dict[str, Any], str, str]] = [
+    ({"seed": True}, "seed", "true"), ({"seed": 1.0}, "seed", "1.0"), ({"seed": -1}, "seed", "-1"),
+    ({"seed": MAX_SEED + 1}, "seed", str(MAX_SEED + 1)),
+    ({"seed": 10**4000}, "seed", "an integer of 13288 bits"),
+    ({"seed": "-1"}, "seed", "'-1'"), ({"seed": "1e3"}, "seed", "'1e3'"),
+    ({"seed": ""}, "seed", "''"), ({"seed": "\u0663"}, "seed", "'\\u0663'"),
+    ({"seed": NAN}, "seed", "nan"), ({"seed": [1]}, "seed", "a list of 1"),
+    ({"seeds": []}, "seeds", "a list of 0"), ({"seeds": 5}, "seeds", "5"),
+    ({"seeds": [1, True]}, "seeds[1]", "true"), ({"seeds": [1, 2, -3]}, "seeds[2]", "-3"),
+    ({"num_images": 0}, "num_images", "0"), ({"num_images": True}, "num_images", "true"),
+    ({"num_images": 2.0}, "num_images", "2.0"), ({"num_images": "2"}, "num_images", "'2'"),
+    ({"noise": []}, "noise", "a list of 0"), ({"noise": 5}, "noise", "5"),
+    ({"noise": [1, 2, 3]}, "noise[0]", "a list of 3"),
+    ({"noise": [[1, 2, 3, 4], [1, 2, 3]]}, "noise[1]", "a list of 3"),
+    ({"noise": [[1, 2, 3, 4], 5]}, "noise[1]", "5"),
+    ({"noise": [[1, 2, True, 4]]}, "noise[0][2]", "true"),
+    ({"noise": [[1, 2, "3", 4]]}, "noise[0][2]", "'3'"),
+    ({"noise": [[1, 2, None, 4]]}, "noise[0][2]", "null"),
+    ({"noise": [[1, 2, 3, NAN]]}, "noise[0][3]", "nan"),
+    ({"noise": [[1, 2, -INF, 4]]}, "noise[0][2]", "-inf"),
+    ({"noise": [[1e39, 2, 3, 4]]}, "noise[0][0]", "1e+39"),
+    ({"noise": [[1, 10**400, 3, 4]]}, "noise[0][1]", "an integer of 1329 bits"),
+    ({"noise": [1, 2, 3, 1e39]}, "noise[0][3]", "1e+39"),
+    ({"format": "gif"}, "format", "'gif'"), ({"format": "PNG"}, "format", "'PNG'"),
+    ({"format": True}, "format", "true"),
+    ({"columns": 0}, "columns", "0"), ({"columns": 257}, "columns", "257"),
+    ({"columns": True}, "columns", "true"),
+    ({"padding": -1}, "padding", "-1"), ({"padding": 65}, "padding", "65"),
+    ({"padding": 1.5}, "padding", "1.5"),
+    ({"background": "white"}, "background", "'white'"),
+    ({"background": "#fffffff"}, "background", "'#fffffff'"),
+    ({"background": "#ffffff\n"}, "background", "'#ffffff\\n'"),
+    ({"background": 0}, "background", "0"),
+    ({"walk": 5}, "walk", "5"),
+    ({"walk": []}, "walk", "a list of 0"),
+    ({"walk": {"steps": 3}}, "walk.between", "an object of 1"),
+    ({"walk": {"between": [1, 2]}}, "walk.steps", "an object of 1"),
+    (a_walk(), "walk.between", "a list of 0"),
+    (a_walk(1), "walk.between", "a list of 1"),
+    (a_walk(*range(65), steps=65), "walk.between", "a list of 65"),
+    ({"walk": {"between": "12", "steps": 3}}, "walk.between", "'12'"),
+    (a_walk(1, 2, 3, True), "walk.between[3]", "true"),
+    (a_walk(1, None), "walk.between[1]", "null"),
+    (a_walk(1, 2.0), "walk.between[1]", "2.0"),
+    (a_walk(1, -1), "walk.between[1]", "-1"),
+    (a_walk(1, MAX_SEED + 1), "walk.between[1]", str(MAX_SEED + 1)),
+    (a_walk(1, 10**5000), "walk.between[1]", "an integer of 16610 bits"),
+    (a_walk(1, "\u0663"), "walk.between[1]", "'\\u0663'"),
+    (a_walk(1, "2\r\n"), "walk.between[1]", "'2\\r\\n'"),
+    (a_walk(1, "\ud800"), "walk.between[1]", "'\\ud800'"),
+    (a_walk(1, {}), "walk.between[1]", "an object of 0"),
+    (a_walk(1, []), "walk.between[1]", "a list of 0"),
+    (a_walk(1, [1, 2, 3]), "walk.between[1]", "a list of 3"),
+    (a_walk(1, [1, 2, 3, NAN]), "walk.between[1][3]", "nan"),
+    (a_walk(1, [1, INF, 3, 4]), "walk.between[1][1]", "inf"),
+    (a_walk(1, [1, 2, 1e39, 4]), "walk.between[1][2]", "1e+39"),
+    (a_walk(1, [1, 2, 10**400, 4]), "walk.between[1][2]", "an integer of 1329 bits"),
+    (a_walk(1, [1, 2, False, 4]), "walk.between[1][2]", "false"),
+    (a_walk(1, [1, 2, "3", 4]), "walk.between[1][2]", "'3'"),
+    (a_walk(1, [1, 2, [[[[]]]], 4]), "walk.between[1][2]", "a list of 1"),
+    (a_walk(1, 2, steps=1), "walk.steps", "1"),
+    (a_walk(1, 2, steps=True), "walk.steps", "true"),
+    (a_walk(1, 2, steps=3.0), "walk.steps", "3.0"),
+    (a_walk(1, 2, steps="3"), "walk.steps", "'3'"),
+    (a_walk(1, 2, 3, 4), "walk.steps", "3"),
+    (a_walk(1, 2, method="cubic"), "walk.method", "'cubic'"),
+    (a_walk(1, 2, method=1), "walk.method", "1"),
+    (a_walk([20, 0, 0, 0], [-10, 0.01, 0, 0]), "walk", "an object of 2"),
+    (a_walk(1, [1, 100.1, 3, 4]), "walk.between[1][1]", "100.1"),
+    ({"noise": [1, 2, -101, 4]}, "noise[0][2]", "-101"),
+    (a_mix(noise=[ROW, [1, 2, 3, 666]]), "mix[1].noise[1][3]", "666"),
+    ({"mix": {}}, "mix", "an object of 0"),
+    ({"mix": []}, "mix", "a list of 0"),
+    ({"mix": [{"weight": 1, "seeds": [1]}] * 65}, "mix", "a list of 65"),
+    ({"mix": [1]}, "mix[0]", "1"),
+    ({"mix": [[]]}, "mix[0]", "a list of 0"),
+    ({"mix": [{"seeds": [1]}]}, "mix[0].weight", "an object of 1"),
+    (a_mix(weight=None, seeds=[1]), "mix[1].weight", "an object of 1"),
+    (a_mix(weight=NAN, seeds=[1]), "mix[1].weight", "nan"),
+    (a_mix(weight=INF, seeds=[1]), "mix[1].weight", "inf"),
+    (a_mix(weight=True, seeds=[1]), "mix[1].weight", "true"),
+    (a_mix(weight="1", seeds=[1]), "mix[1].weight", "'1'"),
+    (a_mix(weight=10**400, seeds=[1]), "mix[1].weight", "an integer of 1329 bits"),
+    (a_mix(seeds=[]), "mix[1].seeds", "a list of 0"),
+    (a_mix(seeds=1), "mix[1].seeds", "1"),
+    (a_mix(seeds=[1, -1]), "mix[1].seeds[1]", "-1"),
+    (a_mix(noise=[]), "mix[1].noise", "a list of 0"),
+    (a_mix(noise="AAAA"), "mix[1].noise", "3 bytes"),
+    (a_mix(noise=[ROW, [1, 2, 3, NAN]]), "mix[1].noise[1][3]", "nan"),
+    (a_mix(weight=1e39, noise=[ROW]), "mix", "a list of 2"),
+    (a_mix(weight=36, noise=[ROW]), "mix", "a list of 2"),
+    ({"mix": [{"weight": 1e308, "noise": [90] * NZ}]}, "mix", "a list of 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "at", "seen"), WRONG, ids=itertools.count())
+def test_a_wrong_place_is_a_400_that_names_it(fields: dict[str, Any], at: str, seen: str) -> None:
+    error = refused({"body": fields})
+    assert (error.kind, error.field, error.seen) == (Kind.INVALID_FIELD, at, seen)
+    assert error.detail.startswith(at)
+    assert error.allowed
+    assert error.allowed in error.detail or at in ("walk", "mix")
+
+
+def test_the_steps_allowed_depend_on_the_latents() -> None:
+    assert refused({"body": a_walk(1, 2, 3, 4)}).allowed == "an integer 4 to 256"
+
+
+@pytest.mark.parametrize(
+    ("term", "kind"),
+    [({}, Kind.INVALID_FIELD), ({"seeds": None}, Kind.INVALID_FIELD),
+     ({"seeds": [1], "noise": [ROW]}, Kind.CONFLICT)],
+)  # fmt: skip
+def test_a_term_has_one_source(term: dict[str, Any], kind: Kind) -> None:
+    error = refused({"body": a_mix(**term)})
+    assert (error.kind, error.field) == (kind, "mix[1]")
+    assert "exactly one of seeds and noise" in error.allowed
+
+
+@pytest.mark.parametrize(
+    ("fields", "at", "hint"),
+    [
+        ({"sede": 1}, "sede", "did you mean seed"),
+        ({"sede": None}, "sede", "did you mean seed"),
+        (a_walk(1, 2, stepz=4), "walk.stepz", "did you mean steps"),
+        (a_walk(1, 2, stepz=None), "walk.stepz", "did you mean steps"),
+        (a_mix(seed=4), "mix[1].seed", "did you mean seeds"),
+        (a_walk(1, 2, **{"\r\n\u00e9": 1}), "walk.\\r\\n\\xe9", "remove it"),
+        (a_walk(1, 2, **{"\ud800": 1}), "walk.\\ud800", "remove it"),
+        (a_walk(1, 2, **{"<row>": 1}), "walk.<row>", "remove it"),
+    ],
+    ids=itertools.count(),
+)
+def test_an_unknown_name_is_refused(fields: dict[str, Any], at: str, hint: str) -> None:
+    error = refused({"body": fields})
+    assert (error.kind, error.field) == (Kind.UNKNOWN_FIELD, at)
+    assert hint in error.detail
+
+
+def test_an_unknown_field_is_shown_in_ascii_and_cut() -> None:
+    error = refused({"body": {"\u00e9\r\n" * 1000: 1}})
+    assert error.field.isascii()
+    assert error.field.isprintable()
+    assert len(error.field) <= 80
+
+
+def test_of_many_unknown_names_only_the_first_costs_time() -> None:
+    fields = a_walk(1, 2, **{f"n{i}": 1 for i in range(300_000)})
+    start = time.process_time()
+    assert refused({"body": fields}).field == "walk.n0"
+    assert time.process_time() - start < 0.5
+
+
+@pytest.mark.parametrize(
+    ("fields", "at"),
+    [
+        ({"num_images": 4}, "num_images"),
+        ({"num_images": 10**400}, "num_images"),
+        ({"seeds": [1, 2, 3, 4]}, "seeds"),
+        ({"noise": [[0] * NZ] * 4}, "noise"),
+        ({"noise": base64_of([ROW] * 4)}, "noise"),
+        (a_walk(1, 2, steps=4), "walk.steps"),
+        (a_walk(1, 2, steps=10**400), "walk.steps"),
+        (a_mix(seeds=[1] * 4), "mix[1].seeds"),
+        (a_mix(noise=[ROW] * 4), "mix[1].noise"),
+        (a_mix(noise=base64_of([ROW] * 4)), "mix[1].noise"),
+    ],
+    ids=itertools.count(),
+)
+def test_more_images_than_the_limit_is_a_413(fields: dict[str, Any], at: str) -> None:
+    error = refused({"body": fields}, max_images=3)
+    assert (error.kind, error.field) == (Kind.TOO_LARGE, at)
+    assert request({"num_images": 3}, max_images=3).num_images == 3  # the limit itself
+
+
+def test_a_mix_has_a_limit_of_its_own() -> None:
+    terms = [{"weight": 1, "seeds": [1] * 256}] * 4
+    assert len(drawn(request({"mix": terms}))) == 1
+    error = refused({"body": {"mix": [*terms, {"weight": 1, "seeds": [1]}]}})
+    assert (error.kind, error.field, error.seen) == (Kind.TOO_LARGE, "mix", "1025 latents")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"seed": 1, "seeds": [2]},
+        {"seed": 1, "noise": [[0] * NZ]},
+        {"seeds": [], "noise": []},
+        {"seeds": [1], "num_images": 1},
+        {"noise": [[0] * NZ], "num_images": 1},
+        {**a_walk(1, 2), "seed": 1},
+        {**a_walk(1, 2), **a_mix(seeds=[1])},
+        {**a_mix(seeds=[1]), "noise": [ROW]},
+        {**a_walk(1, 2), "num_images": 3},
+        {**a_mix(seeds=[1]), "num_images": 1},
+    ],
+    ids=itertools.count(),
+)
+def test_sources_go_alone(fields: dict[str, Any]) -> None:
+    error = refused({"body": fields})
+    assert error.kind is Kind.CONFLICT
+    assert all(name in error.detail for name in fields)
+
+
+@pytest.mark.parametrize("value", [None, "png", "json", "npy"])
+def test_the_format_is_the_field_else_by_the_header_and_never_in_the_recipe(
+    value: str | None,
+) -> None:
+    headers = {"Accept": "application/x-npy"}
+    (item,) = parse({"body": {"seed": 1, "format": value}}, NZ, Limits(), headers).items
+    assert item.format == (value or "npy")
+    assert "format" not in item.recipe
+    assert request({"format": value}).format == (value or "png")
+
+
+def test_each_instance_is_a_request_of_its_own() -> None:
+    bodies: list[dict[str, Any]] = [
+        {"seed": 1, "num_images": 3, "columns": 3, "format": "json"},
+        {"noise": [1, 2, 3, 4], "format": None},
+        a_walk(1, 2, steps=4),
+    ]
+    found = call({"body": {"instances": bodies}})
+    assert found.kserve
+    assert [item.source for item in found.items] == ["seed", "noise", "walk"]
+    for item, body in zip(found.items, bodies, strict=True):
+        assert not call({"body": body}).kserve
+        assert np.array_equal(drawn(item), drawn(request(body)))
+        assert (item.recipe, item.format) == (request(body).recipe, "json")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"body": {"instances": [{"seed": 1}]}},
+        {"body": {"instances": [{"seed": 1}], "parameters": None}},
+        {"body": {"instances": [{"seed": 1}], "parameters": {}}},
+        {"body": {"instances": [{"seed": 1}], "parameters": []}},
+        {"body": {"instances": [{"seed": 1}], "signature_name": "serving_default"}},
+        {"body": {"instances": [{"seed": 1}], "signature_name": ""}, "model_name": b"dcgan"},
+        {"body": bytearray(b'{"instances": [{"seed": 1}]}')},
+        {"data": b'{"instances": [{"seed": "1"}]}'},
+        {"instances": bytearray(b'[{"seed": 1}]')},
+    ],
+)
+def test_it_comes_in_every_way(raw: dict[str, Any]) -> None:
+    found = call(raw)
+    assert found.kserve
+    assert list(found.items[0].seeds or ()) == [1]
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "x", 5])
+def test_instances_are_a_list_with_something_in_it(value: object) -> None:
+    error = refused({"body": {"instances": value}})
+    assert (error.kind, error.field) == (Kind.INVALID_FIELD, "instances")
+
+
+def test_instances_go_alone() -> None:
+    error = refused({"body": {"instances": [{}], "sede\u00e9": 1}})
+    assert (error.kind, error.field) == (Kind.CONFLICT, "sede\\xe9")
+
+
+@pytest.mark.parametrize(
+    ("instance", "kind", "at"),
+    [
+        (5, Kind.INVALID_FIELD, "instances[2]"),
+        ([], Kind.INVALID_FIELD, "instances[2]"),
+        (None, Kind.INVALID_FIELD, "instances[2]"),
+        ({"seed": -1}, Kind.INVALID_FIELD, "instances[2].seed"),
+        ({"sede": 1}, Kind.UNKNOWN_FIELD, "instances[2].sede"),
+        ({"instances": []}, Kind.UNKNOWN_FIELD, "instances[2].instances"),
+        ({"seed": 1, "seeds": [1]}, Kind.CONFLICT, "instances[2].seeds"),
+        ({"noise": [[1, 2, "x", 4]]}, Kind.INVALID_FIELD, "instances[2].noise[0][2]"),
+        ({"seed": 2**53 - 1, "num_images": 2}, Kind.INVALID_FIELD, "instances[2].seed"),
+        ({"num_images": 257}, Kind.TOO_LARGE, "instances[2].num_images"),
+        ({"format": "png"}, Kind.INVALID_FIELD, "instances[2].format"),
+        ({"format": "npy"}, Kind.INVALID_FIELD, "instances[2].format"),
+        (a_walk([20, 0, 0, 0], [-10, 0.01, 0, 0]), Kind.INVALID_FIELD, "instances[2].walk"),
+    ],
+    ids=lambda value: json.dumps(value) if isinstance(value, dict | list | None) else "",
+)
+def test_a_wrong_instance_is_named_by_its_place(instance: object, kind: Kind, at: str) -> None:
+    # What is known only when latents are drawn comes after what is wrong in a field.
+    more = [] if at == "instances[2].walk" else [{"seed": -5}]
+    error = refused({"body": {"instances": [{"seed": 1}, {}, instance, *more]}})
+    assert (error.kind, error.field) == (kind, at)
+    assert error.detail.startswith("instances[2]")
+    assert error.allowed
+
+
+def test_the_limit_is_for_all_instances_together() -> None:
+    assert len(call({"body": {"instances": [{"num_images": 3}, {}]}}, max_images=4).items) == 2
+    error = refused({"body": {"instances": [{"num_images": 3}, {}, {}]}}, max_images=4)
+    assert (error.kind, error.field) == (Kind.TOO_LARGE, "instances[2]")
+    assert error.seen.startswith("5 images")
+
+
+# Random requests: a recipe draws the same once more, and the schema takes what parse takes.
+ANY_NZ = 3
+LIMITS = Limits(max_images=8, max_padding_px=9)
+SCHEMA = schema(ANY_NZ, LIMITS)
+VALIDATOR = jsonschema_rs.Draft202012Validator(SCHEMA)
+
+
+def one_of_few(value: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
+    return st.lists(value, min_size=1, max_size=8)
+
+
+numbers = st.floats(-5, 5, allow_subnormal=True) | st.integers(-5, 5)
+seeds = st.integers(0, MAX_SEED - 8) | st.integers(0, 9).map(str)
+rows = st.lists(numbers, min_size=ANY_NZ, max_size=ANY_NZ)
+packed = one_of_few(rows).map(
+    lambda value: base64.b64encode(np.array(value, "<f4").tobytes()).decode()
+)
+noise = one_of_few(rows) | rows | packed
+between = st.lists(seeds | rows, min_size=2, max_size=5)
+terms = st.one_of(
+    st.fixed_dictionaries({"weight": st.floats(-2, 2), "seeds": one_of_few(seeds)}),
+    st.fixed_dictionaries({"weight": st.integers(-3, 3), "noise": noise}),
+)
+sources = st.one_of(
+    st.fixed_dictionaries({}, optional={"seed": seeds, "num_images": st.integers(1, 8)}),
+    st.fixed_dictionaries({"seeds": one_of_few(seeds)}),
+    st.fixed_dictionaries({"noise": noise}),
+    st.fixed_dictionaries(
+        {
+            "walk": st.fixed_dictionaries(
+                {"between": between, "steps": st.integers(5, 8)},
+                optional={"method": st.sampled_from(["slerp", "linear", None])},
+            )
+        }
+    ),
+    st.fixed_dictionaries({"mix": st.lists(terms, min_size=1, max_size=4)}),
+)
+layouts = st.fixed_dictionaries(
+    {},
+    optional={
+        "columns": st.integers(1, 8) | st.none(),
+        "padding": st.integers(0, 9) | st.none(),
+        "background": st.from_regex("#[0-9a-fA-F]{6}", fullmatch=True) | st.none(),
+        "format": st.sampled_from(["png", "json", "npy", None]),
+    },
+)
+good = st.builds(lambda source, layout: {**source, **layout}, sources, layouts)
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | seeds,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner),
+    max_leaves=6,
+)
+doubtful = st.builds(
+    lambda body, name, value: {**body, name: value},
+    good,
+    st.sampled_from(sorted(SCHEMA["properties"])),
+    junk | between | noise | terms | st.lists(terms, max_size=2),
+)
+
+
+def any_request(body: object) -> Request:
+    (item,) = parse({"body": body}, ANY_NZ, LIMITS).items
+    draw([item], ANY_NZ)
+    return item
+
+
+@settings(max_examples=150, deadline=None)
+@given(body=good)
+def test_a_recipe_draws_the_same_bits_in_the_same_grid(body: dict[str, Any]) -> None:
+    try:
+        first = any_request(body)
+    except RequestError:
+        if "walk" in body:  # nearly opposite ends: the arc between them swings far out
+            reject()
+        raise
+    second = any_request(json.loads(first.recipe, parse_constant=pytest.fail))
+    assert [r.tobytes() for r in draw([first], ANY_NZ)] == [
+        r.tobytes() for r in draw([second], ANY_NZ)
+    ]
+    layouts = [(r.columns, r.padding, r.background) for r in (first, second)]
+    assert layouts[0] == layouts[1]
+    assert list(second.seeds or ()) == list(first.seeds or ())
+    assert second.recipe == first.recipe
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({"seed": "5", "num_images": 2}, {"seed": 5, "num_images": 2}),
+        ({"seeds": [5, 6, "7"]}, {"seed": 5, "num_images": 3}),
+        ({"seeds": [9]}, {"seed": 9, "num_images": 1}),
+        ({"seeds": [5, 5]}, {"seeds": [5, 5]}),
+        ({"seeds": [6, "5"]}, {"seeds": [6, 5]}),
+        ({"noise": [0, 1, -2]}, {"noise": "AAAAAAAAgD8AAADA"}),
+    ],
+)
+def test_a_recipe_is_short(body: dict[str, Any], fields: dict[str, Any]) -> None:
+    recipe = json.loads(any_request({**body, "background": "#AbCdEf", "columns": 8}).recipe)
+    assert recipe.pop("background") == "#abcdef"
+    assert recipe.pop("padding") == (0 if recipe.pop("columns") == 1 else 2)
+    assert recipe == fields
+
+
+def test_the_schema_is_valid_and_carries_every_field_and_limit() -> None:
+    assert jsonschema_rs.meta.is_valid(SCHEMA)
+    assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert list(SCHEMA["properties"]) == [
+        "seed", "seeds", "num_images", "noise", "walk", "mix", "columns", "padding", "background",
+        "format",
+    ]  # fmt: skip
+    assert all(part["description"] for part in SCHEMA["properties"].values())
+
+
+@settings(max_examples=150, deadline=None)
+@given(body=good | doubtful)
+def test_the_schema_takes_what_parse_takes(body: dict[str, Any]) -> None:
+    try:
+        any_request(body)
+    except RequestError:
+        return
+    VALIDATOR.validate(body)
+
+
+anything = st.one_of(
+    junk.map(lambda value: {"body": value}),
+    st.binary(max_size=30).map(lambda value: {"body": bytearray(value)}),
+    st.dictionaries(st.text(max_size=9), st.binary(max_size=9), max_size=3),
+    doubtful.map(lambda value: {"body": json.dumps(value).encode()}),
+    st.lists(doubtful | junk, max_size=3).map(lambda value: {"body": {"instances": value}}),
+    st.dictionaries(
+        st.sampled_from(sorted(SCHEMA["properties"])), st.binary(max_size=9) | st.text(), max_size=2
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(raw=anything)
+def test_anything_is_a_call_or_a_refusal_in_ascii(raw: dict[str, Any]) -> None:
+    try:
+        found = parse(raw, ANY_NZ, LIMITS)
+        latents = draw(found.items, ANY_NZ)
+    except RequestError as error:
+        texts = [error.detail, error.field, error.seen, error.allowed]
+        assert all(text.isascii() and len(text) < 500 for text in texts)
+        assert all(text.isprintable() for text in texts)
+    else:
+        assert 1 <= found.images <= LIMITS.max_images
+        assert [len(rows) for rows in latents] == [item.num_images for item in found.items]
+        assert all(np.isfinite(rows).all() for rows in latents)
+
+
+AT_THE_EDGE = [
+    ({"seed": MAX_SEED}, {"seed": MAX_SEED + 1}),
+    ({"seed": "1"}, {"seed": "-1"}),
+    ({"seeds": [1] * 8}, {"seeds": [1] * 9}),
+    ({"seeds": [1]}, {"seeds": []}),
+    ({"num_images": 8}, {"num_images": 9}),
+    ({"num_images": 1}, {"num_images": 0}),
+    ({"noise": [[0] * ANY_NZ] * 8}, {"noise": [[0] * ANY_NZ] * 9}),
+    ({"noise": [0] * ANY_NZ}, {"noise": [0] * (ANY_NZ + 1)}),
+    ({"noise": "A" * 16}, {"noise": "A" * 12}),
+    ({"noise": "A" * 128}, {"noise": "A" * 132}),
+    ({"noise": "A" * 16}, {"noise": "-" * 16}),
+    ({"noise": [100] * ANY_NZ}, {"noise": [100.001] * ANY_NZ}),
+    ({"noise": [-100] * ANY_NZ}, {"noise": [-100.001] * ANY_NZ}),
+    (
+        {"walk": {"between": [1, [100] * ANY_NZ], "steps": 8}},
+        {"walk": {"between": [1, [101] * ANY_NZ], "steps": 8}},
+    ),
+    (
+        {"mix": [{"weight": 1, "noise": [100] * ANY_NZ}]},
+        {"mix": [{"weight": 1, "noise": [101] * ANY_NZ}]},
+    ),
+    (
+        {"walk": {"between": [1, [0] * ANY_NZ], "steps": 8}},
+        {"walk": {"between": [1, 2], "steps": 9}},
+    ),
+    ({"walk": {"between": [1, 2], "steps": 2}}, {"walk": {"between": [1], "steps": 2}}),
+    ({"walk": {"between": [1, 2], "steps": 2}}, {"walk": {"between": [1, 2]}}),
+    ({"mix": [{"weight": 1, "seeds": [1]}] * 64}, {"mix": [{"weight": 1, "seeds": [1]}] * 65}),
+    ({"mix": [{"weight": 1, "noise": [0] * ANY_NZ}]}, {"mix": [{"noise": [0] * ANY_NZ}]}),
+    ({"columns": 8}, {"columns": 9}),
+    ({"padding": 9}, {"padding": 10}),
+    ({"background": "#aBc012"}, {"background": "#abc0123"}),
+    ({"format": "npy"}, {"format": "gif"}),
+    ({"seed": None}, {"sede": None}),
+]
+
+
+@pytest.mark.parametrize(("inside", "outside"), AT_THE_EDGE)
+def test_the_schema_ends_where_parse_ends(inside: dict[str, Any], outside: dict[str, Any]) -> None:
+    any_request(inside)
+    assert VALIDATOR.is_valid(inside)
+    with pytest.raises(RequestError):
+        any_request(outside)
+    assert not VALIDATOR.is_valid(outside)
