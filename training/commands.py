@@ -1,4 +1,4 @@
-"""The commands of ``python -m training`` beside training itself.
+"""The commands of ``python -m training`` beside training itself: those of ``training.lab``.
 
 Each prints one JSON object; progress goes to stderr. Those that make a picture write it whole
 or not at all. Exit codes: 0 done, 1 not writable, 2 bad usage or unusable input, 130 interrupted.
@@ -6,42 +6,45 @@ or not at all. Exit codes: 0 done, 1 not writable, 2 bad usage or unusable input
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from importlib import import_module
 
 import tyro
 
-from training.config import ConfigError
+from training.checkpoint import CheckpointError
 from training.data.decode import DataError
-from training.lab.addition import ArithmeticConfig
-from training.lab.animation import AnimationConfig
-from training.lab.command import EvaluateConfig
-from training.lab.compare import CompareConfig
-from training.lab.curves import CurvesConfig
-from training.lab.directions import DirectionsConfig
-from training.lab.enlarge import EnlargeConfig
-from training.lab.filters import FiltersConfig
-from training.lab.layers import LayersConfig
-from training.lab.neighbours import NeighboursConfig
-from training.lab.usage import UsageError
-from training.lab.walk import WalkConfig
+from training.lab.options import Command, UsageError
 from training.weights import WeightsError
 
-Command = (
-    Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
-    | Annotated[NeighboursConfig, tyro.conf.subcommand("neighbours")]
-    | Annotated[WalkConfig, tyro.conf.subcommand("walk")]
-    | Annotated[ArithmeticConfig, tyro.conf.subcommand("arithmetic")]
-    | Annotated[DirectionsConfig, tyro.conf.subcommand("directions")]
-    | Annotated[FiltersConfig, tyro.conf.subcommand("filters")]
-    | Annotated[LayersConfig, tyro.conf.subcommand("layers")]
-    | Annotated[CurvesConfig, tyro.conf.subcommand("curves")]
-    | Annotated[AnimationConfig, tyro.conf.subcommand("animation")]
-    | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
-    | Annotated[EnlargeConfig, tyro.conf.subcommand("enlarge")]
-)
+# Name -> module of training.lab, of which only that one is imported: some take seconds.
+COMMANDS = {
+    "evaluate": "evaluate",
+    "compare": "run_plots",
+    "neighbours": "memorisation",
+    "walk": "latent_plots",
+    "arithmetic": "arithmetic",
+    "directions": "latent_plots",
+    "filters": "filters",
+    "enlarge": "latent_plots",
+    "curves": "run_plots",
+    "animation": "run_plots",
+}
+
+
+def command_class(name: str) -> type[Command]:
+    """The settings of a command, whose ``run`` does it."""
+    found: type[Command] = getattr(
+        import_module(f"training.lab.{COMMANDS[name]}"), name.capitalize()
+    )
+    return found
+
+
+def summary(name: str) -> str:
+    """One line on what a command does: the first of its class."""
+    return (command_class(name).__doc__ or "").splitlines()[0]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -51,14 +54,19 @@ def main(arguments: Sequence[str]) -> int:
         arguments: its name and its flags.
 
     Raises:
-        SystemExit: with code 2 (unknown name or flag) or 0 (``--help``).
+        SystemExit: with code 2 (unknown flag) or 0 (``--help``).
     """
-    command: Command = tyro.cli(
-        Command, prog="python -m training", description=__doc__, args=arguments
-    )
+    name, *flags = arguments
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        known = ", ".join(COMMANDS)
+        print(f"error: no command {name!r}; {hint}known: train, {known}", file=sys.stderr)
+        return 2
+    command = tyro.cli(command_class(name), prog=f"python -m training {name}", args=flags)
     try:
         print(json.dumps(command.run(), indent=2))  # in ASCII: names may be any bytes
-    except (UsageError, WeightsError, ConfigError, DataError, FileNotFoundError) as error:
+    except (UsageError, DataError, CheckpointError, WeightsError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:

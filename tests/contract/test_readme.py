@@ -84,7 +84,7 @@ def test_the_client(server: Server, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"grid.png", "walk.gif", "mix.png"}
 
 
-def test_seeing(tmp_path: Path) -> None:
+def test_the_walk(tmp_path: Path) -> None:
     (command,) = commands("-m training walk")
     run(f"{command} --out {tmp_path}/walk.png")
     assert Image.open(tmp_path / "walk.png").size[0] > 64

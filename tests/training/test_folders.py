@@ -26,8 +26,8 @@ from training.data import cache as store
 from training.data import sources
 from training.data.decode import Skipped, decode
 from training.data.sources import load_folder, load_zip, report, show_name
-from training.lab.canvas import save_gif, save_png
-from training.lab.curves import CurvesConfig
+from training.lab.latent_plots import Walk
+from training.lab.run_plots import Curves
 from training.samples import save_grid
 
 
@@ -95,12 +95,12 @@ def write_mixed(root: Path) -> Path:
     Image.new("RGB", (40, 40), "red").save(root / "settings" / "picture.png")
     image = np.zeros((32, 32, 3), np.uint8)
     save_grid(root / "grid.png", image[None])
-    save_png(root / "walk.png", image, 2)
-    save_gif(root / "walk.gif", [image, image + 9], 50, 8, hold=False)
+    Walk(out=root / "walk.png", colours=2).save_png(image)
+    Walk(out=root / "walk.gif").save_gif([image, image + 9], 50, hold=False)
     figure_of = root / "a" / "figure"
     figure_of.mkdir()
     (figure_of / "stats.jsonl").write_text('{"step": 1, "loss_d": 1.0, "loss_g": 2.0}\n')
-    CurvesConfig(figure_of, root / "curves.png").run()
+    Curves(run_folder=figure_of, out=root / "curves.png").run()
     return root
 
 

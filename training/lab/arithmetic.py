@@ -6,23 +6,185 @@ because single ones did not work, and shows the pictures; here a classifier also
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from handler.latents import from_seeds
 from handler.pixels import Images
-from training.lab.canvas import Latents
-from training.lab.concepts import Concept
-from training.lab.usage import UsageError
+from training.lab.judge import SURE, Probabilities, judge_of
+from training.lab.latent_plots import random_directions
+from training.lab.options import OfWeights, Range, UsageError
+from training.lab.plots import Plot, rows_of
+from training.networks import Generator
+from training.samples import Latents, draw
 
-Draw = Callable[[Latents], Images]
-# uint8 (n, H, W, C) -> attribute -> probabilities, float32 (n, classes)
-Classify = Callable[[Images], Mapping[str, npt.NDArray[np.float32]]]
+Rows = npt.NDArray[np.intp]
 
-SURE = 0.9  # probability from which a sample has a concept; below 1 - SURE it lacks it
+# What the avatars can have, by name: the classes of the labelled attributes, whose numbers are
+# those of the drawings in robohash's set4, in file order.
+NAMES: dict[str, dict[str, int]] = {
+    "body": {
+        "maroon": 0, "green": 1, "black": 2, "lilac": 3, "red": 4, "sand": 5, "pink": 6,
+        "brown": 7, "blue": 8, "yellow": 9, "ochre": 10, "grey": 11, "caramel": 12, "cream": 13,
+        "orange": 14,
+    },
+    "fur": {"tiger": 1, "swirls": 3, "dark-eye-patch": 4, "white-patches": 5, "spots": 9},
+    "eyes": {"dots": 2, "monocle": 4, "smiling": 6, "lashes": 10, "glasses": 12},
+    "mouth": {"curl": 1, "shout": 3, "teeth": 8},
+    "accessory": {
+        "red-scarf": 0, "bell": 1, "red-collar": 2, "headband": 3, "pink-bow": 4, "black-hat": 5,
+        "red-headphones": 6, "blue-scarf": 7, "medal": 8, "machine": 9, "pendant": 10,
+        "bandana": 11, "blue-bow": 12, "red-hat": 13, "silver-headphones": 14, "bare": 15,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arithmetic(OfWeights, Plot):
+    """Give samples what others have: latents with it, minus latents without, plus theirs.
+
+    Rows of the picture: the averaged samples with the concept and, last, the picture of their
+    mean; the same without; bases; bases plus the difference; bases plus a random direction of
+    the same length.
+    """
+
+    concept: str = "glasses"
+    """What to add: a name such as glasses, blue-scarf, black-hat, or attribute:number."""
+    without: str | None = None
+    """What the subtracted samples and the bases have instead, of the same kind; anything else
+    when omitted."""
+    classifier: Path | None = None
+    """The judge; trained on avatars and kept here if there is none. The shipped one when omitted,
+    or one in runs/judges/ for avatars of another size or background."""
+    out: Path = Path("runs/plots/arithmetic.png")
+    samples: Annotated[int, Range(2)] = 2000
+    """Samples, of seeds 0, 1, ..., among which terms and bases are looked for."""
+    terms: Annotated[int, Range(1)] = 3
+    """Latents averaged on each side; the paper has 3."""
+    trials: Annotated[int, Range(1)] = 10
+    """Directions, each from other samples, that the numbers are over; the first one is drawn."""
+    bases: Annotated[int, Range(1)] = 200
+    """Samples that each direction is added to."""
+    strength: float = 1.0
+    """Factor of the direction."""
+    keep_length: bool = False
+    """Scale each sum to the length of its base."""
+    shown: Annotated[int, Range(1)] = 8
+    """Bases on the picture."""
+
+    def result(self) -> dict[str, Any]:
+        """Write the picture; returns the numbers of ``measure`` and their origin."""
+        generator, info = self.load()
+        judge = judge_of(self.classifier, info, self.weights)
+        concept = parse_concept(self.concept, judge.classes)
+        without = parse_concept(self.without, judge.classes) if self.without else None
+        latents = from_seeds(range(self.samples), generator.nz)
+        images = draw(generator, latents)
+        pool = Pool(latents, judge.classify(images))
+        trials, bases = plan(pool, concept, without, self.terms, self.trials, self.bases)
+        numbers = measure(
+            pool,
+            trials,
+            bases,
+            concept,
+            lambda latents: judge.classify(draw(generator, latents)),
+            partial(add, strength=self.strength, keep_length=self.keep_length),
+        )
+        rows = self._rows(generator, images, latents, trials[0], bases[: self.shown])
+        self.save_png(rows_of(rows))
+        return {
+            "out": str(self.out),
+            "concept": f"{concept} ({concept.attribute} {concept.index})",
+            "without": str(without) if without else "anything else",
+            "samples": self.samples,
+            "surely_with": len(pool.having(concept)),
+            "terms": self.terms,
+            "trials": self.trials,
+            "bases": len(bases),
+            "strength": self.strength,
+            "keep_length": self.keep_length,
+            **numbers,
+            "judge_accuracy_on_unseen_real": judge.accuracy,
+            "seeds_on_the_picture": {
+                "with": trials[0].having.tolist(),
+                "without": trials[0].lacking.tolist(),
+                "bases": bases[: self.shown].tolist(),
+            },
+        }
+
+    def _rows(
+        self, generator: Generator, images: Images, latents: Latents, trial: Trial, bases: Rows
+    ) -> list[Images]:
+        move = partial(add, latents[bases], strength=self.strength, keep_length=self.keep_length)
+        length = float(np.linalg.norm(trial.direction))
+        control = random_directions(len(bases), length, generator.nz, seed=0)
+        rows = [
+            np.concatenate(
+                [images[terms[: self.shown]], draw(generator, latents[terms].mean(0)[None])]
+            )
+            for terms in (trial.having, trial.lacking)
+        ]
+        moved = [draw(generator, move(direction=d)) for d in (trial.direction, control)]
+        return [*rows, images[bases], *moved]
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One class of one attribute."""
+
+    attribute: str
+    index: int
+
+    def __str__(self) -> str:
+        for name, index in NAMES.get(self.attribute, {}).items():
+            if index == self.index:
+                return name
+        return f"{self.attribute}:{self.index}"
+
+
+def parse_concept(text: str, classes: Mapping[str, int]) -> Concept:
+    """A name of ``NAMES``, or ``attribute:number``.
+
+    Args:
+        text: such as ``glasses`` or ``eyes:12``.
+        classes: attribute -> number of classes, of the classifier in use.
+
+    Raises:
+        UsageError: unknown; the nearest name is told.
+    """
+    attribute, colon, number = text.partition(":")
+    if colon:
+        if attribute not in classes:
+            raise UsageError(f"unknown attribute {attribute!r}; {_hint(attribute, [*classes])}")
+        if not number.isdecimal() or int(number) >= classes[attribute]:
+            raise UsageError(
+                f"{attribute} has no class {number!r}; give 0 to {classes[attribute] - 1}"
+            )
+        return Concept(attribute, int(number))
+    known = {
+        name: Concept(attribute, index)
+        for attribute, names in NAMES.items()
+        for name, index in names.items()
+        if index < classes.get(attribute, 0)
+    }
+    if text not in known:
+        raise UsageError(
+            f"unknown concept {text!r}; {_hint(text, [*known])}, or an attribute and a number, "
+            "such as eyes:12"
+        )
+    return known[text]
+
+
+def _hint(text: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(text, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,15 +192,15 @@ class Pool:
     """Samples, and what the judge sees on them: row i is one sample."""
 
     latents: Latents
-    told: Mapping[str, npt.NDArray[np.float32]]
+    seen: Probabilities
 
-    def having(self, concept: Concept) -> npt.NDArray[np.intp]:
+    def having(self, concept: Concept) -> Rows:
         """Rows that surely have the concept."""
-        return np.flatnonzero(self.told[concept.attribute][:, concept.index] >= SURE)
+        return np.flatnonzero(self.seen[concept.attribute][:, concept.index] >= SURE)
 
-    def lacking(self, concept: Concept) -> npt.NDArray[np.intp]:
+    def lacking(self, concept: Concept) -> Rows:
         """Rows that surely lack the concept."""
-        return np.flatnonzero(self.told[concept.attribute][:, concept.index] < 1 - SURE)
+        return np.flatnonzero(self.seen[concept.attribute][:, concept.index] < 1 - SURE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +212,14 @@ class Trial:
         direction: float32 (nz,).
     """
 
-    having: npt.NDArray[np.intp]
-    lacking: npt.NDArray[np.intp]
+    having: Rows
+    lacking: Rows
     direction: Latents
 
 
 def plan(
     pool: Pool, concept: Concept, without: Concept | None, terms: int, trials: int, bases: int
-) -> tuple[list[Trial], npt.NDArray[np.intp]]:
+) -> tuple[list[Trial], Rows]:
     """Split the samples, in their order, into the terms of each trial and the bases of all.
 
     Args:
@@ -87,20 +249,13 @@ def plan(
                 f"{len(rows)} of {len(pool.latents)} samples are surely {what}, {least} are "
                 "needed; give more --samples, fewer --trials or --terms, or another concept"
             )
-    made = []
+    found = []
     for start in range(0, terms * trials, terms):
         chosen = slice(start, start + terms)
         plus, minus = pool.latents[having[chosen]], pool.latents[lacking[chosen]]
         vector = plus.astype(np.float64).mean(0) - minus.astype(np.float64).mean(0)
-        made.append(Trial(having[chosen], lacking[chosen], vector.astype(np.float32)))
-    return made, lacking[terms * trials :][:bases]
-
-
-def random_directions(count: int, length: float, nz: int, seed: int) -> Latents:
-    """Evenly distributed directions of one length: float32 (count, nz)."""
-    drawn = np.random.default_rng(seed).standard_normal((count, nz))
-    drawn *= length / np.linalg.norm(drawn, axis=1, keepdims=True)
-    return drawn.astype(np.float32)
+        found.append(Trial(having[chosen], lacking[chosen], vector.astype(np.float32)))
+    return found, lacking[terms * trials :][:bases]
 
 
 def add(bases: Latents, direction: Latents, strength: float, *, keep_length: bool) -> Latents:
@@ -118,36 +273,45 @@ def add(bases: Latents, direction: Latents, strength: float, *, keep_length: boo
 
 
 def measure(
-    pool: Pool, trials: list[Trial], bases: npt.NDArray[np.intp], concept: Concept, draw: Draw,
-    classify: Classify, strength: float, *, keep_length: bool,
-) -> dict[str, Any]:  # fmt: skip
+    pool: Pool,
+    trials: list[Trial],
+    bases: Rows,
+    concept: Concept,
+    classify: Callable[[Latents], Probabilities],
+    move: Callable[[Latents, Latents], Latents],
+) -> dict[str, Any]:
     """How often the results have the concept, and what else changes.
 
     A result has the concept if it is the likeliest class. Another attribute is kept if its
     likeliest class is the base's. The control adds, to each base, a random direction as long
     as the trial's.
 
+    Args:
+        bases: rows of the pool.
+        classify: what the judge sees on the pictures of latents.
+        move: adds a direction to latents: ``add`` with its settings.
+
     Returns:
         fractions of all results: ``has_concept`` ``before``, ``after`` (and its ``lowest`` and
         ``highest`` trial) and with ``random_direction``; ``kept`` by attribute.
     """
     start = pool.latents[bases]
-    before = {name: told[bases].argmax(1) for name, told in pool.told.items()}
+    before = {name: seen[bases].argmax(1) for name, seen in pool.seen.items()}
     outcomes: dict[str, list[dict[str, float]]] = {"after": [], "random_direction": []}
     for number, trial in enumerate(trials):
         length = float(np.linalg.norm(trial.direction))
         control = random_directions(len(start), length, start.shape[1], seed=number)
         for name, direction in (("after", trial.direction), ("random_direction", control)):
-            moved = add(start, direction, strength, keep_length=keep_length)
-            now = {key: told.argmax(1) for key, told in classify(draw(moved)).items()}
+            seen = classify(move(start, direction))
+            now = {key: found.argmax(1) for key, found in seen.items()}
             same = {key: float((now[key] == before[key]).mean()) for key in now}
             hit = float((now[concept.attribute] == concept.index).mean())
             outcomes[name].append({**same, concept.attribute: hit})
     mean = {
-        name: {key: round(float(np.mean([t[key] for t in told])), 3) for key in told[0]}
-        for name, told in outcomes.items()
+        name: {key: round(float(np.mean([t[key] for t in found])), 3) for key in found[0]}
+        for name, found in outcomes.items()
     }
-    hits = [told[concept.attribute] for told in outcomes["after"]]
+    hits = [trial[concept.attribute] for trial in outcomes["after"]]
     return {
         "has_concept": {
             "before": round(float((before[concept.attribute] == concept.index).mean()), 3),

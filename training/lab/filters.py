@@ -1,32 +1,41 @@
-"""What the Discriminator's filters react to, beside random filters (paper, section 6.2, fig. 5)."""
+"""What the Discriminator's filters react to, beside random filters (paper, section 6.2, fig. 5).
+
+For each filter the patches of real pictures that it responds to most, and what of them it
+responds to, by guided backpropagation (arXiv:1412.6806, section 3.4): the gradient of the
+response with respect to the pixels, where each activation lets only those parts back that were
+positive on the way up (as backpropagation does) and are positive on the way down (as a
+"deconvnet" does).
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 
 from handler.pixels import Images
+from training.checkpoint import read_discriminator
 from training.config import ConfigError, TrainConfig, from_mapping
 from training.data import sources
 from training.data.decode import Pictures
-from training.lab import guided
-from training.lab.canvas import save_png, side_by_side, tiles
-from training.lab.usage import UsageError, check_least, check_out
+from training.lab.judge import to_tensor
+from training.lab.options import Range, UsageError
+from training.lab.plots import Plot, side_by_side
 from training.networks import Discriminator, check_geometry
-from training.weights import identify, strip_prefixes
+from training.samples import tiles
 
 _AGREE = 16  # strongest pictures whose labels are compared
 
 
-@dataclass(frozen=True)
-class FiltersConfig:
-    """Strongest patches and guided backpropagation: left random filters, right learned ones.
+@dataclass(frozen=True, kw_only=True)
+class Filters(Plot):
+    """Show what D's filters react to: left random filters, right learned ones.
 
     One row a filter: the patches of real pictures that it reacts to most, at most one a
     picture, then what of each patch it reacts to (grey is nothing).
@@ -35,70 +44,53 @@ class FiltersConfig:
     checkpoint: Path
     """A run's checkpoints/step_*.pt, which holds D; or the run's folder, for the newest."""
     out: Path = Path("runs/plots/filters.png")
-    """.png."""
-    layer: int = 0
+    layer: Annotated[int, Range(0)] = 0
     """Which convolution of D, from 1; 0 is the last one before the logit, as in the paper."""
-    filters: int = 6
+    filters: Annotated[int, Range(1)] = 6
     """The first so many filters of it; none is chosen by hand."""
-    patches: int = 4
+    patches: Annotated[int, Range(1)] = 4
     """Strongest patches a filter."""
-    pictures: int = 2000
+    pictures: Annotated[int, Range(2)] = 2000
     """Real pictures that the patches are looked for in."""
-    colours: int = 0
-    """Colours in the file, 2 to 256; 0 keeps all."""
 
-    def run(self) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         """Write the picture; returns how selective the filters are.
 
         ``labels_agree`` is, averaged over the filters, the largest fraction of one filter's
-        16 strongest pictures that share a class of some attribute, and the same for pictures
-        drawn by lot (``chance``); null for pictures without labels.
-
-        Raises:
-            UsageError: a setting is out of range, or the checkpoint cannot be used.
-            DataError: the run's pictures cannot be read.
+        16 strongest pictures that share a class of some attribute, and the same for random
+        pictures (``chance``); null for pictures without labels.
         """
-        check_out(self.out, ".png")
-        check_least(
-            layer=(self.layer, 0), filters=(self.filters, 1), patches=(self.patches, 1),
-            pictures=(self.pictures, 2),
-        )  # fmt: skip
         path, config = find_checkpoint(self.checkpoint)
         state = read_discriminator(path)
         pictures = load_pictures(config, state)
-        layer = self._layer(config)
+        layers = check_geometry(config.image_size, 3)
+        if self.layer > layers:
+            raise UsageError(f"--layer is {self.layer}; this D has layers 1 to {layers}")
+        layer = self.layer or layers
         learned, untrained = (new_discriminator(config, pictures.images) for _ in range(2))
         try:
             learned.load_state_dict(state)
         except RuntimeError as error:
             raise UsageError(f"{path} does not fit the settings of its run: {error}") from None
         images = np.array(pictures.images[: self.pictures])  # the cache is not writable
-        count = min(self.patches, len(images))
+        count, width = min(self.patches, len(images)), config.ndf * 2 ** (layer - 1)
         halves, agree = [], {}
         for name, network in (("random", untrained), ("learned", learned)):
-            features = guided.up_to(network, layer)
-            filters = min(self.filters, _width(config, layer))
-            halves.append(half(features, images, layer, filters, count))
+            features = up_to(network, layer)
+            halves.append(half(features, images, layer, min(self.filters, width), count))
             if pictures.labels and len(images) >= _AGREE:
-                width = _width(config, layer)
-                found = guided.strongest_places(features, images, width, _AGREE)[0][..., 0]
+                found = strongest_places(features, images, width, _AGREE)[0][..., 0]
                 agree[name] = agreement(found, pictures.labels)
                 drawn = np.random.default_rng(0).integers(len(images), size=found.shape)
                 agree["chance"] = agreement(drawn, pictures.labels)
-        save_png(self.out, side_by_side(halves[0], halves[1]), self.colours)
+        self.save_png(side_by_side(halves[0], halves[1]))
         return {
             "out": str(self.out),
             "checkpoint": str(path),
             "layer": layer,
-            "patch_px": guided.field_of(layer).size_px,
+            "patch_px": field_of(layer).size_px,
             "labels_agree": agree or None,
         }
-
-    def _layer(self, config: TrainConfig) -> int:
-        layers = check_geometry(config.image_size, 3)
-        if self.layer > layers:
-            raise UsageError(f"--layer is {self.layer}; this D has layers 1 to {layers}")
-        return self.layer or layers
 
 
 def find_checkpoint(path: Path) -> tuple[Path, TrainConfig]:
@@ -124,22 +116,6 @@ def find_checkpoint(path: Path) -> tuple[Path, TrainConfig]:
         ) from None
 
 
-def read_discriminator(path: Path) -> dict[str, torch.Tensor]:
-    """D's weights from a checkpoint.
-
-    Raises:
-        UsageError: it is something else.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["discriminator"]
-        return strip_prefixes(state)
-    except Exception as error:  # noqa: BLE001 - torch raises many kinds for damaged files
-        raise UsageError(
-            f"{path} is {identify(path)}, which holds no Discriminator "
-            f"({type(error).__name__}); give a run's checkpoints/step_*.pt"
-        ) from None
-
-
 def load_pictures(config: TrainConfig, state: dict[str, torch.Tensor]) -> Pictures:
     """The pictures of the run, with as many channels as its D takes.
 
@@ -148,11 +124,16 @@ def load_pictures(config: TrainConfig, state: dict[str, torch.Tensor]) -> Pictur
     """
     first = next(value for name, value in state.items() if name.startswith("layers.0."))
     return sources.load(
-        config.data, data_root=config.data_root, image_size=config.image_size,
+        config.data,
+        data_root=config.data_root,
+        image_size=config.image_size,
         channels="1" if first.dim() == 4 and first.shape[1] == 1 else config.channels,
-        background=config.background, seed=config.seed, workers=config.workers, batch_size=2,
+        background=config.background,
+        seed=config.seed,
+        workers=config.workers,
+        batch_size=2,
         cache=config.cache,
-    )  # fmt: skip
+    )
 
 
 def new_discriminator(config: TrainConfig, images: Images) -> Discriminator:
@@ -167,17 +148,15 @@ def half(
     features: torch.nn.Sequential, images: Images, layer: int, filters: int, count: int
 ) -> Images:
     """A grid, one row a filter: patches, then gradients; uint8 (H, W, 3 or 1)."""
-    field = guided.field_of(layer)
-    places, _ = guided.strongest_places(features, images, filters, count)
+    field = field_of(layer)
+    places, _ = strongest_places(features, images, filters, count)
     cells: list[npt.NDArray[np.uint8]] = []
     for index, found in enumerate(places):
         chosen = images[found[:, 0]]
-        reacts = guided.gradients(features, chosen, index, found[:, 1:])
+        reacts = gradients(features, chosen, index, found[:, 1:])
         spots = [(int(y), int(x)) for y, x in found[:, 1:]]
-        cells += [guided.crop(c, field, s, 255) for c, s in zip(chosen, spots, strict=True)]
-        cells += [
-            guided.crop(grey_centred(g), field, s, 128) for g, s in zip(reacts, spots, strict=True)
-        ]
+        cells += [crop(c, field, s, 255) for c, s in zip(chosen, spots, strict=True)]
+        cells += [crop(grey_centred(g), field, s, 128) for g, s in zip(reacts, spots, strict=True)]
     return tiles(np.stack(cells), 2 * count)
 
 
@@ -204,5 +183,127 @@ def agreement(rows: npt.NDArray[np.int64], labels: dict[str, npt.NDArray[np.int6
     return round(float(np.mean(shares)), 3)
 
 
-def _width(config: TrainConfig, layer: int) -> int:
-    return int(config.ndf * 2 ** (layer - 1))
+class _Guided(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, slope: float) -> Tensor:
+        ctx.save_for_backward(value)
+        return nn.functional.leaky_relu(value, slope)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (value,) = ctx.saved_tensors
+        return gradients[0].clamp(min=0) * (value > 0), None
+
+
+class GuidedLeakyReLU(nn.Module):
+    """LeakyReLU on the way up; on the way down nothing through negative values or gradients."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Any shape, float."""
+        result: Tensor = _Guided.apply(value, self.slope)
+        return result
+
+
+@dataclass(frozen=True)
+class Field:
+    """The pixels that one place of a layer's maps can see.
+
+    Place (y, x) sees ``size_px`` rows from ``first_px + y * stride_px`` on, and columns alike;
+    those outside the picture are padding.
+    """
+
+    first_px: int
+    stride_px: int
+    size_px: int
+
+
+def field_of(layer: int) -> Field:
+    """Receptive field of D's convolution ``layer``, from 1: kernel 4, stride 2, padding 1 each."""
+    first, stride, size = 0, 1, 1
+    for _ in range(layer):
+        first, size, stride = first - stride, size + 3 * stride, 2 * stride
+    return Field(first, stride, size)
+
+
+def up_to(discriminator: Discriminator, layer: int) -> nn.Sequential:
+    """D's first ``layer`` convolutions with norms and guided activations, in eval mode.
+
+    Modules are shared with ``discriminator``. The last one, which gives the logit, is not a
+    layer of features.
+    """
+    kept: list[nn.Module] = []
+    for module in discriminator.eval().layers:
+        if isinstance(module, nn.LeakyReLU):
+            kept.append(GuidedLeakyReLU(module.negative_slope))
+            layer -= 1
+            if layer == 0:
+                break
+        else:
+            kept.append(module)
+    return nn.Sequential(*kept)
+
+
+@torch.no_grad()
+def strongest_places(
+    features: nn.Sequential, images: Images, filters: int, count: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Where each of the first ``filters`` maps responds most, at most once a picture.
+
+    Args:
+        features: from ``up_to``.
+        images: uint8 (N, H, W, C), N >= count.
+
+    Returns:
+        int64 (filters, count, 3): picture, y, x, the strongest first; and the responses,
+        float32 (filters, count).
+    """
+    best, places = [], []
+    for start in range(0, len(images), 256):
+        maps = features(to_tensor(images[start : start + 256]))[:, :filters]
+        value, place = maps.flatten(2).max(dim=2)
+        best.append(value)
+        places.append(torch.stack([place // maps.shape[3], place % maps.shape[3]], dim=2))
+    responses, pictures = torch.cat(best).T.topk(count, dim=1)  # (filters, count)
+    rows = torch.arange(filters)[:, None]
+    found = torch.cat(places)[pictures, rows]
+    return torch.cat([pictures[..., None], found], dim=2).numpy(), responses.numpy()
+
+
+def gradients(
+    features: nn.Sequential, images: Images, filter_index: int, places: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """Guided gradients of one map's responses at the given places.
+
+    Args:
+        images: uint8 (n, H, W, C).
+        places: int64 (n, 2), y and x.
+
+    Returns:
+        float32 (n, H, W, C), zero outside the receptive field of the place.
+    """
+    pixels = to_tensor(images).requires_grad_()
+    maps = features(pixels)
+    at = torch.from_numpy(places)
+    responses = maps[torch.arange(len(images)), filter_index, at[:, 0], at[:, 1]]
+    (found,) = torch.autograd.grad(responses.sum(), pixels)
+    return found.permute(0, 2, 3, 1).numpy()
+
+
+def crop(
+    values: npt.NDArray[Any], field: Field, place: tuple[int, int], fill: int
+) -> npt.NDArray[Any]:
+    """The receptive field of a place: (H, W, C) -> (size, size, C), ``fill`` outside of it."""
+    size = field.size_px
+    height, width = values.shape[:2]
+    cut = np.full((size, size, values.shape[2]), fill, values.dtype)
+    top, left = (field.first_px + p * field.stride_px for p in place)
+    rows = slice(max(top, 0), min(top + size, height))
+    columns = slice(max(left, 0), min(left + size, width))
+    cut[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = values[
+        rows, columns
+    ]
+    return cut

@@ -1,25 +1,34 @@
-"""The classifier that tells what is on a generated avatar, trained once and kept in a file.
+"""The judge: a classifier that says what is on a generated avatar, trained once and kept.
 
-One is shipped, so that its verdicts and its features are the same everywhere; it knows the
-avatars of one size and one background, whichever of them a Generator was trained on.
+It is trained on the labelled real pictures, so it needs no weights from elsewhere. One is
+shipped, so that its verdicts and its features are the same everywhere; it knows the avatars of
+one size and one background, whichever of them a Generator was trained on.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from handler.pixels import Images
 from training.data.avatars import DEFAULT_COUNT, load_avatars
 from training.files import atomic_path
-from training.lab.classifier import AttributeClassifier, classify, fit
-from training.lab.usage import UsageError
+from training.lab.options import UsageError
 from training.weights import WeightsInfo, check_numbers, identify
+
+Probabilities = dict[str, npt.NDArray[np.float32]]  # attribute -> (N, classes)
 
 SHIPPED = Path("model_store/judge.safetensors")
 KEPT = Path("runs/judges")
@@ -27,6 +36,11 @@ SEED = 999  # draws the avatars that a judge learns
 PICTURES = DEFAULT_COUNT
 HELD_OUT = 2000  # real pictures that measure the judge and do not train it
 EPOCHS = 5
+SURE = 0.9  # probability from which an attribute counts as recognised
+TILES = 64  # of the first grid
+EASY = 0.99  # share of real pictures on which the judge is sure, from which an attribute counts
+USUAL = 0.99  # quantile of the real pictures' distances that a clean tile stays below
+BATCH = 64
 _KEY = "avatar-classifier"
 
 
@@ -52,6 +66,20 @@ class Judge:
     classes: dict[str, int]
     accuracy: dict[str, float]
     origin: Origin
+
+    def classify(self, images: Images) -> Probabilities:
+        """Class probabilities of uint8 (N, H, W, C)."""
+        return classify(self.classifier, images)
+
+    @torch.no_grad()
+    def features(self, images: Images) -> npt.NDArray[np.float32]:
+        """The last feature maps, averaged over their places: float32 (N, dimensions)."""
+        convolutions = self.classifier.features[:-1]
+        parts = [
+            convolutions(to_tensor(np.ascontiguousarray(images[i : i + 256]))).mean(dim=(2, 3))
+            for i in range(0, len(images), 256)
+        ]
+        return torch.cat(parts).numpy()
 
     def __str__(self) -> str:
         learned = self.origin.pictures - _held_out(self.origin.pictures)
@@ -110,12 +138,12 @@ def load_or_fit(path: Path, wanted: Origin) -> Judge:
     known = len(pictures.images) - _held_out(len(pictures.images))
     labels = {name: values[:known] for name, values in pictures.labels.items()}
     classifier = fit(pictures.images[:known], labels, EPOCHS, seed=0)
-    told = classify(classifier, pictures.images[known:])
+    found = classify(classifier, pictures.images[known:])
     accuracy = {
-        name: round(float((told[name].argmax(1) == values[known:]).mean()), 4)
+        name: round(float((found[name].argmax(1) == values[known:]).mean()), 4)
         for name, values in pictures.labels.items()
     }
-    classes = {name: told[name].shape[1] for name in told}
+    classes = {name: found[name].shape[1] for name in found}
     about = {"classes": classes, "accuracy": accuracy, "origin": asdict(wanted)}
     with atomic_path(path) as beside:
         beside.write_bytes(save(classifier.state_dict(), {_KEY: json.dumps(about)}))
@@ -142,3 +170,178 @@ def _load(path: Path) -> Judge:
         ) from None
     check_numbers(str(path), tensors)
     return Judge(classifier.eval(), about["classes"], about["accuracy"], origin)
+
+
+class AttributeClassifier(nn.Module):
+    """Four stride-2 convolutions and one linear head an attribute.
+
+    Args:
+        classes: attribute name -> number of classes.
+        channels: 1 or 3.
+        image_size: height and width, px, a multiple of 16.
+    """
+
+    def __init__(self, classes: dict[str, int], channels: int, image_size: int) -> None:
+        super().__init__()
+        widths = (channels, 32, 64, 96, 128)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.ReLU()]
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        size = widths[-1] * (image_size // 16) ** 2
+        self.heads = nn.ModuleDict({name: nn.Linear(size, n) for name, n in classes.items()})
+
+    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+        """(N, C, H, W) float in [-1, 1] -> attribute name -> logits (N, classes)."""
+        features = self.features(pictures)
+        return {name: head(features) for name, head in self.heads.items()}
+
+
+def to_tensor(images: Images) -> Tensor:
+    """uint8 (N, H, W, C) -> float32 (N, C, H, W) in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+
+
+def fit(
+    images: Images, labels: dict[str, npt.NDArray[np.int64]], epochs: int, seed: int
+) -> AttributeClassifier:
+    """Train on labelled pictures (Adam, cross-entropy summed over the attributes).
+
+    Args:
+        images: uint8 (N, H, W, C).
+        labels: attribute name -> int64 (N,), classes from 0.
+
+    Returns:
+        the classifier in eval mode.
+    """
+    torch.manual_seed(seed)
+    classes = {name: int(values.max()) + 1 for name, values in labels.items()}
+    classifier = AttributeClassifier(classes, images.shape[-1], images.shape[1])
+    adam = torch.optim.Adam(classifier.parameters(), 1e-3)
+    rng = np.random.default_rng(seed)
+    for _ in range(epochs):
+        order = rng.permutation(len(images))
+        for start in range(0, len(images) - BATCH + 1, BATCH):
+            chosen = order[start : start + BATCH]
+            logits = classifier(to_tensor(images[chosen]))
+            losses = [
+                F.cross_entropy(logits[name], torch.from_numpy(labels[name][chosen]))
+                for name in classes
+            ]
+            adam.zero_grad()
+            torch.stack(losses).sum().backward()
+            adam.step()
+    return classifier.eval()
+
+
+@torch.no_grad()
+def classify(classifier: AttributeClassifier, images: Images) -> Probabilities:
+    """Class probabilities: attribute name -> float32 (N, classes)."""
+    parts = [classifier(to_tensor(images[i : i + 256])) for i in range(0, len(images), 256)]
+    return {
+        name: torch.cat([part[name] for part in parts]).softmax(dim=1).numpy() for name in parts[0]
+    }
+
+
+def by_attribute(
+    samples: Probabilities, reference: Probabilities, labels: dict[str, npt.NDArray[np.int64]]
+) -> dict[str, dict[str, Any]]:
+    """The judge on samples and on real pictures.
+
+    Args:
+        samples, reference: what it sees on each.
+        labels: attribute -> the truth about the reference.
+
+    Returns:
+        for each attribute its measures, and the classes that samples have most too often and
+        most too seldom, each with both shares.
+    """
+    return {
+        name: {
+            "accuracy_on_real": float((reference[name].argmax(1) == labels[name]).mean()),
+            "sure_on_real": float(_sure(reference[name]).mean()),
+            "sure_on_samples": float(_sure(samples[name]).mean()),
+            "histogram_distance": histogram_distance(samples[name], reference[name]),
+            "classes_seen": len(np.unique(samples[name].argmax(1))),
+            "classes": reference[name].shape[1],
+            **_farthest(_shares(samples[name]), _shares(reference[name])),
+        }
+        for name in labels
+    }
+
+
+def histogram_distance(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
+    """Total variation distance of the predicted classes: 0 the same, 1 disjoint."""
+    return float(np.abs(_shares(a) - _shares(b)).sum() / 2)
+
+
+def _shares(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Of each class among N pictures, (N, classes) -> (classes,)."""
+    shares: npt.NDArray[np.float64] = np.bincount(
+        probabilities.argmax(1), minlength=probabilities.shape[1]
+    ) / len(probabilities)
+    return shares
+
+
+def _farthest(
+    samples: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]
+) -> dict[str, dict[str, float]]:
+    excess = samples - reference
+    return {
+        name: {
+            "class": index,
+            "share_of_samples": round(float(samples[index]), 4),
+            "share_of_real": round(float(reference[index]), 4),
+        }
+        for name, index in (
+            ("most_too_often", int(excess.argmax())),
+            ("most_too_seldom", int(excess.argmin())),
+        )
+    }
+
+
+def clean_tiles(
+    samples: Probabilities,
+    reference: Probabilities,
+    distances: npt.NDArray[np.float32],
+    usual: npt.NDArray[np.float32],
+) -> dict[str, Any]:
+    """Two stand-ins for a person who counts the clean tiles of a grid.
+
+    *Recognised*: the judge is sure of every attribute that it is sure of on nearly all real
+    pictures. *Near real*: the distance to the nearest training picture, in the judge's features,
+    is below what 99 % of unseen real pictures have; it sees grain and smears that leave the
+    attributes readable.
+
+    Args:
+        samples, reference: what the judge sees on N samples and on M real pictures.
+        distances: float32 (N,) of the samples to their nearest training pictures.
+        usual: float32 (M,), the same of real pictures that were not trained on.
+
+    Returns:
+        for each: of the first 64 samples how many, and the shares of all samples and of the
+        real pictures.
+    """
+    easy = [name for name, found in reference.items() if _sure(found).mean() >= EASY]
+    limit = np.quantile(usual, USUAL)
+    clean = {"near_real": (distances <= limit, usual <= limit)}
+    if easy:
+        clean["recognised"] = (_all_sure(samples, easy), _all_sure(reference, easy))
+    return {"recognised_by": easy, "of": min(TILES, len(distances))} | {
+        name: {
+            "tiles": int(found[:TILES].sum()),
+            "share_of_samples": round(float(found.mean()), 3),
+            "share_of_real": round(float(real.mean()), 3),
+        }
+        for name, (found, real) in clean.items()
+    }
+
+
+def _sure(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    result: npt.NDArray[np.bool_] = probabilities.max(axis=1) >= SURE
+    return result
+
+
+def _all_sure(found: Probabilities, names: list[str]) -> npt.NDArray[np.bool_]:
+    result: npt.NDArray[np.bool_] = np.all([_sure(found[name]) for name in names], axis=0)
+    return result

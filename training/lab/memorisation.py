@@ -11,21 +11,70 @@ nearest tenth of the real ones has, which sees one that copies now and then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from handler.pixels import Images
-from training.lab.nearest import Nearness, Vectors, reduced, shifted
-from training.lab.reals import Reals
+from training.lab.options import Range
+from training.lab.plots import Plot, side_by_side
+from training.lab.reals import AgainstReals, Reals
+from training.samples import generate, tiles
 
+Vectors = npt.NDArray[np.float32]  # (N, dimensions)
+
+NEIGHBOURS = 50
+REDUCED_PX = 16
+SHIFTS = range(-2, 3)  # in 64ths of the picture, both ways
+_BLOCK = 4096  # training pictures at once
 TAIL = 0.1
 SIGNIFICANT = 4.0  # standard errors; by chance once in 30,000 honest Generators
 MORE = 1.5  # and so many times as many in the tail
 LEAST_COUNT = 100  # samples, and real pictures, below which only plain copying is seen
 LEAST_UNSEEN = 8  # pictures that were not trained on, below which nothing is
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbours(AgainstReals, Plot):
+    """Show the samples that are most like one training picture, and their nearest ones.
+
+    One row a sample: the sample, its neighbours in pixels, and, for avatars, its neighbours in
+    features of the classifier. Prints what the tests for copies say of all samples.
+    """
+
+    out: Path = Path("runs/plots/neighbours.png")
+    samples: Annotated[int, Range(2)] = 1000
+    """Samples that are searched, of seeds 0, 1, ..."""
+    shown: Annotated[int, Range(1)] = 8
+    """Samples on the picture: those nearest to one training picture, by either measure."""
+    nearest: Annotated[int, Range(1)] = 4
+    """Training pictures beside each."""
+
+    def result(self) -> dict[str, Any]:
+        """Write the picture; returns the verdict and its numbers."""
+        generator, info = self.load()
+        judge = self.judge(info)
+        reals = self.reals(info, self.samples, judge)
+        samples = generate(generator, range(self.samples))
+        near, report = examine(samples, reals, judge.features if judge else None, self.samples)
+        found = {name: of_samples for name, (of_samples, _) in near.items()}
+        suspicion = np.min([nearness.relative for nearness in found.values()], axis=0)
+        shown = np.argsort(suspicion, kind="stable")[: self.shown]
+        picture = tiles(samples[shown], 1)
+        for nearness in found.values():
+            index = nearness.index[shown, : self.nearest]
+            neighbours = reals.trained_on[index.ravel()].reshape(-1, *samples.shape[1:])
+            picture = side_by_side(picture, tiles(neighbours, index.shape[1]))
+        self.save_png(picture)
+        return {
+            "out": str(self.out),
+            "columns": ["sample", *found],
+            "seeds": shown.tolist(),
+        } | report
 
 
 @dataclass(frozen=True)
@@ -63,7 +112,7 @@ def search(space: Space, samples: Images, reals: Reals, count: int) -> tuple[Nea
     samples, reference = samples[:count], reals.reference[:count]
     rows = np.concatenate([np.full(len(samples), -1), reals.rows[: len(reference)]])
     variants = space.variants(np.concatenate([samples, reference]))
-    found = reals.nearest(variants, space.vectors, rows)
+    found = nearest_trained(reals, variants, space.vectors, rows)
     return found.part(0, len(samples)), found.part(len(samples), len(rows))
 
 
@@ -83,17 +132,17 @@ def examine(
     """
     spaces = spaces_of(extract)
     near = {name: search(space, samples, reals, count) for name, space in spaces.items()}
-    told = {name: compare(a.relative, b.relative) for name, (a, b) in near.items()}
+    results = {name: compare(a.relative, b.relative) for name, (a, b) in near.items()}
     of_samples, of_reference = (min(count, len(x)) for x in (samples, reals.reference))
     seen = int(reals.seen[:count].sum())
     return near, {
-        "verdict": verdict(told, of_samples, of_reference, seen),
+        "verdict": verdict(results, of_samples, of_reference, seen),
         "samples": of_samples,
         "references": of_reference,
         "reference": reals.described,
         "seen": seen,
         "trained_on": len(reals.different),
-        **told,
+        **results,
     }
 
 
@@ -161,3 +210,121 @@ def verdict(spaces: dict[str, dict[str, Any]], samples: int, reference: int, see
     if short:
         return f"no copying seen, but rare copies would not be, with {' and '.join(short)}"
     return "no copying seen"
+
+
+@dataclass(frozen=True, eq=False)
+class Nearness:
+    """How near pictures are to the training pictures.
+
+    Attributes:
+        distances: float32 (N, k), to the nearest k training pictures, the nearest first.
+        index: int64 (N, k), which those are.
+    """
+
+    distances: Vectors
+    index: npt.NDArray[np.int64]
+
+    def part(self, first: int, end: int) -> Nearness:
+        """Pictures ``first`` to ``end``, the latter excluded."""
+        return Nearness(self.distances[first:end], self.index[first:end])
+
+    @property
+    def relative(self) -> Vectors:
+        """Distance to the nearest over the mean distance to the nearest k; 0 for a copy."""
+        mean = self.distances.mean(axis=1)
+        result: Vectors = self.distances[:, 0] / np.maximum(mean, np.finfo(np.float32).tiny)
+        return result
+
+
+def nearness(
+    pictures: Sequence[Vectors],
+    trained_on: Iterable[Vectors],
+    rows: npt.NDArray[np.int64] | None = None,
+    neighbours: int = NEIGHBOURS,
+) -> Nearness:
+    """Nearest training pictures by Euclidean distance.
+
+    Args:
+        pictures: variants of N pictures, such as shifted ones; the nearest variant counts.
+        trained_on: blocks of the training pictures.
+        rows: int64 (N,), which training picture each is itself, so that it is not its own
+            neighbour; -1 for one that is none.
+        neighbours: how many to look for; all others if there are fewer.
+    """
+    count, start = len(pictures[0]), 0
+    best = np.full((count, 0), np.inf, np.float32)
+    index = np.zeros((count, 0), np.int64)
+    lengths = [np.square(variant).sum(axis=1)[:, None] for variant in pictures]
+    for block in trained_on:
+        squares = np.square(block).sum(axis=1)
+        found = np.full((count, len(block)), np.inf, np.float32)
+        for variant, length in zip(pictures, lengths, strict=True):
+            np.minimum(found, length - 2 * (variant @ block.T) + squares, out=found)
+        if rows is not None:
+            inside = np.flatnonzero((rows >= start) & (rows < start + len(block)))
+            found[inside, rows[inside] - start] = np.inf
+        best = np.concatenate([best, found], axis=1)
+        index = np.concatenate(
+            [index, np.broadcast_to(np.arange(start, start + len(block)), found.shape)], axis=1
+        )
+        kept = np.argpartition(best, min(neighbours, best.shape[1]) - 1, axis=1)[:, :neighbours]
+        best = np.take_along_axis(best, kept, axis=1)
+        index = np.take_along_axis(index, kept, axis=1)
+        start += len(block)
+    neighbours = min(neighbours, start - (rows is not None and bool((rows >= 0).any())))
+    order = np.argsort(best, axis=1, kind="stable")[:, :neighbours]
+    distances = np.sqrt(np.maximum(np.take_along_axis(best, order, axis=1), 0))
+    return Nearness(distances, np.take_along_axis(index, order, axis=1))
+
+
+def nearest_trained(
+    reals: Reals,
+    variants: Sequence[Vectors],
+    vectors: Callable[[Images], Vectors],
+    rows: npt.NDArray[np.int64],
+    neighbours: int = NEIGHBOURS,
+) -> Nearness:
+    """Nearest of the training pictures, of which equal ones count as one.
+
+    Args:
+        reals: whose ``trained_on``.
+        variants: of N pictures, as of ``nearness``.
+        vectors: makes those of training pictures.
+        rows: int64 (N,), which training picture each is itself, -1 for one that is none.
+        neighbours: how many to look for.
+    """
+    places = np.where(rows < 0, -1, np.searchsorted(reals.different, rows))
+    trained_on = map(vectors, blocks(reals.trained_on, reals.different))
+    found = nearness(variants, trained_on, places, neighbours)
+    return Nearness(found.distances, reals.different[found.index])
+
+
+def pixels(images: Images) -> Vectors:
+    """All pixels: uint8 (N, H, W, C) -> float32 (N, H * W * C), grey levels."""
+    return images.reshape(len(images), -1).astype(np.float32)
+
+
+def reduced(images: Images) -> Vectors:
+    """Means over blocks, REDUCED_PX of them a side, in which grain is gone."""
+    count, height, width, channels = images.shape
+    shape = (count, REDUCED_PX, height // REDUCED_PX, REDUCED_PX, width // REDUCED_PX, channels)
+    means: Vectors = images.reshape(shape).mean(axis=(2, 4), dtype=np.float32)
+    return means.reshape(count, -1)
+
+
+def shifted(images: Images) -> list[Vectors]:
+    """``reduced`` of the pictures, moved by each pair of SHIFTS; edges are repeated."""
+    size = images.shape[1]
+    steps = sorted({round(step * size / 64) for step in SHIFTS})
+    most = max(steps)
+    wide = np.pad(images, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
+    return [
+        reduced(np.ascontiguousarray(wide[:, most + y : most + y + size, most + x :][:, :, :size]))
+        for y in steps
+        for x in steps
+    ]
+
+
+def blocks(images: Images, rows: npt.NDArray[np.int64]) -> Iterator[Images]:
+    """These pictures, copied, at most _BLOCK at once: the rest stays on the disk."""
+    return (images[rows[start : start + _BLOCK]] for start in range(0, len(rows), _BLOCK))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,9 +14,8 @@ from training.data.batches import digests, identity_of, split
 from training.data.cache import Channels
 from training.data.decode import Pictures
 from training.data.sources import load
-from training.lab.judge import Origin, has_labels
-from training.lab.nearest import NEIGHBOURS, Nearness, Vectors, blocks, nearness
-from training.lab.usage import UsageError
+from training.lab.judge import Judge, Origin, has_labels, judge_of
+from training.lab.options import OfWeights, UsageError
 from training.weights import WeightsInfo
 
 UNSEEN_SEED = 2**32 + 1  # draws the avatars to compare with; far from the seeds of runs
@@ -31,8 +29,8 @@ class Reals:
 
     Attributes:
         trained_on: uint8 (N, H, W, C), all pictures that the Generator was trained on.
-        reference: uint8 (M, H, W, C), real pictures to compare samples with, in an order of
-            chance: folders are often sorted by class, and not always all are taken.
+        reference: uint8 (M, H, W, C), real pictures to compare samples with, in random
+            order: folders are often sorted by class, and not always all are taken.
         different: int64 (K,), ascending, which of ``trained_on`` differ: of equal ones the first.
         rows: int64 (M,), which of those each picture of the reference is, or equals; -1 for one
             that is none of them.
@@ -51,32 +49,17 @@ class Reals:
     labels: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
     def others(self, count: int) -> Images:
-        """At most ``count`` training pictures, by lot, none of them in the reference."""
+        """At most ``count`` training pictures, random ones, none of them in the reference."""
         free = np.setdiff1d(self.different, self.rows)
-        return np.ascontiguousarray(self.trained_on[_by_lot(free, 1)[:count]])
-
-    def nearest(
-        self, variants: Sequence[Vectors], vectors: Callable[[Images], Vectors],
-        rows: npt.NDArray[np.int64], neighbours: int = NEIGHBOURS,
-    ) -> Nearness:  # fmt: skip
-        """Nearest of ``trained_on``, of which equal ones count as one.
-
-        Args:
-            variants: of N pictures, as of ``nearness``.
-            vectors: makes those of training pictures.
-            rows: int64 (N,), which training picture each is itself, -1 for one that is none.
-            neighbours: how many to look for.
-        """
-        places = np.where(rows < 0, -1, np.searchsorted(self.different, rows))
-        trained_on = map(vectors, blocks(self.trained_on, self.different))
-        found = nearness(variants, trained_on, places, neighbours)
-        return Nearness(found.distances, self.different[found.index])
+        return np.ascontiguousarray(self.trained_on[_shuffled(free, 1)[:count]])
 
 
 def unseen_reals(
-    pictures: Pictures, images: Images, described: str,
+    pictures: Pictures,
+    images: Images,
+    described: str,
     labels: dict[str, npt.NDArray[np.int64]] | None = None,
-) -> Reals:  # fmt: skip
+) -> Reals:
     """A reference from elsewhere, which may yet hold what the Generator was trained on."""
     different = np.unique(pictures.first_equal)
     at = dict(zip(digests(pictures.images[row] for row in different), different, strict=True))
@@ -84,83 +67,117 @@ def unseen_reals(
     return Reals(pictures.images, images, different, rows, rows >= 0, described, labels or {})
 
 
-def training_pictures(
-    info: WeightsInfo, weights: Path, data: str | None, data_root: Path, cache: Path | None
-) -> Pictures:
-    """What a Generator was trained on, from ``data`` or, when None, from what its weights say.
+@dataclass(frozen=True, kw_only=True)
+class OfPictures(OfWeights):
+    """A command that needs what the Generator was trained on."""
 
-    Raises:
-        UsageError: the weights do not say it.
-        DataError: the pictures cannot be read.
-    """
-    made = info.provenance
-    data = data or made.get("data")
-    if not isinstance(data, str):
-        raise UsageError(f"{weights} does not say what it was trained on; give --data")
-    background = made.get("background", "#ffffff")
-    if data == "avatars" and info.channels == 3 and "pictures" in made:
-        return load_avatars(info.image_size, background, int(made["seed"]), int(made["pictures"]))
+    data: str | None = None
+    """What the training pictures are, as for training; what the weights say when omitted."""
+    data_root: Path = Path("data")
+    """Where torchvision's named data sets lie."""
+    cache: Path | None = Path("data/cache")
+    """Decoded pictures are kept here, by training too; None decodes each time."""
 
-    def loaded(channels: Channels) -> Pictures:
-        return load(
-            data, data_root=data_root, image_size=info.image_size, channels=channels,
-            background=background, seed=int(made.get("seed", 0)), workers=2, batch_size=1,
-            cache=cache,
-        )  # fmt: skip
+    def pictures(self, info: WeightsInfo, data: str | None = None) -> Pictures:
+        """All that a Generator was trained on, or ``data`` in the same size and channels.
 
-    pictures = loaded("auto")  # as training does, mostly: its copy in the cache serves
-    if pictures.images.shape[-1] == info.channels:
-        return pictures
-    return loaded("1" if info.channels == 1 else "3")
+        Raises:
+            UsageError: the weights do not say what they were trained on.
+            DataError: the pictures cannot be read.
+        """
+        made = info.provenance
+        data = data or self.data or made.get("data")
+        if not isinstance(data, str):
+            raise UsageError(f"{self.weights} does not say what it was trained on; give --data")
+        background = made.get("background", "#ffffff")
+        if data == "avatars" and info.channels == 3 and "pictures" in made:
+            seed, count = int(made["seed"]), int(made["pictures"])
+            return load_avatars(info.image_size, background, seed, count)
 
+        def loaded(channels: Channels) -> Pictures:
+            return load(
+                data,
+                data_root=self.data_root,
+                image_size=info.image_size,
+                channels=channels,
+                background=background,
+                seed=int(made.get("seed", 0)),
+                workers=2,
+                batch_size=1,
+                cache=self.cache,
+            )
 
-def load_reals(
-    info: WeightsInfo, weights: Path, data: str | None, data_root: Path, cache: Path | None,
-    held_out: str | None, count: int, judge: Origin | None,
-) -> Reals:  # fmt: skip
-    """Training pictures, and ``count`` others to compare with, or fewer.
-
-    The others are those of ``held_out``; or new avatars, which neither the Generator nor the
-    judge has seen; or those that the run held out, joined by training pictures where they are
-    few; or, when there is nothing of that, training pictures drawn by lot.
-
-    Raises:
-        UsageError: there are fewer than 4 pictures, or the weights do not say what they were
-            trained on.
-        DataError: pictures cannot be read.
-    """
-    pictures = training_pictures(info, weights, data, data_root, cache)
-    if pictures.different < 4:
-        raise UsageError(
-            f"{pictures.source} has {pictures.different} different pictures (of "
-            f"{len(pictures.images)}); 4 are the least to measure, and whether so few are copied "
-            "cannot be told"
-        )
-    if held_out is not None:
-        unseen = training_pictures(info, weights, held_out, data_root, cache)
-        images = unseen.images[_by_lot(np.arange(len(unseen.images)), 0)[:count]]
-        return unseen_reals(pictures, images, f"{len(images):,} pictures of {held_out}")
-    if has_labels(info) and data in (None, "avatars") and judge is not None:
-        fresh = unseen_avatars(pictures, info, count, judge)
-        what = f"{len(fresh.images):,} avatars that neither Generator nor classifier has seen"
-        return unseen_reals(pictures, fresh.images, what, fresh.labels)
-    different = np.unique(pictures.first_equal)
-    total = len(different)
-    kept = _by_lot(_held_out_by_the_run(info, pictures, moved=data is not None), 0)[:count]
-    wanted = min(count, total // 2, LEAST_HELD_OUT if len(kept) else total)
-    joining = _by_lot(np.setdiff1d(different, kept), 0)[: max(0, wanted - len(kept))]
-    told = []
-    if len(kept):
-        told.append(f"{len(kept):,} pictures that the run had held out from its training")
-    if len(joining):
-        told.append(f"{len(joining):,} of the training pictures, by lot for want of --held-out")
-    rows = np.append(kept, joining)
-    images = np.ascontiguousarray(pictures.images[rows])
-    seen = np.arange(len(rows)) >= len(kept)
-    return Reals(pictures.images, images, different, rows, seen, " and ".join(told))
+        pictures = loaded("auto")  # as training does, mostly: its copy in the cache serves
+        if pictures.images.shape[-1] == info.channels:
+            return pictures
+        return loaded("1" if info.channels == 1 else "3")
 
 
-def _by_lot(rows: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+@dataclass(frozen=True, kw_only=True)
+class AgainstReals(OfPictures):
+    """A command that compares samples with real pictures."""
+
+    held_out: str | None = None
+    """Real pictures that were not trained on, a folder or zip. New avatars, or part of the
+    training pictures, when omitted."""
+    classifier: Path | None = None
+    """The judge of avatars; trained and kept here if there is none. The shipped one, or one in
+    runs/judges/, when omitted."""
+
+    def judge(self, info: WeightsInfo) -> Judge | None:
+        """The judge, if it knows what the Generator was trained on.
+
+        Raises:
+            UsageError, WeightsError, OSError: as of ``judge_of``.
+        """
+        labelled = has_labels(info) and self.data in (None, "avatars")
+        return judge_of(self.classifier, info, self.weights) if labelled else None
+
+    def reals(self, info: WeightsInfo, count: int, judge: Judge | None) -> Reals:
+        """Training pictures, and ``count`` others to compare with, or fewer.
+
+        The others are those of ``held_out``; else, for avatars, new ones that neither the
+        Generator nor the judge has seen; or those that the run held out, joined by training
+        pictures where they are few; or, when there is nothing of that, random training pictures.
+
+        Raises:
+            UsageError: there are fewer than 4 pictures, or the weights do not say what they were
+                trained on.
+            DataError: pictures cannot be read.
+        """
+        pictures = self.pictures(info)
+        if pictures.different < 4:
+            raise UsageError(
+                f"{pictures.source} has {pictures.different} different pictures (of "
+                f"{len(pictures.images)}); 4 are the least to measure, and whether so few are "
+                "copied cannot be told"
+            )
+        if self.held_out is not None:
+            unseen = self.pictures(info, self.held_out)
+            images = unseen.images[_shuffled(np.arange(len(unseen.images)), 0)[:count]]
+            return unseen_reals(pictures, images, f"{len(images):,} pictures of {self.held_out}")
+        if judge is not None:
+            fresh = unseen_avatars(pictures, info, count, judge.origin)
+            what = f"{len(fresh.images):,} avatars that neither Generator nor classifier has seen"
+            return unseen_reals(pictures, fresh.images, what, fresh.labels)
+        different = np.unique(pictures.first_equal)
+        total = len(different)
+        moved = self.data is not None
+        kept = _shuffled(_held_out_by_the_run(info, pictures, moved), 0)[:count]
+        wanted = min(count, total // 2, LEAST_HELD_OUT if len(kept) else total)
+        joining = _shuffled(np.setdiff1d(different, kept), 0)[: max(0, wanted - len(kept))]
+        parts = []
+        if len(kept):
+            parts.append(f"{len(kept):,} pictures that the run had held out from its training")
+        if len(joining):
+            parts.append(f"{len(joining):,} random training pictures, for want of --held-out")
+        rows = np.append(kept, joining)
+        images = np.ascontiguousarray(pictures.images[rows])
+        seen = np.arange(len(rows)) >= len(kept)
+        return Reals(pictures.images, images, different, rows, seen, " and ".join(parts))
+
+
+def _shuffled(rows: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(seed).permutation(rows)
 
 
@@ -172,7 +189,7 @@ def _held_out_by_the_run(
     Args:
         info: of its weights.
         pictures: all that it had.
-        moved: they may be others: they come from another place than the weights tell.
+        moved: they may be others: they come from another place than the weights say.
     """
     made, images = info.provenance, pictures.images
     if not made.get("held_out") or made.get("pictures") != len(images):
@@ -183,8 +200,10 @@ def _held_out_by_the_run(
     equal = pictures.first_equal
     parts = split(
         equal if together else np.arange(len(images)),
-        int(made["held_out"]), int(made["batch_size"]), int(made["seed"]),
-    )  # fmt: skip
+        int(made["held_out"]),
+        int(made["batch_size"]),
+        int(made["seed"]),
+    )
     return np.setdiff1d(equal[parts.held_out], equal[parts.train])
 
 

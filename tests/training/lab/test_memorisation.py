@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from handler.pixels import Images
+from tests.support.generators import lively, weights
+from training.__main__ import main
 from training.data.avatars import load_avatars
 from training.data.batches import first_equal
 from training.data.decode import Pictures
-from training.lab.memorisation import compare, examine, search, spaces_of, verdict
-from training.lab.nearest import Nearness, blocks, nearness, pixels, reduced, shifted
+from training.lab.memorisation import (
+    Nearness,
+    blocks,
+    compare,
+    examine,
+    nearness,
+    pixels,
+    reduced,
+    search,
+    shifted,
+    spaces_of,
+    verdict,
+)
 from training.lab.reals import Reals, unseen_reals
+from training.samples import generate
 
 COUNT = 200
 TRAINED_ON = 2000
@@ -119,7 +136,7 @@ def test_training_pictures_serve_as_a_reference(world: World) -> None:
     """Without held-out pictures each is compared with all others, but not with itself."""
     rows = np.arange(0, TRAINED_ON, TRAINED_ON // COUNT)
     train = world.reals.trained_on
-    reals = Reals(train, train[rows], np.arange(TRAINED_ON), rows, rows >= 0, "by lot")
+    reals = Reals(train, train[rows], np.arange(TRAINED_ON), rows, rows >= 0, "random")
     (space, *_) = spaces_of(None).values()
     honest, reference = search(space, world.honest, reals, COUNT)
     assert (reference.index[:, 0] != rows).all()
@@ -233,3 +250,31 @@ def test_shifts_scale_with_the_picture(size: int) -> None:
     step = size // 32
     moved = np.pad(images[:, step:], ((0, 0), (0, step), (0, 0), (0, 0)), mode="edge")
     assert any(np.array_equal(variant, reduced(moved)) for variant in variants)
+
+
+def test_neighbours_show_the_copies_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trained on its own samples of seeds 5 and 9, as it were: these two are copies."""
+    generator = lively()
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, image in enumerate(generate(generator, range(100, 140))):
+        Image.fromarray(image).save(folder / f"{i:02}.png")
+    for seed in (5, 9):
+        Image.fromarray(generate(generator, range(seed, seed + 1))[0]).save(folder / f"z{seed}.png")
+    path = weights(tmp_path, generator, data=str(folder))
+    out = tmp_path / "n.png"
+    code = main(
+        ["neighbours", "--weights", str(path), "--out", str(out),
+         "--samples", "20", "--shown", "3", "--nearest", "4"]
+    )  # fmt: skip
+    assert code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert sorted(told["seeds"][:2]) == [5, 9]
+    assert told["columns"] == ["sample", "pixels"]
+    pixels = np.asarray(Image.open(out))
+    assert pixels.shape == (3 * 34 + 2, 36 + 16 + 4 * 34 + 2, 3)
+    for row in range(2):
+        top = row * 34 + 2
+        assert np.array_equal(pixels[top : top + 32, 2:34], pixels[top : top + 32, 54:86])

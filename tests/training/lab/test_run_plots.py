@@ -1,19 +1,18 @@
-"""Curves and animations of a run's folder."""
+"""Curves and animations of a run's folder; real pictures beside samples."""
 
-import io
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from handler.latents import from_seeds
+from tests.support.generators import AVATARS, lively, weights
 from training.__main__ import main
-from training.lab.animation import evenly, read_frame
-from training.lab.curves import figure, loss_of, read_stats
-from training.lab.usage import UsageError
-from training.samples import save_grid
+from training.lab.options import UsageError
+from training.lab.run_plots import evenly, figure, loss_of, read_frame, read_stats
+from training.samples import draw, save_grid
 
 LINES: list[dict[str, object]] = [
     {"step": 10, "loss_d": 1.5, "loss_g": 0.5, "d_x": 0.5, "d_g_z1": 0.4, "d_g_z2": 0.3},
@@ -97,20 +96,6 @@ def test_the_file_is_a_picture_with_lines(
     assert (0x1F, 0x77, 0xB4) in colours  # matplotlib's first line colour
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_a_name_that_stdout_cannot_hold(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
-) -> None:
-    """One with an accent and, from an old disk, one that is no UTF-8."""
-    write(tmp_path, stats(LINES))
-    shown = io.TextIOWrapper(io.BytesIO(), encoding)
-    monkeypatch.setattr(sys, "stdout", shown)
-    out = tmp_path / "é\udce9.png"
-    assert main(["curves", "--run-folder", str(tmp_path), "--out", str(out)]) == 0
-    shown.seek(0)
-    assert json.load(shown)["out"] == str(out)
-
-
 def test_the_half_line_of_a_killed_run_is_left_out(tmp_path: Path) -> None:
     write(tmp_path, stats(LINES) + '{"step": 30, "loss')
     assert read_stats(tmp_path)["loss_d"] == ([10, 20], [1.5, 1.0])
@@ -185,3 +170,47 @@ def test_grids_of_different_sizes_are_refused(
     assert main(["animation", "--run-folder", str(tmp_path), "--out", str(out)]) == 2
     assert "differ in size" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.fixture
+def weights_file(tmp_path: Path) -> str:
+    return str(weights(tmp_path, lively(), **AVATARS))
+
+
+def test_compare_puts_real_pictures_left(weights_file: str, tmp_path: Path) -> None:
+    reals = tmp_path / "reals"
+    reals.mkdir()
+    for i in range(5):
+        Image.new("RGB", (32, 32), (200, 10, 40 * i)).save(reals / f"{i}.png")
+    out = tmp_path / "c.png"
+    code = main(
+        [
+            "compare",
+            "--weights",
+            weights_file,
+            "--data",
+            str(reals),
+            "--count",
+            "4",
+            "--out",
+            str(out),
+            "--cache",
+            str(tmp_path / "cache"),
+        ]
+    )
+    assert code == 0
+    with Image.open(out) as image:
+        pixels = np.asarray(image)
+    assert pixels.shape == (70, 70 + 16 + 70, 3)
+    left = pixels[2:34, 2:34].reshape(-1, 3)
+    assert (left == left[0]).all()
+    assert left[0, 0] == 200
+    assert np.array_equal(pixels[2:34, 88:120], draw(lively(), from_seeds([0], 6))[0])
+
+
+def test_compare_finds_the_avatars_by_itself(weights_file: str, tmp_path: Path) -> None:
+    out = tmp_path / "c.png"
+    assert main(["compare", "--weights", weights_file, "--count", "1", "--out", str(out)]) == 0
+    with Image.open(out) as image:
+        corner = np.asarray(image)[2, 33]  # a corner that no cat covers
+    assert corner.tolist() == [0xC8, 0xD4, 0xE0]

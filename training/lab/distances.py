@@ -1,7 +1,8 @@
-"""What a set of pictures is reduced to before it is compared: features of a network.
+"""How far two sets of pictures are apart, and how alike the pictures of one set are.
 
-FID is defined by one file of Inception weights. With any other network the same formula gives
-another number, which gets another name here.
+Distances are taken in features of a network. FID is defined by one file of Inception weights:
+with any other network the same formula gives another number, which gets another name here.
+The sliced Wasserstein distance, which training uses too, is in ``training.sliced``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
@@ -23,9 +25,8 @@ from torch_fidelity.utils import create_feature_extractor
 
 from handler.pixels import Images
 from training.distributed import choose_device
-from training.lab.classifier import to_tensor
 from training.lab.judge import Judge
-from training.lab.usage import UsageError
+from training.lab.options import UsageError
 
 Features = npt.NDArray[np.float32]  # (N, dimensions)
 
@@ -33,6 +34,12 @@ Features = npt.NDArray[np.float32]  # (N, dimensions)
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 KID_SUBSET = 1000  # of arXiv:1801.01401's code; fewer pictures are one subset
 NEIGHBOURHOOD = 3  # nearest neighbours that span a manifold, of arXiv:1904.06991
+# Of MS-SSIM (Wang, Simoncelli and Bovik, 2003).
+WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, the finest first
+WINDOW_PX = 11
+SIGMA_PX = 1.5
+C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+LEAST_PX = 32  # below, the coarsest scale would have one pixel
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,19 +59,9 @@ class Extractor:
     extract: Callable[[Images], Features]
 
 
-def judge_extractor(judge: Judge, image_size: int) -> Extractor:
-    """The last feature maps of the judge, averaged over their places."""
-    convolutions = judge.classifier.features[:-1]
-
-    @torch.no_grad()
-    def extract(images: Images) -> Features:
-        parts = [
-            convolutions(to_tensor(np.ascontiguousarray(images[i : i + 256]))).mean(dim=(2, 3))
-            for i in range(0, len(images), 256)
-        ]
-        return torch.cat(parts).numpy()
-
-    return Extractor(str(judge), f"none, {image_size} px", False, extract)
+def judge_extractor(judge: Judge) -> Extractor:
+    """The judge's."""
+    return Extractor(str(judge), f"none, {judge.origin.image_size} px", False, judge.features)
 
 
 def inception_extractor(weights: Path | None) -> Extractor:
@@ -154,3 +151,68 @@ def precision_recall(samples: Features, reference: Features) -> tuple[float, flo
 
 def _double(features: Features) -> Tensor:
     return torch.from_numpy(features).double()
+
+
+def mean_pair_similarity(images: Images) -> float:
+    """Mean MS-SSIM of the pictures 0 and 1, 2 and 3, and so on: how alike a set's pictures are.
+
+    Real pictures of one kind have a low mean, a collapsed Generator's samples a high one (Odena
+    et al., arXiv:1610.09585, section 4.2).
+
+    Args:
+        images: uint8 (N, H, W, C), N >= 2, H and W >= LEAST_PX.
+    """
+    pairs = len(images) // 2
+    one, other = images[: 2 * pairs : 2], images[1 : 2 * pairs : 2]
+    found = [ms_ssim(one[i : i + 128], other[i : i + 128]) for i in range(0, pairs, 128)]
+    return float(np.concatenate(found).mean())
+
+
+def ms_ssim(a: Images, b: Images) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """Multi-scale structural similarity of picture i of ``a`` to picture i of ``b``.
+
+    Maps smaller than the window get one of their own size, with a sigma in proportion, so that
+    small pictures have five scales too.
+
+    Args:
+        a, b: uint8 (N, H, W, C), H and W >= LEAST_PX.
+
+    Returns:
+        float32 (N,), at most 1, which is the same picture.
+
+    Raises:
+        ValueError: too small.
+    """
+    if min(a.shape[1:3]) < LEAST_PX:
+        raise ValueError(f"pictures of {a.shape[1:3]} px; MS-SSIM needs {LEAST_PX} px")
+    one, other = (
+        torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2).float() for x in (a, b)
+    )
+    product = torch.ones(len(a))
+    for scale, weight in enumerate(WEIGHTS):
+        luminance, structure = _ssim_parts(one, other)
+        coarsest = scale == len(WEIGHTS) - 1
+        value = (luminance * structure if coarsest else structure).mean(dim=(1, 2, 3))
+        product *= value.clamp(min=0) ** weight
+        one, other = F.avg_pool2d(one, 2), F.avg_pool2d(other, 2)
+    return product.numpy()
+
+
+def _ssim_parts(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The two factors of SSIM, as maps: luminance, and contrast times structure."""
+    mean_a, mean_b = _window(a), _window(b)
+    var_a = _window(a * a) - mean_a**2
+    var_b = _window(b * b) - mean_b**2
+    covariance = _window(a * b) - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + C1) / (mean_a**2 + mean_b**2 + C1)
+    return luminance, (2 * covariance + C2) / (var_a + var_b + C2)
+
+
+def _window(maps: Tensor) -> Tensor:
+    channels = maps.shape[1]
+    size = min(WINDOW_PX, maps.shape[2], maps.shape[3])
+    places = torch.arange(size) - (size - 1) / 2
+    weights = torch.exp(-(places**2) / (2 * (SIGMA_PX * size / WINDOW_PX) ** 2))
+    weights = weights / weights.sum()
+    across = F.conv2d(maps, weights.expand(channels, 1, 1, size), groups=channels)
+    return F.conv2d(across, weights[:, None].expand(channels, 1, size, 1), groups=channels)

@@ -13,7 +13,7 @@ from torch import nn
 from training import checkpoint
 from training.__main__ import main
 from training.config import TrainConfig
-from training.lab import guided
+from training.lab import filters
 from training.lab.filters import agreement, grey_centred
 from training.networks import Discriminator
 from training.step import Trainer
@@ -32,14 +32,14 @@ def discriminator(*, positive: bool) -> Discriminator:
 def test_the_way_up_is_that_of_the_discriminator() -> None:
     network = discriminator(positive=False)
     pictures = torch.rand(2, 3, 32, 32) * 2 - 1
-    features = guided.up_to(network, 2)
+    features = filters.up_to(network, 2)
     assert torch.allclose(features(pictures), network.layers[:5](pictures))
 
 
 def test_only_positive_values_and_gradients_come_down() -> None:
     #             value > 0:  yes   no   yes   no
     value = torch.tensor([2.0, -2.0, 2.0, -2.0], requires_grad=True)
-    up = guided.GuidedLeakyReLU(0.2)(value)
+    up = filters.GuidedLeakyReLU(0.2)(value)
     assert torch.allclose(up, torch.tensor([2.0, -0.4, 2.0, -0.4]))
     up.backward(torch.tensor([3.0, 3.0, -3.0, -3.0]))
     assert value.grad is not None
@@ -52,22 +52,22 @@ def test_a_path_through_a_negative_weight_is_cut() -> None:
         first, second = nn.Conv2d(1, 2, 1, bias=False), nn.Conv2d(2, 1, 1, bias=False)
         first.weight.data = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
         second.weight.data = torch.tensor([a, b]).view(1, 2, 1, 1)
-        leaky = guided.GuidedLeakyReLU(0.2)
+        leaky = filters.GuidedLeakyReLU(0.2)
         features = nn.Sequential(first, leaky, second)
         white = np.full((1, 1, 1, 1), 255, np.uint8)
-        found = guided.gradients(features, white, 0, np.zeros((1, 2), np.int64))
+        found = filters.gradients(features, white, 0, np.zeros((1, 2), np.int64))
         assert found.item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("layer", [1, 2, 3])
 def test_the_receptive_field_is_where_gradients_are(layer: int) -> None:
     """Positive weights and a white picture: each pixel of the field counts, no other does."""
-    features = guided.up_to(discriminator(positive=True), layer)
+    features = filters.up_to(discriminator(positive=True), layer)
     white = np.full((1, 32, 32, 3), 255, np.uint8)
-    field = guided.field_of(layer)
+    field = filters.field_of(layer)
     last = 32 // 2**layer - 1
     for place in ((0, 0), (last, last), (last // 2, last)):
-        found = guided.gradients(features, white, 0, np.array([place]))[0]
+        found = filters.gradients(features, white, 0, np.array([place]))[0]
         expected = np.zeros((32, 32), bool)
         top, left = (field.first_px + p * field.stride_px for p in place)
         size = field.size_px
@@ -76,24 +76,24 @@ def test_the_receptive_field_is_where_gradients_are(layer: int) -> None:
 
 
 def test_the_strongest_patch_is_the_bright_one() -> None:
-    features = guided.up_to(discriminator(positive=True), 2)
+    features = filters.up_to(discriminator(positive=True), 2)
     images = np.full((300, 32, 32, 3), 127, np.uint8)  # about 0, as the padding is
     images[280, 16:20, 8:12] = 255  # beyond the first batch of 256
     images[7, 4:8, 24:28] = 160
-    places, responses = guided.strongest_places(features, images, filters=2, count=2)
+    places, responses = filters.strongest_places(features, images, filters=2, count=2)
     assert places.shape == (2, 2, 3)
     assert (responses[:, 0] >= responses[:, 1]).all()
     assert places[..., 0].tolist() == [[280, 7], [280, 7]]
-    field = guided.field_of(2)
+    field = filters.field_of(2)
     for _, y, x in places[:, 0]:
-        patch = guided.crop(images[280], field, (int(y), int(x)), 0)
+        patch = filters.crop(images[280], field, (int(y), int(x)), 0)
         assert patch.shape == (10, 10, 3)
         assert (patch == 255).any()
 
 
 def test_a_patch_at_the_edge_is_filled() -> None:
     values = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
-    patch = guided.crop(values, guided.Field(-1, 2, 4), (0, 3), 99)[..., 0]
+    patch = filters.crop(values, filters.Field(-1, 2, 4), (0, 3), 99)[..., 0]
     assert patch.tolist() == [[99] * 4, [5, 6, 7, 99], [13, 14, 15, 99], [21, 22, 23, 99]]
 
 
@@ -166,4 +166,4 @@ def test_unusable_checkpoints_are_told(run: Path, capsys: pytest.CaptureFixture[
     (run / "config.json").write_text(settings)
     file.write_bytes(b"no checkpoint")
     assert main(["filters", "--checkpoint", str(file)]) == 2
-    assert "which holds no Discriminator" in capsys.readouterr().err
+    assert "not a checkpoint of a run" in capsys.readouterr().err

@@ -1,0 +1,47 @@
+"""Small Generators with something to show, and pictures that they may have been trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from training.networks import Generator, new_generator
+from training.weights import save_generator
+
+BACKGROUND = "#c8d4e0"
+AVATARS = {"data": "avatars", "pictures": 256, "seed": 999, "background": BACKGROUND}
+
+
+def lively(nz: int = 6, channels: int = 3) -> Generator:
+    """One of 32 px in eval mode; as initialised, all pictures would be grey."""
+    torch.manual_seed(0)
+    generator = new_generator(nz, 4, channels, 32)
+    for layer in generator.layers:
+        if isinstance(layer, torch.nn.ConvTranspose2d):
+            torch.nn.init.normal_(layer.weight, 0.0, 0.3)
+        elif isinstance(layer, torch.nn.BatchNorm2d):
+            torch.nn.init.ones_(layer.weight)
+    return generator.eval()
+
+
+def weights(folder: Path, generator: Generator | None = None, **made: Any) -> Path:
+    """Its file; that of a grey one if there is none. ``made`` is its provenance."""
+    torch.manual_seed(0)
+    path = folder / "g.safetensors"
+    provenance = {"background": BACKGROUND, **made}
+    save_generator(path, generator or new_generator(6, 2, 3, 32), provenance)
+    return path
+
+
+def photos(folder: Path, count: int) -> Path:
+    """A folder of different pictures."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        small = rng.integers(0, 256, (4, 4, 3), np.uint8)
+        Image.fromarray(small).resize((40, 40)).save(folder / f"{i}.png")
+    return folder

@@ -1,0 +1,58 @@
+"""The judge learns what is on a picture, and what it sees on samples is counted."""
+
+from typing import Any
+
+import numpy as np
+
+from training.lab.judge import by_attribute, classify, clean_tiles, fit, histogram_distance
+
+
+def test_the_judge_learns_a_colour_and_tells_it() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 512)
+    images = rng.integers(0, 60, (512, 16, 16, 3)).astype(np.uint8)
+    images[..., 0] += (labels * 150).astype(np.uint8)[:, None, None]
+    classifier = fit(images[:448], {"red": labels[:448]}, epochs=2, seed=0)
+    told = classify(classifier, images[448:])["red"]
+    assert told.shape == (64, 2)
+    assert (told.argmax(1) == labels[448:]).mean() > 0.95
+
+
+def sure_of(classes: list[int], surely: list[bool]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    told = np.full((len(classes), 4), 0.1, np.float32)
+    told[np.arange(len(classes)), classes] = np.where(surely, 0.95, 0.7)
+    return told
+
+
+def test_histograms() -> None:
+    a, b = sure_of([0, 0, 1, 1], [True] * 4), sure_of([0, 0, 0, 2], [True] * 4)
+    assert histogram_distance(a, a) == 0
+    assert histogram_distance(a, b) == 0.5
+
+
+def test_the_classes_that_are_farthest_from_their_share() -> None:
+    labels = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    real = sure_of(labels.tolist(), [True] * 8)
+    samples = sure_of([0, 0, 0, 3], [True] * 4)
+    found = by_attribute({"fur": samples}, {"fur": real}, {"fur": labels})["fur"]
+    assert found["most_too_often"] == {
+        "class": 0, "share_of_samples": 0.75, "share_of_real": 0.25,
+    }  # fmt: skip
+    assert found["most_too_seldom"] == {
+        "class": 1, "share_of_samples": 0.0, "share_of_real": 0.25,
+    }  # fmt: skip
+
+
+def test_tiles_are_clean_as_real_pictures_are() -> None:
+    real = {"eyes": sure_of([0] * 100, [True] * 100), "fur": sure_of([0] * 100, [False] * 100)}
+    samples = {
+        "eyes": sure_of([1] * 80, [True] * 60 + [False] * 20),
+        "fur": sure_of([1] * 80, [False] * 80),
+    }
+    usual = np.arange(100, dtype=np.float32)
+    distances = np.repeat(np.array([50, 500], np.float32), 40)
+    found = clean_tiles(samples, real, distances, usual)
+    assert found["recognised_by"] == ["eyes"]  # fur is not even recognised on real pictures
+    assert found["of"] == 64
+    assert found["recognised"] == {"tiles": 60, "share_of_samples": 0.75, "share_of_real": 1.0}
+    assert found["near_real"] == {"tiles": 40, "share_of_samples": 0.5, "share_of_real": 0.99}

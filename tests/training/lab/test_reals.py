@@ -1,0 +1,125 @@
+"""What a Generator was trained on, and what it is compared with."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.generators import BACKGROUND, photos, weights
+from training.__main__ import main
+from training.data.batches import identity_of, split
+from training.data.sources import load_folder
+from training.lab import reals
+from training.lab.evaluate import Evaluate
+
+
+def reals_of(path: Path, count: int = 100, held_out: Path | None = None) -> reals.Reals:
+    other = held_out and str(held_out)
+    command = Evaluate(weights=path, cache=path.parent / "cache", held_out=other)
+    return command.reals(command.load()[1], count, None)
+
+
+def test_what_a_run_held_out_is_the_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reals, "LEAST_HELD_OUT", 4)
+    folder = photos(tmp_path / "photos", 40)
+    made = {"data": str(folder), "pictures": 40, "held_out": 5, "batch_size": 4, "seed": 1}
+    found = reals_of(weights(tmp_path, **made))
+    assert sorted(found.rows) == split(np.arange(40), 5, 4, 1).held_out.tolist()
+    assert not found.seen.any()
+    assert np.array_equal(found.reference, found.trained_on[found.rows])
+    assert found.described == "5 pictures that the run had held out from its training"
+    others = {image.tobytes() for image in found.others(100)}
+    assert len(others) == 35
+    assert not others & {image.tobytes() for image in found.reference}
+
+
+def test_training_pictures_join_the_few_that_a_run_held_out(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", 40)
+    made = {"data": str(folder), "pictures": 40, "held_out": 256, "batch_size": 4, "seed": 1}
+    found = reals_of(weights(tmp_path, **made))
+    expected = split(np.arange(40), 256, 4, 1).held_out.tolist()
+    assert sorted(found.rows[:5]) == expected  # an eighth
+    assert found.seen.tolist() == [False] * 5 + [True] * 15
+    assert len(set(found.rows.tolist())) == 20  # half of all
+    assert found.described == (
+        "5 pictures that the run had held out from its training and 15 random training pictures, "
+        "for want of --held-out"
+    )
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_equal_pictures_are_one(tmp_path: Path, known: bool) -> None:
+    """Of an earlier version, which does not tell it, some held-out ones were trained on too."""
+    folder = photos(tmp_path / "photos", 40)
+    for path in sorted(folder.iterdir()):
+        shutil.copy(path, folder / f"again {path.name}")
+    made = {"data": str(folder), "pictures": 80, "held_out": 256, "batch_size": 4, "seed": 1}
+    if known:
+        made["different"] = 40
+    found = reals_of(weights(tmp_path, **made), count=5)
+    assert len(found.different) == len({p.tobytes() for p in found.trained_on[found.different]})
+    assert len(found.different) == 40
+    assert set(found.rows) <= set(found.different)
+    parts = split(np.arange(80), 256, 4, 1)
+    seen = {image.tobytes() for image in found.trained_on[parts.train]}
+    unseen = {image.tobytes() for image in found.trained_on[parts.held_out]} - seen
+    assert (~found.seen).sum() == (5 if known else len(unseen))
+    assert len({*found.rows, *found.different[~np.isin(found.different, found.rows)]}) == 40
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_what_was_held_out_is_known_in_another_place(tmp_path: Path, same: bool) -> None:
+    folder = photos(tmp_path / "photos", 40)
+    made = {"data": "elsewhere", "pictures": 40, "held_out": 5, "batch_size": 4, "seed": 1}
+    images = load_folder(
+        folder, image_size=32, channels="auto", background=BACKGROUND, workers=1
+    ).images
+    path = weights(tmp_path, **made, digest=identity_of(images).digest if same else "0")
+    command = Evaluate(weights=path, data=str(folder), cache=None)
+    found = command.reals(command.load()[1], 5, None)
+    assert found.seen.tolist() == [not same] * 5
+
+
+def test_a_part_of_the_held_out_pictures_is_random(tmp_path: Path) -> None:
+    """Folders are sorted by name, so by class where that begins it."""
+    folder, unseen = photos(tmp_path / "photos", 8), tmp_path / "unseen"
+    for name, colour in (("cat", "red"), ("dog", "blue")):
+        (unseen / name).mkdir(parents=True)
+        for i in range(20):
+            Image.new("RGB", (32, 32), colour).save(unseen / name / f"{i}.png")
+    found = reals_of(weights(tmp_path, data=str(folder)), count=16, held_out=unseen)
+    assert len({image.tobytes() for image in found.reference}) == 2
+
+
+def test_pictures_are_decoded_once_for_training_and_all_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, run = tmp_path / "cache", tmp_path / "run"
+    folder = photos(tmp_path / "photos", 40)
+    assert main(["--data", str(folder), "--out", str(run), "--batch-size", "4", "--image-size",
+                 "32", "--nz", "6", "--ngf", "2", "--ndf", "2", "--max-steps", "1",
+                 "--cache", str(cache)]) == 0  # fmt: skip
+
+    def again(*_: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr("training.data.sources.decode", again)
+    kept = ["--weights", str(run / "generator.safetensors"), "--cache", str(cache)]
+    assert main(["evaluate", *kept, "--samples", "8"]) == 0
+    assert main(["compare", *kept, "--count", "4", "--out", str(tmp_path / "c.png")]) == 0
+    assert main(["neighbours", *kept, "--samples", "8", "--out", str(tmp_path / "n.png")]) == 0
+    assert main(["filters", "--checkpoint", str(run), "--out", str(tmp_path / "f.png")]) == 0
+    capsys.readouterr()
+
+
+def test_weights_of_unknown_origin_need_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--weights", str(weights(tmp_path))]) == 2
+    assert "does not say what it was trained on; give --data" in capsys.readouterr().err

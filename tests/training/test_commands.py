@@ -1,0 +1,194 @@
+"""The commands: those that docs/experiments.md shows, and what each says of bad input."""
+
+import io
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deploy.server import ROOT
+from tests.support.generators import AVATARS, lively, weights
+from training.__main__ import main
+from training.commands import COMMANDS, command_class, summary
+from training.samples import save_grid
+from training.weights import load_generator, save_generator
+
+
+@pytest.fixture
+def weights_file(tmp_path: Path) -> str:
+    return str(weights(tmp_path, lively(), **AVATARS))
+
+
+WEIGHTS = ROOT / "model_store" / "generator.safetensors"
+PYTHON = ".venv/bin/python -m training "
+BLOCKS = re.findall(
+    r"```sh\n(.*?)```", (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8"), re.DOTALL
+)
+LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
+SHOWN = [shlex.split(line.split(PYTHON, 1)[1]) for line in LINES if PYTHON in line]
+# Added to a command, so that all of them take seconds; what comes last counts.
+LESS = {
+    "train": "--max-steps 4 --sample-every 2 --batch-size 8 --ngf 4 --ndf 4 --image-size 32",
+    "evaluate": "--samples 32",
+    "neighbours": "--samples 32",
+    "arithmetic": "--trials 1 --bases 16 --samples 1000",
+    "directions": "--directions 3",
+    "filters": "--pictures 64",
+}
+OF_A_RUN = {"train", "filters", "curves", "animation"}
+AS_SHOWN = {"compare", "walk", "enlarge"}  # nothing is made smaller
+
+OF_WEIGHTS = ("walk", "enlarge", "directions", "compare")
+BAD = [
+    (["walk", "--out", "w.bmp"], "ends in '.bmp'; give .png or .gif"),
+    (["walk", "--seeds", "1"], "give two or more"),
+    (["walk", "--seeds", "1", "-2"], "whole numbers, 0 to"),
+    (
+        ["enlarge", "--seeds", "1", "2", "3", "-4"],
+        "--seeds are (1, 2, 3, -4); give whole numbers, 0",
+    ),
+    (["directions", "--seed", "-1"], "--seed is -1; give 0 to"),
+    (["directions", "--steps", "1"], "--steps is 1; it must be >= 2"),
+    (["walk", "--frame-ms", "1", "--out", "w.gif"], "--frame-ms is 1; it must be >= 10"),
+    (["arithmetic", "--terms", "0"], "--terms is 0; it must be >= 1"),
+    (["evaluate", "--samples", "4"], "--samples is 4; it must be >= 8"),
+    (["neighbours", "--shown", "0"], "--shown is 0; it must be >= 1"),
+    (["filters", "--checkpoint", "x", "--pictures", "1"], "--pictures is 1; it must be >= 2"),
+    (["walk", "--steps", "1"], "--steps is 1; it must be >= 2"),
+    (["walk", "--colours", "1"], "--colours is 1; give 2 to 256"),
+    (["walk", "--weights", "absent.safetensors"], "absent.safetensors does not exist"),
+    (["enlarge", "--rows", "400"], "8192 is the most"),
+    (["compare", "--data", "avatarz"], "avatars"),
+    (["compare", "--count", "257"], "has 256 pictures; lower --count"),
+    (["curves", "--run-folder", "absent"], "give the folder of a run"),
+    (["animation", "--run-folder", "absent"], "has no step_*.png"),
+    (["filters", "--checkpoint", "absent.pt"], "absent.pt does not exist"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD)
+def test_bad_input_is_told(
+    arguments: list[str],
+    words: str,
+    weights_file: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if (
+        arguments[0] in ("walk", "enlarge", "directions", "compare")
+        and "--weights" not in arguments
+    ):
+        arguments = [*arguments, "--weights", weights_file]
+    assert main(arguments) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("error: ")
+    assert words in told.err
+    assert told.out == ""
+    assert not (tmp_path / "runs").exists()  # nothing was written
+
+
+def test_a_file_of_another_kind_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_grid(tmp_path / "g.safetensors", np.zeros((1, 8, 8, 3), np.uint8))
+    assert main(["walk", "--weights", str(tmp_path / "g.safetensors")]) == 2
+    assert "not a generator.safetensors" in capsys.readouterr().err
+
+
+def test_an_unknown_flag_is_bad_usage() -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["walk", "--stepz", "3"])
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("name", ["evaluat", "layers", "comparee"])
+def test_an_unknown_command_is_bad_usage(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name]) == 2
+    said = capsys.readouterr().err
+    assert f"no command {name!r}" in said
+    assert all(known in said for known in ("train", *COMMANDS))
+    assert ("did you mean 'evaluate'" in said) == (name == "evaluat")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_says_what_it_does_and_helps(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_class(name).__name__ == name.capitalize()
+    assert summary(name)[-1] in ".:,"
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"python -m training {name} [-h]" in said
+    assert summary(name) in said
+
+
+def test_help_tells_of_the_other_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    assert "python -m training evaluate, walk" in " ".join(capsys.readouterr().out.split())
+
+
+def test_train_may_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--dry-run", "--image-size", "32", "--ngf", "2", "--ndf", "2"]
+    assert main(["train", *flags]) == main(flags) == 0
+    first, second = capsys.readouterr().out.split('{\n  "data"')[1:]
+    assert first == second
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_name_that_stdout_cannot_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """One with an accent and, from an old disk, one that is no UTF-8."""
+    line = {"step": 10, "loss_d": 1.5, "loss_g": 0.5}
+    (tmp_path / "stats.jsonl").write_text(json.dumps(line) + "\n")
+    shown = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", shown)
+    out = tmp_path / "é\udce9.png"
+    assert main(["curves", "--run-folder", str(tmp_path), "--out", str(out)]) == 0
+    shown.seek(0)
+    assert json.load(shown)["out"] == str(out)
+
+
+def name_of(command: list[str]) -> str:
+    return "train" if command[0].startswith("-") else command[0]
+
+
+def test_the_page_shows_every_command() -> None:
+    assert {name_of(command) for command in SHOWN} == {"train", *COMMANDS}
+
+
+def test_every_command_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    generator, info = load_generator(WEIGHTS)
+    few = tmp_path / "few.safetensors"  # the shipped weights, as if trained on fewer pictures
+    save_generator(few, generator, {**info.provenance, "pictures": 500})
+    for command in SHOWN:
+        there = [part.replace("docs/experiments", str(tmp_path)) for part in command]
+        there = [part.replace("runs/small", str(tmp_path / "small")) for part in there]
+        name = name_of(command)
+        less = LESS.get(name, "").split()
+        less += [] if name in OF_A_RUN else ["--weights", str(few)]
+        assert main([*there, *less]) == 0, (command, capsys.readouterr().err[-2000:])
+        said = json.loads(capsys.readouterr().out)
+        if name not in ("train", "evaluate"):
+            shown = ROOT / "docs" / "experiments" / Path(said["out"]).name
+            with Image.open(said["out"]) as image, Image.open(shown) as on_the_page:
+                image.load()
+                assert image.format == on_the_page.format
+                if name in AS_SHOWN:
+                    assert image.size == on_the_page.size
+                else:
+                    assert min(image.size) >= 64

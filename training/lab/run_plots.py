@@ -1,0 +1,210 @@
+"""A run in pictures: its curves, its samples over time, and real pictures beside samples."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, UnidentifiedImageError
+
+from handler.pixels import Images
+from training.config import TrainConfig
+from training.data.decode import DRAWN
+from training.files import atomic_path
+from training.lab.options import Command, Range, UsageError, check_ending
+from training.lab.plots import Plot, side_by_side
+from training.lab.reals import OfPictures
+from training.samples import generate, tiles
+
+Series = dict[str, tuple[list[int], list[float]]]  # name -> (steps, values)
+
+OPINION = "D's output"  # a probability for one loss only
+PANELS = {
+    "loss": {"loss_d": "Loss_D", "loss_g": "Loss_G"},
+    OPINION: {"d_x": "D(x)", "d_g_z1": "D(G(z)) before", "d_g_z2": "D(G(z)) after"},
+    "diversity": {"diversity": "samples"},
+    "distance": {"distance": "samples to real pictures"},
+}
+_INCHES_PX = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves(Command):
+    """Draw the curves of a run: losses, D's output, how the samples differ, how far they are."""
+
+    run_folder: Path
+    """Folder of the run."""
+    out: Path = Path("runs/plots/curves.png")
+    """Where the picture goes."""
+
+    def result(self) -> dict[str, Any]:
+        """Write the picture; returns the last value of each curve."""
+        check_ending("--out", self.out, ".png")
+        series = read_stats(self.run_folder)
+        with atomic_path(self.out) as beside:
+            drawn = figure(series, loss_of(self.run_folder))
+            drawn.savefig(beside, format="png", dpi=_INCHES_PX, metadata={"Software": DRAWN})
+        last = {name: round(values[-1], 4) for name, (_, values) in series.items()}
+        return {"out": str(self.out), "step": series["loss_d"][0][-1], "last": last}
+
+
+def read_stats(folder: Path) -> Series:
+    """The numbers of a run's stats.jsonl.
+
+    A half line at the end, of a run that was killed or is still running, is left out.
+
+    Raises:
+        UsageError: no such file, nothing in it, or a line that is no JSON object.
+    """
+    path = folder / "stats.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"cannot read {path} ({error}); give the folder of a run, such as runs/mine"
+        ) from None
+    names = [name for panel in PANELS.values() for name in panel]
+    series: Series = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            step = int(entry["step"])
+            found = {name: float(entry[name]) for name in names if entry.get(name) is not None}
+        except (ValueError, TypeError, KeyError):
+            if number == len(lines):
+                break
+            raise UsageError(
+                f"{path}, line {number}, is no statistics of a run: {line[:60]!r}"
+            ) from None
+        for name, value in found.items():
+            steps, values = series.setdefault(name, ([], []))
+            steps.append(step)
+            values.append(value)
+    if "loss_d" not in series:
+        raise UsageError(f"{path} has no losses yet; a run writes them every --log-every steps")
+    return series
+
+
+def loss_of(folder: Path) -> str:
+    """What config.json says; older runs, and folders without one, have the default."""
+    try:
+        settings = json.loads((folder / "config.json").read_bytes())
+        return str(settings.get("loss", TrainConfig.loss))
+    except (OSError, ValueError, AttributeError):
+        return TrainConfig.loss
+
+
+def figure(series: Series, loss: str = TrainConfig.loss) -> Figure:
+    """One panel a kind of number, those without data left out, none of their values cut off."""
+    panels = {
+        title: {name: label for name, label in lines.items() if name in series}
+        for title, lines in PANELS.items()
+    }
+    panels = {title: lines for title, lines in panels.items() if lines}
+    drawn = Figure(figsize=(4 * len(panels), 3), layout="constrained")
+    FigureCanvasAgg(drawn)
+    all_axes = drawn.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, lines) in zip(all_axes, panels.items(), strict=True):
+        for name, label in lines.items():
+            axes.plot(*series[name], label=label, linewidth=1)
+        axes.set_xlabel("updates")
+        probability = title == OPINION and loss == TrainConfig.loss
+        axes.set_title("probability" if probability else title)
+        if min(min(series[name][1]) for name in lines) >= 0:
+            axes.set_ylim(bottom=0)
+        if probability:
+            axes.set_ylim(0, 1)
+        axes.legend(fontsize="small")
+    return drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Animation(Plot):
+    """A GIF of a run's sample grids, in the order of the updates; the last one stays longer."""
+
+    endings = (".gif",)
+
+    run_folder: Path
+    """Folder of the run."""
+    out: Path = Path("runs/plots/animation.gif")
+    max_frames: Annotated[int, Range(2)] = 60
+    """At most so many grids, evenly chosen, the first and the last among them."""
+    max_px: Annotated[int, Range(16)] = 530
+    """Larger grids are scaled down to this height and width."""
+    frame_ms: Annotated[int, Range(10)] = 200
+    """How long a grid is shown."""
+    colours: int = 128
+
+    def result(self) -> dict[str, Any]:
+        """Write the GIF; returns how many frames of what size it has."""
+        samples = self.run_folder / "samples"
+        paths = evenly(sorted(samples.glob("step_*.png")), self.max_frames)
+        if not paths:
+            raise UsageError(
+                f"{samples} has no step_*.png; give the folder of a run, such as runs/mine, that "
+                "has written its first samples"
+            )
+        frames = [read_frame(path, self.max_px) for path in paths]
+        if len({frame.shape for frame in frames}) > 1:
+            raise UsageError(f"the grids in {samples} differ in size")
+        self.save_gif(frames, self.frame_ms, hold=True)
+        height, width = frames[0].shape[:2]
+        return {
+            "out": str(self.out),
+            "frames": len(frames),
+            "picture_px": {"width": width, "height": height},
+        }
+
+
+def evenly(paths: list[Path], count: int) -> list[Path]:
+    """At most ``count`` (>= 2) of the paths, evenly spaced, the first and the last among them."""
+    if len(paths) <= count:
+        return paths
+    return [paths[i * (len(paths) - 1) // (count - 1)] for i in range(count)]
+
+
+def read_frame(path: Path, max_px: int) -> Images:
+    """One grid as uint8 (H, W, 3), neither side longer than ``max_px``.
+
+    Raises:
+        UsageError: the file is no picture.
+    """
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise UsageError(f"cannot read {path}: {error}; delete it to leave it out") from None
+    image.thumbnail((max_px, max_px), Image.Resampling.BOX)
+    return np.asarray(image)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(OfPictures, Plot):
+    """Real pictures on the left, samples of seeds 0, 1, ... on the right, none chosen by hand."""
+
+    out: Path = Path("runs/plots/compare.png")
+    count: Annotated[int, Range(1)] = 64
+    """Pictures of each."""
+    seed: Annotated[int, Range(0)] = 0
+    """Chooses the real pictures."""
+
+    def result(self) -> dict[str, Any]:
+        """Write the picture; returns what is on it."""
+        generator, info = self.load()
+        real = self.pictures(info)
+        found = len(real.images)
+        if found < self.count:
+            raise UsageError(f"{real.source} has {found} pictures; lower --count to that")
+        chosen = np.random.default_rng(self.seed).choice(found, self.count, replace=False)
+        samples = generate(generator, range(self.count))
+        self.save_png(side_by_side(tiles(real.images[chosen]), tiles(samples)))
+        return {
+            "out": str(self.out),
+            "left": f"{self.count} of {real.source}",
+            "right": "generated",
+        }
