@@ -31,7 +31,6 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    PrivateAttr,
     Tag,
     ValidationError,
     ValidationInfo,
@@ -180,8 +179,6 @@ class Request(_Object):
     background: str
     format: Format
 
-    _at: str = PrivateAttr("")  # place in the body of its call: "", or as in "instances[2]"
-
     @model_validator(mode="before")
     @classmethod
     def _one_source(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -201,25 +198,32 @@ class Request(_Object):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.source == "seed":
-            count = self.num_images or 1
-            self.seed = _first_seed(self.seed, count)
-            self.seeds = range(self.seed, self.seed + count)
-        rows = self.seeds if self.noise is None else self.noise
-        if self.walk is not None:
-            self.num_images = self.walk.steps
-        else:
-            self.num_images = 1 if rows is None else len(rows)
-        self.columns = min(self.columns or default_columns(self.num_images), self.num_images)
-        if self.padding is None:
-            self.padding = DEFAULT_PADDING_PX if self.num_images > 1 else 0
-        self.background = (self.background or DEFAULT_BACKGROUND).lower()
+        seed, seeds, count = self.seed, self.seeds, self.num_images or 1
+        if self.noise is not None:
+            count = len(self.noise)
+        elif self.walk is not None:
+            count = self.walk.steps
+        elif seeds is not None:
+            count = len(seeds)
+        elif self.mix is None:
+            seed = _first_seed(seed, count)
+            seeds = range(seed, seed + count)
+        self.__dict__.update(  # pydantic's own way to set a field costs 1 us each
+            seed=seed,
+            seeds=seeds,
+            num_images=count,
+            columns=min(self.columns or default_columns(count), count),
+            padding=(DEFAULT_PADDING_PX if count > 1 else 0)
+            if self.padding is None
+            else self.padding,
+            background=(self.background or DEFAULT_BACKGROUND).lower(),
+        )
         return self
 
-    @cached_property
+    @property
     def source(self) -> Source:
         """Where the latents come from; ``seed`` also when the seed is a random one."""
-        return next((name for name in SOURCES if getattr(self, name) is not None), "seed")
+        return next(name for name in SOURCES if getattr(self, name) is not None)
 
     @property
     def colour(self) -> tuple[int, int, int]:
@@ -289,7 +293,7 @@ class Request(_Object):
             field=self.source,
             seen=show(value),
             allowed=f"latents and weights whose result stays within -{MAX_LATENT} to {MAX_LATENT}",
-        ).within(self._at)
+        )
 
 
 @dataclass(frozen=True)
@@ -303,6 +307,10 @@ class Call:
 
     items: Sequence[Request]
     kserve: bool
+
+    def place(self, i: int) -> str:
+        """Where item ``i`` stands in the body, for errors."""
+        return f"instances[{i}]" if self.kserve else ""
 
     @property
     def images(self) -> int:
@@ -337,21 +345,29 @@ def parse(
     return Call(items, kserve=True)
 
 
-def draw(requests: Sequence[Request], nz: int) -> list[Latents]:
-    """The latents of each request, float32 (n, nz); all their seeds in one draw.
+def draw(calls: Sequence[Call], nz: int) -> list[list[Latents]]:
+    """The latents of each item of each call, float32 (n, nz); all their seeds in one draw.
 
     A latent depends on nothing but its seed, so it is the same as drawn alone.
 
     Raises:
         RequestError: as in ``Request.compose``.
     """
-    seeds = [request.seeds_to_draw() for request in requests]
+    seeds = [item.seeds_to_draw() for call in calls for item in call.items]
     drawn = from_seeds(list(chain.from_iterable(seeds)), nz)
     ends = accumulate(map(len, seeds))
-    return [
-        request.compose(drawn[end - len(own) : end])
-        for request, own, end in zip(requests, seeds, ends, strict=True)
-    ]
+    own = (drawn[end - len(each) : end] for each, end in zip(seeds, ends, strict=True))
+    return [_compose_all(call, own) for call in calls]
+
+
+def _compose_all(call: Call, drawn: Iterator[Latents]) -> list[Latents]:
+    found = []
+    for i, item in enumerate(call.items):
+        try:
+            found.append(item.compose(next(drawn)))
+        except RequestError as error:
+            raise error.within(call.place(i)) from None
+    return found
 
 
 def _instances(body: Mapping[str, Any], nz: int, limits: Limits) -> Iterator[Request]:
@@ -417,7 +433,6 @@ def _instance(given: object, at: str, nz: int, limits: Limits) -> Request:
             )
     except RequestError as error:
         raise error.within(at) from None
-    item._at = at
     return item
 
 

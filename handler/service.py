@@ -14,7 +14,7 @@ import itertools
 import logging
 import math
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
@@ -221,8 +221,7 @@ class Service:
     def _draw(self, calls: Sequence[Call], deadline: float) -> list[list[Latents]]:
         """The latents of each item of each call."""
         self._check_time(deadline)
-        drawn = iter(request.draw([item for call in calls for item in call.items], self._card.nz))
-        return _grouped(drawn, [call.items for call in calls])
+        return request.draw(calls, self._card.nz)
 
     def _generate(
         self, latents: Sequence[Sequence[Latents]], deadline: float
@@ -230,7 +229,8 @@ class Service:
         """The images of each item of each call."""
         flat = list(itertools.chain.from_iterable(latents))
         made = generate(self._backend, flat, self._limits.max_batch_images, deadline)
-        return [_attempt(self._in_time, own) for own in _grouped(iter(made), latents)]
+        images = iter(made)
+        return [_attempt(self._in_time, [next(images) for _ in own]) for own in latents]
 
     def _in_time(self, images: Sequence[Images | None]) -> list[Images]:
         """The images of all items of a call, none of which may be missing."""
@@ -360,11 +360,6 @@ def _isolated(
 def _only(work: Callable[[Sequence[A]], Iterable[B | Reply]], thing: A) -> B | Reply:
     (result,) = work([thing])
     return result
-
-
-def _grouped(flat: Iterator[A], like: Iterable[Sequence[Any]]) -> list[list[A]]:
-    """Things one after the other -> lists of the lengths that those in ``like`` have."""
-    return [list(itertools.islice(flat, len(each))) for each in like]
 
 
 def _images(plan: Call | Reply) -> int:

@@ -35,14 +35,14 @@ def request(fields: object, **limits: int) -> Request:
 
 
 def drawn(item: Request) -> Latents:
-    (rows,) = draw([item], NZ)
+    ((rows,),) = draw([Call([item], kserve=False)], NZ)
     return rows
 
 
 def refused(raw: dict[str, Any], nz: int = NZ, **limits: int) -> RequestError:
     """The refusal of what may be seen as late as the latents are drawn."""
     with pytest.raises(RequestError) as caught:
-        draw(call(raw, nz, **limits).items, nz)
+        draw([call(raw, nz, **limits)], nz)
     return caught.value
 
 
@@ -240,7 +240,7 @@ def test_noise_of_another_type_is_told(dtype: str, way: str) -> None:
 )  # fmt: skip
 def test_float32_of_any_origin_is_taken(numbers: Any, way: str) -> None:
     data = numbers.astype("<f4").tobytes()
-    (rows,) = draw(call(sent_as(data, way), 100).items, 100)
+    ((rows,),) = draw([call(sent_as(data, way), 100)], 100)
     if way != "mix":
         assert rows.tobytes() == data
 
@@ -608,8 +608,13 @@ doubtful = st.builds(
 
 def any_request(body: object) -> Request:
     (item,) = parse({"body": body}, ANY_NZ, LIMITS).items
-    draw([item], ANY_NZ)
+    any_latents(item)
     return item
+
+
+def any_latents(item: Request) -> bytes:
+    ((rows,),) = draw([Call([item], kserve=False)], ANY_NZ)
+    return rows.tobytes()
 
 
 @settings(max_examples=150, deadline=None)
@@ -622,9 +627,7 @@ def test_a_recipe_draws_the_same_bits_in_the_same_grid(body: dict[str, Any]) -> 
             reject()
         raise
     second = any_request(json.loads(first.recipe, parse_constant=pytest.fail))
-    assert [r.tobytes() for r in draw([first], ANY_NZ)] == [
-        r.tobytes() for r in draw([second], ANY_NZ)
-    ]
+    assert any_latents(second) == any_latents(first)
     layouts = [(r.columns, r.padding, r.background) for r in (first, second)]
     assert layouts[0] == layouts[1]
     assert list(second.seeds or ()) == list(first.seeds or ())
@@ -686,7 +689,7 @@ anything = st.one_of(
 def test_anything_is_a_call_or_a_refusal_in_ascii(raw: dict[str, Any]) -> None:
     try:
         found = parse(raw, ANY_NZ, LIMITS)
-        latents = draw(found.items, ANY_NZ)
+        (latents,) = draw([found], ANY_NZ)
     except RequestError as error:
         texts = [error.detail, error.field, error.seen, error.allowed]
         assert all(text.isascii() and len(text) < 500 for text in texts)

@@ -29,7 +29,7 @@ from handler.backends.choose import open_backend
 from handler.dcgan_handler import DcganHandler
 from handler.latents import MAX_SEED, from_seeds
 from handler.pixels import Images, compose_grid
-from handler.request import Request
+from handler.request import Call
 from handler.service import Service, equal_shares, open_service, rounds
 from handler.settings import Card, Limits, Pace, Settings
 from handler.telemetry import BatchReport, RequestReport
@@ -269,10 +269,10 @@ def test_latents_that_do_not_fit_together_are_drawn_alone(
 ) -> None:
     draw = request.draw
 
-    def little_memory(items: Sequence[Any], nz: int) -> Any:
-        if sum(item.num_images for item in items) > 4:
+    def little_memory(calls: Sequence[Call], nz: int) -> Any:
+        if sum(call.images for call in calls) > 4:
             raise MemoryError("Unable to allocate 1.18 MiB")
-        return draw(items, nz)
+        return draw(calls, nz)
 
     raws = [{"body": {"seed": 1}}, {"body": {"num_images": 5}}, {"body": {"seed": 9}}]
     right = [one(service, raw["body"]).body for raw in raws]
@@ -472,10 +472,10 @@ def test_requests_that_are_tried_alone_have_the_time_of_their_batch(
     slow = slow_service(Slow(monkeypatch))
     draw = request.draw
 
-    def only_alone(items: Sequence[Request], nz: int) -> Any:
-        if len(items) > 1:
+    def only_alone(calls: Sequence[Call], nz: int) -> Any:
+        if len(calls) > 1:
             raise MemoryError
-        return draw(items, nz)
+        return draw(calls, nz)
 
     monkeypatch.setattr(request, "draw", only_alone)
     replies = slow.handle([{"body": {"seed": 1, "num_images": 8}}] * 5)
