@@ -21,11 +21,11 @@ help:  ## this list
 
 setup: .venv/ready  ## make .venv from the pins in requirements.txt
 
-.venv/ready: requirements.txt deploy/activate.py deploy/java.py
+.venv/ready: requirements.txt deploy/java.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v == (3, 11) or sys.exit(f"error: Python 3.11 is needed, $(PYTHON) is {v[0]}.{v[1]}; run: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.txt
-	$(BIN)/python -m deploy.activate
+	$(BIN)/python -m deploy.java
 	@touch $@
 
 export: model_store/dcgan.mar  ## pack model_store/dcgan.mar from the shipped weights

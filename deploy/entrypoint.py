@@ -29,10 +29,9 @@ from pathlib import Path
 import psutil
 import yaml
 
-from deploy import container
-from deploy.healthcheck import worker_states
-from deploy.java import NoJavaError, find_java_home
-from deploy.lifecycle import ServerError, check_archive, clear, stop
+from deploy import healthcheck
+from deploy.java import NoJavaError
+from deploy.lifecycle import ServerError, check_archive, clear, launch, stop
 
 DRAIN_S = 70.0
 """Longer than the proxy waits for a reply: what it has accepted is finished."""
@@ -54,9 +53,9 @@ def main() -> int:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    container.DRAINING.unlink(missing_ok=True)
+    healthcheck.DRAINING.unlink(missing_ok=True)
     try:
-        settings = container.read_settings()
+        settings = healthcheck.read_settings()
         for archive in settings.archives:
             check_archive(archive)
         if no_worker_s is None:
@@ -69,7 +68,7 @@ def main() -> int:
         print(f"error: {reason}", file=sys.stderr)
         stop(launcher.pid, END_S)
         return 1
-    container.DRAINING.touch()
+    healthcheck.DRAINING.touch()
     waited_s = drain(settings.inference_port, DRAIN_S if drain_s is None else drain_s)
     print(f"stopping; waited {waited_s:.1f} s for requests", file=sys.stderr)
     stop(launcher.pid, END_S)
@@ -141,7 +140,7 @@ def _watch(
 def _workers(url: str) -> str:
     """The states of the workers, or why they are not known."""
     try:
-        return ", ".join(worker_states(url, _PERIOD_S)) or "none"
+        return ", ".join(healthcheck.worker_states(url, _PERIOD_S)) or "none"
     except ServerError as error:
         return str(error)
 
@@ -153,20 +152,11 @@ def _connected(port: int) -> bool:
     )
 
 
-def _start(settings: container.Settings) -> subprocess.Popen[bytes]:
+def _start(settings: healthcheck.Settings) -> subprocess.Popen[bytes]:
     folder = Path(tempfile.gettempdir()).resolve()
-    java_home = find_java_home()
+    models = [f"{healthcheck.MODEL}={archive.name}" for archive in settings.archives]
     temporary = clear(folder / "torchserve")
-    environment = {
-        **os.environ, "JAVA_HOME": str(java_home), "TS_CONFIG_FILE": str(container.CONFIG),
-        "TEMP": str(temporary), "TMPDIR": str(temporary),
-        "LOG_LOCATION": f"{folder}/logs", "METRICS_LOCATION": f"{folder}/logs",
-    }  # fmt: skip
-    command = [
-        str(Path(sys.executable).parent / "torchserve"), "--start", "--foreground", "--ncs",
-        "--models", *(f"{container.MODEL}={archive.name}" for archive in settings.archives),
-    ]  # fmt: skip
-    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+    return launch(healthcheck.CONFIG, temporary, folder / "logs", "--models", *models)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,22 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from deploy import container
 from deploy.lifecycle import ServerError
+
+# Of the container, whose processes start in the folder of config.properties: /opt/dcgan.
+CONFIG = Path("config.properties")
+MODEL = "dcgan"
+"""The name that requests use."""
+DRAINING = Path(tempfile.gettempdir()) / "draining"
+"""Exists while the server is being stopped; the health check reports unhealthy then."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 # What is asked is on this machine, where no proxy leads to, whatever http_proxy says.
@@ -30,8 +40,8 @@ def worker_states(description_url: str, timeout_s: float = 5.0) -> list[str]:
     Raises:
         ServerError: TorchServe does not tell them.
     """
-    return [worker["status"] for version in _versions(description_url, timeout_s)
-            for worker in version["workers"]]  # fmt: skip
+    seen = _versions(description_url, timeout_s)
+    return [worker["status"] for version in seen for worker in version["workers"]]
 
 
 def reason_not_ready(
@@ -91,32 +101,81 @@ def _versions(description_url: str, timeout_s: float) -> list[Any]:
     return described
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What config.properties says.
+
+    Args:
+        archives: those that TorchServe is to load.
+        inference_port, management_port: on the loopback interface, whatever else they are bound to.
+    """
+
+    archives: tuple[Path, ...]
+    inference_port: int
+    management_port: int
+
+    @property
+    def description_url(self) -> str:
+        return f"http://127.0.0.1:{self.management_port}/models/{MODEL}"
+
+    @property
+    def prediction_url(self) -> str:
+        return f"http://127.0.0.1:{self.inference_port}/predictions/{MODEL}"
+
+
+def read_settings() -> Settings:
+    """The settings in the folder that this process was started in.
+
+    Raises:
+        ServerError: one that is needed is missing or makes no sense.
+        OSError: there is no such file.
+    """
+    lines = CONFIG.read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")]
+    given = {key.strip(): value.strip() for key, value in pairs}
+    try:
+        store = Path(given["model_store"])
+        names = given["load_models"].split(",")
+        return Settings(
+            tuple(store / name.strip() for name in names),
+            _port(given["inference_address"]),
+            _port(given["management_address"]),
+        )
+    except KeyError as error:
+        raise ServerError(f"{CONFIG.resolve()} does not set {error.args[0]}") from error
+
+
+def _port(address: str) -> int:
+    port = urlsplit(address).port
+    if port is None:
+        raise ServerError(
+            f"{CONFIG.resolve()} has the address {address!r}; give a port as well, such as "
+            "http://127.0.0.1:8080"
+        )
+    return port
+
+
 def main(arguments: list[str]) -> int:
     """Answer for the container; returns the exit code."""
     if arguments not in ([], ["--alive"]):
         print("usage: python -m deploy.healthcheck [--alive]", file=sys.stderr)
         return 2
     try:
-        reason = _reason_not_alive() if arguments else _reason_not_ready()
+        settings = read_settings()
+        if arguments:
+            states = worker_states(settings.description_url)
+            reason = "" if "READY" in states else f"no worker is READY: {states}"
+        elif DRAINING.exists():
+            reason = "the server is being stopped"
+        else:
+            reason = reason_not_ready(
+                settings.description_url, settings.prediction_url, len(settings.archives)
+            )
     except (ServerError, OSError) as error:
         reason = str(error)
     if reason:
         print(reason, file=sys.stderr)
     return 1 if reason else 0
-
-
-def _reason_not_alive() -> str:
-    states = worker_states(container.read_settings().description_url)
-    return "" if "READY" in states else f"no worker is READY: {states}"
-
-
-def _reason_not_ready() -> str:
-    if container.DRAINING.exists():
-        return "the server is being stopped"
-    settings = container.read_settings()
-    return reason_not_ready(
-        settings.description_url, settings.prediction_url, len(settings.archives)
-    )
 
 
 if __name__ == "__main__":

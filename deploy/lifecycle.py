@@ -12,11 +12,16 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import psutil
+
+from deploy.java import find_java_home
 
 SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 """Where paths are short on Linux, whatever TMPDIR is."""
@@ -57,6 +62,36 @@ def check_archive(archive: Path) -> str:
             f"{archive} is no model archive ({error}). Copy it again, or make it: python -m export"
         ) from error
     return seen
+
+
+def launch(
+    config: Path, temporary: Path, logs: Path, *arguments: str, **started: Any
+) -> subprocess.Popen[bytes]:
+    """Start TorchServe in the foreground of its launcher.
+
+    Args:
+        config: the settings that it reads.
+        temporary: for its temporary files, as ``clear`` names it.
+        arguments: of its command line.
+        started: arguments of ``Popen``; ``env`` goes over the variables of this process.
+
+    Raises:
+        NoJavaError: no Java.
+    """
+    environment = {
+        **os.environ,
+        "JAVA_HOME": str(find_java_home()),
+        "TS_CONFIG_FILE": str(config),
+        **dict.fromkeys(("TEMP", "TMPDIR"), str(temporary)),
+        **dict.fromkeys(("LOG_LOCATION", "METRICS_LOCATION"), str(logs)),
+        **started.pop("env", {}),
+    }
+    torchserve = str(Path(sys.executable).parent / "torchserve")
+    command = [torchserve, "--start", "--foreground", "--ncs", *arguments]
+    process: subprocess.Popen[bytes] = subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, **started
+    )
+    return process
 
 
 def clear(temporary: Path) -> Path:

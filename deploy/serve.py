@@ -7,23 +7,22 @@ Ctrl-C, which stops the server only if this command has started it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import requests
 import tyro
+from filelock import FileLock
 
 from deploy import lifecycle
 from deploy.java import NoJavaError
 from deploy.lifecycle import ServerError, check_archive, find_java, identity
-from deploy.server import ROOT, Ports, Server, ask
-from training.files import atomic_path
+from deploy.server import ROOT, Ports, Server, ask, write
 
 FOLDER = ROOT / ".server"
 STATE = FOLDER / "server.json"
@@ -108,8 +107,7 @@ def start(command: Start) -> Running | None:
         if running is None:
             launcher = server.start()
             running = Running(launcher.pid, identity(launcher.pid), command.ports, sha256)
-            with atomic_path(STATE) as beside:
-                beside.write_text(json.dumps(asdict(running)), encoding="utf-8")
+            write(STATE, json.dumps(asdict(running)).encode())
     try:
         if launcher is not None:
             print(
@@ -123,8 +121,7 @@ def start(command: Start) -> Running | None:
         if launcher is not None:
             stop(running)
         raise
-    with atomic_path(command.grid) as beside:
-        beside.write_bytes(grid)
+    write(command.grid, grid)
     print(f"serving; {command.grid} was made by:\n", file=sys.stderr)
     print(
         f"curl -X POST {server.predict_url} -H 'Content-Type: application/json' "
@@ -168,13 +165,10 @@ def _end(process: int) -> None:
     STATE.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def _alone() -> FileLock:
     """No other command of this checkout starts or stops its server meanwhile."""
     FOLDER.mkdir(exist_ok=True)
-    with (FOLDER / "lock").open("w") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
+    return FileLock(FOLDER / "lock")
 
 
 def _wait_for(server: Server, running: Running, timeout_s: float) -> None:

@@ -11,7 +11,6 @@ import os
 import re
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -19,22 +18,22 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from boltons.fileutils import atomic_save
 
-from deploy import log_lines
 from deploy.healthcheck import reason_not_ready
-from deploy.java import find_java_home
+from deploy.java import BASE_CONFIG as BASE_CONFIG
 from deploy.lifecycle import ServerError as ServerError
-from deploy.lifecycle import check_archive, clear, stop
-from training.files import atomic_path
+from deploy.lifecycle import check_archive, clear, launch, stop
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE_CONFIG = ROOT / "config.properties"
 LOG_CONFIG = ROOT / "deploy" / "log4j2.xml"
 HOST = "127.0.0.1"
 _LOAD_FAILURE = re.compile(
     r"Failed to load model|Load model failed|Backend worker monitoring thread interrupted or "
     r"backend worker process died|Backend worker process died\.|Invalid configuration"
 )
+_TELLING = re.compile(r"Error\b|error:|Exception|warn:|Failed to load model")
+_LINE_CHARS = 300
 
 
 def ask(method: str, url: str, **arguments: Any) -> requests.Response:
@@ -42,6 +41,22 @@ def ask(method: str, url: str, **arguments: Any) -> requests.Response:
     with requests.Session() as session:
         session.trust_env = False
         return session.request(method, url, **arguments)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, and its folder.
+
+    Raises:
+        OSError: it cannot be; the error names the file, where that of a full disk names none.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_save(path, part_file=part.name, overwrite_part=True) as file:
+            file.write(data)
+    except OSError as error:
+        part.unlink(missing_ok=True)  # atomic_save leaves it where its last bytes find no room
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @dataclass(frozen=True)
@@ -141,31 +156,20 @@ class Server:
                 f"port taken: {', '.join(taken)}. Stop what listens there (make stop, if it is "
                 "this server), or choose others: make serve PORT=9080"
             )
-        java_home = find_java_home()
         temporary = clear(self.temporary)
         config = (self.folder / "config.properties").resolve()
-        with atomic_path(config) as beside:
-            beside.write_text(self._properties(), encoding="utf-8")
-        logs = str(self.log.parent.resolve())
+        write(config, self._properties().encode())
         if self.log.exists():
             self.log.replace(self.log.with_suffix(".previous.log"))
-        environment = {
-            **os.environ, "JAVA_HOME": str(java_home), "TS_CONFIG_FILE": str(config),
-            "TEMP": str(temporary), "TMPDIR": str(temporary), "DCGAN_LOG_TO": "file",
-            "LOG_LOCATION": logs, "METRICS_LOCATION": logs,
-            "LC_ALL": "C.UTF-8",  # or Java cannot open a path that is not all ASCII
-            **dict(self.environment),
-        }  # fmt: skip
-        command = [
-            str(Path(sys.executable).parent / "torchserve"), "--start", "--foreground", "--ncs",
-            "--model-store", str(self.model_store.resolve()),
-            "--models", *(f"{self.model}={archive}" for archive in archives),
-        ]  # fmt: skip
+        models = [f"{self.model}={archive}" for archive in archives]
+        arguments = ["--model-store", str(self.model_store.resolve()), "--models", *models]
+        # With another locale Java cannot open a path that is not all ASCII.
+        own = {"DCGAN_LOG_TO": "file", "LC_ALL": "C.UTF-8", **dict(self.environment)}
         with self.console.open("wb") as console:
-            return subprocess.Popen(
-                command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL,
-                stdout=console, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+            output = {"stdout": console, "stderr": subprocess.STDOUT}
+            group = {"cwd": self.folder, "start_new_session": True}
+            logs = self.log.parent.resolve()
+            return launch(config, temporary, logs, *arguments, env=own, **output, **group)
 
     @contextlib.contextmanager
     def running(self, timeout_s: float = 180.0) -> Iterator[subprocess.Popen[bytes]]:
@@ -202,9 +206,6 @@ class Server:
         versions = 1 + len(self.other_archives)
         return reason_not_ready(self.describe_url, self.predict_url, versions, timeout_s=30)
 
-    def is_ready(self) -> bool:
-        return not self.reason_not_ready()
-
     def _properties(self) -> str:
         ports = self.ports
         own = {
@@ -238,5 +239,22 @@ class Server:
         )
 
     def _log_end(self) -> str:
-        lines = "\n  ".join(log_lines.telling(self._log_text()))
+        lines = "\n  ".join(telling(self._log_text()))
         return f"\n  {lines}\nThe whole log: {self.log}"
+
+
+def telling(text: str, count: int = 8) -> list[str]:
+    """The last lines that tell of a failure, or the last ones where none does, 300 characters
+    each; JSON lines as ``level: message``. What is said again and again is told once."""
+    lines = [_readable(line) for line in text.splitlines() if line.strip()]
+    chosen = [line for line in lines if _TELLING.search(line)] or lines
+    distinct = list(dict.fromkeys(line[:_LINE_CHARS] for line in reversed(chosen)))
+    return distinct[:count][::-1]
+
+
+def _readable(line: str) -> str:
+    try:
+        entry = json.loads(line)
+        return f"{entry['level']}: {entry['message']} {entry.get('error', '')}".strip()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return line

@@ -11,7 +11,7 @@ ALLOWED = {
     "handler": {"handler"},
     "training": {"training", "handler.hardware", "handler.latents", "handler.pixels"},
     "export": {"export", "training", "handler"},
-    "deploy": {"deploy", "training.files"},
+    "deploy": {"deploy", "client"},
     "client": {"client"},
     "benchmarks": {"benchmarks", "deploy", "export", "handler", "training"},
 }

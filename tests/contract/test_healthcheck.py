@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy import container, healthcheck
+from deploy import healthcheck
 from deploy.server import HOST, Ports, Server
 
 Said = Callable[..., tuple[int, str]]
@@ -17,7 +17,7 @@ Said = Callable[..., tuple[int, str]]
 def in_the_container(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In the folder of the server's config.properties, as the image is."""
     monkeypatch.chdir(server.folder)
-    monkeypatch.setattr(container, "DRAINING", tmp_path / "draining")
+    monkeypatch.setattr(healthcheck, "DRAINING", tmp_path / "draining")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_ready_when_an_image_comes_back(said: Said) -> None:
 
 
 def test_alive_while_a_worker_is_ready(said: Said) -> None:
-    container.DRAINING.touch()
+    healthcheck.DRAINING.touch()
     assert said("--alive") == (0, "")
 
 
@@ -60,7 +60,7 @@ def test_bad_usage(said: Said) -> None:
 
 
 def test_not_ready_while_it_is_being_stopped(said: Said) -> None:
-    container.DRAINING.touch()
+    healthcheck.DRAINING.touch()
     assert said() == (1, "the server is being stopped")
 
 
@@ -68,7 +68,7 @@ def test_not_ready_without_a_model(
     said: Said, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TorchServe itself is up, and its /ping would say so."""
-    monkeypatch.setattr(container, "MODEL", "other")
+    monkeypatch.setattr(healthcheck, "MODEL", "other")
     missing = server.describe_url.replace("/models/dcgan", "/models/other") + "/all"
     assert said() == (1, f"{missing} answered 404")
 
@@ -77,7 +77,7 @@ def test_not_ready_when_the_prediction_fails(
     said: Said, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = server.predict_url.replace("/predictions/dcgan", "/predictions/other")
-    monkeypatch.setattr(container.Settings, "prediction_url", missing)
+    monkeypatch.setattr(healthcheck.Settings, "prediction_url", missing)
     assert said() == (1, f"{missing} answered 404")
 
 

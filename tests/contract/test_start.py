@@ -16,8 +16,7 @@ import pytest
 import requests
 
 from deploy import java
-from deploy.activate import add_settings
-from deploy.java import NoJavaError, find_java_home
+from deploy.java import NoJavaError, add_settings, find_java_home
 from deploy.lifecycle import ServerError, stop
 from deploy.server import BASE_CONFIG, HOST, ROOT, Ports, Server
 
@@ -127,24 +126,31 @@ def test_the_literal_torchserve_command(tmp_path: Path) -> None:
         **{k: v for k, v in os.environ.items() if k not in ("TS_CONFIG_FILE", "JAVA_HOME")},
         "TEMP": str(tmp_path), "TMPDIR": str(tmp_path), "LOG_LOCATION": str(tmp_path / "logs"),
     }  # fmt: skip
-    before = {p.pid for p in psutil.process_iter()}
-    command = f". {script} && torchserve --start --models dcgan.mar"
-    with (tmp_path / "out").open("wb") as out:
-        subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, stdout=out,
-                       stderr=out, check=True, timeout=60)  # fmt: skip
+
+    def run(command: str) -> None:
+        with (tmp_path / "out").open("ab") as out:
+            subprocess.run(
+                ["bash", "-c", f". {script} && {command}"],
+                cwd=ROOT, env=environment, stdout=out, stderr=out, check=True, timeout=60,
+            )  # fmt: skip
+
+    run("torchserve --start --models dcgan.mar")
+    java_process = psutil.Process(int((tmp_path / ".model_server.pid").read_text()))
     try:
         server = Server(tmp_path, STORE, Ports())
         deadline = time.monotonic() + 120
-        while not server.is_ready():
+        while server.reason_not_ready():
             assert time.monotonic() < deadline, (tmp_path / "out").read_text()[-2000:]
             time.sleep(0.5)
         reply = requests.post(server.predict_url, json={"seed": 3}, timeout=30)
         assert reply.headers["content-type"] == "image/png"
     finally:
-        pid = int((tmp_path / ".model_server.pid").read_text())
-        assert pid not in before
-        psutil.Process(pid).terminate()  # Java itself, without the launcher that stop() expects
-        psutil.Process(pid).wait(30)
+        try:
+            run("torchserve --stop")
+            java_process.wait(30)
+        finally:
+            if java_process.is_running():
+                java_process.kill()
 
 
 def test_make_serve_exits_1_with_the_reason() -> None:

@@ -1,11 +1,14 @@
-"""Where a server's sockets are, and which process it is."""
+"""An archive is code: it is compared with the digest beside it. Where a server's sockets are, and
+which process it is."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import subprocess
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import psutil
 import pytest
 
 from deploy import lifecycle
-from deploy.lifecycle import ServerError, clear, identity
+from deploy.lifecycle import ServerError, check_archive, clear, identity
 
 DEEP = "/".join(["a-folder-with-a-long-name"] * 5)
 
@@ -85,3 +88,25 @@ def test_a_process_is_told_from_all_others_without_the_clock(
         assert identity(one.pid) is None  # a zombie
         other.kill()
     assert identity(one.pid) is None
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_the_digest_of_the_export_is_accepted(archive: Path, beside: bool) -> None:
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if beside:
+        archive.with_name("dcgan.mar.sha256").write_text(f"{digest}  dcgan.mar\n")
+    assert check_archive(archive) == digest
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", None])
+def test_what_is_no_archive_is_refused(archive: Path, content: bytes | None) -> None:
+    archive.write_bytes(archive.read_bytes()[:-30] if content is None else content)
+    with pytest.raises(ServerError, match=r"dcgan\.mar is no model archive .*python -m export"):
+        check_archive(archive)
+
+
+def test_a_zip_without_a_manifest_is_refused(archive: Path) -> None:
+    with zipfile.ZipFile(archive, "w") as other:
+        other.writestr("x", "")
+    with pytest.raises(ServerError, match=r"no model archive .*MANIFEST"):
+        check_archive(archive)

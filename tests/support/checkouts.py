@@ -16,9 +16,7 @@ def checkout(folder: Path) -> Path:
     """What serving needs of the repository, in a new folder."""
     for part in ("deploy", "handler", "model_store"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "training").mkdir()
-    for file in ("config.properties", "training/__init__.py", "training/files.py"):
-        shutil.copy(ROOT / file, folder / file)
+    shutil.copy(ROOT / "config.properties", folder)
     return folder
 
 

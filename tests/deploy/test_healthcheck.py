@@ -1,4 +1,5 @@
-"""When a server counts as ready, for everybody who asks: against a stand-in for TorchServe."""
+"""When a server counts as ready, for everybody who asks: against a stand-in for TorchServe; and
+what the container's probes read."""
 
 from __future__ import annotations
 
@@ -6,13 +7,21 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deploy.healthcheck import reason_not_ready, worker_states
+from deploy.healthcheck import read_settings, reason_not_ready, worker_states
+from deploy.lifecycle import ServerError
 from deploy.server import HOST, ask
 
+CONFIG = """# of a network of containers
+inference_address=http://0.0.0.0:8080
+management_address = http://10.0.0.1:9081
+model_store=store
+load_models=dcgan.mar, dcgan-1.1.mar
+"""
 PNG = (200, b"\x89PNG\r\n\x1a\n and more")
 
 
@@ -112,3 +121,30 @@ def test_a_proxy_is_not_asked_about_this_machine(
     assert stand_in.reason() == ""
     assert worker_states(f"{url}/models/dcgan") == ["READY"]
     assert ask("POST", f"{url}/predictions/dcgan", timeout=5).content == PNG[1]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_settings_in_use_are_asked_on_the_loopback_interface(folder: Path) -> None:
+    (folder / "config.properties").write_text(CONFIG)
+    settings = read_settings()
+    assert settings.archives == (Path("store/dcgan.mar"), Path("store/dcgan-1.1.mar"))
+    assert settings.prediction_url == "http://127.0.0.1:8080/predictions/dcgan"
+    assert settings.description_url == "http://127.0.0.1:9081/models/dcgan"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("model_store=store\n", "", "does not set model_store"),
+        ("http://0.0.0.0:8080", "http://0.0.0.0", r"'http://0\.0\.0\.0'; give a port"),
+    ],
+)
+def test_settings_that_cannot_be_used(folder: Path, old: str, new: str, words: str) -> None:
+    (folder / "config.properties").write_text(CONFIG.replace(old, new))
+    with pytest.raises(ServerError, match=words):
+        read_settings()

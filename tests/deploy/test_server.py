@@ -1,0 +1,65 @@
+"""What a server refuses to start, and which lines of its log say why it cannot serve."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+from pathlib import Path
+
+import pytest
+
+from deploy.lifecycle import ServerError
+from deploy.server import Ports, Server, telling, write
+
+
+def line(level: str, message: str) -> str:
+    return json.dumps({"level": level, "message": message})
+
+
+def test_the_reason_is_told_whatever_is_repeated_around_it() -> None:
+    noise = [line("error", 'Cannot run program "nvidia-smi"')] * 40
+    reason = line("info", "Failed to load model dcgan, exception there is no card.json")
+    assert telling("\n".join([*noise, reason, *noise])) == [
+        "info: Failed to load model dcgan, exception there is no card.json",
+        'error: Cannot run program "nvidia-smi"',
+    ]
+
+
+def test_the_last_lines_count_where_none_tells_of_a_failure() -> None:
+    assert telling("a\n\nb\nc\n", count=2) == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    "text", [f"{'0' * 64}  dcgan.mar\n", "", "\n", "not a digest", "\ufffd" * 200]
+)
+@pytest.mark.parametrize("other", [(), ("dcgan.mar",)])
+def test_another_digest_refuses_to_start(
+    tmp_path: Path, archive: Path, text: str, other: tuple[str, ...]
+) -> None:
+    """The first archive and further versions alike; nothing is written, nothing started."""
+    archive.with_name("dcgan.mar.sha256").write_text(text, encoding="utf-8")
+    first = archive.name
+    if other:
+        first = "first.mar"
+        (tmp_path / first).write_bytes(archive.read_bytes())
+    server = Server(tmp_path / "server", tmp_path, Ports(), archive=first, other_archives=other)
+    seen = hashlib.sha256(archive.read_bytes()).hexdigest()
+    with pytest.raises(ServerError, match=rf"dcgan\.mar is damaged .*{seen}.*python -m export"):
+        server.start()
+    assert not server.folder.exists()
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    """An error of the system that names no file, as that of a full disk, gets its name."""
+    path = tmp_path / "new" / "grid.png"
+    write(path, b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*/new/grid\.png'"):
+            write(path, bytes(100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
