@@ -144,10 +144,8 @@ class OurLoop:
 
     def __init__(self, recipe: TrainConfig, folder: Path, device: torch.device) -> None:
         self.config, self.device = recipe, device
-        self.images = load_folder(
-            folder, image_size=recipe.image_size, channels="3", background=BACKGROUND,
-            workers=recipe.workers,
-        ).images  # fmt: skip
+        spec = replace(recipe, channels="3", background=BACKGROUND, cache=None)
+        self.images = load_folder(folder, spec).images
         chosen = split(np.arange(len(self.images)), recipe.held_out, recipe.batch_size, recipe.seed)
         self.train = chosen.train
         precision = choose_precision(recipe.precision, device)

@@ -1,8 +1,9 @@
-"""``python -m training``: train a DCGAN on pictures, or look at one (see ``commands``).
+"""``python -m training``: train a DCGAN on pictures, measure one, or draw what it has learned.
 
-Exit codes: 0 finished, 1 failed or dead run, 2 bad usage, 130 interrupted (all saved, unless it
-was twice).
-The result, a JSON object, goes to stdout; everything else to stderr.
+Exit codes: 0 finished, 1 failed or dead run, 2 bad usage or unusable input, 130 interrupted (of a
+run all is saved, unless it was twice).
+The result, a JSON object, goes to stdout; everything else to stderr. Files are written whole or
+not at all.
 """
 
 from __future__ import annotations
@@ -13,71 +14,130 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib import import_module
+
+import tyro
 
 from training import distributed, networks
 from training.checkpoint import CheckpointError
-from training.config import ConfigError, TrainConfig
-from training.data import sources
+from training.config import ConfigError, TrainConfig, nearest
 from training.data.decode import DataError
+from training.data.sources import load, report
 from training.distributed import DevicesError, PeerError, World, choose_device, choose_precision
+from training.lab.options import Command, UsageError
 from training.loop import train
 from training.start import identify_pictures, settle, starting_networks, write_start
 from training.weights import WeightsError
 
+UNUSABLE = (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DevicesError,
+    FileNotFoundError,
+    UsageError,
+    WeightsError,
+)
+
+
+# Name -> module of training.lab, of which only that one is imported: some take seconds.
+COMMANDS = {
+    "evaluate": "evaluate",
+    "compare": "run_plots",
+    "neighbours": "memorisation",
+    "walk": "latent_plots",
+    "arithmetic": "arithmetic",
+    "directions": "latent_plots",
+    "filters": "filters",
+    "enlarge": "latent_plots",
+    "curves": "run_plots",
+    "animation": "run_plots",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line; returns the exit code.
+
+    Raises:
+        SystemExit: with code 2 (unknown flag) or 0 (``--help``).
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    name = "train"
     if arguments and not arguments[0].startswith("-"):
-        if arguments[0] != "train":
-            from training import commands  # what they need would make training start later
-
-            return commands.main(arguments)
-        arguments = arguments[1:]
+        name, *arguments = arguments
+    elif {"-h", "--help"} & set(arguments):
+        print(_overview())
     try:
+        if name != "train":
+            kind = command_class(name)
+            command = tyro.cli(kind, prog=f"python -m training {name}", args=arguments)
+            print(json.dumps(command.run(), indent=2))  # in ASCII: names may be any bytes
+            return 0
         with distributed.joined() as world, ExitStack() as held:
             return _train(arguments, world, held)
-    except DevicesError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except PeerError:
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted before the first step; nothing to save", file=sys.stderr)
-        return 130
-
-
-def _train(arguments: Sequence[str], world: World, held: ExitStack) -> int:
-    if not world.is_first:
-        logging.disable(logging.INFO)
-    try:
-        config, out = world.from_first(lambda: settle(arguments, world, held))
-        pictures = world.in_turn(lambda: sources.load(
-            config.data, data_root=config.data_root, image_size=config.image_size,
-            channels=config.channels, background=config.background, seed=config.seed,
-            workers=config.workers, batch_size=config.batch_size, cache=config.cache,
-        ))  # fmt: skip
-        identity = world.from_first(lambda: identify_pictures(config, out, pictures))
-        start = world.from_first(lambda: starting_networks(config, pictures.images.shape[-1]))
-        if not config.dry_run:
-            world.from_first(lambda: write_start(config, out, identity))
-    except DataError as error:
-        moved = " If they were moved, say where to: --data" if config.resume else ""
-        print(f"error: {error}{moved}", file=sys.stderr)
-        return 2
-    except (CheckpointError, ConfigError, WeightsError, FileNotFoundError) as error:
+    except UNUSABLE as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except PeerError:
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+
+
+def command_class(name: str) -> type[Command]:
+    """The settings of a command beside training, whose ``run`` does it.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in COMMANDS:
+        known = ["train", *COMMANDS]
+        hint = nearest(name, known)
+        raise UsageError(f"no command {name!r}; {hint}known: {', '.join(known)}")
+    module = import_module(f"training.lab.{COMMANDS[name]}")
+    found: type[Command] = getattr(module, name.capitalize())
+    return found
+
+
+def summary(name: str) -> str:
+    """One line on what a command does: the first of its class."""
+    kind: type = TrainConfig if name == "train" else command_class(name)
+    return (kind.__doc__ or "").splitlines()[0]
+
+
+def _overview() -> str:
+    """A line for each command."""
+    lines = [f"  {name:<12}{summary(name)}" for name in ("train", *COMMANDS)]
+    head = "usage: python -m training [COMMAND] [OPTIONS]; without one it is train"
+    foot = "python -m training COMMAND --help shows the options of one; these are those of train:"
+    return "\n".join([head, "", *lines, "", foot, ""])
+
+
+def _train(arguments: Sequence[str], world: World, held: ExitStack) -> int:
+    if not world.is_first:
+        logging.disable(logging.INFO)
+    config, out = world.from_first(lambda: settle(arguments, world, held))
+    try:
+        pictures = world.in_turn(lambda: load(config, config.batch_size))
+    except DataError as error:
+        if config.resume:
+            raise DataError(f"{error} If they were moved, say where to: --data") from None
+        raise
+    identity = world.from_first(lambda: identify_pictures(config, out, pictures))
+    start = world.from_first(lambda: starting_networks(config, pictures.images.shape[-1]))
+    if not config.dry_run:
+        world.from_first(lambda: write_start(config, out, identity))
     if identity.different is None:  # it goes on with the pictures that it began to hold out
         pictures = replace(pictures, equal=None)
     device = choose_device(world.local_rank)
     precision = choose_precision(config.precision, device)
     if world.is_first:
-        print(sources.report(pictures), file=sys.stderr)
+        print(report(pictures), file=sys.stderr)
         print(f"device {device}, {precision}, folder {out}", file=sys.stderr)
         if config.dry_run:
             print(_describe(config, pictures.images.shape[-1]))
@@ -85,9 +145,6 @@ def _train(arguments: Sequence[str], world: World, held: ExitStack) -> int:
         return 0
     try:
         outcome = train(config, pictures, out, device, precision, start, world)
-    except CheckpointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except (OSError, KeyboardInterrupt) as error:
         # What is written is written whole or not at all.
         left = f"; {out} is as after its last checkpoint: go on with --resume"
@@ -99,11 +156,15 @@ def _train(arguments: Sequence[str], world: World, held: ExitStack) -> int:
     if world.is_first:
         words = f"{outcome.ended} after {outcome.step} steps; {outcome.verdict.words}"
         print(words, file=sys.stderr)
-        print(json.dumps({
-            "out": str(out), "weights": str(outcome.weights),
-            "best": outcome.best and str(outcome.best), "steps": outcome.step,
-            "ended": outcome.ended, "verdict": outcome.verdict.words,
-        }))  # fmt: skip
+        result = {
+            "out": str(out),
+            "weights": str(outcome.weights),
+            "best": outcome.best and str(outcome.best),
+            "steps": outcome.step,
+            "ended": outcome.ended,
+            "verdict": outcome.verdict.words,
+        }
+        print(json.dumps(result))
     return {"finished": 0, "interrupted": 130, "dead": 1}[outcome.ended]
 
 

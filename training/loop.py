@@ -39,7 +39,6 @@ from training.step import Best, Start, StepStats, Trainer
 from training.weights import recalibrate, save_generator
 
 FINAL_CALIBRATION = 8192  # images that measure BatchNorm's statistics for the saved weights
-FIRST_SAMPLES = (100, 200)  # so that a collapse shows within the first hundreds of updates
 PREVIEW_CALIBRATION = 512  # images that measure BatchNorm's statistics for a preview
 PREVIEW_SEEDS = range(64)
 DISTANCE_SEEDS = range(128)  # images compared with as many real ones
@@ -192,16 +191,13 @@ class _Run:
         """Log, sample, save, judge: what is due after an update."""
         config = self.config
         self.pending.append(torch.stack([getattr(stats, name) for name in STAT_NAMES]))
-        last = self.step == config.max_steps
-        logs = self.step % config.log_every == 0 or last
-        samples = self.step in FIRST_SAMPLES or self.step % config.sample_every == 0 or last
-        if logs or samples:
+        if config.logs_after(self.step):
             self._log(bar)
-        if samples:
+        if config.samples_after(self.step):
             self._sample()
-        if self.step % config.checkpoint_every == 0 and not last:
+        if config.saves_after(self.step):
             self._checkpoint()
-        if logs or samples:
+        if config.logs_after(self.step):
             self._judge(bar)
 
     def _log(self, bar: tqdm[Any]) -> None:

@@ -93,13 +93,7 @@ def parse(arguments: Sequence[str] | None) -> TrainConfig:
 
 
 def _from_flags(arguments: Sequence[str] | None, base: TrainConfig) -> TrainConfig:
-    about = (
-        "Train a DCGAN on pictures and save its Generator. Other commands measure one or draw what "
-        "it has learned: python -m training evaluate, walk, arithmetic, ...; wrong names list all."
-    )
-    return tyro.cli(
-        TrainConfig, prog="python -m training", description=about, args=arguments, default=base
-    )
+    return tyro.cli(TrainConfig, prog="python -m training", args=arguments, default=base)
 
 
 def _read(path: Path) -> dict[str, Any]:

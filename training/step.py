@@ -204,13 +204,8 @@ class Trainer:
 
     def _set_learning_rates(self, step: int) -> None:
         config = self.config
-        left = (config.max_steps - step) / max(1, config.lr_decay_steps)
-        factor = min(1.0, left) if config.lr_decay_steps else 1.0
-        factor *= self.lr_scale
-        rise = (
-            min(1.0, step / max(1, config.lr_g_warmup_steps)) if config.lr_g_warmup_steps else 1.0
-        )
-        self.adam_g.param_groups[0]["lr"] = config.lr_g * factor * rise
+        factor = config.decay(step) * self.lr_scale
+        self.adam_g.param_groups[0]["lr"] = config.lr_g * factor * config.rise(step)
         self.adam_d.param_groups[0]["lr"] = config.lr_d * factor
 
     def _autocast(self) -> torch.autocast:
@@ -223,7 +218,7 @@ class Trainer:
         if config.diffaugment:
             pictures = diff_augment(pictures, draws)
         if config.instance_noise:
-            std = config.instance_noise * max(0.0, 1.0 - step / config.max_steps)
+            std = config.instance_noise * config.fall(step)
             pictures = add_instance_noise(pictures, std, draws)
         return pictures
 

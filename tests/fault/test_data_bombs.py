@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from training.data import sources
+from training.data.decode import PictureSpec
 
-SETTINGS = {"image_size": 32, "channels": "auto", "background": "#000000", "workers": 2}
+SPEC = PictureSpec(image_size=32, background="#000000", cache=None)
 
 
 def png(width: int, height: int) -> bytes:
@@ -48,7 +49,7 @@ def test_a_zip_of_pictures_writes_nothing_anywhere(tmp_path: Path) -> None:
         archive.writestr(str(tmp_path / "absolute-evil.png"), picture())
         archive.writestr("good.png", picture())
         archive.writestr(link, str(tmp_path / "secret.png"))
-    loaded = sources.load_zip(inner / "slip.zip", **SETTINGS)
+    loaded = sources.load_zip(inner / "slip.zip", SPEC)
     assert len(loaded.images) == 3
     assert [skipped.name for skipped in loaded.skipped] == ["link.png"]
     assert not list(tmp_path.rglob("*evil*"))
@@ -59,6 +60,6 @@ def test_a_picture_that_says_it_is_huge(tmp_path: Path, side: int) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w") as archive:
         archive.writestr("bomb.png", png(side, side))
         archive.writestr("good.png", picture())
-    loaded = sources.load_zip(tmp_path / "bomb.zip", **SETTINGS)
+    loaded = sources.load_zip(tmp_path / "bomb.zip", SPEC)
     assert len(loaded.images) == 1
     assert [skipped.name for skipped in loaded.skipped] == ["bomb.png"]

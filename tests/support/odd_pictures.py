@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from training.data.decode import Pictures
+from training.data.decode import Pictures, PictureSpec
 
 SKY = (200, 212, 224)
-SETTINGS: dict[str, Any] = {
-    "image_size": 32, "channels": "auto", "background": "#c8d4e0", "workers": 2
-}  # fmt: skip
+SPEC = PictureSpec(image_size=32, cache=None)
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.data.avatars import ATTRIBUTES, load_avatars
-from training.data.decode import Pictures
+from training.data.decode import Pictures, PictureSpec
 from training.data.sources import load
 
 SKY = "#c8d4e0"
@@ -82,17 +82,12 @@ def test_malformed_colour() -> None:
         load_avatars(32, "sky", seed=1, count=2)
 
 
-def test_grey_on_request(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grey_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "training.data.sources.load_avatars",
         lambda size, colour, seed: load_avatars(size, colour, seed, 8),
     )
-    arguments = {
-        "data_root": tmp_path, "image_size": 32, "background": SKY, "seed": 1, "workers": 1,
-        "batch_size": 8,
-    }  # fmt: skip
-    rgb = load("avatars", channels="auto", **arguments)  # type: ignore[arg-type]
-    grey = load("avatars", channels="1", **arguments)  # type: ignore[arg-type]
+    rgb, grey = (load(PictureSpec(image_size=32, channels=c)) for c in ("auto", "1"))
     assert rgb.images.shape == (8, 32, 32, 3)
     assert grey.images.shape == (8, 32, 32, 1)
     expected = rgb.images @ np.array([0.299, 0.587, 0.114])  # Rec. 601

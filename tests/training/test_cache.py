@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.support.odd_pictures import (
-    SETTINGS,
+    SPEC,
     UNUSABLE,
     USABLE,
     plain,
@@ -45,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def load(folder: Path, cache: Path, **changed: Any) -> Pictures:
-    return load_folder(folder, **{**SETTINGS, **changed}, cache=cache)
+    return load_folder(folder, replace(SPEC, **changed, cache=cache))
 
 
 def kept(cache: Path) -> list[str]:
@@ -70,13 +71,13 @@ def test_the_second_start_decodes_nothing(folder: Path, tmp_path: Path, decoded:
 
 def test_zips_are_kept_too(tmp_path: Path, decoded: list[int]) -> None:
     path, cache = write_odd_zip(tmp_path / "odd.zip"), tmp_path / "cache"
-    first = load_zip(path, **SETTINGS, cache=cache)
+    first = load_zip(path, replace(SPEC, cache=cache))
     count = len(decoded)
-    assert load_zip(path, **SETTINGS, cache=cache).images.tolist() == first.images.tolist()
+    assert load_zip(path, replace(SPEC, cache=cache)).images.tolist() == first.images.tolist()
     assert len(decoded) == count
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("zz.png", plain())
-    assert len(load_zip(path, **SETTINGS, cache=cache).images) == len(first.images) + 1
+    assert len(load_zip(path, replace(SPEC, cache=cache)).images) == len(first.images) + 1
 
 
 def change_content(folder: Path) -> None:
@@ -108,7 +109,7 @@ def test_a_changed_folder_is_decoded_again(
     load(folder, cache)
     decoded.clear()
     CHANGES[name](folder)
-    fresh = load_folder(folder, **SETTINGS)
+    fresh = load_folder(folder, SPEC)
     decoded.clear()
     assert load(folder, cache).images.tolist() == fresh.images.tolist()
     assert decoded
@@ -125,7 +126,7 @@ def test_other_settings_are_other_pictures(
     load(folder, cache, **changed)
     assert kept(cache) == [".json", ".json", ".u8", ".u8"]
     decoded.clear()
-    expected = load_folder(folder, **{**SETTINGS, **changed})
+    expected = load_folder(folder, replace(SPEC, **changed))
     decoded.clear()
     assert load(folder, cache, **changed).images.tolist() == expected.images.tolist()
     load(folder, cache)
@@ -161,13 +162,14 @@ def test_a_process_that_is_killed_while_it_decodes_leaves_no_trap(
         "    calls.append(1); len(calls) == 5 and os.kill(os.getpid(), 9)\n"
         "    return real(*arguments)\n"
         "real, sources.decode = sources.decode, decode\n"
-        f"sources.load_folder(pathlib.Path({str(folder)!r}), image_size=32, channels='auto',\n"
-        f"    background='#c8d4e0', workers=1, cache=pathlib.Path({str(cache)!r}))"
+        f"cache = pathlib.Path({str(cache)!r})\n"
+        "spec = sources.PictureSpec(image_size=32, workers=1, cache=cache)\n"
+        f"sources.load_folder(pathlib.Path({str(folder)!r}), spec)"
     )
     killed = subprocess.run([sys.executable, "-c", program], check=False, timeout=120)
     assert killed.returncode == -9
     assert kept(cache) == [".partial"]
-    assert load(folder, cache).images.tolist() == load_folder(folder, **SETTINGS).images.tolist()
+    assert load(folder, cache).images.tolist() == load_folder(folder, SPEC).images.tolist()
     assert kept(cache) == [".json", ".u8"]
 
 

@@ -8,6 +8,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.support.odd_pictures import (
-    SETTINGS,
+    SPEC,
     check_odd_pictures,
     encode,
     plain,
@@ -32,24 +33,24 @@ from training.samples import save_grid
 
 
 def test_odd_folder(odd_folder: Path) -> None:
-    check_odd_pictures(load_folder(odd_folder, **SETTINGS))
+    check_odd_pictures(load_folder(odd_folder, SPEC))
 
 
 def test_odd_zip(odd_zip: Path) -> None:
-    check_odd_pictures(load_zip(odd_zip, **SETTINGS))
+    check_odd_pictures(load_zip(odd_zip, SPEC))
 
 
 @pytest.mark.parametrize("workers", [1, 5])
 def test_threads_change_nothing(odd_folder: Path, workers: int) -> None:
-    one = load_folder(odd_folder, **SETTINGS)
-    other = load_folder(odd_folder, **{**SETTINGS, "workers": workers})
+    one = load_folder(odd_folder, SPEC)
+    other = load_folder(odd_folder, replace(SPEC, workers=workers))
     np.testing.assert_array_equal(one.images, other.images)
     assert one.skipped == other.skipped
 
 
 def test_folder_and_its_zip_are_the_same(odd_folder: Path, odd_zip: Path) -> None:
     np.testing.assert_array_equal(
-        load_folder(odd_folder, **SETTINGS).images, load_zip(odd_zip, **SETTINGS).images
+        load_folder(odd_folder, SPEC).images, load_zip(odd_zip, SPEC).images
     )
 
 
@@ -69,7 +70,7 @@ def test_many_pictures_are_not_kept_in_memory(
     for i in range(25):
         content = b"" if i % 4 == 1 else encode(Image.new("L", (40, 40), 10 * i))
         (tmp_path / f"{i:02}.png").write_bytes(content)
-    pictures = load_folder(tmp_path, **SETTINGS)
+    pictures = load_folder(tmp_path, SPEC)
     expected = [10 * i for i in range(25) if i % 4 != 1]
     assert pictures.images.shape == (len(expected), 32, 32, 1)
     assert pictures.images[:, 5, 5, 0].tolist() == expected
@@ -115,7 +116,7 @@ def test_what_the_project_wrote_itself_is_no_picture(tmp_path: Path, cache: str)
         "settings/config.json": "not a picture", "a/figure/stats.jsonl": "not a picture",
     }  # fmt: skip
     for _ in range(2):
-        pictures = load_folder(root, **SETTINGS, cache=root / cache)
+        pictures = load_folder(root, replace(SPEC, cache=root / cache))
         assert len(pictures.images) == 4
         told = reasons_of(pictures)
         assert {name: told[name].split(" (")[0] for name in told} == expected
@@ -125,8 +126,8 @@ def test_what_the_project_wrote_itself_is_no_picture(tmp_path: Path, cache: str)
 def test_nor_is_it_in_a_zip(tmp_path: Path) -> None:
     (tmp_path / "mixed").mkdir()
     root = write_mixed(tmp_path / "mixed")
-    in_folder = load_folder(root, **SETTINGS, cache=root / "cache")
-    zipped = load_zip(Path(shutil.make_archive(str(tmp_path / "zip"), "zip", root)), **SETTINGS)
+    in_folder = load_folder(root, replace(SPEC, cache=root / "cache"))
+    zipped = load_zip(Path(shutil.make_archive(str(tmp_path / "zip"), "zip", root)), SPEC)
     np.testing.assert_array_equal(in_folder.images, zipped.images)
     assert reasons_of(in_folder) == reasons_of(zipped)
 
@@ -134,7 +135,7 @@ def test_nor_is_it_in_a_zip(tmp_path: Path) -> None:
 def test_a_run_by_itself_holds_no_pictures(tmp_path: Path) -> None:
     root = write_mixed(tmp_path) / "old"
     zipped = Path(shutil.make_archive(str(tmp_path / "zip"), "zip", root))
-    for pictures in (load_folder(root, **SETTINGS), load_zip(zipped, **SETTINGS)):
+    for pictures in (load_folder(root, SPEC), load_zip(zipped, SPEC)):
         assert not len(pictures.images)
         assert reasons_of(pictures) == {".": sources.A_RUN}
 
@@ -147,23 +148,23 @@ class TestChannels:
         return tmp_path
 
     def test_all_grey(self, grey: Path) -> None:
-        images = load_folder(grey, **SETTINGS).images
+        images = load_folder(grey, SPEC).images
         assert images.shape == (2, 32, 32, 1)
         assert images[:, 0, 0, 0].tolist() == [50, 90]
 
     def test_all_grey_made_rgb(self, grey: Path) -> None:
-        images = load_folder(grey, **{**SETTINGS, "channels": "3"}).images
+        images = load_folder(grey, replace(SPEC, channels="3")).images
         assert images[:, 0, 0].tolist() == [[50] * 3, [90] * 3]
 
     def test_one_with_colour(self, grey: Path) -> None:
         Image.new("RGB", (40, 40), (90, 80, 90)).save(grey / "c.png")
-        images = load_folder(grey, **SETTINGS).images
+        images = load_folder(grey, SPEC).images
         assert images[:, 0, 0].tolist() == [[50] * 3, [90] * 3, [90, 80, 90]]
 
     def test_colour_made_grey_is_rec_601_luma(self, grey: Path) -> None:
         Image.new("RGB", (40, 40), (255, 0, 0)).save(grey / "c.png")
         Image.new("RGB", (40, 40), (0, 255, 0)).save(grey / "d.png")
-        images = load_folder(grey, **{**SETTINGS, "channels": "1"}).images
+        images = load_folder(grey, replace(SPEC, channels="1")).images
         assert images.shape == (4, 32, 32, 1)
         assert images[:, 0, 0, 0].tolist() == [50, 90, 76, 150]
 
@@ -192,7 +193,7 @@ class TestUnusualFiles:
                 listener.bind("socket.jpg")
             finally:
                 os.chdir(here)
-            pictures = load_folder(tmp_path, **SETTINGS)
+            pictures = load_folder(tmp_path, SPEC)
         assert len(pictures.images) == 0
         assert "named pipe" in reasons_of(pictures)["pipe.jpg"]
         assert "socket" in reasons_of(pictures)["socket.jpg"]
@@ -202,7 +203,7 @@ class TestUnusualFiles:
         (tmp_path / "sub" / "a.png").write_bytes(plain())
         (tmp_path / "sub" / "up").symlink_to(tmp_path, target_is_directory=True)
         (tmp_path / "self").symlink_to("self")
-        pictures = load_folder(tmp_path, **SETTINGS)
+        pictures = load_folder(tmp_path, SPEC)
         assert len(pictures.images) == 1
         assert "not followed" in reasons_of(pictures)["sub/up"]
         assert "broken link" in reasons_of(pictures)["self"]
@@ -212,7 +213,7 @@ class TestUnusualFiles:
         (tmp_path / "original").write_bytes(plain())
         (tmp_path / "pictures" / "good.png").symlink_to(tmp_path / "original")
         (tmp_path / "pictures" / "bad.png").symlink_to(tmp_path / "gone")
-        pictures = load_folder(tmp_path / "pictures", **SETTINGS)
+        pictures = load_folder(tmp_path / "pictures", SPEC)
         assert len(pictures.images) == 1
         assert "broken link" in reasons_of(pictures)["bad.png"]
 
@@ -220,7 +221,7 @@ class TestUnusualFiles:
         (tmp_path / "real").mkdir()
         (tmp_path / "real" / "a.png").write_bytes(plain())
         (tmp_path / "link").symlink_to("real")
-        assert len(load_folder(tmp_path / "link", **SETTINGS).images) == 1
+        assert len(load_folder(tmp_path / "link", SPEC).images) == 1
 
     def test_names_that_are_not_utf_8(self, tmp_path: Path) -> None:
         try:
@@ -228,7 +229,7 @@ class TestUnusualFiles:
         except OSError:
             pytest.skip("this file system takes UTF-8 names only")
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")).write_bytes(b"")
-        pictures = load_folder(tmp_path, **SETTINGS)
+        pictures = load_folder(tmp_path, SPEC)
         assert len(pictures.images) == 1
         assert pictures.skipped == [Skipped(r"\xff.jpg", "empty file (0 bytes)")]
         report(pictures).encode("utf-8")
@@ -245,14 +246,14 @@ class TestUnusualFiles:
             (folder / "a.png").write_bytes(plain())
             (folder / "a.png").chmod(0)
             (folder / "closed").mkdir(mode=0)
-            reasons = reasons_of(load_folder(folder, **SETTINGS))
+            reasons = reasons_of(load_folder(folder, SPEC))
             (folder / "closed").chmod(0o700)
         assert reasons["a.png"] == "cannot be read: Permission denied"
         assert "folder not readable" in reasons["closed"]
 
     def test_file_that_vanishes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sources, "_find", lambda _: ({"gone.png": "gone.png"}, [], 0))
-        pictures = load_folder(tmp_path, **SETTINGS)
+        pictures = load_folder(tmp_path, SPEC)
         assert pictures.skipped == [
             Skipped("gone.png", "cannot be read: No such file or directory")
         ]

@@ -12,19 +12,19 @@ import pytest
 from PIL import Image
 
 from training.data import decode as pictures
-from training.data.decode import MAX_PIXELS, from_image
+from training.data.decode import MAX_PIXELS, PictureSpec, from_image
 
 SCALE = """
 import resource
 from PIL import Image
-from training.data.decode import from_image
+from training.data.decode import PictureSpec, from_image
 
 def peak_bytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 image = Image.new("{mode}", {size}, 1)
 before = peak_bytes()
-from_image(image, 64, (0, 0, 0))
+from_image(image, PictureSpec())
 print(peak_bytes() - before)
 """
 
@@ -71,4 +71,4 @@ def test_small_pictures_are_not_held_up(monkeypatch: pytest.MonkeyPatch) -> None
 def decode_together(width: int) -> None:
     made = [Image.new("RGB", (width, width)) for _ in range(8)]
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda image: from_image(image, 32, (0, 0, 0)), made))
+        list(pool.map(lambda image: from_image(image, PictureSpec(image_size=32)), made))

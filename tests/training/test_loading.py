@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.support.odd_pictures import (
-    SETTINGS,
+    SPEC,
     UNUSABLE,
     USABLE,
     encode,
@@ -24,11 +24,8 @@ from training.data.sources import load, load_folder, report
 class TestLoad:
     """Which loader is chosen, and what is said when there is nothing to train on."""
 
-    def load(self, data: str | Path, **changes: Any) -> Pictures:
-        return load(
-            str(data),
-            **{**SETTINGS, "data_root": Path("none"), "seed": 1, "batch_size": 2, **changes},
-        )
+    def load(self, data: str | Path, batch_size: int = 2) -> Pictures:
+        return load(replace(SPEC, data=str(data), data_root=Path("none")), batch_size)
 
     def test_folder_and_zip(self, odd_folder: Path, odd_zip: Path) -> None:
         for path in (odd_folder, odd_zip):
@@ -112,7 +109,7 @@ class TestReport:
             Image.new("RGB", (side, 50), (side, 0, 0)).save(tmp_path / f"{side}.png")
         spoilt = encode(Image.new("RGB", (40, 40)), "WEBP", exif=b"junk" * 10)
         (tmp_path / "spoilt").write_bytes(spoilt)
-        _, small, bare = report(load_folder(tmp_path, **SETTINGS)).split("\n")
+        _, small, bare = report(load_folder(tmp_path, SPEC)).split("\n")
         assert small.startswith("warning: 2 of them are smaller than that, the smallest 8 px")
         assert "--image-size" in small
         assert bare.startswith("of 1 only the pixels could be read")

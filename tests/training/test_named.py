@@ -8,6 +8,7 @@ import re
 import socket
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,13 +17,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.data.decode import DataError
+from training.data.decode import DataError, PictureSpec
 from training.data.named import NAMES, load_named
 from training.data.sources import load
 
-SETTINGS: dict[str, Any] = {
-    "image_size": 32, "channels": "auto", "background": "#000000", "workers": 2
-}  # fmt: skip
+SPEC = PictureSpec(image_size=32, background="#000000", cache=None)
+
+
+def named(name: str, root: Path, **changed: Any) -> PictureSpec:
+    return replace(SPEC, data=name, data_root=root, **changed)
+
+
 WITHOUT_LMDB = [name for name in NAMES if name != "lsun"]
 
 
@@ -83,7 +88,7 @@ def webp(colour: tuple[int, int, int]) -> bytes:
 @pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashionmnist", "FashionMNIST")])
 def test_mnist(tmp_path: Path, name: str, folder: str) -> None:
     write_mnist(tmp_path / folder / "raw")
-    pictures = load_named(name, tmp_path, **SETTINGS)
+    pictures = load_named(named(name, tmp_path))
     assert pictures.images.shape == (5, 32, 32, 1)
     assert pictures.images.dtype == np.uint8
     assert pictures.images[:, 16, 16, 0].tolist() == [0, 10, 20, 30, 40]
@@ -106,17 +111,17 @@ def test_mnist_where_people_leave_it(tmp_path: Path, folder: str, pattern: str) 
     """Loose, packed, with a dot, and in folders of the same names."""
     write_mnist(tmp_path / folder, pattern=pattern)
     cache = tmp_path / "cache"
-    pictures = load_named("mnist", tmp_path, **SETTINGS, cache=cache)
+    pictures = load_named(named("mnist", tmp_path, cache=cache))
     assert pictures.images[:, 16, 16, 0].tolist() == [0, 10, 20, 30, 40]
     assert pictures.labels["class"].tolist() == [0, 1, 2, 3, 4]
     assert (pictures.remarks.enlarged, pictures.remarks.smallest_px) == (5, 28)
     write_mnist(tmp_path / folder, count=4, pattern=pattern)
-    assert len(load_named("mnist", tmp_path, **SETTINGS, cache=cache).images) == 4
+    assert len(load_named(named("mnist", tmp_path, cache=cache)).images) == 4
 
 
 def test_mnist_as_rgb(tmp_path: Path) -> None:
     write_mnist(tmp_path / "MNIST" / "raw")
-    pictures = load_named("mnist", tmp_path, **{**SETTINGS, "channels": "3"})
+    pictures = load_named(named("mnist", tmp_path, channels="3"))
     assert pictures.images.shape == (5, 32, 32, 3)
 
 
@@ -140,7 +145,7 @@ def test_damaged_mnist(tmp_path: Path, content: bytes, reason: str, packed: bool
     else:
         (raw / "train-images-idx3-ubyte").write_bytes(content)
     with pytest.raises(DataError, match=rf"mnist was not found, or is damaged.*{reason}"):
-        load_named("mnist", tmp_path, **SETTINGS)
+        load_named(named("mnist", tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"no gzip", gzip.compress(bytes(999))[:-9]])
@@ -148,16 +153,13 @@ def test_damaged_gzip(tmp_path: Path, content: bytes) -> None:
     write_mnist(tmp_path, pattern="{part}-{kind}-{idx}-ubyte.gz")
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(content)
     with pytest.raises(DataError, match="mnist was not found, or is damaged"):
-        load_named("mnist", tmp_path, **SETTINGS)
+        load_named(named("mnist", tmp_path))
 
 
 @pytest.mark.parametrize("name", WITHOUT_LMDB)
 def test_missing(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError) as caught:
-        load(
-            name, data_root=tmp_path, image_size=32, channels="auto", background="#000000",
-            seed=1, workers=1, batch_size=2,
-        )  # fmt: skip
+        load(named(name, tmp_path), 2)
     text = str(caught.value)
     assert f"{name} was not found, or is damaged, in {tmp_path}" in text
     assert "Expected there: " in text
@@ -171,7 +173,7 @@ def test_missing(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["cifar10", "fashionmnist", "mnist"])
 def test_the_command_that_gets_it_is_python(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError) as caught:
-        load_named(name, tmp_path, **SETTINGS)
+        load_named(named(name, tmp_path))
     command = re.search(r'python -c "(.*?)"', str(caught.value))
     assert command is not None
     compile(command[1], "command", "exec")
@@ -182,7 +184,7 @@ def test_the_command_that_gets_it_is_python(tmp_path: Path, name: str) -> None:
 def test_celeba_pictures_alone_are_pointed_at(tmp_path: Path, where: str) -> None:
     (tmp_path / where).mkdir(parents=True)
     with pytest.raises(DataError, match=rf"use --data {tmp_path}/{where}$"):
-        load_named("celeba", tmp_path, **SETTINGS)
+        load_named(named("celeba", tmp_path))
 
 
 def test_unusable_pictures_lose_their_labels(
@@ -202,7 +204,7 @@ def test_unusable_pictures_lose_their_labels(
             return Image.new("RGB", (178, 218), (index, 100, 0)), 0
 
     monkeypatch.setattr(datasets, "CelebA", lambda *_, **__: CelebA([None] * 3))  # type: ignore[list-item]
-    pictures = load_named("celeba", tmp_path, **SETTINGS)
+    pictures = load_named(named("celeba", tmp_path))
     assert pictures.images[:, 16, 16].tolist() == [[0, 100, 0], [2, 100, 0]]
     assert {k: v.tolist() for k, v in pictures.labels.items()} == {
         "Smiling": [0, 1],
@@ -215,7 +217,7 @@ def test_unusable_pictures_lose_their_labels(
 def test_lsun_without_lmdb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lmdb", None)
     with pytest.raises(DataError, match="pip install lmdb"):
-        load_named("lsun", tmp_path, **SETTINGS)
+        load_named(named("lsun", tmp_path))
 
 
 def test_lsun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,17 +233,17 @@ def test_lsun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake: Any = SimpleNamespace(open=open_database, Error=KeyError)
     monkeypatch.setitem(sys.modules, "lmdb", fake)
     with pytest.raises(DataError, match="bedroom_train_lmdb/"):
-        load_named("lsun", tmp_path, **SETTINGS)
+        load_named(named("lsun", tmp_path))
     for folder in (*content, "bedroom_val_lmdb"):
         (tmp_path / folder).mkdir()
-    pictures = load_named("lsun", tmp_path, **SETTINGS)
+    pictures = load_named(named("lsun", tmp_path))
     assert pictures.images[:, 16, 16].tolist() == [[1, 2, 3], [4, 5, 6]]
     assert pictures.labels["class"].tolist() == [0, 1]
     assert [item.name for item in pictures.skipped] == ["lsun picture 1"]
     cache = tmp_path / "cache"
-    load_named("lsun", tmp_path, **SETTINGS, cache=cache)
+    load_named(named("lsun", tmp_path, cache=cache))
     content["bedroom_train_lmdb"][b"a"] = b"is not read again"
-    kept = load_named("lsun", tmp_path, **SETTINGS, cache=cache)
+    kept = load_named(named("lsun", tmp_path, cache=cache))
     assert kept.images.tolist() == pictures.images.tolist()
     assert kept.labels["class"].tolist() == [0, 1]
     assert kept.skipped == pictures.skipped
@@ -256,4 +258,4 @@ def test_damaged_lsun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lmdb", fake)
     (tmp_path / "tower_train_lmdb").mkdir()
     with pytest.raises(DataError, match=r"tower_train_lmdb: .*MDB_INVALID"):
-        load_named("lsun", tmp_path, **SETTINGS)
+        load_named(named("lsun", tmp_path))

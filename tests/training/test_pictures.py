@@ -13,9 +13,17 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from training.data import decode as pictures
-from training.data.decode import MAX_PIXELS, UnusablePictureError, decode, parse_colour, reasons
+from training.data.decode import (
+    MAX_PIXELS,
+    PictureSpec,
+    UnusablePictureError,
+    decode,
+    parse_colour,
+    reasons,
+)
 
 SKY = (200, 212, 224)
+SPEC = PictureSpec(image_size=32, background="#c8d4e0")
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -24,8 +32,8 @@ def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return file.getvalue()
 
 
-def read(data: bytes, size: int = 32) -> tuple[np.ndarray, bool]:
-    return decode(io.BytesIO(data), size, SKY)[:2]
+def read(data: bytes) -> tuple[np.ndarray, bool]:
+    return decode(io.BytesIO(data), SPEC)[:2]
 
 
 def chunk(name: bytes, body: bytes, checksum: int | None = None) -> bytes:
@@ -301,7 +309,7 @@ def test_damage_beside_the_pixels_costs_no_picture(kind: str, what: str) -> None
     clean, _ = read(encode(NOISE, kind, **({"lossless": True} if kind == "WEBP" else {})))
     data = SPOILT[kind][what]
     tracemalloc.start()
-    decoded = decode(io.BytesIO(data), 32, SKY)
+    decoded = decode(io.BytesIO(data), SPEC)
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (decoded.pixels == clean).all()
@@ -317,7 +325,7 @@ def test_a_whole_exif_beside_a_damaged_text_still_says_which_way_is_up(kind: str
         exif = b"Exif\0\0" + TURNED
         data = b"\xff\xd8\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif
         data += b"\xff\xe0\0\6JFIF" + clean[20:]
-    decoded = decode(io.BytesIO(data), 32, SKY)
+    decoded = decode(io.BytesIO(data), SPEC)
     assert decoded.bare
     np.testing.assert_allclose(decoded.pixels[28, 28], (255, 0, 0), atol=6)
     np.testing.assert_allclose(decoded.pixels[4, 4], (255, 255, 255), atol=6)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.odd_pictures import (
-    SETTINGS,
+    SPEC,
     plain,
     reasons_of,
     write_odd_zip,
@@ -33,7 +33,7 @@ class TestZip:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("bomb.png", bytes(2 * 2**20 + 1))
             archive.writestr("good.png", plain())
-        pictures = load_zip(path, **SETTINGS)
+        pictures = load_zip(path, SPEC)
         assert len(pictures.images) == 1
         assert reasons_of(pictures) == {"bomb.png": "more than 2 MiB when unpacked"}
 
@@ -44,7 +44,7 @@ class TestZip:
             archive.writestr("liar.png", bytes(1_000_000))
         honest = (1_000_000).to_bytes(4, "little")
         path.write_bytes(path.read_bytes().replace(honest, (100).to_bytes(4, "little")))
-        assert "damaged" in reasons_of(load_zip(path, **SETTINGS))["liar.png"]
+        assert "damaged" in reasons_of(load_zip(path, SPEC))["liar.png"]
 
     @pytest.mark.parametrize(
         ("field", "value", "reason"),
@@ -72,12 +72,12 @@ class TestZip:
             content[at + field] = value
             path.write_bytes(content)
             if count == 2:
-                pictures = load_zip(path, **SETTINGS)
+                pictures = load_zip(path, SPEC)
                 assert len(pictures.images) == 1
                 assert all(re.match(reason, each.reason) for each in pictures.skipped)
                 assert len(pictures.skipped) == 2
         with pytest.raises(DataError, match=rf"locked\.zip: all 3 files in it are {reason}"):
-            load_zip(path, **SETTINGS)
+            load_zip(path, SPEC)
 
     @pytest.mark.parametrize(
         "name",
@@ -89,11 +89,11 @@ class TestZip:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(name, plain())
             archive.writestr("folder\\", b"")
-        alone = load_zip(path, **SETTINGS)
+        alone = load_zip(path, SPEC)
         assert (len(alone.images), alone.skipped, alone.hidden) == (0, [], 1)
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr("folder\\good.png", plain())
-        assert len(load_zip(path, **SETTINGS).images) == 1
+        assert len(load_zip(path, SPEC).images) == 1
 
     def test_damaged_member(self, tmp_path: Path) -> None:
         path = tmp_path / "bad.zip"
@@ -101,7 +101,7 @@ class TestZip:
             archive.writestr("bad.bmp", plain((1, 2, 3), "BMP"))
             archive.writestr("good.bmp", plain((4, 5, 6), "BMP"))
         path.write_bytes(path.read_bytes().replace(bytes((3, 2, 1)) * 5, bytes(15), 1))
-        pictures = load_zip(path, **SETTINGS)
+        pictures = load_zip(path, SPEC)
         assert pictures.images[:, 0, 0].tolist() == [[4, 5, 6]]
         assert "CRC" in reasons_of(pictures)["bad.bmp"]
 
@@ -110,12 +110,12 @@ class TestZip:
         path = tmp_path / "not.zip"
         path.write_bytes(content)
         with pytest.raises(DataError, match="cannot be read as a zip"):
-            load_zip(path, **SETTINGS)
+            load_zip(path, SPEC)
 
     def test_cut_zip(self, odd_zip: Path) -> None:
         odd_zip.write_bytes(odd_zip.read_bytes()[:-100])
         with pytest.raises(DataError, match=r"odd\.zip cannot be read as a zip"):
-            load_zip(odd_zip, **SETTINGS)
+            load_zip(odd_zip, SPEC)
 
     def test_path_tricks_write_nothing(self, tmp_path: Path) -> None:
         path = tmp_path / "inside" / "evil.zip"
@@ -123,5 +123,5 @@ class TestZip:
         with zipfile.ZipFile(path, "w") as archive:
             for name in ("../up.png", "/absolute.png", "a/../../b.png", "C:\\c.png", "./d.png"):
                 archive.writestr(name, plain())
-        assert len(load_zip(path, **SETTINGS).images) == 5
+        assert len(load_zip(path, SPEC).images) == 5
         assert [p.name for p in tmp_path.rglob("*")] == ["inside", "evil.zip"]

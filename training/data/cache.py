@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Literal, TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,14 @@ import PIL
 from filelock import FileLock
 from PIL import Image
 
-from training.data.decode import DataError, Decoded, Remarks, Skipped, UnusablePictureError
+from training.data.decode import (
+    DataError,
+    Decoded,
+    PictureSpec,
+    Remarks,
+    Skipped,
+    UnusablePictureError,
+)
 from training.files import atomic_path
 
 LAYOUT = 2  # of the files; another number makes all of them stale
@@ -36,7 +43,6 @@ FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 PER_THREAD = 32  # pictures decoded before they are written: bounds what waits in memory
 PROGRESS_EVERY = 10_000
 ROWS = 256  # pictures converted at once
-Channels = Literal["auto", "1", "3"]
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -67,23 +73,20 @@ def decode_all(
     candidates: Sequence[T],
     decode_one: Callable[[T], Decoded],
     name_of: Callable[[T], str],
-    *,
-    image_size: int,
-    channels: Channels,
-    workers: int,
-    entry: Entry | None,
+    spec: PictureSpec,
+    origin: Path,
+    state: Iterable[str],
 ) -> Store:
     """Decode each candidate once, or not at all if an earlier run has.
 
     Args:
         candidates: what ``decode_one`` takes.
-        decode_one: gives the picture, ``image_size`` px high and wide, or raises
+        decode_one: gives the picture, ``spec.image_size`` px high and wide, or raises
             UnusablePictureError; called by several threads at once.
         name_of: the candidate as it is shown to people.
-        image_size: height and width, px.
-        channels: ``auto`` is 1 when every usable picture is grey, else 3.
-        workers: threads.
-        entry: where the pictures are kept for the next run; None does not keep them.
+        spec: how they are decoded, and where they are kept for the next run.
+        origin: where they come from.
+        state: what changes when they do, one text a file.
 
     Raises:
         DataError: they do not fit on the disk.
@@ -96,10 +99,13 @@ def decode_all(
             return str(error)
 
     def fill(store: npt.NDArray[np.uint8]) -> Store:
-        return _fill(store, candidates, attempt, name_of, channels, workers)
+        return _fill(store, candidates, attempt, name_of, spec)
 
-    shape = (len(candidates), image_size, image_size, 3)
-    return entry.read_or_decode(shape, fill) if entry else decode_without_keeping(shape, fill)
+    shape = (len(candidates), spec.image_size, spec.image_size, 3)
+    if spec.cache is None:
+        return _decode_without_keeping(shape, fill)
+    source = [str(origin.resolve()), str(spec.image_size), spec.channels, spec.background]
+    return Entry(spec.cache, source, state).read_or_decode(shape, fill)
 
 
 def _fill(
@@ -107,17 +113,16 @@ def _fill(
     candidates: Sequence[T],
     attempt: Callable[[T], Decoded | str],
     name_of: Callable[[T], str],
-    channels: Channels,
-    workers: int,
+    spec: PictureSpec,
 ) -> Store:
     kept: list[int] = []
     skipped: list[Skipped] = []
     all_grey = True
     bare, small_px = 0, list[int]()
-    step = PER_THREAD * workers
+    step = PER_THREAD * spec.workers
     # Pillow warns of odd EXIF and of sizes that are checked here. The filters belong to the
     # process, so they are set once around the threads, not in each of them.
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(spec.workers) as pool:
         warnings.simplefilter("ignore")
         for start in range(0, len(candidates), step):
             some = candidates[start : start + step]
@@ -134,7 +139,7 @@ def _fill(
             if start // PROGRESS_EVERY != (start + step) // PROGRESS_EVERY:
                 log.info("%d of %d files read", start + len(some), len(candidates))
     images = store[: len(kept)]
-    if channels == "1" or (channels == "auto" and all_grey and kept):
+    if spec.channels == "1" or (spec.channels == "auto" and all_grey and kept):
         images = to_grey(images)
     remarks = Remarks(len(small_px), min(small_px, default=0), bare)
     return Store(images, np.array(kept, np.int64), skipped, remarks)
@@ -156,7 +161,7 @@ def to_grey(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return luma
 
 
-def decode_without_keeping(shape: Shape, fill: Fill) -> Store:
+def _decode_without_keeping(shape: Shape, fill: Fill) -> Store:
     """Decode into a file that has no name and vanishes with the process; TMPDIR says where.
 
     Raises:
@@ -253,15 +258,6 @@ class Entry:
 
     def _path(self, suffix: str) -> Path:
         return self.folder / f"{self._stem}{suffix}"
-
-
-def entry_of(
-    cache: Path | None, origin: Path, settings: Iterable[object], state: Iterable[str]
-) -> Entry | None:
-    """The entry of the pictures at ``origin``, decoded with ``settings``; None if none is kept."""
-    if cache is None:
-        return None
-    return Entry(cache, [str(origin.resolve()), *map(str, settings)], state)
 
 
 def _digest(texts: Iterable[str]) -> str:

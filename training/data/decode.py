@@ -15,11 +15,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
-from typing import IO, NamedTuple
+from typing import IO, Annotated, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Ge, Lt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000  # a larger picture is skipped: decoding it could exhaust the memory
@@ -61,6 +63,43 @@ IMPOSTORS = (
 DRAWN = "python -m training"
 
 _large_ones = Lock()
+
+
+Channels = Literal["auto", "1", "3"]
+
+
+@dataclass(frozen=True)
+class PictureSpec:
+    """Which pictures, and what becomes of them; one object from the command line to the decoder.
+
+    Raises:
+        ValueError: the colour is malformed.
+    """
+
+    data: str = "avatars"
+    """avatars, a folder, a zip, or cifar10 | celeba | fashionmnist | mnist | lsun."""
+    data_root: Path = Path("data")
+    """Where torchvision's named data sets lie (nothing is downloaded)."""
+    cache: Path | None = Path("data/cache")
+    """Decoded pictures are kept here for the next run; None decodes each time."""
+    image_size: int = 64
+    """Height and width, px: 32, 64, 128 or 256."""
+    channels: Channels = "auto"
+    """auto: 1 when every picture is grey, else 3."""
+    background: str = "#c8d4e0"
+    """Colour behind transparent pictures and the avatars."""
+    seed: Annotated[int, Ge(0), Lt(2**53)] = 999
+    """Seed of everything random: which avatars, and all of a run."""
+    workers: Annotated[int, Ge(1)] = 2
+    """Threads that decode pictures."""
+
+    def __post_init__(self) -> None:
+        parse_colour(self.background)
+
+    @property
+    def colour(self) -> tuple[int, int, int]:
+        """``background`` as (r, g, b), each 0 to 255."""
+        return parse_colour(self.background)
 
 
 class DataError(ValueError):
@@ -156,7 +195,7 @@ def parse_colour(text: str) -> tuple[int, int, int]:
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
 
 
-def decode(file: IO[bytes], image_size: int, background: tuple[int, int, int]) -> Decoded:
+def decode(file: IO[bytes], spec: PictureSpec) -> Decoded:
     """Read one picture (of an animation the first frame) from a seekable binary file.
 
     A file whose pixels are whole is read, whatever is wrong with its texts, times, profiles and
@@ -171,7 +210,7 @@ def decode(file: IO[bytes], image_size: int, background: tuple[int, int, int]) -
     file.seek(0)
     with reasons(head):
         try:
-            return _decode(file, image_size, background)
+            return _decode(file, spec)
         except (UnusablePictureError, Image.DecompressionBombError, MemoryError):
             raise
         except Exception:
@@ -179,17 +218,17 @@ def decode(file: IO[bytes], image_size: int, background: tuple[int, int, int]) -
             bare = _pixels_alone(file) if head.startswith((PNG, JPEG)) else None
             if bare is None:
                 raise
-            return _decode(io.BytesIO(bare), image_size, background)._replace(bare=True)
+            return _decode(io.BytesIO(bare), spec)._replace(bare=True)
 
 
-def _decode(file: IO[bytes], image_size: int, background: tuple[int, int, int]) -> Decoded:
+def _decode(file: IO[bytes], spec: PictureSpec) -> Decoded:
     with Image.open(file, formats=FORMATS) as opened:
         check_pixels(opened)  # only the header has been read so far
         told = (opened.info.get("Software"), opened.info.get("comment"))
         if DRAWN in told or DRAWN.encode() in told:  # of a PNG, of a GIF
             raise UnusablePictureError(f"drawn by {DRAWN}: nothing to train on")
-        opened.draft(None, (image_size * 2, image_size * 2))  # JPEG: decode smaller
-        return from_image(opened, image_size, background)
+        opened.draft(None, (spec.image_size * 2, spec.image_size * 2))  # JPEG: decode smaller
+        return from_image(opened, spec)
 
 
 def _pixels_alone(file: IO[bytes]) -> bytes | None:
@@ -230,13 +269,12 @@ def _jpeg_alone(data: bytes) -> bytes:
     return b"".join([*kept, data[at:]])
 
 
-def from_image(image: Image.Image, image_size: int, background: tuple[int, int, int]) -> Decoded:
+def from_image(image: Image.Image, spec: PictureSpec) -> Decoded:
     """Upright, scaled, cropped to the centre, without transparency, 8 bit.
 
     Args:
         image: of any mode; loaded here if it is not yet.
-        image_size: height and width wanted, px.
-        background: what shows through where the picture is transparent.
+        spec: of it the size and what shows through where the picture is transparent.
 
     Raises:
         Exception: whatever Pillow raises on damage; see ``reasons``.
@@ -246,9 +284,10 @@ def from_image(image: Image.Image, image_size: int, background: tuple[int, int, 
         image.load()
         side_px = min(image.size)
         # Scaled before the rest: everything after it costs nothing, however large the file is.
-        square = ImageOps.fit(_to_8_bit(image), (image_size, image_size), Image.Resampling.LANCZOS)
+        wanted = (spec.image_size, spec.image_size)
+        square = ImageOps.fit(_to_8_bit(image), wanted, Image.Resampling.LANCZOS)
     if square.mode == "RGBA":
-        square = Image.alpha_composite(Image.new("RGBA", square.size, background), square)
+        square = Image.alpha_composite(Image.new("RGBA", square.size, spec.colour), square)
     upright, bare = _upright(image)
     if upright is not None:
         square = square.transpose(upright)

@@ -22,14 +22,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from training.data.cache import Channels, decode_all, entry_of, state_of
+from training.data.cache import decode_all, state_of
 from training.data.decode import (
     DataError,
     Decoded,
     Pictures,
+    PictureSpec,
     decode,
     from_image,
-    parse_colour,
     reasons,
 )
 
@@ -85,26 +85,11 @@ LAYOUTS = {
 NAMES = tuple(LAYOUTS)
 
 
-def load_named(
-    name: str,
-    root: Path,
-    *,
-    image_size: int,
-    channels: Channels,
-    background: str,
-    workers: int,
-    cache: Path | None = None,
-) -> Pictures:
+def load_named(spec: PictureSpec) -> Pictures:
     """The training pictures of a named data set (of CelebA all pictures).
 
     Args:
-        name: one of ``NAMES``.
-        root: the folder that torchvision would be given.
-        image_size: height and width, px.
-        channels: ``auto`` is 1 when every usable picture is grey, else 3.
-        background: ``"#rrggbb"`` behind transparent pictures.
-        workers: threads.
-        cache: folder where decoded pictures are kept for the next run; None keeps none.
+        spec: its ``data`` is one of ``NAMES``, its ``data_root`` what torchvision would be given.
 
     Returns:
         uint8 (N, image_size, image_size, C); labels ``class``, for CelebA one of 0 and 1
@@ -112,26 +97,19 @@ def load_named(
 
     Raises:
         DataError: the data set is missing or damaged, or lmdb is not installed.
-        ValueError: the colour is malformed.
     """
-    colour = parse_colour(background)
-    count, decode_one, labels = OPENING[name](name, root, image_size, colour)
+    name = spec.data
+    count, decode_one, labels = OPENING[name](spec)
     store = decode_all(
         range(count),
         decode_one,
         lambda index: f"{name} picture {index}",
-        image_size=image_size,
-        channels=channels,
-        workers=workers,
-        entry=entry_of(cache, root / name, (image_size, channels, background), _states(name, root)),
+        spec,
+        spec.data_root / name,
+        _states(name, spec.data_root),
     )
-    return Pictures(
-        store.images,
-        source=name,
-        labels={key: values[store.kept] for key, values in labels.items()},
-        skipped=store.skipped,
-        remarks=store.remarks,
-    )
+    kept = {key: values[store.kept] for key, values in labels.items()}
+    return Pictures(store.images, name, kept, store.skipped, store.remarks)
 
 
 def _states(name: str, root: Path) -> Iterator[str]:
@@ -146,9 +124,8 @@ def _states(name: str, root: Path) -> Iterator[str]:
 Opened = tuple[int, Callable[[int], Decoded], dict[str, npt.NDArray[np.int64]]]
 
 
-def _open_torchvision(
-    name: str, root: Path, image_size: int, colour: tuple[int, int, int]
-) -> Opened:
+def _open_torchvision(spec: PictureSpec) -> Opened:
+    name, root = spec.data, spec.data_root
     from torchvision import datasets  # takes a second, and only these data sets need it
 
     makers: dict[str, Callable[[], Any]] = {
@@ -165,7 +142,7 @@ def _open_torchvision(
     def decode_one(index: int) -> Decoded:
         with reasons():
             image, _ = dataset[index]
-            return from_image(image, image_size, colour)
+            return from_image(image, spec)
 
     if name == "celeba":
         columns = zip(dataset.attr_names, dataset.attr.T, strict=False)  # names end with ""
@@ -175,7 +152,8 @@ def _open_torchvision(
     return len(dataset), decode_one, labels
 
 
-def _open_mnist(name: str, root: Path, image_size: int, colour: tuple[int, int, int]) -> Opened:
+def _open_mnist(spec: PictureSpec) -> Opened:
+    name, root = spec.data, spec.data_root
     try:
         images, labels = (_read_idx(name, root, part) for part in IDX_DIMENSIONS)
     except (EOFError, OSError, ValueError, struct.error, zlib.error) as error:
@@ -186,7 +164,7 @@ def _open_mnist(name: str, root: Path, image_size: int, colour: tuple[int, int, 
 
     def decode_one(index: int) -> Decoded:
         with reasons():
-            return from_image(Image.fromarray(images[index]), image_size, colour)
+            return from_image(Image.fromarray(images[index]), spec)
 
     return len(images), decode_one, {"class": labels.astype(np.int64)}
 
@@ -227,7 +205,8 @@ def _read_idx(name: str, root: Path, part: str) -> npt.NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _open_lsun(name: str, root: Path, image_size: int, colour: tuple[int, int, int]) -> Opened:
+def _open_lsun(spec: PictureSpec) -> Opened:
+    name, root = spec.data, spec.data_root
     lmdb = _import_lmdb()
     folders = sorted(root.glob("*_train_lmdb"))
     if not folders:
@@ -247,7 +226,7 @@ def _open_lsun(name: str, root: Path, image_size: int, colour: tuple[int, int, i
     def decode_one(index: int) -> Decoded:
         with reasons(), databases[owners[index]].begin() as transaction:
             data = transaction.get(keys[index])
-        return decode(io.BytesIO(data), image_size, colour)
+        return decode(io.BytesIO(data), spec)
 
     return len(keys), decode_one, {"class": np.array(owners, np.int64)}
 

@@ -21,15 +21,15 @@ from pathlib import Path
 
 from training.data.avatars import load_avatars
 from training.data.batches import first_equal
-from training.data.cache import KEPT, Channels, decode_all, entry_of, state_of, to_grey
+from training.data.cache import KEPT, Store, decode_all, state_of, to_grey
 from training.data.decode import (
     DataError,
     Decoded,
     Pictures,
+    PictureSpec,
     Skipped,
     UnusablePictureError,
     decode,
-    parse_colour,
     reasons,
 )
 from training.data.named import NAMES, load_named
@@ -56,65 +56,38 @@ KINDS = {
 }
 
 
-def load(
-    data: str,
-    *,
-    data_root: Path,
-    image_size: int,
-    channels: Channels,
-    background: str,
-    seed: int,
-    workers: int,
-    batch_size: int,
-    cache: Path | None = None,
-) -> Pictures:
-    """Load the pictures that ``data`` names.
+def load(spec: PictureSpec, least: int = 1) -> Pictures:
+    """Load the pictures that ``spec.data`` names.
 
     Args:
-        data: ``avatars``, a name that torchvision knows, a folder, or a zip. A folder that
-            has such a name is given as ``./mnist``.
-        data_root: where the named data sets lie.
-        image_size: height and width, px.
-        channels: ``auto`` is 1 when every usable picture is grey, else 3.
-        background: ``"#rrggbb"`` behind transparent pictures.
-        seed: chooses the avatars.
-        workers: threads that decode.
-        batch_size: the least number of usable pictures.
-        cache: folder where decoded pictures are kept for the next run; None keeps none.
+        spec: of its ``data`` a folder that has the name of a data set is given as ``./mnist``.
+        least: the least number of usable pictures.
 
     Returns:
-        uint8 (N, image_size, image_size, 1 or 3), N >= ``batch_size``; the same ones in the
-        same order each time. It is known which of them are equal.
+        uint8 (N, image_size, image_size, 1 or 3), N >= ``least``; the same ones in the same order
+        each time. It is known which of them are equal.
 
     Raises:
         DataError: nothing of that name, or too few usable pictures.
-        ValueError: the colour is malformed.
     """
-    path = Path(data).expanduser()
+    data, path = spec.data, Path(spec.data).expanduser()
     if data == "avatars":
-        pictures = load_avatars(image_size, background, seed)
-        if channels == "1":
-            pictures = Pictures(to_grey(pictures.images), pictures.source, pictures.labels)
+        pictures = load_avatars(spec.image_size, spec.background, spec.seed)
+        if spec.channels == "1":
+            pictures = replace(pictures, images=to_grey(pictures.images))
     elif data in NAMES:
-        pictures = load_named(
-            data, data_root, image_size=image_size, channels=channels, background=background,
-            workers=workers, cache=cache,
-        )  # fmt: skip
+        pictures = load_named(spec)
     elif data and (mode := _mode(path)):
         is_zip = path.suffix.lower() == ".zip" and stat.S_ISREG(mode)
         if not is_zip and not stat.S_ISDIR(mode):
             raise DataError(
                 f"{show_name(data)} is neither a folder nor a .zip; give one of those with pictures"
             )
-        load_path = load_zip if is_zip else load_folder
-        pictures = load_path(
-            path, image_size=image_size, channels=channels, background=background,
-            workers=workers, cache=cache,
-        )  # fmt: skip
+        pictures = (load_zip if is_zip else load_folder)(path, spec)
     else:
         raise DataError(_unknown(data, path))
-    if len(pictures.images) < batch_size:
-        raise DataError(_too_few(pictures, batch_size))
+    if len(pictures.images) < least:
+        raise DataError(_too_few(pictures, least))
     return replace(pictures, equal=first_equal(pictures.images))
 
 
@@ -217,71 +190,33 @@ def _unknown(data: str, path: Path) -> str:
     )
 
 
-def load_folder(
-    path: Path,
-    *,
-    image_size: int,
-    channels: Channels,
-    background: str,
-    workers: int,
-    cache: Path | None = None,
-) -> Pictures:
+def load_folder(path: Path, spec: PictureSpec) -> Pictures:
     """All usable pictures below ``path``, in the order of their names.
-
-    Args:
-        path: the folder.
-        image_size: height and width, px.
-        channels: ``auto`` is 1 when every usable picture is grey, else 3.
-        background: ``"#rrggbb"`` behind transparent pictures.
-        workers: threads.
-        cache: folder where decoded pictures are kept for the next run; None keeps none.
 
     Returns:
         uint8 (N, image_size, image_size, C), N possibly 0.
 
     Raises:
         DataError: the pictures do not fit on the disk.
-        ValueError: the colour is malformed.
     """
-    colour = parse_colour(background)
     files, left_out, hidden = _find(path)
 
     def decode_one(name: str) -> Decoded:
         with reasons(), (path / name).open("rb") as file:
-            return decode(file, image_size, colour)
+            return decode(file, spec)
 
-    store = decode_all(
-        list(files),
-        decode_one,
-        show_name,
-        image_size=image_size,
-        channels=channels,
-        workers=workers,
-        entry=entry_of(cache, path, (image_size, channels, background), files.values()),
-    )
-    return Pictures(
-        store.images, str(path), skipped=left_out + store.skipped, remarks=store.remarks,
-        hidden=hidden,
-    )  # fmt: skip
+    store = decode_all(list(files), decode_one, show_name, spec, path, files.values())
+    return _pictures(path, store, left_out, hidden)
 
 
-def load_zip(
-    path: Path,
-    *,
-    image_size: int,
-    channels: Channels,
-    background: str,
-    workers: int,
-    cache: Path | None = None,
-) -> Pictures:
+def load_zip(path: Path, spec: PictureSpec) -> Pictures:
     """All usable pictures in the zip ``path``, in the order of their names.
 
-    Args, returns and errors are those of ``load_folder``.
+    Returns and errors are those of ``load_folder``.
 
     Raises:
         DataError: also when the zip itself cannot be read.
     """
-    colour = parse_colour(background)
     try:
         archive = zipfile.ZipFile(path)
     except Exception as error:  # noqa: BLE001 - zipfile raises struct.error and more on damage
@@ -310,23 +245,22 @@ def load_zip(
                 )
             with reasons():
                 data = archive.read(member)  # never more than file_size
-            return decode(io.BytesIO(data), image_size, colour)
+            return decode(io.BytesIO(data), spec)
 
         store = decode_all(
             members,
             decode_one,
             lambda member: show_name(member.filename),
-            image_size=image_size,
-            channels=channels,
-            workers=workers,
-            entry=entry_of(
-                cache, path, (image_size, channels, background), [state_of(path.stat())]
-            ),
+            spec,
+            path,
+            [state_of(path.stat())],
         )
-    return Pictures(
-        store.images, str(path), skipped=left_out + store.skipped, remarks=store.remarks,
-        hidden=hidden,
-    )  # fmt: skip
+    return _pictures(path, store, left_out, hidden)
+
+
+def _pictures(path: Path, store: Store, left_out: list[Skipped], hidden: int) -> Pictures:
+    skipped = left_out + store.skipped
+    return Pictures(store.images, str(path), {}, skipped, store.remarks, hidden)
 
 
 def _slashed(member: zipfile.ZipInfo) -> str:

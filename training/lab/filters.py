@@ -10,7 +10,7 @@ positive on the way up (as backpropagation does) and are positive on the way dow
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -123,17 +123,8 @@ def load_pictures(config: TrainConfig, state: dict[str, torch.Tensor]) -> Pictur
         DataError: they cannot be read.
     """
     first = next(value for name, value in state.items() if name.startswith("layers.0."))
-    return sources.load(
-        config.data,
-        data_root=config.data_root,
-        image_size=config.image_size,
-        channels="1" if first.dim() == 4 and first.shape[1] == 1 else config.channels,
-        background=config.background,
-        seed=config.seed,
-        workers=config.workers,
-        batch_size=2,
-        cache=config.cache,
-    )
+    grey = first.dim() == 4 and first.shape[1] == 1
+    return sources.load(replace(config, channels="1") if grey else config, 2)
 
 
 def new_discriminator(config: TrainConfig, images: Images) -> Discriminator:

@@ -11,8 +11,7 @@ import numpy.typing as npt
 from handler.pixels import Images
 from training.data.avatars import ATTRIBUTES, load_avatars
 from training.data.batches import digests, identity_of, split
-from training.data.cache import Channels
-from training.data.decode import Pictures
+from training.data.decode import Channels, Pictures, PictureSpec
 from training.data.sources import load
 from training.lab.judge import Judge, Origin, has_labels, judge_of
 from training.lab.options import OfWeights, UsageError
@@ -95,16 +94,11 @@ class OfPictures(OfWeights):
             return load_avatars(info.image_size, background, seed, count)
 
         def loaded(channels: Channels) -> Pictures:
+            seed = int(made.get("seed", 0))
             return load(
-                data,
-                data_root=self.data_root,
-                image_size=info.image_size,
-                channels=channels,
-                background=background,
-                seed=int(made.get("seed", 0)),
-                workers=2,
-                batch_size=1,
-                cache=self.cache,
+                PictureSpec(
+                    data, self.data_root, self.cache, info.image_size, channels, background, seed
+                )
             )
 
         pictures = loaded("auto")  # as training does, mostly: its copy in the cache serves

@@ -12,6 +12,7 @@ from PIL import Image
 from tests.support.generators import BACKGROUND, photos, weights
 from training.__main__ import main
 from training.data.batches import identity_of, split
+from training.data.decode import PictureSpec
 from training.data.sources import load_folder
 from training.lab import reals
 from training.lab.evaluate import Evaluate
@@ -77,9 +78,8 @@ def test_equal_pictures_are_one(tmp_path: Path, known: bool) -> None:
 def test_what_was_held_out_is_known_in_another_place(tmp_path: Path, same: bool) -> None:
     folder = photos(tmp_path / "photos", 40)
     made = {"data": "elsewhere", "pictures": 40, "held_out": 5, "batch_size": 4, "seed": 1}
-    images = load_folder(
-        folder, image_size=32, channels="auto", background=BACKGROUND, workers=1
-    ).images
+    spec = PictureSpec(image_size=32, background=BACKGROUND, cache=None)
+    images = load_folder(folder, spec).images
     path = weights(tmp_path, **made, digest=identity_of(images).digest if same else "0")
     command = Evaluate(weights=path, data=str(folder), cache=None)
     found = command.reals(command.load()[1], 5, None)
