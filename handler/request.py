@@ -5,7 +5,7 @@ list of them that a KServe body holds. A Request is complete when it is checked:
 out is filled in, and nothing is turned into anything else on the way to the reply. ``draw`` gives
 the latents of many requests at once.
 
-A server has a model of its own (``model``), for ranges depend on its limits and on its generator.
+A server has a model of its own (``models``), for ranges depend on its limits and on its generator.
 A null is the same as leaving the field out, in nested objects too.
 """
 
@@ -69,6 +69,7 @@ M = TypeVar("M", bound=BaseModel)
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DIGITS = "[0-9]{1,16}"
+_AS_FLOAT32 = "array.astype('<f4').tobytes()"
 
 # pydantic's error types in our words; errors of our own validators bring their text along.
 _DETAIL = {
@@ -90,9 +91,30 @@ _DETAIL = {
 _KIND = {
     "unknown_field": Kind.UNKNOWN_FIELD,
     "conflict": Kind.CONFLICT,
-    "too_many_latents": Kind.TOO_LARGE,
+    "too_many": Kind.TOO_LARGE,
 }
-_COUNTS = {"num_images", "seeds", "noise", "steps"}  # beyond their maximum: 413, not 400
+_COUNTS = {
+    "num_images",
+    "seeds",
+    "noise",
+    "steps",
+    "instances",
+}  # beyond their maximum: 413, not 400
+
+
+def _wrong(
+    kind: str, detail: str, *within: str | int, seen: str = "", allowed: str = ""
+) -> PydanticCustomError:
+    """An error of our own validators, all its texts ASCII.
+
+    Args:
+        kind: decides the problem's kind, by ``_KIND``.
+        detail: what is wrong, in our words only.
+        within: names and indices from the validator's own place to the one to blame.
+        seen, allowed: where they are not the validator's input and what ``allowed_values`` says.
+    """
+    context = {"within": within, "seen": seen, "allowed": allowed}
+    return PydanticCustomError(kind, detail, context)
 
 
 class _Object(BaseModel):
@@ -108,15 +130,12 @@ class _Object(BaseModel):
             if name not in cls.model_fields:
                 near = difflib.get_close_matches(name[:80], cls.model_fields, n=1)
                 hint = f"did you mean {near[0]}?" if near else "remove it"
-                raise PydanticCustomError(
+                raise _wrong(
                     "unknown_field",
-                    "is no field of this object, {hint}",
-                    {
-                        "hint": hint,
-                        "within": (show(name)[1:-1],),
-                        "seen": show(name),
-                        "allowed": ", ".join(cls.model_fields),
-                    },
+                    f"is no field of this object, {hint}",
+                    show(name)[1:-1],
+                    seen=show(name),
+                    allowed=", ".join(cls.model_fields),
                 )
         return {name: item for name, item in value.items() if item is not None}
 
@@ -145,7 +164,7 @@ class Term(_Object):
                 else ("conflict", "has both seeds and noise")
             )
             allowed = "weight and exactly one of seeds and noise"
-            raise PydanticCustomError(error, detail, {"allowed": allowed})
+            raise _wrong(error, detail, allowed=allowed)
         return self
 
     @property
@@ -181,16 +200,18 @@ class Request(_Object):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_source(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _one_source(cls, given: object) -> object:
         """At most one source of latents, and ``num_images`` only with ``seed`` or alone."""
+        if not isinstance(given, dict):
+            return given
         clash: list[str] = [name for name in SOURCES if given.get(name) is not None]
         if given.get("num_images") is not None and clash not in ([], ["seed"]):
             clash.append("num_images")
         if len(clash) > 1:
-            raise RequestError(
-                Kind.CONFLICT,
-                f"{' and '.join(clash)} were given together; keep one of them",
-                field=clash[-1],
+            raise _wrong(
+                "conflict",
+                f"was given together with {' and '.join(clash[:-1])}",
+                clash[-1],
                 seen=", ".join(clash),
                 allowed=f"one of {', '.join(SOURCES)}; num_images only with seed or alone",
             )
@@ -296,6 +317,30 @@ class Request(_Object):
         )
 
 
+class Instances(BaseModel):
+    """A KServe v1 body: each instance has the fields of a Request."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    instances: list[Request]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Of what stands beside ``instances`` only that counts which says something."""
+        for name, value in given.items():
+            if name != "instances" and value is not None and value not in ENVELOPE.get(name, ()):
+                raise _wrong(
+                    "conflict",
+                    "is beside instances; move it into them",
+                    show(name)[1:-1],
+                    seen=show(name),
+                    allowed="instances, an empty parameters, and the signature_name "
+                    "serving_default",
+                )
+        return {"instances": given["instances"]}
+
+
 @dataclass(frozen=True)
 class Call:
     """One HTTP or gRPC call.
@@ -334,11 +379,16 @@ def parse(
             more than the limits allow, or 415.
     """
     body = wire.fields(raw, nz, limits, headers)
-    if "instances" not in body:
-        item = _checked(body, nz, limits)
-        item.format = item.format or wire.choose(headers)
-        return Call([item], kserve=False)
-    items = list(_instances(body, nz, limits))
+    one, many = models(nz, limits)
+    try:
+        if "instances" not in body:
+            item = one.model_validate(body)
+            item.format = item.format or wire.choose(headers)
+            return Call([item], kserve=False)
+        items = many.model_validate(body).instances
+    except ValidationError as error:
+        # The only one, or nearly: lists fail fast, and so do unknown names.
+        raise _refusal(error.errors(include_url=False)[0], allowed_values(nz, limits)) from None
     form = wire.choose(headers, offered=("json",))
     for item in items:
         item.format = form
@@ -370,88 +420,6 @@ def _compose_all(call: Call, drawn: Iterator[Latents]) -> list[Latents]:
     return found
 
 
-def _instances(body: Mapping[str, Any], nz: int, limits: Limits) -> Iterator[Request]:
-    """The requests of a KServe v1 body ``{"instances": [{...}, ...]}``."""
-    others = [
-        name
-        for name, value in body.items()
-        if name != "instances" and value is not None and value not in ENVELOPE.get(name, ())
-    ]
-    if others:
-        raise RequestError(
-            Kind.CONFLICT,
-            "instances goes alone; move the other fields into the instances",
-            field=show(others[0])[1:-1],
-            seen=show(others[0]),
-            allowed="instances, an empty parameters, and the signature_name serving_default",
-        )
-    given = body["instances"]
-    allowed = f"a list of 1 to {limits.max_images} objects with the fields of a request"
-    if not isinstance(given, list) or not given:
-        raise RequestError(
-            Kind.INVALID_FIELD,
-            f"instances is not a list with something in it; use {allowed}",
-            field="instances",
-            seen=show(given),
-            allowed=allowed,
-        )
-    images = 0
-    for i, instance in enumerate(given):
-        item = _instance(instance, f"instances[{i}]", nz, limits)
-        yield item
-        images += item.num_images
-        if images > limits.max_images:  # before the rest is checked
-            raise RequestError(
-                Kind.TOO_LARGE,
-                "the instances together ask for too many images; send them in several calls",
-                field=f"instances[{i}]",
-                seen=f"{images} images or more",
-                allowed=f"at most {limits.max_images} images in all instances",
-            )
-
-
-def _instance(given: object, at: str, nz: int, limits: Limits) -> Request:
-    if not isinstance(given, dict):
-        allowed = "an object with the fields of a request"
-        raise RequestError(
-            Kind.INVALID_FIELD,
-            f"{at} is not an object; use {allowed}",
-            field=at,
-            seen=show(given),
-            allowed=allowed,
-        )
-    try:
-        item = _checked(given, nz, limits)
-        if item.format not in (None, "json"):
-            allowed = "json, or no format at all"
-            raise RequestError(
-                Kind.INVALID_FIELD,
-                f"format cannot be that among instances; use {allowed}",
-                field="format",
-                seen=show(item.format),
-                allowed=allowed,
-            )
-    except RequestError as error:
-        raise error.within(at) from None
-    return item
-
-
-def _checked(given: Mapping[str, Any], nz: int, limits: Limits) -> Request:
-    """A Request of checked names, types and ranges.
-
-    Args:
-        given: field name -> JSON value, or the bytes of raw noise.
-
-    Raises:
-        RequestError: names the first wrong place, as in ``walk.between[3]``.
-    """
-    try:
-        return model(nz, limits).model_validate(given)
-    except ValidationError as error:
-        # The only one, or nearly: lists fail fast, and so do unknown names.
-        raise _refusal(error.errors(include_url=False)[0], allowed_values(nz, limits)) from None
-
-
 def _refusal(first: ErrorDetails, allowed_in: Mapping[str, str]) -> RequestError:
     """pydantic's account of one wrong place as a problem."""
     context = first.get("ctx", {})
@@ -460,7 +428,8 @@ def _refusal(first: ErrorDetails, allowed_in: Mapping[str, str]) -> RequestError
     at += context.get("within", ())
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at)[1:]
     names = [part for part in at if isinstance(part, str)]
-    allowed = context.get("allowed") or allowed_in[".".join(names)]
+    inside = [name for name in names if name != "instances"] or names
+    allowed = context.get("allowed") or allowed_in[".".join(inside)]
     kind = _KIND.get(first["type"], Kind.INVALID_FIELD)
     if first["type"] in ("too_long", "less_than_equal") and at[-1] in _COUNTS:
         kind = Kind.TOO_LARGE
@@ -477,12 +446,12 @@ def _first_seed(base: int | None, count: int) -> int:
     """A random one when none is given; ``count`` seeds from there on exist."""
     last_base = MAX_SEED - count + 1
     if base is None:
-        base = secrets.randbelow(last_base + 1)
+        return secrets.randbelow(last_base + 1)
     if base > last_base:
-        raise RequestError(
-            Kind.INVALID_FIELD,
-            "seed + num_images - 1 is beyond the largest seed; lower one of them",
-            field="seed",
+        raise _wrong(
+            "seed",
+            "is too large: seed + num_images - 1 would be beyond the largest one",
+            "seed",
             seen=show(base),
             allowed=f"0 to {last_base} with num_images {count}",
         )
@@ -508,7 +477,7 @@ def schema(nz: int, limits: Limits) -> dict[str, Any]:
     Every body that ``parse`` takes fits it. It cannot say that a source of latents
     goes alone, that ``steps`` is at least the number of latents, or what base64 decodes to.
     """
-    document = model(nz, limits).model_json_schema(schema_generator=_Untitled)
+    document = models(nz, limits)[0].model_json_schema(schema_generator=_Untitled)
     return {"$schema": _DIALECT, **document}
 
 
@@ -519,6 +488,7 @@ def allowed_values(nz: int, limits: Limits) -> dict[str, str]:
     row = f"{nz} numbers -{MAX_LATENT} to {MAX_LATENT}"
     noise = f"1 to {most} rows of {row}, or base64 of them as little-endian float32"
     return {
+        "instances": f"a list of 1 to {most} objects with the fields of a request",
         "seed": f"an integer 0 to {MAX_SEED}, or its digits as a string",
         "seeds": seeds,
         "num_images": f"an integer 1 to {most}",
@@ -548,12 +518,8 @@ class _Untitled(GenerateJsonSchema):
 
 
 @lru_cache(maxsize=8)
-def model(nz: int, limits: Limits) -> type[Request]:
-    """Request with the ranges of one server.
-
-    Errors of our own carry in their context, where it is not what pydantic says: ``within``
-    (names and indices from there to the place to blame), ``seen`` and ``allowed``, all ASCII.
-    """
+def models(nz: int, limits: Limits) -> tuple[type[Request], type[Instances]]:
+    """Request, and a list of it, with the ranges of one server."""
     most = limits.max_images
     say = allowed_values(nz, limits)
 
@@ -621,7 +587,13 @@ def model(nz: int, limits: Limits) -> type[Request]:
     fields = {
         name: (kind | None, Field(None, description=say[name])) for name, kind in kinds.items()
     }
-    return _with_ranges(Request, fields)
+    request = _with_ranges(Request, fields)
+    instances = Annotated[
+        list[request],  # type: ignore[valid-type]
+        Field(min_length=1, max_length=most, fail_fast=True),
+        AfterValidator(partial(_few_images, most=most)),
+    ]
+    return request, _with_ranges(Instances, {"instances": instances})
 
 
 def _with_ranges(base: type[M], fields: dict[str, Any]) -> type[M]:
@@ -634,21 +606,47 @@ def _a_step_each(steps: int, info: ValidationInfo, most: int) -> int:
     """Of a walk that goes through so many latents; none are known when they are wrong."""
     least = len(info.data.get("between", ()))
     if steps < least:
-        raise PydanticCustomError(
+        raise _wrong(
             "steps",
             "is less than the number of latents in between",
-            {"allowed": f"an integer {least} to {most}"},
+            allowed=f"an integer {least} to {most}",
         )
     return steps
+
+
+def _few_images(items: list[Request], most: int) -> list[Request]:
+    """KServe instances, which are answered in one JSON object."""
+    for i, (item, images) in enumerate(
+        zip(items, accumulate(item.num_images for item in items), strict=True)
+    ):
+        if item.format not in (None, "json"):
+            raise _wrong(
+                "format",
+                "cannot be that among instances",
+                i,
+                "format",
+                seen=show(item.format),
+                allowed="json, or no format at all",
+            )
+        if images > most:
+            raise _wrong(
+                "too_many",
+                "asks for too many images together with those before it; send several calls",
+                i,
+                seen=f"{images} images or more",
+                allowed=f"at most {most} images in all instances",
+            )
+    return items
 
 
 def _few_latents(terms: list[Any]) -> list[Any]:
     count = sum(len(term.seeds if term.noise is None else term.noise) for term in terms)
     if count > MAX_MIX_LATENTS:
-        raise PydanticCustomError(
-            "too_many_latents",
+        raise _wrong(
+            "too_many",
             "has too many latents in its terms",
-            {"seen": f"{count} latents", "allowed": f"at most {MAX_MIX_LATENTS} in all terms"},
+            seen=f"{count} latents",
+            allowed=f"at most {MAX_MIX_LATENTS} in all terms",
         )
     return terms
 
@@ -683,45 +681,39 @@ def _from_base64(text: str) -> bytes:
             hint = "it is base64url; write + and / for - and _"
         else:
             hint = "in a form, + is written as %2B"
-        raise PydanticCustomError(
-            "base64",
-            "is not base64 of the standard alphabet with its padding ({hint})",
-            {"hint": hint, "seen": show(text)},
-        ) from None
+        detail = f"is not base64 of the standard alphabet with its padding ({hint})"
+        raise _wrong("base64", detail, seen=show(text)) from None
 
 
 def _from_bytes(data: bytes, nz: int, most: int) -> Latents:
     """Little-endian float32; what is of another type is refused, as far as it shows."""
     if what := wire.foreign(data):
-        raise PydanticCustomError(
-            "noise_type",
-            "is {what}; send the bare numbers, array.astype('<f4').tobytes()",
-            {"what": what, "seen": show(data[:20])},
-        )
+        detail = f"is {what}; send the bare numbers, {_AS_FLOAT32}"
+        raise _wrong("noise_type", detail, seen=show(data[:20]))
     if not data or len(data) % (4 * nz):
-        raise PydanticCustomError(
+        raise _wrong(
             "noise_length",
             "is of bytes that are no whole rows",
-            {"seen": f"{len(data)} bytes", "allowed": f"a positive multiple of {4 * nz} bytes"},
+            seen=f"{len(data)} bytes",
+            allowed=f"a positive multiple of {4 * nz} bytes",
         )
     numbers = np.frombuffer(data, "<f4").reshape(-1, nz)
     if len(numbers) > most:
-        raise PydanticCustomError("too_long", "is too long", {"seen": f"{len(numbers)} rows"})
+        raise _wrong("too_long", "is too long", seen=f"{len(numbers)} rows")
     wrong = ~(np.abs(numbers) <= MAX_LATENT)  # NaN too
     if wrong.any():
         row, column = divmod(int(wrong.argmax()), nz)
-        raise PydanticCustomError(
+        raise _wrong(
             "noise_type",
             "is no number that N(0, 1) draws: the bytes may be of another type than little-endian "
-            "float32, array.astype('<f4').tobytes()",
-            {"within": (row, column), "seen": f"{numbers[row, column]:g}"},
+            f"float32, {_AS_FLOAT32}",
+            row,
+            column,
+            seen=f"{numbers[row, column]:g}",
         )
     if _is_of_16_bits(data):
-        raise PydanticCustomError(
-            "noise_type",
-            "looks like float16 or bfloat16; send float32, array.astype('<f4').tobytes()",
-            {"seen": f"{len(data)} bytes"},
-        )
+        detail = f"looks like float16 or bfloat16; send float32, {_AS_FLOAT32}"
+        raise _wrong("noise_type", detail, seen=f"{len(data)} bytes")
     return numbers.astype(np.float32)
 
 

@@ -86,7 +86,7 @@ class Service:
     ) -> None:
         self._backend, self._card, self._limits, self._pace = backend, card, limits, pace
         self._renderer = Renderer(card, backend)
-        request.model(card.nz, limits)  # made once, and not on a client's time
+        request.models(card.nz, limits)  # made once, and not on a client's time
         self._threads = processors()
         self._encoders = ThreadPoolExecutor(self._threads, "encode")
         self._observers = observers

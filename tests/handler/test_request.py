@@ -531,8 +531,8 @@ def test_instances_go_alone() -> None:
     ids=lambda value: json.dumps(value) if isinstance(value, dict | list | None) else "",
 )
 def test_a_wrong_instance_is_named_by_its_place(instance: object, kind: Kind, at: str) -> None:
-    # What is known only when latents are drawn comes after what is wrong in a field.
-    more = [] if at == "instances[2].walk" else [{"seed": -5}]
+    # What concerns instances together, or is known only of their latents, is looked at last.
+    more = [] if at.endswith((".walk", ".format")) else [{"seed": -5}]
     error = refused({"body": {"instances": [{"seed": 1}, {}, instance, *more]}})
     assert (error.kind, error.field) == (kind, at)
     assert error.detail.startswith("instances[2]")
