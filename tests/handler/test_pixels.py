@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from handler.pixels import compose_grid, default_columns, grid_size, to_uint8
+from handler.backends.base import to_pixels
+from handler.pixels import compose_grid, default_columns, grey_levels, grid_size, to_uint8
 
 
 @pytest.mark.parametrize(
@@ -30,6 +32,20 @@ def test_channels_go_last_and_the_result_is_contiguous() -> None:
     assert images.shape == (2, 4, 5, 3)
     assert images.flags.c_contiguous
     assert images[1, 2, 3, 1] == round((pictures[1, 1, 2, 3] + 1) * 127.5)
+
+
+def test_tensors_and_arrays_have_the_same_rule() -> None:
+    edges = (np.arange(-10, 266) + 0.5) / 127.5 - 1
+    near = np.nextafter(edges.astype(np.float32), np.float32(9))
+    values = np.concatenate([edges, near, np.random.default_rng(0).uniform(-1.1, 1.1, 5448)])
+    pictures = values.astype(np.float32).reshape(2, 3, 10, 100)
+    before = pictures.copy()
+    pixels = to_pixels(torch.from_numpy(pictures))
+    assert pixels.is_contiguous()
+    assert np.array_equal(pixels.numpy(), to_uint8(pictures))
+    assert np.array_equal(pictures, before)  # what was given is left alone
+    assert grey_levels(pictures, out=pictures) is pictures  # but where it is to be the result
+    assert np.array_equal(pictures.transpose(0, 2, 3, 1), pixels.numpy())
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (4, 2), (5, 3), (9, 3), (256, 16)])

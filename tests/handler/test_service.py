@@ -11,30 +11,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from ts.context import Context, RequestProcessor
 from ts.protocol.otf_message_handler import create_predict_response
 
-from export.fold import fold_batchnorm
-from export.onnx import export_onnx
-from export.torchscript import export_torchscript
 from handler import replies as replies_module
 from handler import request
 from handler import service as module
 from handler.backends import base
 from handler.backends.choose import open_backend
 from handler.dcgan_handler import DcganHandler
-from handler.latents import MAX_SEED, from_seeds
+from handler.latents import from_seeds
 from handler.pixels import Images, compose_grid
 from handler.request import Call
 from handler.service import Service, equal_shares, open_service, rounds
 from handler.settings import Card, Limits, Pace, Settings
 from handler.telemetry import BatchReport, RequestReport
+from tests.support import tiny_models
 from tests.support.fake_service import CARD, NZ, POISON, Fake, one, pixels
-from training.networks import new_generator
+from tests.support.random_requests import RandomRequests
 
 
 @pytest.fixture
@@ -524,135 +521,23 @@ def test_shares_are_about_equal(weights: list[int], parts: int, shares: list[lis
 
 
 # Real networks, and random requests that share a batch: each good one gets the bytes it gets alone.
-REAL_NZ = 8
 REAL_LIMITS = Limits(max_images=6, max_batch_images=4)
 
-seeds = st.integers(0, MAX_SEED - 5)
-numbers = st.floats(-4, 4, width=32)
-real_rows = st.lists(numbers, min_size=REAL_NZ, max_size=REAL_NZ)
-# None opposite to another: the arc between such may swing out beyond the largest latent.
-keys = seeds | st.lists(st.floats(0, 4, width=32), min_size=REAL_NZ, max_size=REAL_NZ)
-
-
-def to_base64(values: list[float]) -> str:
-    """The whole rows in a list of numbers, as base64 of float32."""
-    rows = np.array(values[: len(values) // REAL_NZ * REAL_NZ], "<f4")
-    return base64.b64encode(rows.tobytes()).decode("ascii")
-
-
-layout = st.fixed_dictionaries(
-    {},
-    optional={
-        "columns": st.integers(1, 6),
-        "padding": st.integers(0, 3),
-        "background": st.from_regex(r"#[0-9a-f]{6}", fullmatch=True),
-        "format": st.sampled_from(["png", "json", "npy"]),
-    },
-)
-sources = st.one_of(
-    st.fixed_dictionaries({"seed": seeds, "num_images": st.integers(1, 6)}),
-    st.fixed_dictionaries({"seeds": st.lists(seeds, min_size=1, max_size=6)}),
-    st.fixed_dictionaries(
-        {
-            "noise": st.lists(
-                st.lists(numbers, min_size=REAL_NZ, max_size=REAL_NZ), min_size=1, max_size=6
-            )
-        }
-    ),
-    st.fixed_dictionaries(
-        {"noise": st.lists(numbers, min_size=REAL_NZ, max_size=3 * REAL_NZ).map(to_base64)}
-    ),
-    st.fixed_dictionaries(
-        {
-            "walk": st.fixed_dictionaries(
-                {
-                    "between": st.lists(keys, min_size=2, max_size=3),
-                    "steps": st.integers(3, 6),
-                    "method": st.sampled_from(["slerp", "linear", None]),
-                }
-            )
-        }
-    ),
-    st.fixed_dictionaries(
-        {
-            "mix": st.lists(
-                st.fixed_dictionaries(
-                    {"weight": numbers, "seeds": st.lists(seeds, min_size=1, max_size=3)}
-                ),
-                min_size=1,
-                max_size=3,
-            )
-        }
-    ),
-)
-
-
-def few_images(body: dict[str, Any]) -> bool:
-    """All instances together within the limit, counted as the documentation says."""
-    return sum(map(count_images, body["instances"])) <= REAL_LIMITS.max_images
-
-
-def count_images(request: dict[str, Any]) -> int:
-    if "walk" in request:
-        return int(request["walk"]["steps"])
-    if isinstance(request.get("noise"), str):
-        return len(base64.b64decode(request["noise"])) // (4 * REAL_NZ)
-    if "mix" in request:
-        return 1
-    return len(request.get("seeds") or request.get("noise") or range(request["num_images"]))
-
-
-fields = st.builds(lambda source, extra: {**source, **extra}, sources, layout)
-instances = st.lists(fields, min_size=1, max_size=2).map(
-    lambda found: {"instances": [{**one, "format": "json"} for one in found]}
-)
-good = st.one_of(
-    instances.filter(few_images).map(lambda value: {"body": value}),
-    fields.map(lambda value: {"body": value}),
-    fields.map(lambda value: {"body": bytearray(json.dumps(value), "ascii")}),
-    fields.map(lambda value: {json.dumps(value): bytearray()}),
-)
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-names = st.sampled_from(
-    ["seed", "seeds", "num_images", "noise", "walk", "mix", "instances", "columns", "format", "x"]
-)
-accepts = st.sampled_from(
-    ["", "*/*", "image/png", "application/json", "application/x-npy;q=0.5, */*;q=0.1"]
-)
-# Mostly bad; those without a seed that are good by chance are random and so not compared.
-arbitrary = st.one_of(
-    json_values.map(lambda value: {"body": value}),
-    st.binary(max_size=40).map(lambda value: {"body": bytearray(value)}),
-    st.dictionaries(names, json_values, max_size=3).map(lambda value: {"body": value}),
-    st.dictionaries(st.text(), st.binary(max_size=9).map(bytearray), max_size=3),
-)
+RANDOM = RandomRequests(tiny_models.NZ, REAL_LIMITS.max_images)
+ACCEPTS = ["", "*/*", "image/png", "application/json", "application/x-npy;q=0.5, */*;q=0.1"]
+# Those without a seed that are good by chance are random and so not compared.
+one_of_a_batch = st.tuples(st.booleans(), RANDOM.raws, RANDOM.anything, st.sampled_from(ACCEPTS))
 
 
 @pytest.fixture(scope="module", params=["torchscript", "onnx", "packed"])
-def real_service(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Service:
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    network = new_generator(nz=REAL_NZ, ngf=4, channels=3, image_size=32)
-    with torch.inference_mode():
-        network(torch.randn(16, REAL_NZ))
-    network = fold_batchnorm(network.eval())
-    export_torchscript(network, folder / "generator.pt")
-    export_onnx(network, folder / "generator.onnx")
-    card = Card(
-        model="dcgan", version="1", weights_sha256="0" * 64, nz=REAL_NZ, image_size=32, channels=3
-    )
+def real_service(request: pytest.FixtureRequest, model_dir: Path) -> Service:
+    card = Card.read(model_dir)
     chosen = Settings(backend=request.param, precision="float32", limits=REAL_LIMITS)
-    return Service(open_backend(folder, card, chosen, None), card, REAL_LIMITS)
+    return Service(open_backend(model_dir, card, chosen, None), card, REAL_LIMITS)
 
 
 @settings(max_examples=60, deadline=None)
-@given(batch=st.lists(st.tuples(st.booleans(), good, arbitrary, accepts), min_size=1, max_size=8))
+@given(batch=st.lists(one_of_a_batch, min_size=1, max_size=8))
 def test_each_good_request_gets_the_bytes_it_gets_alone(
     real_service: Service, batch: list[tuple[bool, dict[str, Any], dict[str, Any], str]]
 ) -> None:
@@ -670,7 +555,7 @@ def test_each_good_request_gets_the_bytes_it_gets_alone(
 
 
 @settings(max_examples=200, deadline=None)
-@given(raw=arbitrary)
+@given(raw=RANDOM.anything)
 def test_anything_gets_a_reply_that_torchserve_can_send(
     real_service: Service, raw: dict[str, Any]
 ) -> None:

@@ -10,15 +10,8 @@ import pytest
 import yaml
 
 from handler.settings import Card, Limits, Pace, Settings, batch_seconds
+from tests.support.tiny_models import tiny_card
 
-FACTS = {
-    "model": "dcgan",
-    "version": "1.0",
-    "weights_sha256": "0" * 64,
-    "nz": 8,
-    "image_size": 32,
-    "channels": 3,
-}
 CONFIG = Path(__file__).parents[2] / "handler" / "model-config.yaml"
 
 
@@ -114,7 +107,7 @@ def test_a_wrong_setting_is_named(block: dict[str, Any], words: str) -> None:
     ],
 )
 def test_a_card_that_cannot_be_used(tmp_path: Path, change: dict[str, object]) -> None:
-    (tmp_path / "card.json").write_text(json.dumps({**FACTS, **change}))
+    (tmp_path / "card.json").write_text(json.dumps(tiny_card().model_dump() | change))
     with pytest.raises(RuntimeError, match=rf"card\.json.* {next(iter(change))} is "):
         Card.read(tmp_path)
 

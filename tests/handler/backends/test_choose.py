@@ -4,10 +4,8 @@ tiny networks: pixels, sameness, and one clear sentence when they fail.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -18,25 +16,16 @@ from torch import Tensor, nn
 from ts.context import Context
 from ts.utils.util import list_classes_from_module
 
-from export.fold import fold_batchnorm
 from handler.backends import choose as choose_module
-from handler.backends.base import Backend, to_pixels
+from handler.backends.base import Backend
 from handler.backends.choose import Hardware, choose, open_backend
 from handler.dcgan_handler import DcganHandler
 from handler.latents import from_seeds
 from handler.pixels import to_uint8
-from handler.settings import Card, Limits, Settings
-from training.networks import Generator, new_generator
+from handler.settings import Limits, Settings
+from tests.support.tiny_models import NZ, tiny_card, unpacked
 
-NZ = 8
-FACTS = {
-    "model": "dcgan",
-    "version": "1.0",
-    "weights_sha256": "0" * 64,
-    "nz": NZ,
-    "image_size": 32,
-    "channels": 3,
-}
+SMALL = Limits(max_batch_images=4)
 
 
 class Loud(nn.Module):
@@ -44,52 +33,16 @@ class Loud(nn.Module):
 
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()
-        self.generator = generator
+        self.generator, self.nz = generator, NZ
 
     def forward(self, noise: Tensor) -> Tensor:
         return torch.sin(self.generator(noise) * 1e9)
 
 
-@pytest.fixture(scope="module")
-def generator() -> Generator:
-    torch.manual_seed(0)
-    network = new_generator(nz=NZ, ngf=8, channels=3, image_size=32)
-    with torch.inference_mode():
-        network(torch.randn(16, NZ))  # BatchNorm statistics that are not the initial ones
-    return fold_batchnorm(network.eval())
-
-
-@pytest.fixture(scope="module")
-def model_dir(generator: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    _export(generator, folder)
-    (folder / "card.json").write_text(json.dumps(FACTS))
-    return folder
-
-
-def _export(network: nn.Module, folder: Path) -> None:
-    example = torch.zeros(2, NZ)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace(network, example, check_trace=False)
-        traced.save(str(folder / "generator.pt"))
-        torch.onnx.export(
-            network,
-            (example,),
-            folder / "generator.onnx",
-            dynamo=True,
-            external_data=False,
-            dynamic_shapes=({0: "n"},),
-            verbose=False,
-        )
-
-
 @pytest.fixture(scope="module", params=["torchscript", "onnx", "packed"])
 def backend(request: pytest.FixtureRequest, model_dir: Path) -> Backend:
-    settings = Settings(
-        backend=request.param, precision="float32", threads=2, limits=Limits(max_batch_images=4)
-    )
-    return open_backend(model_dir, Card.read(model_dir), settings, None)
+    settings = Settings(backend=request.param, precision="float32", threads=2, limits=SMALL)
+    return open_backend(model_dir, tiny_card(), settings, None)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -110,10 +63,8 @@ def test_pixels_are_those_of_the_network(
 def test_short_precision(
     model_dir: Path, generator: nn.Module, precision: Literal["bfloat16", "float16"]
 ) -> None:
-    settings = Settings(
-        backend="torchscript", precision=precision, limits=Limits(max_batch_images=4)
-    )
-    short = open_backend(model_dir, Card.read(model_dir), settings, None)
+    settings = Settings(backend="torchscript", precision=precision, limits=SMALL)
+    short = open_backend(model_dir, tiny_card(), settings, None)
     assert (short.name, short.precision) == ("torchscript", precision)
     latents = from_seeds(range(5), NZ)
     with torch.inference_mode():
@@ -125,7 +76,7 @@ def test_short_precision(
 def test_short_precision_is_not_for_onnx(model_dir: Path) -> None:
     settings = Settings(backend="onnx", precision="bfloat16")
     with pytest.raises(RuntimeError, match="backend: torchscript"):
-        open_backend(model_dir, Card.read(model_dir), settings, None)
+        open_backend(model_dir, tiny_card(), settings, None)
 
 
 def test_facts(backend: Backend) -> None:
@@ -140,10 +91,9 @@ def test_an_image_has_the_same_bits_in_any_batch(
     generator: nn.Module, tmp_path: Path, name: Literal["torchscript", "onnx"], threads: int
 ) -> None:
     """With more than one thread a pass, TorchScript differs by 1e-9 in odd batches."""
-    _export(Loud(generator), tmp_path)
-    card = Card(**FACTS)
+    unpacked(Loud(generator).eval(), tmp_path)
     settings = Settings(backend=name, precision="float32", threads=threads)
-    loud = open_backend(tmp_path, card, settings, None)
+    loud = open_backend(tmp_path, tiny_card(), settings, None)
     latents = from_seeds(range(64), NZ)
     alone = np.concatenate([loud(latents[i : i + 1]) for i in range(64)])
     for count in (2, 3, 5, 7, 16, 33, 64):
@@ -163,16 +113,6 @@ def test_the_entry_loads_an_archive(model_dir: Path, monkeypatch: pytest.MonkeyP
     assert list_classes_from_module(sys.modules[DcganHandler.__module__]) == [DcganHandler]
 
 
-def test_the_pixel_rule_on_the_device_is_the_one_in_images() -> None:
-    edges = (np.arange(-10, 266) + 0.5) / 127.5 - 1
-    near = np.nextafter(edges.astype(np.float32), np.float32(9))
-    values = np.concatenate([edges, near, np.random.default_rng(0).uniform(-1.1, 1.1, 5448)])
-    pictures = values.astype(np.float32).reshape(2, 3, 10, 100)
-    pixels = to_pixels(torch.from_numpy(pictures))
-    assert pixels.is_contiguous()
-    assert np.array_equal(pixels.numpy(), to_uint8(pictures))
-
-
 @pytest.mark.parametrize("name", ["torchscript", "onnx"])
 @pytest.mark.parametrize("content", [None, b"", b"not a model"])
 def test_a_missing_or_broken_file_is_named(
@@ -182,13 +122,13 @@ def test_a_missing_or_broken_file_is_named(
     if content is not None:
         (tmp_path / file).write_bytes(content)
     with pytest.raises(RuntimeError, match=file):
-        open_backend(tmp_path, Card(**FACTS), Settings(backend=name), None)
+        open_backend(tmp_path, tiny_card(), Settings(backend=name), None)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 @pytest.mark.parametrize("name", ["torchscript", "onnx"])
 def test_a_gpu_that_is_not_there(model_dir: Path, name: str) -> None:
-    card = Card.read(model_dir)
+    card = tiny_card()
     with pytest.raises(RuntimeError, match="allow_cpu_fallback") as caught:
         open_backend(model_dir, card, Settings(backend=name), 0)
     assert "CUDA" not in str(caught.value)  # TorchServe would report a lack of memory
@@ -198,7 +138,7 @@ def test_a_gpu_that_is_not_there(model_dir: Path, name: str) -> None:
 
 
 def test_a_card_of_another_model(model_dir: Path) -> None:
-    card = Card(**{**FACTS, "image_size": 64})
+    card = tiny_card(image_size=64)
     with pytest.raises(RuntimeError, match="card"):
         open_backend(model_dir, card, Settings(), None)
 
@@ -251,15 +191,12 @@ def test_onnx_takes_over_where_the_packed_network_cannot_run(
     """A processor that says it has bfloat16, and oneDNN that says no."""
     monkeypatch.setattr(choose_module, "probe", lambda _: AMX)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    limits = Limits(max_batch_images=4)
     with caplog.at_level(logging.WARNING):
-        backend = open_backend(model_dir, Card.read(model_dir), Settings(limits=limits), None)
+        backend = open_backend(model_dir, tiny_card(), Settings(limits=SMALL), None)
     assert (backend.name, backend.precision) == ("onnx", "float32")
     assert "no bfloat16 on this processor" in caplog.text
     with pytest.raises(RuntimeError, match="no bfloat16"):  # asked for by name: no surprise
-        open_backend(
-            model_dir, Card.read(model_dir), Settings(backend="packed", limits=limits), None
-        )
+        open_backend(model_dir, tiny_card(), Settings(backend="packed", limits=SMALL), None)
 
 
 @pytest.mark.parametrize("missing", ["_is_mkldnn_bf16_supported", "_reorder_convolution_weight"])
@@ -274,19 +211,19 @@ def test_another_backend_takes_over_in_a_torch_without_the_operators(
     monkeypatch.setattr(choose_module, "probe", lambda _: AMX)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.ops.mkldnn, missing, gone)
-    card, limits = Card.read(model_dir), Limits(max_batch_images=4)
+    card = tiny_card()
     for precision, wanted in (("auto", ("onnx", "float32")),
                               ("bfloat16", ("torchscript", "bfloat16"))):  # fmt: skip
-        settings = Settings(precision=precision, limits=limits)
+        settings = Settings(precision=precision, limits=SMALL)
         backend = open_backend(model_dir, card, settings, None)
         assert (backend.name, backend.precision) == wanted
 
 
 def test_a_missing_gpu_is_not_hidden_by_the_packed_network(model_dir: Path) -> None:
-    card, limits = Card.read(model_dir), Limits(max_batch_images=4)
+    card = tiny_card()
     with pytest.raises(RuntimeError, match="allow_cpu_fallback"):
-        open_backend(model_dir, card, Settings(backend="packed", limits=limits), 0)
+        open_backend(model_dir, card, Settings(backend="packed", limits=SMALL), 0)
     settings = Settings(
-        backend="packed", precision="float32", allow_cpu_fallback=True, limits=limits
+        backend="packed", precision="float32", allow_cpu_fallback=True, limits=SMALL
     )
     assert open_backend(model_dir, card, settings, 0).fallback is True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,21 +20,13 @@ from handler.backends.packed import (
     interleave_pixels,
     layers_of,
 )
+from handler.backends.torchscript import load_torchscript
 from handler.latents import from_seeds
 from handler.pixels import to_uint8
-from handler.settings import Card, Limits, Settings
-from training.networks import Generator, LatentLaw, new_generator
+from handler.settings import Limits, Settings
+from tests.support.tiny_models import save_torchscript, tiny_card, tiny_generator
+from training.networks import LatentLaw, new_generator
 from training.weights import load_generator
-
-
-def folded(
-    nz: int, ngf: int, channels: int, image_size: int, latent: LatentLaw = "normal"
-) -> Generator:
-    torch.manual_seed(0)
-    network = new_generator(nz, ngf, channels, image_size, latent)
-    with torch.inference_mode():
-        network(torch.randn(16, nz))  # BatchNorm statistics that are not the initial ones
-    return fold_batchnorm(network.eval())
 
 
 @pytest.mark.parametrize(("channels_in", "channels_out", "side"), [(1, 1, 1), (5, 3, 4), (8, 2, 7)])
@@ -60,7 +51,7 @@ def test_a_transposed_convolution_is_an_ordinary_one(
 def test_pixels_are_those_of_the_network(
     channels: int, image_size: int, latent: LatentLaw, count: int
 ) -> None:
-    generator = folded(8, 8, channels, image_size, latent)
+    generator = tiny_generator(channels, image_size, latent)
     with torch.no_grad():
         list(generator.parameters())[-1].mul_(1000)  # pictures, not nearly grey
     packed = PackedNetwork(layers_of(generator.named_parameters(), "x"), torch.float32)
@@ -116,22 +107,19 @@ class Clipped(nn.Module):
 
 @pytest.mark.parametrize("latent", ["normal", "uniform"])
 def test_the_backend_is_compared_with_its_file(tmp_path: Path, latent: LatentLaw) -> None:
-    generator = folded(8, 8, 3, 32, latent)
+    generator = tiny_generator(3, 32, latent)
     with torch.no_grad():
         list(generator.parameters())[-1].mul_(1000)
-    card = Card(model="dcgan", version="1", weights_sha256="0", nz=8, image_size=32, channels=3)
     settings = Settings(limits=Limits(max_batch_images=4))
     for network, name in ((generator, "right.pt"), (Clipped(generator), "more.pt")):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.jit.trace(network, torch.zeros(2, 8)).save(str(tmp_path / name))
-    backend = PackedBackend(tmp_path / "right.pt", card, settings, None, "float32")
+        save_torchscript(network, tmp_path / name)
+    backend = PackedBackend(tmp_path / "right.pt", tiny_card(), settings, None, "float32")
     latents = from_seeds(range(3), 8)
     with torch.inference_mode():
         wanted = to_uint8(generator(torch.from_numpy(latents)).numpy())
     assert np.abs(backend(latents).astype(int) - wanted).max() <= 1
     with pytest.raises(RuntimeError, match=r"differs from more\.pt by .* grey levels"):
-        PackedBackend(tmp_path / "more.pt", card, settings, None, "float32")
+        PackedBackend(tmp_path / "more.pt", tiny_card(), settings, None, "float32")
 
 
 def test_batchnorm_must_be_folded() -> None:
@@ -141,11 +129,9 @@ def test_batchnorm_must_be_folded() -> None:
 
 
 def test_names_of_a_torchscript_file_are_understood(tmp_path: Path) -> None:
-    generator = folded(8, 8, 3, 32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.trace(generator, torch.zeros(2, 8)).save(str(tmp_path / "g.pt"))
-        loaded = torch.jit.load(str(tmp_path / "g.pt"))
+    generator = tiny_generator(3, 32)
+    save_torchscript(generator, tmp_path / "g.pt")
+    loaded = load_torchscript(tmp_path / "g.pt", "cpu")
     for (weight, _), (wanted, _) in zip(
         layers_of(loaded.named_parameters(), "g.pt").convolutions,
         layers_of(generator.named_parameters(), "g").convolutions,

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from export.torchscript import export_torchscript
 from handler.backends import torchscript
 from handler.backends.choose import open_backend
 from handler.backends.torchscript import Buckets, Run, load_torchscript, sizes_up_to
 from handler.latents import Latents, from_seeds
 from handler.pixels import Images, to_uint8
-from handler.settings import Card, Limits, Settings
-from training.networks import new_generator
+from handler.settings import Limits, Settings
+from tests.support.tiny_models import save_torchscript, tiny_card, tiny_generator
 
 
 class Recorder:
@@ -84,8 +83,7 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(
         torchscript, "load_torchscript", lambda path, _: load_torchscript(path, "cpu")
     )
-    torch.manual_seed(0)
-    export_torchscript(new_generator(8, 8, 3, 32).eval(), tmp_path / "generator.pt")
+    save_torchscript(tiny_generator(), tmp_path / "generator.pt")
     return tmp_path
 
 
@@ -106,9 +104,8 @@ def test_a_gpu_runs_float16_from_recorded_passes(
         return run
 
     monkeypatch.setattr(torchscript, "capture", pretend)
-    card = Card(model="dcgan", version="1", weights_sha256="0", nz=8, image_size=32, channels=3)
     settings = Settings(limits=Limits(max_batch_images=4))
-    backend = open_backend(pretended_gpu, card, settings, 1)
+    backend = open_backend(pretended_gpu, tiny_card(), settings, 1)
     assert (backend.name, backend.device, backend.precision) == ("torchscript", "cuda:1", "float16")
     assert recorded == [(count, 8, "cuda:1", 0) for count in (4, 2, 1)]  # of one memory pool
     latents = from_seeds(range(3), 8)
@@ -125,9 +122,8 @@ def test_a_pass_that_cannot_be_recorded_is_told(
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(torchscript, "capture", refuse)
-    card = Card(model="dcgan", version="1", weights_sha256="0", nz=8, image_size=32, channels=3)
     with caplog.at_level(logging.WARNING):
         torchscript.TorchScriptBackend(
-            pretended_gpu / "generator.pt", card, Settings(), 0, "float16"
+            pretended_gpu / "generator.pt", tiny_card(), Settings(), 0, "float16"
         )
     assert "kernel by kernel: operation not permitted" in caplog.text

@@ -1,0 +1,48 @@
+"""Untrained networks of a few channels, and folders as an archive is when it is unpacked."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from export.fold import fold_batchnorm
+from export.onnx import export_onnx
+from handler.settings import Card
+from training.networks import Generator, LatentLaw, new_generator
+
+NZ, IMAGE_PX = 8, 32
+
+
+def tiny_card(**changes: Any) -> Card:
+    facts = {"model": "dcgan", "version": "1.0", "weights_sha256": "0" * 64, "nz": NZ,
+             "image_size": IMAGE_PX, "channels": 3}  # fmt: skip
+    return Card.model_validate(facts | changes)
+
+
+def tiny_generator(
+    channels: int = 3, image_size: int = IMAGE_PX, latent: LatentLaw = "normal"
+) -> Generator:
+    """A Generator with BatchNorm folded, whose statistics are not the initial ones."""
+    torch.manual_seed(0)
+    network = new_generator(NZ, 8, channels, image_size, latent)
+    with torch.inference_mode():
+        network(torch.randn(16, NZ))
+    return fold_batchnorm(network.eval())
+
+
+def save_torchscript(network: nn.Module, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(network, torch.zeros(2, NZ), check_trace=False).save(str(path))
+
+
+def unpacked(network: Any, folder: Path) -> Path:
+    """The folder, with both models and the card."""
+    save_torchscript(network, folder / "generator.pt")
+    export_onnx(network, folder / "generator.onnx")
+    (folder / "card.json").write_text(tiny_card().model_dump_json())
+    return folder
