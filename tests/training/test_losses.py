@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from training.distributed import World
 from training.losses import (
     BOUNDARY,
     Loss,
@@ -114,3 +115,17 @@ def test_instance_noise_has_the_given_standard_deviation() -> None:
     noisy = add_instance_noise(torch.zeros(64, 3, 32, 32), 0.1, StepDraws(0, 0, 64, CPU))
     assert noisy.std().item() == pytest.approx(0.1, rel=0.02)
     assert math.isclose(noisy.mean().item(), 0.0, abs_tol=0.002)
+
+
+def test_shares_of_the_random_numbers_are_those_of_the_whole() -> None:
+    def draw(count: int, world: World) -> list[torch.Tensor]:
+        draws = StepDraws(5, 7, count, CPU, world)
+        return [draws.normal(3), draws.uniform(-1.0, 1.0, 2), draws.integers(0, 99)]
+
+    whole = draw(6, World())
+    shares = [draw(3, World(rank, 2)) for rank in range(2)]
+    for i, expected in enumerate(whole):
+        for rank in range(2):
+            assert torch.equal(shares[rank][i], expected[rank::2])
+    other = StepDraws(5, 8, 6, CPU)
+    assert not torch.equal(other.normal(3), whole[0])

@@ -29,7 +29,7 @@ from tests.support.tiny_runs import (
 from training import checkpoint
 from training.__main__ import main
 from training.data.decode import Pictures
-from training.loop import catch_stop_signals, train
+from training.loop import train
 from training.networks import new_generator
 from training.step import Trainer
 from training.weights import load_generator, save_generator
@@ -222,7 +222,9 @@ def test_prefixes_of_other_wrappers_are_no_hindrance(pictures: Pictures, tmp_pat
     assert_same(dict(trainer.generator.state_dict()), dict(plain))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_ctrl_c_saves_and_exits_130(folder: Path, tmp_path: Path, number: int) -> None:
     out = tmp_path / "run"
     process = start(folder, out)
@@ -239,39 +241,6 @@ def test_ctrl_c_saves_and_exits_130(folder: Path, tmp_path: Path, number: int) -
     for state in states:
         del state["best"]  # of the samples that only a run's end draws
     assert_same(*states)
-
-
-STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
-
-
-@pytest.mark.parametrize("number", STOPS)
-def test_each_signal_is_a_wish_to_stop(number: int, capfd: pytest.CaptureFixture[str]) -> None:
-    """Heard at once; a second one, of any kind, is no wish any more."""
-    with catch_stop_signals() as stop:
-        assert not stop.made
-        signal.raise_signal(number)
-        assert stop.made
-        name = signal.Signals(number).name
-        assert f"{name}: stopping after this update, then saving" in capfd.readouterr().err
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(STOPS[STOPS.index(number) - 1])
-    with catch_stop_signals(patient=True, speaks=False) as stop:
-        for _ in range(2):
-            signal.raise_signal(number)
-        assert stop.made
-    assert capfd.readouterr().err == ""
-
-
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
-def test_what_is_ignored_stays_ignored(number: int) -> None:
-    """SIGHUP under nohup, SIGINT of a background process in a script."""
-    before = signal.signal(number, signal.SIG_IGN)
-    try:
-        with catch_stop_signals() as stop:
-            signal.raise_signal(number)
-            assert not stop.made
-    finally:
-        signal.signal(number, before)
 
 
 def test_a_second_ctrl_c_does_not_wait(
@@ -291,16 +260,19 @@ def test_a_second_ctrl_c_does_not_wait(
     assert not (out / "run.lock").exists()
 
 
-def test_kill_9_at_any_moment_loses_nothing_but_time(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [0, pytest.param(8, marks=pytest.mark.long)])
+def test_kill_9_at_any_moment_loses_nothing_but_time(
+    folder: Path, tmp_path: Path, more: int
+) -> None:
     """Killed again and again, mostly while it writes, then ends as one that never was.
 
-    The first time as soon as there is a run to resume.
+    The first time as soon as there is a run to resume, the second after its first checkpoint.
     """
     out, whole = tmp_path / "run", tmp_path / "whole"
     often = ["--checkpoint-every", "1", "--sample-every", "7", "--log-every", "1"]
     rng = random.Random(0)
     process = start(folder, out, *often, until="config.json")
-    for pause_s in (0.0, *(rng.uniform(0.0, 0.5) for _ in range(3))):
+    for pause_s in (0.0, *(rng.uniform(0.0, 0.5) for _ in range(more))):
         time.sleep(pause_s)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate(timeout=60)

@@ -1,4 +1,4 @@
-"""Two processes, really started by torchrun, are one run."""
+"""Where a run computes: the format, and two processes, really started by torchrun, as one run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ from safetensors.torch import load_file
 
 from tests.support.tiny_runs import flags, journal, latest_state, noise_folder
 from training.__main__ import main
+from training.config import ConfigError
+from training.distributed import World, choose_precision
+from training.start import settle
+
+pytestmark = [pytest.mark.usefixtures("quick")]
 
 # All that draws numbers, takes gradients of gradients or looks at the whole batch; of which R1's
 # half is three pictures, two of one process and one of the other.
@@ -52,13 +58,16 @@ def curves(out: Path) -> np.ndarray[Any, Any]:
     return np.array([[e[name] for name in names] for e in journal(out) if "loss_d" in e])
 
 
-@pytest.mark.parametrize("options", [[], ["--d-group", "3", "--batch-size", "12"]], ids=str)
+GROUPS = ["--d-group", "3", "--batch-size", "12"]
+
+
+@pytest.mark.parametrize("options", [[], pytest.param(GROUPS, marks=pytest.mark.long)], ids=str)
 def test_two_processes_do_what_one_does(folder: Path, tmp_path: Path, options: list[str]) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    for processes, out in ((1, one), (2, two)):
-        code, stdout, stderr = run(processes, flags(folder, out, *SETTINGS, *options))
-        assert code == 0, stderr
-        assert json.loads(stdout)["ended"] == "finished"  # one of them speaks
+    assert main(flags(folder, one, *SETTINGS, *options)) == 0
+    code, stdout, stderr = run(2, flags(folder, two, *SETTINGS, *options))
+    assert code == 0, stderr
+    assert json.loads(stdout)["ended"] == "finished"  # one of them speaks
     assert curves(one).shape == (6, 7)
     np.testing.assert_allclose(curves(two), curves(one), rtol=2e-3, atol=1e-4)
     ours, theirs = latest_state(two), latest_state(one)
@@ -70,13 +79,36 @@ def test_two_processes_do_what_one_does(folder: Path, tmp_path: Path, options: l
         sorted(p.name for p in out.rglob("*") if "tfevents" not in p.name) for out in (one, two)
     ]
     assert names[0] == names[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(["--batch-size", "5"], "5 cannot be shared by 2 processes; give a multiple of 2"),
+     (["--batch-size", "12", "--d-group", "6"], "in groups of 6; give a multiple of 24")],
+)  # fmt: skip
+def test_a_batch_that_cannot_be_shared(
+    folder: Path, tmp_path: Path, options: list[str], words: str
+) -> None:
+    with ExitStack() as held, pytest.raises(ConfigError, match=words):
+        settle(flags(folder, tmp_path / "run", *options), World(0, 2), held)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.long
+def test_what_is_refused_is_told_once(folder: Path, tmp_path: Path) -> None:
+    code, _, stderr = run(2, flags(folder, tmp_path / "none", "--batch-size", "5"))
+    assert code != 0
+    assert stderr.count("batch_size 5 cannot be shared by 2 processes; give a multiple of 2") == 1
+    out = tmp_path / "run"
+    assert main(flags(folder, out, *SETTINGS)) == 0
     longer = ["--resume", "--max-steps", "9", "--lr-decay-steps", "0"]
-    code, _, stderr = run(2, ["--out", str(two), *longer])
+    code, _, stderr = run(2, ["--out", str(out), *longer])
     assert code != 0  # another schedule is another run, for two processes as for one
     assert "lr_decay_steps" in stderr
     assert stderr.count("error: the run in") == 1
 
 
+@pytest.mark.long
 def test_a_signal_to_torchrun_saves_the_run(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = spawn(2, flags(folder, out, "--batch-size", "8", "--max-steps", "100000",
@@ -100,20 +132,6 @@ def test_a_signal_to_torchrun_saves_the_run(folder: Path, tmp_path: Path) -> Non
     assert json.loads(stdout)["steps"] == told["steps"] + 2
 
 
-def test_a_batch_that_cannot_be_shared_is_refused_once(folder: Path, tmp_path: Path) -> None:
-    code, _, stderr = run(2, flags(folder, tmp_path / "run", "--batch-size", "5"))
-    assert code != 0
-    assert stderr.count("batch_size 5 cannot be shared by 2 processes; give a multiple of 2") == 1
-    assert not (tmp_path / "run").exists()
-
-
-def test_so_is_one_whose_groups_cannot(folder: Path, tmp_path: Path) -> None:
-    given = ["--batch-size", "12", "--d-group", "6"]
-    code, _, stderr = run(2, flags(folder, tmp_path / "run", *given))
-    assert code != 0
-    assert "batch_size 12 cannot be shared by 2 processes in groups of 6; give a" in stderr
-
-
 @pytest.mark.parametrize(("rank", "code"), [(0, 2), (1, 1)])
 def test_more_processes_than_gpus_is_told_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: int, code: int
@@ -135,3 +153,31 @@ def test_more_processes_than_gpus_is_told_once(
     assert main([]) == code
     told = capsys.readouterr().err
     assert told.count("error: ") == told.count("(this one 2 and 1)") == (1 if rank == 0 else 0)
+
+
+@pytest.mark.parametrize(
+    ("native", "precision"), [(True, torch.bfloat16), (False, torch.float32)]
+)  # fmt: skip
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(
+    monkeypatch: pytest.MonkeyPatch, native: bool, precision: torch.dtype
+) -> None:
+    """Turing and Volta: torch says yes to bfloat16 unless asked for the native one."""
+
+    def supported(including_emulation: bool = True) -> bool:
+        return native or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert choose_precision("auto", torch.device("cuda")) == precision
+    assert choose_precision("bfloat16", torch.device("cuda")) == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("units", "precision"),
+    [({"amx_bf16": True}, torch.bfloat16), ({"avx512_bf16": True}, torch.bfloat16),
+     ({"avx512_bf16": False, "avx2": True}, torch.float32)],
+)  # fmt: skip
+def test_a_cpu_needs_a_unit_for_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, units: dict[str, bool], precision: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
+    assert choose_precision("auto", torch.device("cpu")) == precision

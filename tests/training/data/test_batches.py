@@ -10,7 +10,6 @@ import torch
 
 from training.data.batches import batches, split, to_pictures
 from training.distributed import World
-from training.losses import StepDraws
 
 IMAGES = np.arange(22, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
 ALL = np.arange(22)
@@ -96,17 +95,3 @@ def test_held_out_pictures_come_from_everywhere() -> None:
     """Folders are often sorted by class: the last ones would be of one kind."""
     chosen = split(np.arange(1000), 100, 10, seed=0).held_out
     assert np.histogram(chosen, bins=4, range=(0, 1000))[0].min() >= 10
-
-
-def test_shares_of_the_random_numbers_are_those_of_the_whole() -> None:
-    def draw(count: int, world: World) -> list[torch.Tensor]:
-        draws = StepDraws(5, 7, count, CPU, world)
-        return [draws.normal(3), draws.uniform(-1.0, 1.0, 2), draws.integers(0, 99)]
-
-    whole = draw(6, World())
-    shares = [draw(3, World(rank, 2)) for rank in range(2)]
-    for i, expected in enumerate(whole):
-        for rank in range(2):
-            assert torch.equal(shares[rank][i], expected[rank::2])
-    other = StepDraws(5, 8, 6, CPU)
-    assert not torch.equal(other.normal(3), whole[0])

@@ -1,0 +1,481 @@
+"""Pictures from wherever --data says: odd, damaged and hostile folders and zips, and the report."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.odd_pictures import (
+    SPEC,
+    UNUSABLE,
+    USABLE,
+    check_odd_pictures,
+    encode,
+    plain,
+    reasons_of,
+)
+from training.data import cache as store
+from training.data import sources
+from training.data.decode import DataError, Pictures, Skipped, decode
+from training.data.sources import load, load_folder, load_zip, report, show_name
+from training.lab.latent_plots import Walk
+from training.lab.run_plots import Curves
+from training.samples import save_grid
+
+
+def test_odd_folder(odd_folder: Path) -> None:
+    check_odd_pictures(load_folder(odd_folder, SPEC))
+
+
+def test_odd_zip(odd_zip: Path) -> None:
+    check_odd_pictures(load_zip(odd_zip, SPEC))
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_threads_change_nothing(odd_folder: Path, workers: int) -> None:
+    one = load_folder(odd_folder, SPEC)
+    other = load_folder(odd_folder, replace(SPEC, workers=workers))
+    np.testing.assert_array_equal(one.images, other.images)
+    assert one.skipped == other.skipped
+
+
+def test_folder_and_its_zip_are_the_same(odd_folder: Path, odd_zip: Path) -> None:
+    np.testing.assert_array_equal(
+        load_folder(odd_folder, SPEC).images, load_zip(odd_zip, SPEC).images
+    )
+
+
+def test_many_pictures_are_not_kept_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over several rounds of decoding, unusable ones between them, each is decoded once."""
+    monkeypatch.setattr(store, "PER_THREAD", 3)
+    monkeypatch.setattr(store, "ROWS", 4)
+    decoded: list[int] = []
+
+    def count_and_decode(*arguments: Any) -> Any:
+        decoded.append(1)
+        return decode(*arguments)
+
+    monkeypatch.setattr(sources, "decode", count_and_decode)
+    for i in range(25):
+        content = b"" if i % 4 == 1 else encode(Image.new("L", (40, 40), 10 * i))
+        (tmp_path / f"{i:02}.png").write_bytes(content)
+    pictures = load_folder(tmp_path, SPEC)
+    expected = [10 * i for i in range(25) if i % 4 != 1]
+    assert pictures.images.shape == (len(expected), 32, 32, 1)
+    assert pictures.images[:, 5, 5, 0].tolist() == expected
+    assert (pictures.images == pictures.images[:, :1, :1]).all()
+    assert len(decoded) == 25
+    base: Any = pictures.images
+    while not isinstance(base, np.memmap):
+        base = base.base
+        assert base is not None, "not memory-mapped"
+
+
+def write_mixed(root: Path) -> Path:
+    """Three pictures, runs (one of an earlier version), a cache, and what commands have drawn."""
+    for i in range(3):
+        Image.new("RGB", (40, 40), (90 * i, 0, 9)).save(root / f"{i}.png")
+    for run, told in (("a/run", "pictures.json"), ("old", "stats.jsonl")):
+        (root / run / "samples").mkdir(parents=True)
+        for name in ("config.json", told):
+            (root / run / name).write_text("{}")
+        (root / run / "samples" / "real.png").write_bytes(plain())
+    (root / "settings").mkdir()
+    (root / "settings" / "config.json").write_text("{}")  # alone it is no run
+    Image.new("RGB", (40, 40), "red").save(root / "settings" / "picture.png")
+    image = np.zeros((32, 32, 3), np.uint8)
+    save_grid(root / "grid.png", image[None])
+    Walk(out=root / "walk.png", colours=2).save_png(image)
+    Walk(out=root / "walk.gif").save_gif([image, image + 9], 50, hold=False)
+    figure_of = root / "a" / "figure"
+    figure_of.mkdir()
+    (figure_of / "stats.jsonl").write_text('{"step": 1, "loss_d": 1.0, "loss_g": 2.0}\n')
+    Curves(run_folder=figure_of, out=root / "curves.png").run()
+    return root
+
+
+@pytest.mark.parametrize("cache", [".", "cache"])
+def test_what_the_project_wrote_itself_is_no_picture(tmp_path: Path, cache: str) -> None:
+    """Between the pictures lie runs and drawings, and the cache of this very folder."""
+    root = write_mixed(tmp_path)
+    expected = {
+        "a/run": sources.A_RUN, "old": sources.A_RUN,
+        **dict.fromkeys(("grid.png", "walk.png", "walk.gif", "curves.png"),
+                        "drawn by python -m training: nothing to train on"),
+        "settings/config.json": "not a picture", "a/figure/stats.jsonl": "not a picture",
+    }  # fmt: skip
+    for _ in range(2):
+        pictures = load_folder(root, replace(SPEC, cache=root / cache))
+        assert len(pictures.images) == 4
+        told = reasons_of(pictures)
+        assert {name: told[name].split(" (")[0] for name in told} == expected
+    assert len(list((root / cache).glob("*.u8"))) == 1  # found again: its files are no change
+
+
+def test_nor_is_it_in_a_zip(tmp_path: Path) -> None:
+    (tmp_path / "mixed").mkdir()
+    root = write_mixed(tmp_path / "mixed")
+    in_folder = load_folder(root, replace(SPEC, cache=root / "cache"))
+    zipped = load_zip(Path(shutil.make_archive(str(tmp_path / "zip"), "zip", root)), SPEC)
+    np.testing.assert_array_equal(in_folder.images, zipped.images)
+    assert reasons_of(in_folder) == reasons_of(zipped)
+
+
+def test_a_run_by_itself_holds_no_pictures(tmp_path: Path) -> None:
+    root = write_mixed(tmp_path) / "old"
+    zipped = Path(shutil.make_archive(str(tmp_path / "zip"), "zip", root))
+    for pictures in (load_folder(root, SPEC), load_zip(zipped, SPEC)):
+        assert not len(pictures.images)
+        assert reasons_of(pictures) == {".": sources.A_RUN}
+
+
+class TestChannels:
+    @pytest.fixture
+    def grey(self, tmp_path: Path) -> Path:
+        Image.new("L", (40, 40), 50).save(tmp_path / "a.png")
+        Image.new("RGB", (40, 40), (90, 90, 90)).save(tmp_path / "b.png")
+        return tmp_path
+
+    def test_all_grey(self, grey: Path) -> None:
+        images = load_folder(grey, SPEC).images
+        assert images.shape == (2, 32, 32, 1)
+        assert images[:, 0, 0, 0].tolist() == [50, 90]
+
+    def test_all_grey_made_rgb(self, grey: Path) -> None:
+        images = load_folder(grey, replace(SPEC, channels="3")).images
+        assert images[:, 0, 0].tolist() == [[50] * 3, [90] * 3]
+
+    def test_one_with_colour(self, grey: Path) -> None:
+        Image.new("RGB", (40, 40), (90, 80, 90)).save(grey / "c.png")
+        images = load_folder(grey, SPEC).images
+        assert images[:, 0, 0].tolist() == [[50] * 3, [90] * 3, [90, 80, 90]]
+
+    def test_colour_made_grey_is_rec_601_luma(self, grey: Path) -> None:
+        Image.new("RGB", (40, 40), (255, 0, 0)).save(grey / "c.png")
+        Image.new("RGB", (40, 40), (0, 255, 0)).save(grey / "d.png")
+        images = load_folder(grey, replace(SPEC, channels="1")).images
+        assert images.shape == (4, 32, 32, 1)
+        assert images[:, 0, 0, 0].tolist() == [50, 90, 76, 150]
+
+
+@contextmanager
+def someone_else() -> Iterator[None]:
+    """Not root, who may read everything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+class TestUnusualFiles:
+    """Things in a folder that are no files, or cannot be opened."""
+
+    def test_pipes_and_sockets_are_not_opened(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.jpg")  # opening it would wait for ever
+        with socket.socket(socket.AF_UNIX) as listener:
+            here = Path.cwd()
+            os.chdir(tmp_path)  # the path of a socket is limited to 107 bytes
+            try:
+                listener.bind("socket.jpg")
+            finally:
+                os.chdir(here)
+            pictures = load_folder(tmp_path, SPEC)
+        assert len(pictures.images) == 0
+        assert "named pipe" in reasons_of(pictures)["pipe.jpg"]
+        assert "socket" in reasons_of(pictures)["socket.jpg"]
+
+    def test_link_loops_are_harmless(self, tmp_path: Path) -> None:
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "sub" / "a.png").write_bytes(plain())
+        (tmp_path / "sub" / "up").symlink_to(tmp_path, target_is_directory=True)
+        (tmp_path / "self").symlink_to("self")
+        pictures = load_folder(tmp_path, SPEC)
+        assert len(pictures.images) == 1
+        assert "not followed" in reasons_of(pictures)["sub/up"]
+        assert "broken link" in reasons_of(pictures)["self"]
+
+    def test_links_to_files_are_read_and_broken_ones_listed(self, tmp_path: Path) -> None:
+        (tmp_path / "pictures").mkdir()
+        (tmp_path / "original").write_bytes(plain())
+        (tmp_path / "pictures" / "good.png").symlink_to(tmp_path / "original")
+        (tmp_path / "pictures" / "bad.png").symlink_to(tmp_path / "gone")
+        pictures = load_folder(tmp_path / "pictures", SPEC)
+        assert len(pictures.images) == 1
+        assert "broken link" in reasons_of(pictures)["bad.png"]
+
+    def test_the_folder_itself_may_be_a_link(self, tmp_path: Path) -> None:
+        (tmp_path / "real").mkdir()
+        (tmp_path / "real" / "a.png").write_bytes(plain())
+        (tmp_path / "link").symlink_to("real")
+        assert len(load_folder(tmp_path / "link", SPEC).images) == 1
+
+    def test_names_that_are_not_utf_8(self, tmp_path: Path) -> None:
+        try:
+            Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")).write_bytes(plain())
+        except OSError:
+            pytest.skip("this file system takes UTF-8 names only")
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")).write_bytes(b"")
+        pictures = load_folder(tmp_path, SPEC)
+        assert len(pictures.images) == 1
+        assert pictures.skipped == [Skipped(r"\xff.jpg", "empty file (0 bytes)")]
+        report(pictures).encode("utf-8")
+
+    def test_no_permission(self) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            Path(name).chmod(0o777)
+            self._check_no_permission(Path(name) / "pictures")
+
+    @staticmethod
+    def _check_no_permission(folder: Path) -> None:
+        with someone_else():
+            folder.mkdir()
+            (folder / "a.png").write_bytes(plain())
+            (folder / "a.png").chmod(0)
+            (folder / "closed").mkdir(mode=0)
+            reasons = reasons_of(load_folder(folder, SPEC))
+            (folder / "closed").chmod(0o700)
+        assert reasons["a.png"] == "cannot be read: Permission denied"
+        assert "folder not readable" in reasons["closed"]
+
+    def test_file_that_vanishes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sources, "_find", lambda _: ({"gone.png": "gone.png"}, [], 0))
+        pictures = load_folder(tmp_path, SPEC)
+        assert pictures.skipped == [
+            Skipped("gone.png", "cannot be read: No such file or directory")
+        ]
+
+    def test_control_characters_are_shown_escaped(self) -> None:
+        assert show_name("a\nb\x1b[31m.png") == r"a\nb\x1b[31m.png"
+        assert show_name("caf\u00e9 \U0001f408.png") == "caf\u00e9 \U0001f408.png"
+
+
+class TestLoad:
+    """Which loader is chosen, and what is said when there is nothing to train on."""
+
+    def load(self, data: str | Path, batch_size: int = 2) -> Pictures:
+        return load(replace(SPEC, data=str(data), data_root=Path("none")), batch_size)
+
+    def test_folder_and_zip(self, odd_folder: Path, odd_zip: Path) -> None:
+        for path in (odd_folder, odd_zip):
+            pictures = self.load(path)
+            assert len(pictures.images) == len(USABLE)
+            assert pictures.source == str(path)
+
+    def test_home_is_expanded(self, odd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(odd_folder.parent))
+        assert len(self.load("~/odd").images) == len(USABLE)
+
+    def test_fewer_than_a_batch(self, odd_folder: Path) -> None:
+        with pytest.raises(DataError) as caught:
+            self.load(odd_folder, batch_size=128)
+        text = str(caught.value)
+        found = len(USABLE) + len(UNUSABLE)
+        assert f"{odd_folder}: {found} files found, {len(USABLE)} of them usable" in text
+        assert f"needs 128. Give more pictures, or lower --batch-size to {len(USABLE)}" in text
+        assert "empty file (0 bytes) (empty.jpg)" in text
+
+    def test_no_picture_at_all(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"0 files found.*give another folder or zip"):
+            self.load(tmp_path)
+
+    def test_misspelt_names(self, tmp_path: Path) -> None:
+        (tmp_path / "kittens").mkdir()
+        misspelt: list[tuple[str | Path, str]] = [
+            ("avatar", "avatars"),
+            ("CIFAR10", "cifar10"),
+            ("celebA", "celeba"),
+            (tmp_path / "kitten", f"{tmp_path}/kittens"),
+        ]
+        for wrong, right in misspelt:
+            with pytest.raises(DataError, match=rf"Did you mean {right}\?"):
+                self.load(wrong)
+
+    def test_unknown_names_list_the_known_ones(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="avatars, cifar10, celeba, fashionmnist, mnist, lsun"):
+            self.load("xyzzy")
+        with pytest.raises(DataError, match=f"of that path only {tmp_path} exists"):
+            self.load(tmp_path / "a" / "b" / "c")
+
+    @pytest.mark.parametrize("data", ["", "\0", "x" * 5000])
+    def test_impossible_names(self, data: str) -> None:
+        with pytest.raises(DataError, match="no data"):
+            self.load(data)
+
+    def test_other_archives(self, tmp_path: Path) -> None:
+        (tmp_path / "cats.tar.gz").write_bytes(b"\x1f\x8b")
+        with pytest.raises(DataError, match=r"neither a folder nor a \.zip"):
+            self.load(tmp_path / "cats.tar.gz")
+
+    def test_full_disk(self, odd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "posix_fallocate", refuse)
+        with pytest.raises(DataError, match=r"GB in .*No space left.*TMPDIR"):
+            self.load(odd_folder)
+
+
+class TestReport:
+    def test_counts_and_groups(self) -> None:
+        skipped = [Skipped(f"{i}.jpg", f"damaged: {i} bytes missing") for i in range(1234)]
+        skipped.append(Skipped("n" * 500, "empty file (0 bytes)"))
+        lines = report(Pictures(np.zeros((2, 32, 32, 1), np.uint8), "cats", {}, skipped))
+        first, second, third, fourth = lines.split("\n")
+        assert first == "2 pictures, 32 x 32 px, grey, from cats"
+        assert second == "1,235 left out:"
+        assert third == "  1,234 x damaged: 0 bytes missing (0.jpg, 1.jpg, 2.jpg, ...)"
+        assert len(fourth) < 120
+
+    def test_number_of_lines_is_bounded(self) -> None:
+        skipped = [Skipped("a", f"reason {'x' * i}") for i in range(100)]
+        lines = report(Pictures(np.zeros((2, 32, 32, 3), np.uint8), "cats", {}, skipped))
+        assert len(lines.split("\n")) == 10
+        assert lines.endswith("93 x 93 other reasons")
+
+    def test_what_is_worth_a_word_about_those_that_are_used(self, tmp_path: Path) -> None:
+        for side in (8, 20, 32, 40):
+            Image.new("RGB", (side, 50), (side, 0, 0)).save(tmp_path / f"{side}.png")
+        spoilt = encode(Image.new("RGB", (40, 40)), "WEBP", exif=b"junk" * 10)
+        (tmp_path / "spoilt").write_bytes(spoilt)
+        _, small, bare = report(load_folder(tmp_path, SPEC)).split("\n")
+        assert small.startswith("warning: 2 of them are smaller than that, the smallest 8 px")
+        assert "--image-size" in small
+        assert bare.startswith("of 1 only the pixels could be read")
+
+    @pytest.mark.parametrize(("visible", "words"), [
+        (0, r": 0 files found, 0 of them .*\. All 2 files or folders were passed over as hidden"),
+        (1, r": 1 files found, .*give another folder.*\. 2 files or folders were passed over"),
+    ])  # fmt: skip
+    def test_hidden_files_are_counted_where_too_little_is_left(
+        self, tmp_path: Path, visible: int, words: str
+    ) -> None:
+        for name in [".a.png", "__MACOSX/b.png", "c.png"][: 2 + visible]:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(plain())
+        with pytest.raises(DataError, match=words):
+            TestLoad().load(tmp_path)
+
+    def test_nothing_left_out(self) -> None:
+        pictures = Pictures(np.zeros((2, 32, 32, 3), np.uint8), "cats")
+        assert report(pictures) == "2 pictures, 32 x 32 px, RGB, from cats"
+
+
+class TestZip:
+    def test_declared_size_is_limited(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sources, "MAX_MEMBER_BYTES", 2 * 2**20)
+        path = tmp_path / "bomb.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("bomb.png", bytes(2 * 2**20 + 1))
+            archive.writestr("good.png", plain())
+        pictures = load_zip(path, SPEC)
+        assert len(pictures.images) == 1
+        assert reasons_of(pictures) == {"bomb.png": "more than 2 MiB when unpacked"}
+
+    def test_size_that_is_lied_about(self, tmp_path: Path) -> None:
+        """A member that unpacks to more than it says is cut there, and its sum is wrong."""
+        path = tmp_path / "liar.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("liar.png", bytes(1_000_000))
+        honest = (1_000_000).to_bytes(4, "little")
+        path.write_bytes(path.read_bytes().replace(honest, (100).to_bytes(4, "little")))
+        assert "damaged" in reasons_of(load_zip(path, SPEC))["liar.png"]
+
+    @pytest.mark.parametrize(
+        ("field", "value", "reason"),
+        [
+            (8, 1, "encrypted; pack it without a password"),  # the flags
+            (10, 99, "encrypted; pack it without a password"),  # the method
+            (10, 9, "packed by Deflate64, .*pack it by Deflate or give the folder"),
+            (10, 93, "packed by Zstandard"),
+            (10, 95, "packed by XZ"),
+            (10, 98, "packed by PPMd"),
+            (10, 77, "packed by method 77"),
+        ],
+    )
+    def test_members_that_cannot_be_unpacked(
+        self, tmp_path: Path, field: int, value: int, reason: str
+    ) -> None:
+        """Said once for all of them, and for each only where others can be read."""
+        path = tmp_path / "locked.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in ("a.png", "b.png", "c.png"):
+                archive.writestr(name, plain())
+        content = bytearray(path.read_bytes())
+        entries = [found.start() for found in re.finditer(b"PK\1\2", content)]
+        for count, at in enumerate(entries, 1):  # in the central directory
+            content[at + field] = value
+            path.write_bytes(content)
+            if count == 2:
+                pictures = load_zip(path, SPEC)
+                assert len(pictures.images) == 1
+                assert all(re.match(reason, each.reason) for each in pictures.skipped)
+                assert len(pictures.skipped) == 2
+        with pytest.raises(DataError, match=rf"locked\.zip: all 3 files in it are {reason}"):
+            load_zip(path, SPEC)
+
+    @pytest.mark.parametrize(
+        "name",
+        ["__MACOSX\\._a.png", "a\\.hidden\\b.png", ".hidden\\b.png", "a\\Desktop.ini",
+         "__macosx/a.png", "a/@eaDir/b.png", "a/.b.png"],
+    )  # fmt: skip
+    def test_hidden_members_are_no_pictures(self, tmp_path: Path, name: str) -> None:
+        path = tmp_path / "windows.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, plain())
+            archive.writestr("folder\\", b"")
+        alone = load_zip(path, SPEC)
+        assert (len(alone.images), alone.skipped, alone.hidden) == (0, [], 1)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("folder\\good.png", plain())
+        assert len(load_zip(path, SPEC).images) == 1
+
+    def test_damaged_member(self, tmp_path: Path) -> None:
+        path = tmp_path / "bad.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("bad.bmp", plain((1, 2, 3), "BMP"))
+            archive.writestr("good.bmp", plain((4, 5, 6), "BMP"))
+        path.write_bytes(path.read_bytes().replace(bytes((3, 2, 1)) * 5, bytes(15), 1))
+        pictures = load_zip(path, SPEC)
+        assert pictures.images[:, 0, 0].tolist() == [[4, 5, 6]]
+        assert "CRC" in reasons_of(pictures)["bad.bmp"]
+
+    @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 nothing", b"<html>quota"])
+    def test_what_is_no_zip(self, tmp_path: Path, content: bytes) -> None:
+        path = tmp_path / "not.zip"
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="cannot be read as a zip"):
+            load_zip(path, SPEC)
+
+    def test_cut_zip(self, odd_zip: Path) -> None:
+        odd_zip.write_bytes(odd_zip.read_bytes()[:-100])
+        with pytest.raises(DataError, match=r"odd\.zip cannot be read as a zip"):
+            load_zip(odd_zip, SPEC)
+
+    def test_path_tricks_write_nothing(self, tmp_path: Path) -> None:
+        path = tmp_path / "inside" / "evil.zip"
+        path.parent.mkdir()
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in ("../up.png", "/absolute.png", "a/../../b.png", "C:\\c.png", "./d.png"):
+                archive.writestr(name, plain())
+        assert len(load_zip(path, SPEC).images) == 5
+        assert [p.name for p in tmp_path.rglob("*")] == ["inside", "evil.zip"]
