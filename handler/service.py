@@ -106,9 +106,9 @@ class Service:
         """
         began = perf_counter()
         deadline = began + self._pace.batch_s
+        headers, ids = headers or [{}] * len(raws), ids or [""] * len(raws)
         plans = [
-            _attempt(self._plan, raw, headers[i] if headers else {}, deadline)
-            for i, raw in enumerate(raws)
+            _attempt(self._plan, raw, own, deadline) for raw, own in zip(raws, headers, strict=True)
         ]
         calls = [plan for plan in plans if isinstance(plan, Call)]
         planned = perf_counter()
@@ -120,16 +120,14 @@ class Service:
         report = BatchReport(
             tuple(
                 RequestReport(
-                    id=ids[i] if ids else "",
-                    client_id=header(headers[i], "X-Request-Id")[:_CLIENT_ID_CHARS]
-                    if headers
-                    else "",
+                    id=id_,
+                    client_id=header(own, "X-Request-Id")[:_CLIENT_ID_CHARS],
                     status=reply.status,
                     kind=reply.kind or "none",
-                    images=_images(plan) if reply.status == 200 else 0,
+                    images=plan.images if isinstance(plan, Call) and reply.status == 200 else 0,
                     size_bytes=len(reply.body),
                 )
-                for i, (plan, reply) in enumerate(zip(plans, answers, strict=True))
+                for id_, own, plan, reply in zip(ids, headers, plans, answers, strict=True)
             ),
             latents_s=planned - began + sum(part.latents_s for part in done),
             forward_s=sum(part.forward_s for part in done),
@@ -228,8 +226,7 @@ class Service:
     ) -> list[list[Images] | Reply]:
         """The images of each item of each call."""
         flat = list(itertools.chain.from_iterable(latents))
-        made = generate(self._backend, flat, self._limits.max_batch_images, deadline)
-        images = iter(made)
+        images = iter(generate(self._backend, flat, self._limits.max_batch_images, deadline))
         return [_attempt(self._in_time, [next(images) for _ in own]) for own in latents]
 
     def _in_time(self, images: Sequence[Images | None]) -> list[Images]:
@@ -360,11 +357,6 @@ def _isolated(
 def _only(work: Callable[[Sequence[A]], Iterable[B | Reply]], thing: A) -> B | Reply:
     (result,) = work([thing])
     return result
-
-
-def _images(plan: Call | Reply) -> int:
-    """Images that a plan asks for."""
-    return plan.images if isinstance(plan, Call) else 0
 
 
 def _that_fit(answers: list[Reply]) -> list[Reply]:
