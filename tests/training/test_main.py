@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from deploy.server import ROOT
 from tests.support.generators import AVATARS, lively, weights
 from training.__main__ import COMMANDS, command_class, main, summary
+from training.data.avatars import load_avatars
 from training.samples import save_grid
 from training.weights import load_generator, save_generator
 
@@ -35,8 +37,8 @@ LESS = {
     "train": "--max-steps 4 --sample-every 2 --batch-size 8 --ngf 4 --ndf 4 --image-size 32",
     "evaluate": "--samples 32",
     "neighbours": "--samples 32",
-    "arithmetic": "--trials 1 --bases 16 --samples 1000",
-    "directions": "--directions 3",
+    "arithmetic": "--trials 1 --bases 8 --samples 400",
+    "directions": "--directions 1 --steps 3",
     "filters": "--pictures 64",
 }
 OF_A_RUN = {"train", "filters", "curves", "animation"}
@@ -170,10 +172,15 @@ def test_the_page_shows_every_command() -> None:
     assert {name_of(command) for command in SHOWN} == {"train", *COMMANDS}
 
 
+@pytest.mark.usefixtures("quick")
 def test_every_command_of_the_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(ROOT)
+    few_avatars = partial(load_avatars, count=500)
+    monkeypatch.setattr("training.data.sources.load_avatars", few_avatars)
     generator, info = load_generator(WEIGHTS)
     few = tmp_path / "few.safetensors"  # the shipped weights, as if trained on fewer pictures
     save_generator(few, generator, {**info.provenance, "pictures": 500})

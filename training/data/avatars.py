@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -40,19 +41,29 @@ def load_avatars(
         ValueError: ``count`` is out of range or the colour is malformed.
         FileNotFoundError: the robohash package or its drawings are not installed.
     """
+    labels = choose_parts(seed, count)
+    indices = list(labels.values())
     parts = [_load_part(folder, image_size) for folder in _part_folders()]
-    sizes = tuple(len(part) for part in parts)
+    canvas = np.empty((count, image_size, image_size, 3), np.uint8)
+    for start in range(0, count, 1024):  # float32 work space stays below 100 MB at 64 px
+        rows = slice(start, start + 1024)
+        canvas[rows] = _compose(parts, [i[rows] for i in indices], parse_colour(background))
+    return Pictures(images=canvas, source="avatars", labels=labels, skipped=[])
+
+
+def choose_parts(seed: int, count: int) -> dict[str, npt.NDArray[np.int64]]:
+    """The labels alone, as of ``load_avatars``: which drawing of each part a cat has.
+
+    Raises:
+        ValueError, FileNotFoundError: as of ``load_avatars``.
+    """
+    sizes = tuple(len([*folder.glob("*.png")]) for folder in _part_folders())
     combinations = math.prod(sizes)
     if not 1 <= count <= combinations:
         raise ValueError(f"{count} avatars asked for; choose 1 to {combinations}")
     chosen = np.random.default_rng(seed).choice(combinations, size=count, replace=False)
     indices = np.unravel_index(chosen, sizes)
-    canvas = np.empty((count, image_size, image_size, 3), np.uint8)
-    for start in range(0, count, 1024):  # float32 work space stays below 100 MB at 64 px
-        rows = slice(start, start + 1024)
-        canvas[rows] = _compose(parts, [i[rows] for i in indices], parse_colour(background))
-    labels = {name: index.astype(np.int64) for name, index in zip(ATTRIBUTES, indices, strict=True)}
-    return Pictures(images=canvas, source="avatars", labels=labels, skipped=[])
+    return {name: index.astype(np.int64) for name, index in zip(ATTRIBUTES, indices, strict=True)}
 
 
 def _part_folders() -> list[Path]:
@@ -69,6 +80,7 @@ def _part_folders() -> list[Path]:
     return folders
 
 
+@lru_cache(maxsize=len(ATTRIBUTES))  # of one size: seconds, where avatars are drawn again
 def _load_part(folder: Path, image_size: int) -> npt.NDArray[np.float32]:
     """All drawings of one part, alpha premultiplied: float32 (K, H, W, 4) in [0, 1]."""
     drawings = []
@@ -83,7 +95,7 @@ def _load_part(folder: Path, image_size: int) -> npt.NDArray[np.float32]:
 
 def _compose(
     parts: list[npt.NDArray[np.float32]],
-    indices: list[npt.NDArray[np.intp]],
+    indices: list[npt.NDArray[np.int64]],
     background: tuple[int, int, int],
 ) -> npt.NDArray[np.uint8]:
     """Paint the chosen drawings over the background (Porter-Duff "over")."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.pixels import Images
-from training.data.avatars import ATTRIBUTES, load_avatars
+from training.data.avatars import ATTRIBUTES, choose_parts, load_avatars
 from training.data.batches import digests, identity_of, split
 from training.data.decode import Channels, Pictures, PictureSpec
 from training.data.sources import load
@@ -19,7 +19,6 @@ from training.weights import WeightsInfo
 
 UNSEEN_SEED = 2**32 + 1  # draws the avatars to compare with; far from the seeds of runs
 LEAST_HELD_OUT = 100  # pictures held out by a run, up to which training pictures join them
-LABELS_PX = 16  # avatars that are only drawn for their labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,13 +203,12 @@ def _held_out_by_the_run(
 def unseen_avatars(trained_on: Pictures, info: WeightsInfo, count: int, judge: Origin) -> Pictures:
     """At most ``count`` avatars, in no set that the Generator or the judge has learned from."""
     background = str(info.provenance["background"])
-    learned = load_avatars(LABELS_PX, judge.background, judge.seed, judge.pictures)
-    known = set(_parts(trained_on)) | set(_parts(learned))
+    known = {*_cats(trained_on.labels), *_cats(choose_parts(judge.seed, judge.pictures))}
     drawn = load_avatars(info.image_size, background, UNSEEN_SEED, count + count // 2)
-    fresh = np.flatnonzero([parts not in known for parts in _parts(drawn)])[:count]
+    fresh = np.flatnonzero([cat not in known for cat in _cats(drawn.labels)])[:count]
     labels = {name: values[fresh] for name, values in drawn.labels.items()}
     return Pictures(drawn.images[fresh], drawn.source, labels)
 
 
-def _parts(pictures: Pictures) -> list[tuple[int, ...]]:
-    return list(zip(*(pictures.labels[name].tolist() for name in ATTRIBUTES), strict=True))
+def _cats(labels: dict[str, npt.NDArray[np.int64]]) -> list[tuple[int, ...]]:
+    return list(zip(*(labels[name].tolist() for name in ATTRIBUTES), strict=True))

@@ -35,7 +35,7 @@ from training.lab.reals import Reals, unseen_reals
 from training.samples import generate
 
 COUNT = 200
-TRAINED_ON = 2000
+TRAINED_ON = 1000
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ def test_a_part_of_the_held_out_pictures_is_random(tmp_path: Path) -> None:
     assert len({image.tobytes() for image in found.reference}) == 2
 
 
+@pytest.mark.usefixtures("quick")
 def test_pictures_are_decoded_once_for_training_and_all_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
