@@ -19,7 +19,7 @@ import yaml
 
 from benchmarks.engine import Body, json_body
 from deploy.server import ROOT, Ports, Server
-from export.torchscript import export_torchscript
+from export.models import export_torchscript
 from handler.settings import Settings
 from training.weights import load_generator
 

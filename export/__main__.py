@@ -16,13 +16,9 @@ from typing import Literal
 
 import tyro
 
-from export.archive import MODEL_NAME, ArchiveError, build_archive
-from export.card import make_card
-from export.fold import fold_batchnorm
-from export.onnx import export_onnx
-from export.torchscript import export_torchscript
+from export.archive import MODEL_NAME, ArchiveError, build_archive, make_card, publish
+from export.models import export_onnx, export_torchscript, fold_batchnorm
 from export.verify import ParityError, as_json, measure_quality, verify
-from training.files import atomic_path
 from training.weights import WeightsError, load_generator
 
 
@@ -76,12 +72,10 @@ def export(config: ExportConfig) -> dict[str, object]:
         card = make_card(config.weights, info, config.model_version, facts)
         archive = config.out / f"{MODEL_NAME}.mar"
         digest = build_archive(archive, torchscript, onnx, card, config.backend)
-        with atomic_path(config.out / "parity.json") as beside:
-            beside.write_text(json.dumps(parity, indent=2) + "\n", encoding="utf-8")
+        publish(config.out / "parity.json", (json.dumps(parity, indent=2) + "\n").encode())
         if config.keep_models:
             for model in (torchscript, onnx):
-                with atomic_path(config.out / model.name) as beside:
-                    beside.write_bytes(model.read_bytes())
+                publish(config.out / model.name, model.read_bytes())
     return {
         "archive": str(archive),
         "sha256": digest,

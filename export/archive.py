@@ -8,6 +8,7 @@ because the archiver's own holds times and the order of the file system.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,15 +17,20 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
-from export.card import ModelCard
-from training.files import atomic_path
+from boltons.fileutils import atomic_save
+
+from export.models import OnnxFacts
+from handler.settings import Card
+from training.weights import WeightsInfo
 
 MODEL_NAME = "dcgan"
 PACKAGE = Path(__file__).resolve().parent.parent / "handler"
 MODEL_CONFIG = "model-config.yaml"
 ENTRY = PACKAGE / "dcgan_handler.py"
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,31}")
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 
 
@@ -32,8 +38,27 @@ class ArchiveError(RuntimeError):
     """torch-model-archiver refused its inputs; the message is what it said."""
 
 
+def make_card(weights: Path, info: WeightsInfo, version: str, onnx: OnnxFacts) -> Card:
+    """The facts of one archive, for the handler's replies and for people: besides those that the
+    handler needs, what the weights' metadata says of their training, and the opset and IR version
+    that a runtime of ONNX must know. None is measured, so that every machine writes the same.
+
+    Raises:
+        ValueError: the version has characters that a header or a path could not carry.
+    """
+    if not _VERSION.fullmatch(version):
+        raise ValueError(
+            f"version {version!r} is not allowed: 1 to 32 letters, digits, '.', '_' or '-', "
+            "for example 1.0"
+        )
+    facts = {name: getattr(info, name) for name in ("nz", "ngf", "image_size", "channels")}
+    facts |= {"weights_sha256": _sha256(weights), "provenance": info.provenance}
+    facts |= {"model": MODEL_NAME, "version": version, "onnx": asdict(onnx)}
+    return Card.model_validate(facts)
+
+
 def build_archive(
-    path: Path, torchscript: Path, onnx: Path, card: ModelCard, backend: str | None = None
+    path: Path, torchscript: Path, onnx: Path, card: Card, backend: str | None = None
 ) -> str:
     """Write the archive atomically, and ``<path>.sha256`` beside it.
 
@@ -62,19 +87,34 @@ def build_archive(
         config.write_text(_configured(backend), encoding="utf-8")
         laid_out = _run_archiver(Path(private), entry, extra, config, card.version)
         _normalise_manifest(laid_out / "MAR-INF" / "MANIFEST.json")
-        with atomic_path(path) as beside:
-            _write_zip(beside, laid_out)
-            digest = _sha256(beside)
-    with atomic_path(path.with_name(path.name + ".sha256")) as beside:
-        beside.write_text(f"{digest}  {path.name}\n", encoding="ascii")
+        zipped = _zipped(laid_out)
+    digest = hashlib.sha256(zipped).hexdigest()
+    publish(path, zipped)
+    publish(path.with_name(path.name + ".sha256"), f"{digest}  {path.name}\n".encode())
     return digest
+
+
+def publish(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, and its folder.
+
+    Raises:
+        OSError: it cannot be; the error names the file, where that of a full disk names none.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_save(path, part_file=part.name, overwrite_part=True) as file:
+            file.write(data)
+    except OSError as error:
+        part.unlink(missing_ok=True)  # atomic_save leaves it where its last bytes find no room
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _stage(extra: Path, torchscript: Path, onnx: Path, card: ModelCard) -> Path:
+def _stage(extra: Path, torchscript: Path, onnx: Path, card: Card) -> Path:
     """A folder whose content becomes the archive's root, so that handler/ stays a folder."""
     extra.mkdir()
     shutil.copytree(
@@ -84,7 +124,8 @@ def _stage(extra: Path, torchscript: Path, onnx: Path, card: ModelCard) -> Path:
     )
     shutil.copy(torchscript, extra / "generator.pt")
     shutil.copy(onnx, extra / "generator.onnx")
-    (extra / "card.json").write_text(card.to_json() + "\n", encoding="utf-8")
+    facts = json.dumps(card.model_dump(), indent=2, sort_keys=True)
+    (extra / "card.json").write_text(facts + "\n", encoding="utf-8")
     return extra
 
 
@@ -102,13 +143,18 @@ def _configured(backend: str | None) -> str:
 def _run_archiver(private: Path, entry: Path, extra: Path, config: Path, version: str) -> Path:
     out = private / "out"
     out.mkdir()
-    command = [
-        sys.executable, "-c",
-        "from model_archiver.model_packaging import generate_model_archive as main; main()",
-        "--model-name", MODEL_NAME, "--version", version, "--handler", str(entry),
-        "--extra-files", str(extra), "--config-file", str(config),
-        "--archive-format", "no-archive", "--export-path", str(out),
-    ]  # fmt: skip
+    archiver = "from model_archiver.model_packaging import generate_model_archive as main; main()"
+    options = {
+        "--model-name": MODEL_NAME,
+        "--version": version,
+        "--handler": entry,
+        "--extra-files": extra,
+        "--config-file": config,
+        "--archive-format": "no-archive",
+        "--export-path": out,
+    }
+    command = [sys.executable, "-c", archiver]
+    command += [str(word) for option in options.items() for word in option]
     environment = {**os.environ, "TMPDIR": str(private)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     laid_out = out / MODEL_NAME
@@ -124,10 +170,11 @@ def _normalise_manifest(path: Path) -> None:
     path.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _write_zip(path: Path, folder: Path) -> None:
+def _zipped(folder: Path) -> bytes:
     """Stored, not deflated: weights hardly shrink, and no zlib version can change the bytes."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(zipped := io.BytesIO(), "w", zipfile.ZIP_STORED) as archive:
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
             entry = zipfile.ZipInfo(file.relative_to(folder).as_posix(), _ZIP_EPOCH)
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, file.read_bytes())
+    return zipped.getvalue()

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import onnxruntime
 import torch
 
-from export.onnx import IMAGES, NOISE
+from export.models import IMAGES, NOISE
 from handler.backends.packed import PackedNetwork, layers_of
 from handler.backends.torchscript import load_torchscript
 from handler.latents import from_seeds
-from handler.pixels import Images, to_uint8
+from handler.pixels import to_uint8
 from training.networks import Generator
 
 BATCHES = (1, 2, 5, 64)
@@ -53,8 +53,11 @@ def verify(generator: Generator, torchscript: Path, onnx: Path) -> list[Parity]:
     Raises:
         ParityError: a difference is above the bound, or a picture depends on its neighbours.
     """
-    runs = {"torchscript": _torchscript_run(torchscript), "onnx": _onnx_run(onnx)}
-    eager = _eager_run(generator)
+    runs = {
+        "torchscript": _torch_run(load_torchscript(torchscript, "cpu")),
+        "onnx": _onnx_run(onnx),
+    }
+    eager = _torch_run(generator)
     noise = from_seeds(range(max(BATCHES)), generator.nz)
     expected = eager(noise)
     report = []
@@ -110,14 +113,17 @@ def measure_quality(generator: Generator, torchscript: Path) -> list[Quality]:
         ParityError: the packed network is farther off in float32 than rounding is.
     """
     noise = from_seeds(range(max(BATCHES)), generator.nz)
-    expected = to_uint8(_eager_run(generator)(noise)).astype(np.float64)
+    expected = to_uint8(_torch_run(generator)(noise)).astype(np.float64)
 
     def quality(precision: str, network: str) -> Quality:
         dtype = getattr(torch, precision)
+        script = load_torchscript(torchscript, "cpu")
         if network == "packed":
-            found = _packed_pixels(torchscript, dtype, noise)
+            layers = layers_of(script.named_parameters(), torchscript.name)
+            with torch.inference_mode():
+                found = PackedNetwork(layers, dtype)(torch.from_numpy(noise))
         else:
-            found = to_uint8(_torchscript_run(torchscript, dtype)(noise))
+            found = to_uint8(_torch_run(script, dtype)(noise))
         error = found - expected
         mse = float(np.square(error).mean())
         psnr_db = round(10 * float(np.log10(255**2 / mse)), 1) if mse else None
@@ -135,12 +141,6 @@ def measure_quality(generator: Generator, torchscript: Path) -> list[Quality]:
     return [*report, quality("float16", "torchscript")]
 
 
-def _packed_pixels(path: Path, dtype: torch.dtype, noise: npt.NDArray[np.float32]) -> Images:
-    layers = layers_of(load_torchscript(path, "cpu").named_parameters(), path.name)
-    with torch.inference_mode():
-        return PackedNetwork(layers, dtype)(torch.from_numpy(noise))
-
-
 def as_json(report: list[Parity], quality: list[Quality]) -> dict[str, Any]:
     """The parity report, with its bounds."""
     return {
@@ -154,17 +154,8 @@ def as_json(report: list[Parity], quality: list[Quality]) -> dict[str, Any]:
     }
 
 
-def _eager_run(generator: Generator) -> Run:
-    def run(noise: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        with torch.inference_mode():
-            images: npt.NDArray[np.float32] = generator(torch.from_numpy(noise)).numpy()
-        return images
-
-    return run
-
-
-def _torchscript_run(path: Path, dtype: torch.dtype = torch.float32) -> Run:
-    module = load_torchscript(path, "cpu").to(dtype)
+def _torch_run(module: torch.nn.Module, dtype: torch.dtype = torch.float32) -> Run:
+    module = module.to(dtype)
 
     def run(noise: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         with torch.inference_mode():

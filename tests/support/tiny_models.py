@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from export.fold import fold_batchnorm
-from export.onnx import export_onnx
+from export.models import export_onnx, fold_batchnorm
 from handler.settings import Card
 from training.networks import Generator, LatentLaw, new_generator
 

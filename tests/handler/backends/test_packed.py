@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from deploy.server import ROOT
-from export.fold import fold_batchnorm
+from export.models import fold_batchnorm
 from handler.backends.packed import (
     PackedBackend,
     PackedNetwork,

@@ -1,0 +1,49 @@
+"""Exit codes of ``python -m export``, and that nothing is left of an export that failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from export import __main__ as command
+from export.models import export_torchscript
+from training.networks import Generator, new_generator
+
+
+def test_a_wrong_file_exits_2_and_says_what_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.ReLU()), tmp_path / "script.pt")
+    code = command.main(["--weights", str(tmp_path / "script.pt"), "--out", str(tmp_path)])
+    assert code == 2
+    assert "a TorchScript file" in capsys.readouterr().err
+    assert not (tmp_path / "dcgan.mar").exists()
+
+
+def test_a_file_of_another_network_exits_3(
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def wrong(generator: Generator, path: Path) -> None:
+        export_torchscript(new_generator(generator.nz, 4, 3, 32).eval(), path)
+
+    monkeypatch.setattr(command, "export_torchscript", wrong)
+    assert command.main(["--weights", str(weights), "--out", str(tmp_path / "out")]) == 3
+    out, err = capsys.readouterr()
+    assert "verification failed: torchscript, batch 1: differs from eager by up to" in err
+    assert out == ""
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("version", ["../1", "v" * 33])
+def test_a_version_that_a_path_cannot_hold_exits_2(
+    weights: Path, tmp_path: Path, version: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--weights", str(weights), "--out", str(tmp_path), "--model-version", version]
+    assert command.main(arguments) == 2
+    assert f"error: version {version!r} is not allowed: 1 to 32" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
