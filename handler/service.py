@@ -14,6 +14,7 @@ import itertools
 import logging
 import math
 import platform
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -331,9 +332,9 @@ def equal_shares(weights: Sequence[int], parts: int) -> list[slice]:
         weights: of the things to be shared, each >= 1.
         parts: >= 1.
     """
-    total, ends = sum(weights), np.cumsum(weights)
-    middles = ends - np.asarray(weights) / 2
-    bounds = np.searchsorted(middles, [total * k / parts for k in range(parts + 1)])
+    ends = list(itertools.accumulate(weights, initial=0))
+    middles = [(begin + end) / 2 for begin, end in itertools.pairwise(ends)]
+    bounds = [bisect_left(middles, ends[-1] * k / parts) for k in range(parts + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(bounds) if a < b]
 
 
