@@ -232,12 +232,14 @@ class Declaration:
     Attributes:
         kind: int, float, bool, str or Path.
         optional: whether it may be None.
+        several: whether it is a tuple of them, each within the limits.
         choices: of a Literal, else empty.
         limits: each a ``Ge`` or ``Lt``.
     """
 
     kind: type
     optional: bool
+    several: bool
     choices: tuple[Any, ...]
     limits: tuple[Ge | Lt, ...]
 
@@ -253,7 +255,8 @@ def declarations(settings: type) -> dict[str, Declaration]:
         choices = get_args(hint) if get_origin(hint) is Literal else ()
         kinds = [str] if choices else [k for k in get_args(hint) or (hint,) if k is not type(None)]
         optional = type(None) in get_args(hint)
-        found[field.name] = Declaration(kinds[0], optional, choices, tuple(limits))
+        several = get_origin(hint) is tuple
+        found[field.name] = Declaration(kinds[0], optional, several, choices, tuple(limits))
     return found
 
 
@@ -265,15 +268,18 @@ def check(settings: object) -> None:
     """
     for name, declared in declarations(type(settings)).items():
         value = getattr(settings, name)
-        if not (declared.optional and value is None) and (why := _misfit(value, declared)):
-            raise ConfigError(f"{name} is {value!r}; {why}")
+        values = value if declared.several else (value,)
+        for one in () if declared.optional and value is None else values:
+            if why := _misfit(one, declared):
+                raise ConfigError(f"{name} is {value!r}; {why}")
 
 
 def _misfit(value: Any, declared: Declaration) -> str:
     """What is allowed in place of the value, empty if it fits."""
     kind, limits = declared.kind, declared.limits
     if declared.choices:
-        return "" if value in declared.choices else f"choose one of {', '.join(declared.choices)}"
+        allowed = ", ".join(map(str, declared.choices))
+        return "" if value in declared.choices else f"choose one of {allowed}"
     if kind is Path and not isinstance(value, Path):
         return f"it must be a path, as text{', or null' if declared.optional else ''}"
     if kind is not Path and type(value) is not kind:

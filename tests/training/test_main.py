@@ -48,12 +48,12 @@ OF_WEIGHTS = ("walk", "enlarge", "directions", "compare")
 BAD = [
     (["walk", "--out", "w.bmp"], "ends in '.bmp'; give .png or .gif"),
     (["walk", "--seeds", "1"], "give two or more"),
-    (["walk", "--seeds", "1", "-2"], "whole numbers, 0 to"),
+    (["walk", "--seeds", "1", "-2"], "--seeds is (1, -2); it must be >= 0 and < 9007199254740992"),
     (
         ["enlarge", "--seeds", "1", "2", "3", "-4"],
-        "--seeds are (1, 2, 3, -4); give whole numbers, 0",
+        "--seeds is (1, 2, 3, -4); it must be >= 0 and <",
     ),
-    (["directions", "--seed", "-1"], "--seed is -1; give 0 to"),
+    (["directions", "--seed", "-1"], "--seed is -1; it must be >= 0 and <"),
     (["directions", "--steps", "1"], "--steps is 1; it must be >= 2"),
     (["walk", "--frame-ms", "1", "--out", "w.gif"], "--frame-ms is 1; it must be >= 10"),
     (["arithmetic", "--terms", "0"], "--terms is 0; it must be >= 1"),

@@ -6,8 +6,7 @@ because single ones did not work, and shows the pictures; here a classifier also
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,12 +14,14 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Ge
 
 from handler.latents import from_seeds
 from handler.pixels import Images
+from training.config import Count, nearest
 from training.lab.judge import SURE, Probabilities, judge_of
 from training.lab.latent_plots import random_directions
-from training.lab.options import OfWeights, Range, UsageError
+from training.lab.options import OfWeights, UsageError
 from training.lab.plots import Plot, rows_of
 from training.networks import Generator
 from training.samples import Latents, draw
@@ -64,19 +65,19 @@ class Arithmetic(OfWeights, Plot):
     """The judge; trained on avatars and kept here if there is none. The shipped one when omitted,
     or one in runs/judges/ for avatars of another size or background."""
     out: Path = Path("runs/plots/arithmetic.png")
-    samples: Annotated[int, Range(2)] = 2000
+    samples: Annotated[int, Ge(2)] = 2000
     """Samples, of seeds 0, 1, ..., among which terms and bases are looked for."""
-    terms: Annotated[int, Range(1)] = 3
+    terms: Count = 3
     """Latents averaged on each side; the paper has 3."""
-    trials: Annotated[int, Range(1)] = 10
+    trials: Count = 10
     """Directions, each from other samples, that the numbers are over; the first one is drawn."""
-    bases: Annotated[int, Range(1)] = 200
+    bases: Count = 200
     """Samples that each direction is added to."""
     strength: float = 1.0
     """Factor of the direction."""
     keep_length: bool = False
     """Scale each sum to the length of its base."""
-    shown: Annotated[int, Range(1)] = 8
+    shown: Count = 8
     """Bases on the picture."""
 
     def result(self) -> dict[str, Any]:
@@ -87,14 +88,14 @@ class Arithmetic(OfWeights, Plot):
         without = parse_concept(self.without, judge.classes) if self.without else None
         latents = from_seeds(range(self.samples), generator.nz)
         images = draw(generator, latents)
-        pool = Pool(latents, judge.classify(images))
+        pool = Pool(latents, judge.classifier.classify(images))
         trials, bases = plan(pool, concept, without, self.terms, self.trials, self.bases)
         numbers = measure(
             pool,
             trials,
             bases,
             concept,
-            lambda latents: judge.classify(draw(generator, latents)),
+            lambda latents: judge.classifier.classify(draw(generator, latents)),
             partial(add, strength=self.strength, keep_length=self.keep_length),
         )
         rows = self._rows(generator, images, latents, trials[0], bases[: self.shown])
@@ -162,7 +163,7 @@ def parse_concept(text: str, classes: Mapping[str, int]) -> Concept:
     attribute, colon, number = text.partition(":")
     if colon:
         if attribute not in classes:
-            raise UsageError(f"unknown attribute {attribute!r}; {_hint(attribute, [*classes])}")
+            raise UsageError(f"unknown attribute {attribute!r}; {_hint(attribute, classes)}")
         if not number.isdecimal() or int(number) >= classes[attribute]:
             raise UsageError(
                 f"{attribute} has no class {number!r}; give 0 to {classes[attribute] - 1}"
@@ -176,15 +177,14 @@ def parse_concept(text: str, classes: Mapping[str, int]) -> Concept:
     }
     if text not in known:
         raise UsageError(
-            f"unknown concept {text!r}; {_hint(text, [*known])}, or an attribute and a number, "
+            f"unknown concept {text!r}; {_hint(text, known)}, or an attribute and a number, "
             "such as eyes:12"
         )
     return known[text]
 
 
-def _hint(text: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(text, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+def _hint(text: str, known: Iterable[str]) -> str:
+    return (nearest(text, known) or f"known: {', '.join(known)}").strip()
 
 
 @dataclass(frozen=True, eq=False)

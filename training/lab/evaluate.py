@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Ge
 from tabulate import tabulate  # type: ignore[import-untyped]
 
 from handler.pixels import Images
@@ -22,7 +23,7 @@ from training.files import atomic_path
 from training.health import pairwise_diversity
 from training.lab import distances, memorisation
 from training.lab.judge import Judge, by_attribute, clean_tiles
-from training.lab.options import Range, UsageError, check_ending
+from training.lab.options import UsageError, check_ending
 from training.lab.reals import AgainstReals, Reals
 from training.samples import generate
 from training.sliced import sliced_wasserstein_by_scale
@@ -41,7 +42,7 @@ class Evaluate(AgainstReals):
     there is left out, and said so.
     """
 
-    samples: Annotated[int, Range(LEAST)] = 2000
+    samples: Annotated[int, Ge(LEAST)] = 2000
     """Generated pictures, of seeds 0, 1, ..., and at most as many real ones."""
     inception_weights: Path | None = None
     """File of torch-fidelity's Inception weights, for FID and KID."""
@@ -195,7 +196,7 @@ def _neighbours(samples: Images, reals: Reals, judge: Judge | None) -> Result:
     near, report = memorisation.examine(samples, reals, extract, NEIGHBOURS_OF)
     if judge is None or not reals.labels:
         return {"memorisation": report}
-    on_samples, on_real = (judge.classify(x) for x in (samples, reals.reference))
+    on_samples, on_real = (judge.classifier.classify(x) for x in (samples, reals.reference))
     from_samples, from_real = (x.distances[:, 0] for x in near["features"])
     count = len(from_samples)
     about = {"judge": str(judge), "reference": reals.described}

@@ -17,15 +17,16 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from handler.pixels import Images
 from training.checkpoint import read_discriminator
-from training.config import ConfigError, TrainConfig, from_mapping
+from training.config import ConfigError, Count, TrainConfig, from_mapping
 from training.data import sources
 from training.data.decode import Pictures
 from training.lab.judge import to_tensor
-from training.lab.options import Range, UsageError
+from training.lab.options import UsageError
 from training.lab.plots import Plot, side_by_side
 from training.networks import Discriminator, check_geometry
 from training.samples import tiles
@@ -44,13 +45,13 @@ class Filters(Plot):
     checkpoint: Path
     """A run's checkpoints/step_*.pt, which holds D; or the run's folder, for the newest."""
     out: Path = Path("runs/plots/filters.png")
-    layer: Annotated[int, Range(0)] = 0
+    layer: Annotated[int, Ge(0)] = 0
     """Which convolution of D, from 1; 0 is the last one before the logit, as in the paper."""
-    filters: Annotated[int, Range(1)] = 6
+    filters: Count = 6
     """The first so many filters of it; none is chosen by hand."""
-    patches: Annotated[int, Range(1)] = 4
+    patches: Count = 4
     """Strongest patches a filter."""
-    pictures: Annotated[int, Range(2)] = 2000
+    pictures: Annotated[int, Ge(2)] = 2000
     """Real pictures that the patches are looked for in."""
 
     def result(self) -> dict[str, Any]:

@@ -67,10 +67,6 @@ class Judge:
     accuracy: dict[str, float]
     origin: Origin
 
-    def classify(self, images: Images) -> Probabilities:
-        """Class probabilities of uint8 (N, H, W, C)."""
-        return classify(self.classifier, images)
-
     @torch.no_grad()
     def features(self, images: Images) -> npt.NDArray[np.float32]:
         """The last feature maps, averaged over their places: float32 (N, dimensions)."""
@@ -138,7 +134,7 @@ def load_or_fit(path: Path, wanted: Origin) -> Judge:
     known = len(pictures.images) - _held_out(len(pictures.images))
     labels = {name: values[:known] for name, values in pictures.labels.items()}
     classifier = fit(pictures.images[:known], labels, EPOCHS, seed=0)
-    found = classify(classifier, pictures.images[known:])
+    found = classifier.classify(pictures.images[known:])
     accuracy = {
         name: round(float((found[name].argmax(1) == values[known:]).mean()), 4)
         for name, values in pictures.labels.items()
@@ -196,6 +192,12 @@ class AttributeClassifier(nn.Module):
         features = self.features(pictures)
         return {name: head(features) for name, head in self.heads.items()}
 
+    @torch.no_grad()
+    def classify(self, images: Images) -> Probabilities:
+        """Class probabilities of uint8 (N, H, W, C)."""
+        parts = [self(to_tensor(images[i : i + 256])) for i in range(0, len(images), 256)]
+        return {k: torch.cat([part[k] for part in parts]).softmax(dim=1).numpy() for k in parts[0]}
+
 
 def to_tensor(images: Images) -> Tensor:
     """uint8 (N, H, W, C) -> float32 (N, C, H, W) in [-1, 1]."""
@@ -232,15 +234,6 @@ def fit(
             torch.stack(losses).sum().backward()
             adam.step()
     return classifier.eval()
-
-
-@torch.no_grad()
-def classify(classifier: AttributeClassifier, images: Images) -> Probabilities:
-    """Class probabilities: attribute name -> float32 (N, classes)."""
-    parts = [classifier(to_tensor(images[i : i + 256])) for i in range(0, len(images), 256)]
-    return {
-        name: torch.cat([part[name] for part in parts]).softmax(dim=1).numpy() for name in parts[0]
-    }
 
 
 def by_attribute(

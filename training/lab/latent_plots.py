@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from annotated_types import Ge, Lt
 
 from handler.latents import MAX_SEED, Method, from_seeds, walk
 from handler.pixels import Images, to_uint8
-from training.lab.options import OfWeights, Range, Seed, UsageError
+from training.config import Count
+from training.lab.options import OfWeights, Seed, UsageError
 from training.lab.plots import Plot, rows_of
 from training.networks import Generator
 from training.samples import Latents, draw, tiles
@@ -33,13 +35,13 @@ class Walk(OfWeights, Plot):
     endings = (".png", ".gif")
 
     out: Path = Path("runs/plots/walk.png")
-    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    seeds: Annotated[tuple[int, ...], Ge(0), Lt(MAX_SEED + 1)] = (1, 2, 3, 4, 5)
     """Two or more; the walk visits them in this order."""
-    steps: Annotated[int, Range(2)] = 10
+    steps: Annotated[int, Ge(2)] = 10
     """Pictures from one seed to the next, both included."""
     method: Method = "slerp"
     """slerp keeps the length of the latents; linear is the paper's."""
-    frame_ms: Annotated[int, Range(10)] = 80
+    frame_ms: Annotated[int, Ge(10)] = 80
     """GIF: how long a picture is shown."""
 
     def result(self) -> dict[str, Any]:
@@ -48,10 +50,8 @@ class Walk(OfWeights, Plot):
         ``largest_step`` and ``mean_step`` are mean absolute differences between neighbours on
         the path in grey levels, ``ends`` those between the two ends of a leg.
         """
-        if len(self.seeds) < 2 or any(not 0 <= seed <= MAX_SEED for seed in self.seeds):
-            raise UsageError(
-                f"--seeds are {self.seeds}; give two or more whole numbers, 0 to {MAX_SEED}"
-            )
+        if len(self.seeds) < 2:
+            raise UsageError(f"--seeds is {self.seeds}; give two or more")
         generator, _ = self.load()
         moving = self.out.suffix.lower() == ".gif"
         seeds = (*self.seeds, self.seeds[0]) if moving else self.seeds
@@ -98,9 +98,9 @@ class Directions(OfWeights, Plot):
     out: Path = Path("runs/plots/directions.png")
     seed: Seed = 0
     """Seed of the latent in the middle column."""
-    directions: Annotated[int, Range(1)] = 8
+    directions: Count = 8
     """The strongest so many, and one row more: a random direction."""
-    steps: Annotated[int, Range(2)] = 9
+    steps: Annotated[int, Ge(2)] = 9
     """Pictures in a row."""
     reach: float = 4.0
     """Distance of the first and the last picture from the middle one, as latents have it."""
@@ -176,11 +176,11 @@ class Enlarge(OfWeights, Plot):
     """
 
     out: Path = Path("runs/plots/enlarge.png")
-    seeds: Annotated[tuple[int, int, int, int], Range(0, MAX_SEED)] = (7, 26, 6, 37)
+    seeds: Annotated[tuple[int, int, int, int], Ge(0), Lt(MAX_SEED + 1)] = (7, 26, 6, 37)
     """Top left, top right, bottom left, bottom right."""
-    rows: Annotated[int, Range(2)] = 6
+    rows: Annotated[int, Ge(2)] = 6
     """Latents from top to bottom."""
-    columns: Annotated[int, Range(2)] = 6
+    columns: Annotated[int, Ge(2)] = 6
     """Latents from left to right."""
     spacing: Literal[1, 2, 3, 4] = 4
     """Distance of latents in the map; 4 is side by side, less overlaps, and blocks add up."""

@@ -18,9 +18,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Ge
 
 from handler.pixels import Images
-from training.lab.options import Range
+from training.config import Count
 from training.lab.plots import Plot, side_by_side
 from training.lab.reals import AgainstReals, Reals
 from training.samples import generate, tiles
@@ -47,11 +48,11 @@ class Neighbours(AgainstReals, Plot):
     """
 
     out: Path = Path("runs/plots/neighbours.png")
-    samples: Annotated[int, Range(2)] = 1000
+    samples: Annotated[int, Ge(2)] = 1000
     """Samples that are searched, of seeds 0, 1, ..."""
-    shown: Annotated[int, Range(1)] = 8
+    shown: Count = 8
     """Samples on the picture: those nearest to one training picture, by either measure."""
-    nearest: Annotated[int, Range(1)] = 4
+    nearest: Count = 4
     """Training pictures beside each."""
 
     def result(self) -> dict[str, Any]:

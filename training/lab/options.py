@@ -5,9 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any
+
+from annotated_types import Ge, Lt
 
 from handler.latents import MAX_SEED
+from training.config import ConfigError, check
 from training.networks import Generator
 from training.weights import WeightsInfo, load_generator
 
@@ -16,14 +19,7 @@ class UsageError(ValueError):
     """The command cannot do it with what was given; the message says what to give."""
 
 
-class Range(NamedTuple):
-    """Whole numbers that a setting, or each number of one, may be."""
-
-    least: int
-    most: int | None = None
-
-
-Seed = Annotated[int, Range(0, MAX_SEED)]
+Seed = Annotated[int, Ge(0), Lt(MAX_SEED + 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,23 +48,11 @@ class Command(ABC):
         Raises:
             UsageError: one is.
         """
-        for name, hint in get_type_hints(type(self), include_extras=True).items():
-            for allowed in getattr(hint, "__metadata__", ()):
-                if isinstance(allowed, Range):
-                    _check(f"--{name.replace('_', '-')}", getattr(self, name), allowed)
-
-
-def _check(flag: str, value: int | tuple[int, ...], allowed: Range) -> None:
-    most = float("inf") if allowed.most is None else allowed.most
-    numbers = value if isinstance(value, tuple) else (value,)
-    if all(allowed.least <= number <= most for number in numbers):
-        return
-    limits = f"{allowed.least} to {most}"
-    if isinstance(value, tuple):
-        raise UsageError(f"{flag} are {value}; give whole numbers, {limits}")
-    if allowed.most is None:
-        raise UsageError(f"{flag} is {value}; it must be >= {allowed.least}")
-    raise UsageError(f"{flag} is {value}; give {limits}")
+        try:
+            check(self)
+        except ConfigError as error:
+            name, why = str(error).split(" ", 1)
+            raise UsageError(f"--{name.replace('_', '-')} {why}") from None
 
 
 def check_ending(flag: str, path: Path, *endings: str) -> None:

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 
 from handler.pixels import Images
-from training.config import TrainConfig
+from training.config import Count, TrainConfig
 from training.data.decode import DRAWN
 from training.files import atomic_path
-from training.lab.options import Command, Range, UsageError, check_ending
+from training.lab.options import Command, UsageError, check_ending
 from training.lab.plots import Plot, side_by_side
 from training.lab.reals import OfPictures
 from training.samples import generate, tiles
@@ -132,11 +133,11 @@ class Animation(Plot):
     run_folder: Path
     """Folder of the run."""
     out: Path = Path("runs/plots/animation.gif")
-    max_frames: Annotated[int, Range(2)] = 60
+    max_frames: Annotated[int, Ge(2)] = 60
     """At most so many grids, evenly chosen, the first and the last among them."""
-    max_px: Annotated[int, Range(16)] = 530
+    max_px: Annotated[int, Ge(16)] = 530
     """Larger grids are scaled down to this height and width."""
-    frame_ms: Annotated[int, Range(10)] = 200
+    frame_ms: Annotated[int, Ge(10)] = 200
     """How long a grid is shown."""
     colours: int = 128
 
@@ -188,9 +189,9 @@ class Compare(OfPictures, Plot):
     """Real pictures on the left, samples of seeds 0, 1, ... on the right, none chosen by hand."""
 
     out: Path = Path("runs/plots/compare.png")
-    count: Annotated[int, Range(1)] = 64
+    count: Count = 64
     """Pictures of each."""
-    seed: Annotated[int, Range(0)] = 0
+    seed: Annotated[int, Ge(0)] = 0
     """Chooses the real pictures."""
 
     def result(self) -> dict[str, Any]:

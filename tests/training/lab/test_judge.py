@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from training.lab.judge import by_attribute, classify, clean_tiles, fit, histogram_distance
+from training.lab.judge import by_attribute, clean_tiles, fit, histogram_distance
 
 
 def test_the_judge_learns_a_colour_and_tells_it() -> None:
@@ -13,7 +13,7 @@ def test_the_judge_learns_a_colour_and_tells_it() -> None:
     images = rng.integers(0, 60, (512, 16, 16, 3)).astype(np.uint8)
     images[..., 0] += (labels * 150).astype(np.uint8)[:, None, None]
     classifier = fit(images[:448], {"red": labels[:448]}, epochs=2, seed=0)
-    told = classify(classifier, images[448:])["red"]
+    told = classifier.classify(images[448:])["red"]
     assert told.shape == (64, 2)
     assert (told.argmax(1) == labels[448:]).mean() > 0.95
 
