@@ -4,29 +4,14 @@
 server, so the folder can be copied into another project; needs requests, numpy and Pillow.
 """
 
-from client.errors import (
-    ArgumentError,
-    BadRequest,
-    ClientError,
-    NotAcceptable,
-    NotReachable,
-    Problem,
-    ServerFailed,
-    TooLarge,
-    Unavailable,
-)
-from client.session import Client, Picture
-
-__all__ = [
-    "ArgumentError",
-    "BadRequest",
-    "Client",
-    "ClientError",
-    "NotAcceptable",
-    "NotReachable",
-    "Picture",
-    "Problem",
-    "ServerFailed",
-    "TooLarge",
-    "Unavailable",
-]
+from client.errors import ArgumentError as ArgumentError
+from client.errors import BadRequest as BadRequest
+from client.errors import ClientError as ClientError
+from client.errors import NotAcceptable as NotAcceptable
+from client.errors import NotReachable as NotReachable
+from client.errors import Problem as Problem
+from client.errors import ServerFailed as ServerFailed
+from client.errors import TooLarge as TooLarge
+from client.errors import Unavailable as Unavailable
+from client.session import Client as Client
+from client.session import Picture as Picture

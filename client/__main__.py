@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-import secrets
+import re
 import sys
 import zipfile
 from collections import Counter
@@ -22,11 +22,11 @@ from typing import Annotated, Any, BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 import tyro
+from boltons.fileutils import atomic_save
 from PIL import Image
 from PIL.GifImagePlugin import getdata, getheader
 from tqdm import tqdm
 
-from client import arguments
 from client.errors import ArgumentError, ClientError
 from client.session import Client, read
 
@@ -34,6 +34,10 @@ CHUNK = 64  # images a call when each image goes to a place of its own
 GIF_FRAME_MS = 120
 SUFFIXES = (".png", ".gif", ".npy", ".json")
 STDOUT, FOLDER = "-", "/"
+MAX_SEEDS = 1_000_000  # a mistyped range must not fill the memory
+_ITEM = re.compile(r"(\d+)(?:-(\d+))?")
+# In a mix - is always minus: it has no ranges.
+_TERM = re.compile(r"\s*([+-])?\s*(?:(\d+(?:\.\d+)?)\s*\*\s*)?(\d[\d,\s]*?)\s*(?=[+-]|$)")
 
 
 @dataclass(frozen=True)
@@ -89,10 +93,10 @@ def main(arguments_: Sequence[str] | None = None) -> int:
             return 0
         kind, fields = _kind(config.out), _fields(config)
         key = config.api_key or os.environ.get("DCGAN_API_KEY")
+        seconds, ca_file = config.timeout_s, config.ca_file
         with Client(
-            config.url, config.model, read_timeout_s=config.timeout_s, api_key=key,
-            ca_file=config.ca_file,
-        ) as client:  # fmt: skip
+            config.url, config.model, read_timeout_s=seconds, api_key=key, ca_file=ca_file
+        ) as client:
             _save(client, fields, str(config.out), kind)
     except ArgumentError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -109,20 +113,55 @@ def main(arguments_: Sequence[str] | None = None) -> int:
 
 def _fields(config: ClientConfig) -> dict[str, Any]:
     """The request, without format."""
-    fields: dict[str, Any] = {
-        "seed": config.seed, "num_images": config.num_images, "columns": config.columns,
-        "padding": config.padding, "background": config.background,
-    }  # fmt: skip
+    plain = ("seed", "num_images", "columns", "padding", "background")
+    fields: dict[str, Any] = {name: getattr(config, name) for name in plain}
     if config.seeds is not None:
-        fields["seeds"] = arguments.seeds(config.seeds)
+        fields["seeds"] = parse_seeds(config.seeds)
     if config.walk is not None:
-        keys = arguments.seeds(config.walk)
+        keys = parse_seeds(config.walk)
         fields["walk"] = {"between": keys, "steps": config.steps, "method": config.method}
     if config.mix is not None:
-        fields["mix"] = arguments.mix(config.mix)
+        fields["mix"] = parse_mix(config.mix)
     if config.noise is not None:
         fields["noise"] = _noise(config.noise)
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``"0-3,7"`` -> ``[0, 1, 2, 3, 7]``; ArgumentError for another notation, an empty range, or
+    more than ``MAX_SEEDS``."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = _ITEM.fullmatch(part.strip())
+        if match is None:
+            raise ArgumentError(f"{part!r} is neither a seed nor a range; write 0-63 or 1,7,42")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ArgumentError(f"the range {part.strip()} is empty; write {last}-{first}")
+        if len(found) + last - first + 1 > MAX_SEEDS:
+            raise ArgumentError(f"{text!r} is more than {MAX_SEEDS} seeds; ask in parts")
+        found.extend(range(first, last + 1))
+    return found
+
+
+def parse_mix(text: str) -> list[dict[str, Any]]:
+    """``"1,2 - 0.5*3,4"`` -> the field ``mix``, two terms of weight 1 and -0.5; ArgumentError for
+    another notation."""
+    terms: list[dict[str, Any]] = []
+    place = 0
+    while place < len(text.rstrip()):
+        match = _TERM.match(text, place)
+        if match is None or (terms and match[1] is None):
+            raise ArgumentError(
+                f"{text!r} cannot be read at {text[place : place + 20]!r}; write terms of seeds as "
+                'in "1,2,3 - 4,5,6 + 0.5*7,8,9"'
+            )
+        weight = float(match[2] or 1) * (-1 if match[1] == "-" else 1)
+        terms.append({"weight": weight, "seeds": parse_seeds(match[3])})
+        place = match.end()
+    if not terms:
+        raise ArgumentError('an empty mix; write terms of seeds as in "1,2,3 - 4,5,6"')
+    return terms
 
 
 def _noise(path: Path) -> npt.NDArray[Any]:
@@ -228,14 +267,12 @@ def _write(path: Path, data: bytes) -> None:
 @contextmanager
 def _whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write, renamed to ``path`` when all went well: nobody sees half of it."""
-    beside = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with beside.open("xb") as file:
+        with atomic_save(path, part_file=part.name, overwrite_part=True) as file:
             yield file
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    finally:
+        part.unlink(missing_ok=True)  # atomic_save leaves it where its last bytes find no room
 
 
 if __name__ == "__main__":

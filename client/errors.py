@@ -16,6 +16,7 @@ A plain ``Problem`` is any other status: 404 for a model that is not there, 302 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 _SHOWN_CHARS = 200
@@ -33,26 +34,30 @@ class NotReachable(ClientError):  # noqa: N818, reads as what it is
     """No connection to the server, or no answer in time."""
 
 
+@dataclass(eq=False)
 class Problem(ClientError):  # noqa: N818, the RFC's word
     """An error that the server told (RFC 9457 problem document, or TorchServe's own JSON).
 
     Args:
         status: HTTP status.
         type: URN of the kind of problem, or TorchServe's name of it; empty when unknown.
-        title: the kind of problem in words; empty when unknown.
         detail: what is wrong and what to do.
+        title: the kind of problem in words; empty when unknown.
         field: name of the field to blame, as in ``walk.between[3]``; empty when there is none.
         seen, allowed: the offending value and what the field takes; empty when not told.
     """
 
-    def __init__(
-        self, status: int, type: str, detail: str, title: str = "", field: str = "",
-        seen: str = "", allowed: str = "",
-    ) -> None:  # fmt: skip
-        where = f" ({field})" if field else ""
-        super().__init__(f"{status}{where}: {detail}")
-        self.status, self.type, self.title, self.detail = status, type, title, detail
-        self.field, self.seen, self.allowed = field, seen, allowed
+    status: int
+    type: str
+    detail: str
+    title: str = ""
+    field: str = ""
+    seen: str = ""
+    allowed: str = ""
+
+    def __str__(self) -> str:
+        where = f" ({self.field})" if self.field else ""
+        return f"{self.status}{where}: {self.detail}"
 
 
 class BadRequest(Problem):
@@ -75,9 +80,7 @@ class ServerFailed(Problem):
     """Any other 5xx."""
 
 
-_CLASSES: dict[int, type[Problem]] = {
-    400: BadRequest, 406: NotAcceptable, 413: TooLarge, 429: Unavailable, 503: Unavailable,
-}  # fmt: skip
+_CLASSES = {400: BadRequest, 406: NotAcceptable, 413: TooLarge, 429: Unavailable, 503: Unavailable}
 
 
 def from_reply(status: int, reason: str, body: bytes, proxy: str | None = None) -> Problem:
@@ -97,5 +100,5 @@ def from_reply(status: int, reason: str, body: bytes, proxy: str | None = None) 
     if proxy and not str(found.get("type")).startswith("urn:dcgan:"):
         detail = f"{detail} (through the proxy {proxy} of the environment)"
     parts = {name: str(found.get(name, "")) for name in ("title", "field", "seen", "allowed")}
-    fallback = ServerFailed if status >= 500 else Problem
-    return _CLASSES.get(status, fallback)(status, str(found.get("type", "")), str(detail), **parts)
+    kind: type[Problem] = _CLASSES.get(status, ServerFailed if status >= 500 else Problem)
+    return kind(status, str(found.get("type", "")), str(detail), **parts)

@@ -1,4 +1,4 @@
-"""``Client``: one server, one model."""
+"""``Client``: one server, one model, asked again where it is busy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import io
 import ipaddress
 import json
+import random
 import re
 import socket
 import ssl
@@ -21,11 +22,16 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies, select_proxy
+from urllib3 import Retry
+from urllib3.exceptions import InvalidHeader
 
 from client.errors import ArgumentError, ClientError, NotReachable, from_reply
-from client.retries import retries as at_most
 
 MAX_TIMEOUT_S = 86_400.0
+# The server did not take the request: sending it again is safe. A time-out or a broken
+# connection does not tell whether the request was worked on.
+RETRIED = frozenset({429, 503})
+LONGEST_WAIT_S = 30
 _OTHER_NAME = (62, 64)  # OpenSSL: the certificate is of another host name, or IP address
 
 
@@ -76,23 +82,34 @@ class Client:
     """
 
     def __init__(
-        self, url: str = "http://127.0.0.1:8080", model: str = "dcgan", *,
-        version: str | None = None, connect_timeout_s: float = 5.0, read_timeout_s: float = 60.0,
-        retries: int = 4, backoff_s: float = 0.4, api_key: str | None = None,
+        self,
+        url: str = "http://127.0.0.1:8080",
+        model: str = "dcgan",
+        *,
+        version: str | None = None,
+        connect_timeout_s: float = 5.0,
+        read_timeout_s: float = 60.0,
+        retries: int = 4,
+        backoff_s: float = 0.4,
+        api_key: str | None = None,
         ca_file: Path | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._model = model if version is None else f"{model}/{version}"
         self._url = _endpoint(url, "predictions", self._model)
-        self._timeout_s = (connect_timeout_s, read_timeout_s)
-        if not all(0 < timeout_s <= MAX_TIMEOUT_S for timeout_s in self._timeout_s):
+        if not all(0 < each <= MAX_TIMEOUT_S for each in (connect_timeout_s, read_timeout_s)):
             raise ArgumentError(
                 f"time-outs are {connect_timeout_s:g} and {read_timeout_s:g} s; allowed is more "
                 f"than 0, at most {MAX_TIMEOUT_S:g}"
             )
         if ca_file is not None:
             _check_certificate(ca_file)
-        # In each call, not in the session, where the environment would win over it.
-        self._verify = True if ca_file is None else str(ca_file)
+        # In each call, not in the session, where the environment would win over it. A redirect
+        # would turn the POST into a GET and take the API key to another host.
+        self._settings: dict[str, Any] = {
+            "timeout": (connect_timeout_s, read_timeout_s),
+            "verify": True if ca_file is None else str(ca_file),
+            "allow_redirects": False,
+        }
         self._session = requests.Session()
         if api_key is not None:
             if not re.fullmatch("[!-~]+", api_key):
@@ -179,11 +196,9 @@ class Client:
         # Without user and password, which come before an @.
         through = (select_proxy(url, get_environ_proxies(url, **direct)) or "").rpartition("@")[2]
         try:
-            # A redirect would turn the POST into a GET and take the API key to another host.
             reply = self._session.request(
-                method, url, data=body, headers=headers, timeout=self._timeout_s,
-                allow_redirects=False, proxies=direct, verify=self._verify,
-            )  # fmt: skip
+                method, url, data=body, headers=headers, proxies=direct, **self._settings
+            )
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise ArgumentError(f"{url}{_by(through)}: {error}") from error
         except requests.RequestException as error:
@@ -191,6 +206,49 @@ class Client:
         if reply.status_code != requests.codes.ok:
             raise from_reply(reply.status_code, reply.reason, reply.content, through)
         return reply
+
+
+class Retries(Retry):
+    """Full jitter, and Retry-After where the server says it."""
+
+    RETRY_AFTER_STATUS_CODES = RETRIED  # urllib3 would add 413
+
+    def get_backoff_time(self) -> float:
+        """The wait before the next try, s: uniform in 0 .. min(30, factor * 2^k), k retries so far.
+
+        Source: M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015
+        (full jitter). urllib3 adds its jitter to a fixed wait, so callers stay in step.
+        """
+        longest = self.backoff_factor * 2.0 ** (len(self.history) - 1)
+        return random.uniform(0, min(self.backoff_max, longest))
+
+    def parse_retry_after(self, retry_after: str) -> float:
+        """The wait that Retry-After asks for (RFC 9110, section 10.2.3), 0 .. 30 s.
+
+        0, which means the back-off, for what is neither seconds nor a date: an ill-written
+        header must not hide the status that came with it.
+        """
+        try:
+            return super().parse_retry_after(retry_after)
+        except (InvalidHeader, ValueError, OverflowError):
+            return 0.0
+
+
+def at_most(count: int, backoff_s: float) -> Retries:
+    """At most ``count`` retries of 429 and 503, and of nothing else."""
+    return Retries(
+        total=count,
+        connect=0,
+        read=0,
+        redirect=0,
+        other=0,
+        status_forcelist=RETRIED,
+        allowed_methods=None,
+        raise_on_status=False,
+        backoff_factor=backoff_s,
+        backoff_max=LONGEST_WAIT_S,
+        retry_after_max=LONGEST_WAIT_S,
+    )
 
 
 class _Made(PngImageFile):
@@ -284,11 +342,10 @@ def _unreached(url: str, proxy: str, error: requests.RequestException) -> NotRea
     cause = _innermost(error)
     if isinstance(cause, ssl.SSLCertVerificationError):
         why = f"the certificate is not trusted: {cause.verify_message}"
-        what = (
-            "ask by a name that it holds" if cause.verify_code in _OTHER_NAME else
-            "give the certificate of who signed it, or its own if it is self-signed, as "
-            "--ca-file (ca_file=)"
-        )  # fmt: skip
+        what = "give the certificate of who signed it, or its own if it is self-signed, as "
+        what += "--ca-file (ca_file=)"
+        if cause.verify_code in _OTHER_NAME:
+            what = "ask by a name that it holds"
     elif isinstance(cause, ssl.SSLError):
         why, what = str(cause), "does this port speak TLS? if not, ask with http://"
     elif isinstance(error, requests.exceptions.ProxyError):

@@ -9,7 +9,7 @@ const DESCRIPTION = new URL(setting("dcgan-description"), document.baseURI).href
 const KEY_ITEM = "dcgan-api-key";
 const TIMEOUT_MS = 60_000;
 const DESCRIPTION_TIMEOUT_MS = 5_000; // the page works without
-// When a call is tried again, and after which wait: the rule of client/retries.py.
+// When a call is tried again, and after which wait: the rule of client/session.py.
 const RETRIED = [429, 503];
 const MOST_RETRIES = 4;
 const BACKOFF_S = 0.4;

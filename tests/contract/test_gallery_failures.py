@@ -13,8 +13,7 @@ import numpy.typing as npt
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from client.retries import LONGEST_WAIT_S, RETRIED
-from client.session import Client
+from client.session import LONGEST_WAIT_S, RETRIED, Client
 from deploy.server import Server
 from handler.service import Service
 from handler.settings import Card, Limits

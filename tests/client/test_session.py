@@ -2,102 +2,38 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
-import os
 import re
 import shutil
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import certifi
 import numpy as np
 import pytest
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from urllib3 import HTTPResponse
 
 import client
 from client import Client
-from client.__main__ import main
-from client.retries import LONGEST_WAIT_S, retries
-from client.session import read
+from client.session import LONGEST_WAIT_S, at_most, read
+from tests.support.scripted import OK, Scripted, Step, document, png
 
+NAN = float("nan")
 PROBLEM = {
     "type": "urn:dcgan:problem:invalid-field", "title": "t", "status": 400, "detail": "seed is bad",
     "field": "seed", "seen": "-1", "allowed": "more",
 }  # fmt: skip
-Step = tuple[int, dict[str, str], bytes]
-
-
-class Scripted(ThreadingHTTPServer):
-    """Answers request i with step i, and the last step for ever; remembers what came."""
-
-    steps: list[Step]
-    seen: list[tuple[dict[str, str], Any]]
-    paths: list[str]
-    hang_s = 0.0
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Scripted
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.paths.append(self.path)
-        self.server.seen.append((dict(self.headers), json.loads(body)))
-        time.sleep(self.server.hang_s)
-        status, headers, data = self.server.steps[
-            min(len(self.server.seen), len(self.server.steps)) - 1
-        ]
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[Scripted]:
-    made = Scripted(("127.0.0.1", 0), Handler)
-    made.seen, made.paths = [], []
-    Thread(target=made.serve_forever, args=(0.01,), daemon=True).start()
-    yield made
-    made.shutdown()
-    made.server_close()
 
 
 def connect(server: Scripted, **settings: Any) -> Client:
     return Client(f"http://127.0.0.1:{server.server_port}/", backoff_s=0.01, **settings)
-
-
-def png(text: str | None) -> bytes:
-    info, buffer = PngInfo(), io.BytesIO()
-    if text is not None:
-        info.add_text("dcgan", text)
-    Image.new("RGB", (4, 3), "red").save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
-
-
-def document(*pngs: bytes, seeds: list[int] | None = None) -> Step:
-    images = [base64.b64encode(data).decode() for data in pngs]
-    return 200, {}, json.dumps({"images": images, "seeds": seeds}).encode()
-
-
-NAN = float("nan")
-OK: Step = (200, {"X-Seed": "7"}, png('{"request": {"seed": 7}}'))
 
 
 def test_a_grid(server: Scripted) -> None:
@@ -143,7 +79,7 @@ def test_an_ill_written_retry_after_is_no_hint(server: Scripted, value: str) -> 
 
 
 def test_waits_are_bounded_and_spread() -> None:
-    policy = retries(20, backoff_s=0.5)
+    policy = at_most(20, backoff_s=0.5)
     assert policy.parse_retry_after("3600") == LONGEST_WAIT_S
     for tried in range(1, 12):
         busy = HTTPResponse(status=503)
@@ -392,63 +328,3 @@ def test_what_is_no_png(data: bytes) -> None:
 def test_what_json_cannot_hold() -> None:
     with pytest.raises(TypeError, match="set cannot be sent"):
         Client().grid(seeds={1})
-
-
-def run(server: Scripted, out: str, *more: str) -> int:
-    return main(["--url", f"127.0.0.1:{server.server_port}", "-o", out, *more])
-
-
-RED, BLUE = (Image.new("RGB", (20, 20), name) for name in ("red", "blue"))
-
-
-def bytes_of(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize("name", ["samples.v2/", "samples", "there.png", "new/deep/"])
-def test_a_folder_gets_a_file_for_each_picture(server: Scripted, tmp_path: Path, name: str) -> None:
-    (tmp_path / "there.png").mkdir()
-    pngs = [bytes_of(image) for image in (RED, RED, BLUE)]
-    server.steps = [document(*pngs, seeds=[7, 7, 8])]
-    assert run(server, f"{tmp_path}/{name}", "--seeds", "7,7,8") == 0
-    found = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
-    assert found == dict(zip(["000007.png", "000007-2.png", "000008.png"], pngs, strict=True))
-
-
-def test_seeds_that_come_again_in_another_call(server: Scripted, tmp_path: Path) -> None:
-    part = [document(*[bytes_of(RED)] * n, seeds=[7] * n) for n in (64, 1)]
-    server.steps = part
-    assert run(server, f"{tmp_path}/", "--seeds", ",".join(["7"] * 65)) == 0
-    assert len(list(tmp_path.iterdir())) == 65
-
-
-def test_each_frame_of_a_gif_is_there(server: Scripted, tmp_path: Path) -> None:
-    shown = [RED, RED, BLUE, BLUE, RED]
-    server.steps = [document(*map(bytes_of, shown))]
-    assert run(server, str(tmp_path / "a.gif")) == 0
-    with Image.open(tmp_path / "a.gif") as gif:
-        assert getattr(gif, "n_frames", 1) == 5
-        assert gif.info["loop"] == 0
-        for number, frame in enumerate(shown):
-            gif.seek(number)
-            assert gif.info["duration"] == 120
-            assert gif.convert("RGB").tobytes() == frame.tobytes()
-
-
-def test_a_picture_to_stdout(server: Scripted, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    server.steps = [OK]
-    assert run(server, "-") == 0
-    assert capfdbinary.readouterr().out == OK[2]
-
-
-@pytest.mark.parametrize("mask", [0o077, 0o002])
-def test_files_follow_the_umask(server: Scripted, tmp_path: Path, mask: int) -> None:
-    server.steps = [OK]
-    before = os.umask(mask)
-    try:
-        assert run(server, str(tmp_path / "cat.png")) == 0
-    finally:
-        os.umask(before)
-    assert (tmp_path / "cat.png").stat().st_mode & 0o777 == 0o666 & ~mask

@@ -1,0 +1,212 @@
+"""The client's command line: its notation, its files, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from client import ArgumentError
+from client import __main__ as command
+from client.__main__ import main, parse_mix, parse_seeds
+from tests.support.scripted import OK, Scripted, document
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("7", [7]), ("0-3", [0, 1, 2, 3]), ("5, 1-2 ,5", [5, 1, 2, 5]), (f"{2**53 - 1}", [2**53 - 1])],
+)
+def test_seeds(text: str, expected: list[int]) -> None:
+    assert parse_seeds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,", "-1", "3-1", "1-2-3", "0-1000000", "1.5", "1;2"])
+def test_what_are_no_seeds(text: str) -> None:
+    with pytest.raises(ArgumentError):
+        parse_seeds(text)
+
+
+def test_mix() -> None:
+    assert parse_mix("1,2,3 - 4,5 + 0.5*6") == [
+        {"weight": 1.0, "seeds": [1, 2, 3]},
+        {"weight": -1.0, "seeds": [4, 5]},
+        {"weight": 0.5, "seeds": [6]},
+    ]
+    assert parse_mix("-2*7") == [{"weight": -2.0, "seeds": [7]}]
+
+
+@pytest.mark.parametrize("text", ["", " ", "+", "1 -", "1 2", "x", "1 + * 2", "1 ++ 2", "1*"])
+def test_what_is_no_mix(text: str) -> None:
+    with pytest.raises(ArgumentError):
+        parse_mix(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [("--seeds 3-1 -o x.png", "is empty; write 1-3"), ("--mix 1- -o x.png", "cannot be read"),
+     ("--seeds 1", "where to? add -o"), ("-o x.jpg", "ends in .jpg"),
+     ("-o samples.v2", "ends in .v2; give grid.png (or .gif, .npy, .json, - for stdout"),
+     ("-o absent/x.png", "there is no folder absent"), ("-o file/", "file/ is a file"),
+     ("-o x.png --url ftp://h", "the address 'ftp://h'"), ("-o x.png --timeout-s 0", "0 s"),
+     ("-o x.png --ca-file absent", "the CA file absent"),
+     ("-o x.png --noise absent.npy", "absent.npy cannot be read: No such file"),
+     ("-o x.png --noise file", "file is no .npy file"),
+     ("-o x.png --noise two.npz", "two.npz is an .npz file of a, b; save one"),
+     ("-o x.png --noise complex.npy", "noise is complex128")],
+)  # fmt: skip
+def test_bad_usage_is_exit_2(
+    arguments: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("hello")
+    np.savez("two.npz", a=np.ones(2), b=np.ones(2))
+    np.save("complex.npy", np.ones((1, 2), complex))
+    assert main(arguments.split()) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ")
+    assert words in err
+    assert out == ""
+    assert not Path("x.png").exists()
+
+
+def test_read_needs_no_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, info = tmp_path / "cat.png", PngInfo()
+    made_by = {"model": "dcgan", "request": {"seed": 7}}
+    info.add_text("dcgan", json.dumps(made_by))
+    Image.new("RGB", (4, 3)).save(path, pnginfo=info)
+    assert main(["--read", str(path)]) == 0
+    assert json.loads(capsys.readouterr().out) == made_by
+
+
+def test_read_of_a_foreign_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "other.png"
+    Image.new("RGB", (4, 3)).save(path)
+    assert main(["--read", str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert "does not say what made it" in err
+    assert out == ""
+
+
+def test_nobody_listens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--url", "http://127.0.0.1:1", "-o", str(tmp_path / "cat.png")]) == 1
+    assert "is the server up" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_stdout_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_save", lambda *_: None)
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "ascii"))
+    assert main(["-o", "é\udce9.png"]) == 0
+    assert shown.getvalue() == os.fsencode("é\udce9.png\n")
+
+
+def heed_ctrl_c() -> None:
+    """A test run that a shell put in the background was told to ignore Ctrl-C, and passes it on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_an_interrupted_call(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "client", "--url", url, "-o", str(tmp_path / "cat.npy")],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c,
+        )  # fmt: skip
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        with connection:
+            assert connection.recv(1)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert (out, err) == (b"", b"")
+    assert list(tmp_path.iterdir()) == []
+
+
+def run(server: Scripted, out: str, *more: str) -> int:
+    return main(["--url", f"127.0.0.1:{server.server_port}", "-o", out, *more])
+
+
+RED, BLUE = (Image.new("RGB", (20, 20), name) for name in ("red", "blue"))
+
+
+def bytes_of(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", ["samples.v2/", "samples", "there.png", "new/deep/"])
+def test_a_folder_gets_a_file_for_each_picture(server: Scripted, tmp_path: Path, name: str) -> None:
+    (tmp_path / "there.png").mkdir()
+    pngs = [bytes_of(image) for image in (RED, RED, BLUE)]
+    server.steps = [document(*pngs, seeds=[7, 7, 8])]
+    assert run(server, f"{tmp_path}/{name}", "--seeds", "7,7,8") == 0
+    found = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+    assert found == dict(zip(["000007.png", "000007-2.png", "000008.png"], pngs, strict=True))
+
+
+def test_seeds_that_come_again_in_another_call(server: Scripted, tmp_path: Path) -> None:
+    part = [document(*[bytes_of(RED)] * n, seeds=[7] * n) for n in (64, 1)]
+    server.steps = part
+    assert run(server, f"{tmp_path}/", "--seeds", ",".join(["7"] * 65)) == 0
+    assert len(list(tmp_path.iterdir())) == 65
+
+
+def test_each_frame_of_a_gif_is_there(server: Scripted, tmp_path: Path) -> None:
+    shown = [RED, RED, BLUE, BLUE, RED]
+    server.steps = [document(*map(bytes_of, shown))]
+    assert run(server, str(tmp_path / "a.gif")) == 0
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert getattr(gif, "n_frames", 1) == 5
+        assert gif.info["loop"] == 0
+        for number, frame in enumerate(shown):
+            gif.seek(number)
+            assert gif.info["duration"] == 120
+            assert gif.convert("RGB").tobytes() == frame.tobytes()
+
+
+def test_a_picture_to_stdout(server: Scripted, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    server.steps = [OK]
+    assert run(server, "-") == 0
+    assert capfdbinary.readouterr().out == OK[2]
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o002])
+def test_files_follow_the_umask(server: Scripted, tmp_path: Path, mask: int) -> None:
+    server.steps = [OK]
+    before = os.umask(mask)
+    try:
+        assert run(server, str(tmp_path / "cat.png")) == 0
+    finally:
+        os.umask(before)
+    assert (tmp_path / "cat.png").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_nothing_is_left_where_a_file_finds_no_room(
+    server: Scripted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.steps = [OK]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        assert run(server, str(tmp_path / "cat.png")) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "error: [Errno 27] File too large" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
