@@ -28,9 +28,12 @@ class DcganHandler:
         os.environ["TS_DECODE_INPUT_REQUEST"] = "false"
         telemetry.configure_log()
         self.service = service.open_service(
-            Path(properties["model_dir"]), context.model_yaml_config, properties.get("gpu_id"),
-            context.metrics, int(properties.get("batch_size") or 1),
-        )  # fmt: skip
+            Path(properties["model_dir"]),
+            context.model_yaml_config,
+            properties.get("gpu_id"),
+            context.metrics,
+            int(properties.get("batch_size") or 1),
+        )
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """One body a request; its status, content type and headers go into the context."""

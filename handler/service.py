@@ -135,10 +135,8 @@ class Service:
             encode_s=sum(part.encode_s for part in done),
         )
         if late := sum(reply.kind == Kind.OVERLOADED.slug for reply in answers):
-            logger.warning(
-                "%d of %d requests of a batch were not answered in %g s",
-                late, len(answers), self._pace.batch_s,
-            )  # fmt: skip
+            words = "%d of %d requests of a batch were not answered in %g s"
+            logger.warning(words, late, len(answers), self._pace.batch_s)
         for observe in self._observers:
             observe(report)
         return answers
@@ -297,12 +295,7 @@ def open_service(
         logger.warning("the limits are lowered to what is done in time: %s", vars(limits))
     observers: list[Observer] = [log_requests]
     if metrics is not None:
-        observers.append(
-            TorchServeMetrics(
-                metrics, batch_size, limits.max_batch_images,
-                backend.name, backend.device, backend.fallback,
-            )
-        )  # fmt: skip
+        observers.append(TorchServeMetrics(metrics, batch_size, limits.max_batch_images, backend))
     return Service(backend, card, limits, observers, pace)
 
 

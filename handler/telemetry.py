@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from handler.backends.base import Backend
 from handler.errors import Kind
 
 logger = logging.getLogger(__name__)
@@ -166,23 +167,17 @@ class TorchServeMetrics:
         metrics: ``context.metrics`` of TorchServe.
         batch_size: requests that fill a batch.
         max_batch_images: images that fill a forward pass.
-        backend, device, fallback: what the worker runs on.
+        backend: what the worker runs.
     """
 
     def __init__(
-        self,
-        metrics: Any,
-        batch_size: int,
-        max_batch_images: int,
-        backend: str,
-        device: str,
-        fallback: bool,
+        self, metrics: Any, batch_size: int, max_batch_images: int, backend: Backend
     ) -> None:
         self._metrics, self._batch_size = metrics, max(batch_size, 1)
         self._max_batch_images = max_batch_images
         # TorchServe splits name:value at every colon, and drops what is not two parts.
-        device = device.replace(":", "_")
-        self._info = {"Backend": backend, "Device": device, "Fallback": str(fallback).lower()}
+        device, fallback = backend.device.replace(":", "_"), str(backend.fallback).lower()
+        self._info = {"Backend": backend.name, "Device": device, "Fallback": fallback}
         self._failed = False
         self._guarded(self._emit_start)
 

@@ -47,9 +47,13 @@ def open_backend(model_dir: Path, card: Card, settings: Settings, gpu_id: int | 
 
 
 def _load(
-    name: Name, precision: Precision, model_dir: Path, card: Card, settings: Settings,
+    name: Name,
+    precision: Precision,
+    model_dir: Path,
+    card: Card,
+    settings: Settings,
     gpu_id: int | None,
-) -> Backend:  # fmt: skip
+) -> Backend:
     if name == "packed":
         return PackedBackend(model_dir / "generator.pt", card, settings, gpu_id, precision)
     if name == "torchscript":

@@ -191,10 +191,9 @@ class _Convolution:
         import torch
 
         self._ops, self._bias, self._padding = torch.ops.mkldnn, bias, padding
-        self._weight = self._ops._reorder_convolution_weight(
-            weight.contiguous(memory_format=torch.channels_last),
-            padding, [1, 1], [1, 1], 1, shape,
-        )  # fmt: skip
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        one = [1, 1]  # stride, dilation
+        self._weight = self._ops._reorder_convolution_weight(weight, padding, one, one, 1, shape)
 
     def __call__(self, pictures: Tensor, activation: str) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H + 1, W + 1), channels last: padding 1."""

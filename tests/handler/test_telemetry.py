@@ -10,6 +10,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -40,6 +42,10 @@ LINE = re.compile(
 )
 
 
+def worker(name: str, device: str, fallback: bool = False) -> Any:
+    return SimpleNamespace(name=name, device=device, fallback=fallback)
+
+
 @pytest.fixture
 def cache() -> MetricsCacheYamlImpl:
     made = MetricsCacheYamlImpl(str(CONFIG))
@@ -64,7 +70,7 @@ def test_each_line_is_declared_and_readable(
 ) -> None:
     caplog.set_level(logging.INFO)
     known = set(cache.cache_keys())
-    observe = TorchServeMetrics(cache, 32, 64, "onnx", "cpu", True)
+    observe = TorchServeMetrics(cache, 32, 64, worker("onnx", "cpu", True))
     caplog.clear()
     observe(REPORT)
     assert set(cache.cache_keys()) == known  # nothing that metrics.yaml does not declare
@@ -88,7 +94,7 @@ def test_every_series_starts_with_0_before_the_first_request(
     """Once a start, in the same series as what is counted later: Prometheus' increase() sees 1."""
     caplog.set_level(logging.INFO)
     cache.set_request_ids("0b2f")  # as TorchServe does while a worker loads
-    observe = TorchServeMetrics(cache, 32, 64, "onnx", "cpu", True)
+    observe = TorchServeMetrics(cache, 32, 64, worker("onnx", "cpu", True))
     common = "ModelName:dcgan,Level:Model"
     outcomes = [(200, "none"), *((kind.status, kind.slug) for kind in Kind)]
     assert emitted(caplog) == {
@@ -109,7 +115,7 @@ def test_every_dimension_reaches_torchserve(
 ) -> None:
     """Its front end takes a dimension for one only if it has a single colon."""
     caplog.set_level(logging.INFO)
-    TorchServeMetrics(cache, 32, 64, "torchscript", "cuda:1", False)(REPORT)
+    TorchServeMetrics(cache, 32, 64, worker("torchscript", "cuda:1"))(REPORT)
     lines = emitted(caplog)
     pairs = [d for line in lines.values() for _, text, _ in line for d in text.split(",")]
     assert all(pair.count(":") == 1 for pair in pairs)
@@ -117,7 +123,7 @@ def test_every_dimension_reaches_torchserve(
 
 
 def test_a_failure_is_logged_once_and_never_raised(caplog: pytest.LogCaptureFixture) -> None:
-    broken = TorchServeMetrics(object(), 32, 64, "onnx", "cpu", False)
+    broken = TorchServeMetrics(object(), 32, 64, worker("onnx", "cpu"))
     broken(REPORT)
     broken(REPORT)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
@@ -203,7 +209,7 @@ for level in ("debug", "info", "warning", "error"):
 """
 
 
-def worker(level: str) -> subprocess.CompletedProcess[str]:
+def log_of(level: str) -> subprocess.CompletedProcess[str]:
     """What a worker prints. A process of its own: logging is set up once in each."""
     return subprocess.run(
         [sys.executable, "-c", WORKER], cwd=ROOT, env={"DCGAN_LOG_LEVEL": level},
@@ -222,18 +228,18 @@ def worker(level: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_levels(level: str, expected: list[str]) -> None:
-    first, *ours = worker(level).stdout.splitlines()
+    first, *ours = log_of(level).stdout.splitlines()
     assert first == "[PID]7"  # TorchServe reads this one
     assert [json.loads(line)["level"] for line in ours] == expected
 
 
 def test_debug_keeps_torchserves_lines() -> None:
-    lines = worker("debug").stdout.splitlines()
+    lines = log_of("debug").stdout.splitlines()
     assert "Backend received inference at: 1" in lines
     assert sum(line.startswith("{") for line in lines) == 4
 
 
 def test_a_wrong_level_is_named() -> None:
-    ended = worker("loud")
+    ended = log_of("loud")
     assert ended.returncode != 0
     assert "DCGAN_LOG_LEVEL: seen 'loud'; allowed are debug, info" in ended.stderr
