@@ -260,10 +260,57 @@ def test_a_name_given_twice_is_refused(raw: dict[str, Any]) -> None:
     assert error.field in ("seed", "steps")
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"{", "line 1 column 2"),
+        (b'{"seed": 1,}', "line 1"),
+        (b'{"\xff": 1}', "UTF-8"),
+        (b"[" * 200_000, "deep"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "digits"),
+    ],
+    ids=["cut", "comma", "bytes", "deep", "digits"],
+)
+def test_a_body_that_is_not_json(text: bytes, reason: str) -> None:
+    error = refused({"body": bytearray(text)})
+    assert error.kind is Kind.INVALID_JSON
+    assert reason in error.detail
+    assert "Content-Type: application/json" in error.detail
+
+
+@pytest.mark.parametrize("value", [[], [1], 5, 1.5, True, b"[]", b"3", b'""', "", '{"seed": 1}'])
+def test_a_body_that_is_not_an_object(value: object) -> None:
+    assert refused({"body": value}).kind is Kind.INVALID_BODY
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {'{"seed": "a': bytearray(b'"}')},  # cut at "="
+        {'{"seed": 1, "x": "': bytearray(), '"}': bytearray()},  # cut at "&"
+    ],
+)
+def test_json_sent_as_a_form_and_cut_asks_for_the_header(raw: dict[str, Any]) -> None:
+    error = refused(raw)
+    assert error.kind is Kind.INVALID_BODY
+    assert "Content-Type: application/json" in error.detail
+
+
+@pytest.mark.parametrize(
+    "value", [b"\xff", b"[" * 200_000, b"9" * 5000], ids=["bytes", "deep", "digits"]
+)
+def test_a_form_value_that_is_no_text(value: bytes) -> None:
+    error = refused({"seed": bytearray(value)})
+    assert (error.kind, error.field) == (Kind.INVALID_FIELD, "seed")
+
+
 def test_the_size_of_a_form_is_that_of_its_values() -> None:
     raw = {"a": b"1" * 40, "b": bytearray(b"1" * 40), "c": b"1" * 21}
     assert refused(raw, max_body_bytes=100).kind is Kind.TOO_LARGE
     assert set(fields(raw, max_body_bytes=101)) == {"a", "b", "c"}
+    for body in ({"body": b" " * 101}, {"seeds": bytearray(101)}):
+        error = refused(body, max_body_bytes=100)
+        assert (error.kind, error.seen) == (Kind.TOO_LARGE, "101 bytes")
 
 
 def test_decoded_json_is_taken_as_it_is() -> None:
