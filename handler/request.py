@@ -20,7 +20,6 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from itertools import accumulate, chain
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import numpy as np
@@ -167,6 +166,10 @@ class Term(_Object):
             raise _wrong(error, detail, allowed=allowed)
         return self
 
+    def latents(self, nz: int) -> Latents:
+        """float32 (n, nz), n >= 1."""
+        return from_seeds(self.seeds or (), nz) if self.noise is None else self.noise
+
     @property
     def recipe(self) -> dict[str, Any]:
         """The same term; base64 of many rows is a fourth of them as numbers."""
@@ -229,14 +232,15 @@ class Request(_Object):
         elif self.mix is None:
             seed = _first_seed(seed, count)
             seeds = range(seed, seed + count)
+        padding = self.padding
+        if padding is None:
+            padding = DEFAULT_PADDING_PX if count > 1 else 0
         self.__dict__.update(  # pydantic's own way to set a field costs 1 us each
             seed=seed,
             seeds=seeds,
             num_images=count,
             columns=min(self.columns or default_columns(count), count),
-            padding=(DEFAULT_PADDING_PX if count > 1 else 0)
-            if self.padding is None
-            else self.padding,
+            padding=padding,
             background=(self.background or DEFAULT_BACKGROUND).lower(),
         )
         return self
@@ -277,33 +281,27 @@ class Request(_Object):
             return f'{{"seed":{self.seeds[i]},"padding":0}}'
         return f'{{"noise":"{_to_base64(rows[i : i + 1])}","padding":0}}'
 
-    def seeds_to_draw(self) -> Sequence[int]:
-        """Seeds whose latents ``compose`` needs."""
-        if self.walk is not None:
-            return [key for key in self.walk.between if isinstance(key, int)]
-        if self.mix is not None:
-            return [seed for term in self.mix for seed in term.seeds or ()]
-        return self.seeds or ()
-
-    def compose(self, drawn: Latents) -> Latents:
+    def compose(self, nz: int) -> Latents:
         """Latents of the images, float32 (n, nz), finite.
-
-        Args:
-            drawn: those of ``seeds_to_draw``.
 
         Raises:
             RequestError: a number of the latents of a walk or a mix is beyond MAX_LATENT.
         """
+        if self.seeds is not None:
+            return from_seeds(self.seeds, nz)
+        if self.noise is not None:
+            return self.noise
         try:
             if self.walk is not None:
-                rows = iter(drawn)
-                keys = [key if isinstance(key, list) else next(rows) for key in self.walk.between]
+                keys = [
+                    key if isinstance(key, list) else from_seeds([key], nz)[0]
+                    for key in self.walk.between
+                ]
                 return latents.walk(np.array(keys, np.float32), self.num_images, self.walk.method)
-            if self.mix is not None:
-                return latents.mix(list(_weighted(self.mix, drawn)))
+            terms = [(term.weight, term.latents(nz)) for term in self.mix or ()]
+            return latents.mix(terms)
         except OverflowError:
             raise self._beyond() from None
-        return drawn if self.noise is None else self.noise
 
     def _beyond(self) -> RequestError:
         value: object = self.mix if self.walk is None else self.walk.model_dump(exclude_unset=True)
@@ -395,29 +393,30 @@ def parse(
     return Call(items, kserve=True)
 
 
-def draw(calls: Sequence[Call], nz: int) -> list[list[Latents]]:
-    """The latents of each item of each call, float32 (n, nz); all their seeds in one draw.
+def draw(calls: Sequence[Call], nz: int) -> Iterator[list[Latents]]:
+    """The latents of each item of each call, float32 (n, nz), call by call.
 
-    A latent depends on nothing but its seed, so it is the same as drawn alone.
+    Those of images that have seeds come from one draw. A latent depends on nothing but its seed,
+    so they are the same as drawn alone. Walks and mixes draw theirs one after the other: many
+    mixes at once would not fit the memory.
 
     Raises:
         RequestError: as in ``Request.compose``.
     """
-    seeds = [item.seeds_to_draw() for call in calls for item in call.items]
-    drawn = from_seeds(list(chain.from_iterable(seeds)), nz)
-    ends = accumulate(map(len, seeds))
-    own = (drawn[end - len(each) : end] for each, end in zip(seeds, ends, strict=True))
-    return [_compose_all(call, own) for call in calls]
-
-
-def _compose_all(call: Call, drawn: Iterator[Latents]) -> list[Latents]:
-    found = []
-    for i, item in enumerate(call.items):
-        try:
-            found.append(item.compose(next(drawn)))
-        except RequestError as error:
-            raise error.within(call.place(i)) from None
-    return found
+    seeds = [seed for call in calls for item in call.items for seed in item.seeds or ()]
+    drawn, used = from_seeds(seeds, nz), 0
+    for call in calls:
+        found = []
+        for i, item in enumerate(call.items):
+            if item.seeds is not None:
+                found.append(drawn[used : used + item.num_images])
+                used += item.num_images
+                continue
+            try:
+                found.append(item.compose(nz))
+            except RequestError as error:
+                raise error.within(call.place(i)) from None
+        yield found
 
 
 def _refusal(first: ErrorDetails, allowed_in: Mapping[str, str]) -> RequestError:
@@ -456,14 +455,6 @@ def _first_seed(base: int | None, count: int) -> int:
             allowed=f"0 to {last_base} with num_images {count}",
         )
     return base
-
-
-def _weighted(terms: Sequence[Term], drawn: Latents) -> Iterator[tuple[float, Latents]]:
-    """Weight and latents of each term; those of its seeds are the next ones in ``drawn``."""
-    for term in terms:
-        count = len(term.seeds or ())
-        yield term.weight, drawn[:count] if term.noise is None else term.noise
-        drawn = drawn[count:]
 
 
 def _to_base64(rows: Latents) -> str:
@@ -616,9 +607,9 @@ def _a_step_each(steps: int, info: ValidationInfo, most: int) -> int:
 
 def _few_images(items: list[Request], most: int) -> list[Request]:
     """KServe instances, which are answered in one JSON object."""
-    for i, (item, images) in enumerate(
-        zip(items, accumulate(item.num_images for item in items), strict=True)
-    ):
+    images = 0
+    for i, item in enumerate(items):
+        images += item.num_images
         if item.format not in (None, "json"):
             raise _wrong(
                 "format",

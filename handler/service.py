@@ -217,8 +217,12 @@ class Service:
 
     def _draw(self, calls: Sequence[Call], deadline: float) -> list[list[Latents]]:
         """The latents of each item of each call."""
+        drawn = []
         self._check_time(deadline)
-        return request.draw(calls, self._card.nz)
+        for own in request.draw(calls, self._card.nz):
+            drawn.append(own)
+            self._check_time(deadline)  # many mixes take seconds
+        return drawn
 
     def _generate(
         self, latents: Sequence[Sequence[Latents]], deadline: float

@@ -6,6 +6,7 @@ import base64
 import itertools
 import json
 import time
+import tracemalloc
 from typing import Any
 
 import jsonschema_rs
@@ -43,7 +44,7 @@ def drawn(item: Request) -> Latents:
 def refused(raw: dict[str, Any], nz: int = NZ, **limits: int) -> RequestError:
     """The refusal of what may be seen as late as the latents are drawn."""
     with pytest.raises(RequestError) as caught:
-        draw([call(raw, nz, **limits)], nz)
+        list(draw([call(raw, nz, **limits)], nz))
     return caught.value
 
 
@@ -424,6 +425,18 @@ def test_more_images_than_the_limit_is_a_413(fields: dict[str, Any], at: str) ->
     error = refused({"body": fields}, max_images=3)
     assert (error.kind, error.field) == (Kind.TOO_LARGE, at)
     assert request({"num_images": 3}, max_images=3).num_images == 3  # the limit itself
+
+
+def test_many_mixes_are_drawn_one_after_the_other() -> None:
+    """Each averages up to 1024 latents; all at once they would take hundreds of megabytes."""
+    mix = {"mix": [{"weight": 1, "seeds": [1] * 256}] * 4}
+    found = call({"body": {"instances": [mix] * 64}}, 100)
+    tracemalloc.start()
+    (latents,) = draw([found], 100)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(latents) == 64
+    assert peak_bytes < 20e6
 
 
 def test_a_mix_has_a_limit_of_its_own() -> None:

@@ -443,6 +443,22 @@ def test_the_time_of_reading_and_encoding_counts(
     assert [reply.status for reply in read] == [503] * 8  # six were read, and time was up
 
 
+def test_the_time_of_drawing_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three make a round of 27 s; of the next one only the first is drawn, and none is made."""
+    backend = Slow(monkeypatch)
+    draw = request.draw
+
+    def slowly(calls: Sequence[Call], nz: int) -> Any:
+        for own in draw(calls, nz):
+            backend.now += 8
+            yield own
+
+    monkeypatch.setattr(request, "draw", slowly)
+    replies = slow_service(backend).handle([{"body": {"seed": 1}}] * 9)
+    assert [reply.status for reply in replies] == [200] * 3 + [503] * 6
+    assert backend.now == 3 * 8 + 3 + 8
+
+
 def test_the_next_batch_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = slow_service(Slow(monkeypatch))
     assert one(slow, {"num_images": 15}).status == 200
