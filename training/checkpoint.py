@@ -150,8 +150,11 @@ def _read_latest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"no usable checkpoint in {folder}: {tried}")
     latest = max(states, key=lambda state: int(state["step"]))
     if problems:
-        log.warning("left out, unusable: %s; going on from update %d instead",
-                    "; ".join(problems), latest["step"])  # fmt: skip
+        log.warning(
+            "left out, unusable: %s; going on from update %d instead",
+            "; ".join(problems),
+            latest["step"],
+        )
     if best is None:
         latest["best"] = None  # the next grid is the best so far
     return latest
@@ -167,8 +170,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _restore(state: dict[str, Any], trainer: Trainer) -> int:
-    networks = {"generator": trainer.generator, "discriminator": trainer.discriminator,
-                "ema": trainer.ema.generator}  # fmt: skip
+    networks = {
+        "generator": trainer.generator,
+        "discriminator": trainer.discriminator,
+        "ema": trainer.ema.generator,
+    }
     try:
         for name, network in networks.items():
             network.load_state_dict(strip_prefixes(state[name]))

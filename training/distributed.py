@@ -76,8 +76,9 @@ class World:
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         self.average_(flat)
-        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]),
-                                  strict=True):  # fmt: skip
+        for gradient, mean in zip(
+            gradients, flat.split([g.numel() for g in gradients]), strict=True
+        ):
             gradient.copy_(mean.view(gradient.shape))
 
     def highest(self, code: int) -> int:

@@ -112,8 +112,12 @@ class HealthMonitor:
     def judge(self) -> Verdict:
         """What is true of the last ``WINDOW`` updates and the last checks; what is dead first."""
         verdicts = [
-            self._not_finite(), self._ahead(), self._alike(), self._bursting(), self._by_heart(),
-        ]  # fmt: skip
+            self._not_finite(),
+            self._ahead(),
+            self._alike(),
+            self._bursting(),
+            self._by_heart(),
+        ]
         found = [verdict for verdict in verdicts if verdict is not None]
         return next((v for v in found if v.dead), found[0] if found else HEALTHY)
 

@@ -136,8 +136,9 @@ class EventWriter:
     def grid(self, step: int, path: Path) -> None:
         """A grid of samples that lies in a picture file."""
         with Image.open(path) as image:
-            self._writer.add_image("samples", np.asarray(image.convert("RGB")), step,
-                                   dataformats="HWC")  # fmt: skip
+            self._writer.add_image(
+                "samples", np.asarray(image.convert("RGB")), step, dataformats="HWC"
+            )
 
     def weights(self, step: int, name: str, network: torch.nn.Module) -> None:
         """A histogram of each parameter tensor; one with values that are not finite is left out."""

@@ -47,10 +47,28 @@ MOST_ROLLBACKS = 3
 # What terminals, services and batch systems send before they kill.
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 STAT_NAMES = tuple(f.name for f in fields(StepStats))
-# What the weights' metadata tells of the settings.
-TOLD = ("recipe", "batch_size", "loss", "latent", "r1_gamma", "r1_every", "ema_decay", "d_norm",
-        "d_group", "diffaugment", "label_smoothing", "instance_noise", "lr_g", "lr_d",
-        "lr_decay_steps", "lr_g_warmup_steps", "held_out", "background", "seed")  # fmt: skip
+# The settings that the metadata of the weights holds.
+PROVENANCE = (
+    "recipe",
+    "batch_size",
+    "loss",
+    "latent",
+    "r1_gamma",
+    "r1_every",
+    "ema_decay",
+    "d_norm",
+    "d_group",
+    "diffaugment",
+    "label_smoothing",
+    "instance_noise",
+    "lr_g",
+    "lr_d",
+    "lr_decay_steps",
+    "lr_g_warmup_steps",
+    "held_out",
+    "background",
+    "seed",
+)
 
 
 @dataclass(frozen=True)
@@ -143,9 +161,12 @@ class _Run:
         held_out = np.unique(self.pictures.first_equal[self.split.held_out])
         too_few = different < FEW or (config.held_out > 0 and len(held_out) < 2)
         self.health = HealthMonitor(
-            self.checks.real_diversity, config.loss, config.label_smoothing,
-            different if too_few else None, self.step,
-        )  # fmt: skip
+            self.checks.real_diversity,
+            config.loss,
+            config.label_smoothing,
+            different if too_few else None,
+            self.step,
+        )
         self.verdict = HEALTHY
 
     def go(self, stop: StopRequest) -> str:
@@ -154,9 +175,12 @@ class _Run:
         source = self._batches()
         interval_s = 0.5 if sys.stderr.isatty() else 30.0  # a log file is not flooded
         with tqdm(
-            total=config.max_steps, initial=self.step, unit="step", mininterval=interval_s,
+            total=config.max_steps,
+            initial=self.step,
+            unit="step",
+            mininterval=interval_s,
             disable=not self.world.is_first,
-        ) as bar:  # fmt: skip
+        ) as bar:
             while self.step < config.max_steps:
                 if self.world.highest(int(stop.made)):
                     return "interrupted"
@@ -183,9 +207,13 @@ class _Run:
 
     def _batches(self) -> Iterator[npt.NDArray[np.uint8]]:
         return batches(
-            self.pictures.images, self.split.train, self.config.batch_size, self.config.seed,
-            self.step, self.world,
-        )  # fmt: skip
+            self.pictures.images,
+            self.split.train,
+            self.config.batch_size,
+            self.config.seed,
+            self.step,
+            self.world,
+        )
 
     def _after(self, stats: StepStats, bar: tqdm[Any]) -> None:
         """Log, sample, save, judge: what is due after an update."""
@@ -284,7 +312,7 @@ class _Run:
             "torch": str(torch.__version__),
             "start_from": self.config.start_from and str(self.config.start_from),
             "start_d_from": self.config.start_d_from and str(self.config.start_d_from),
-            **{name: getattr(self.config, name) for name in TOLD},
+            **{name: getattr(self.config, name) for name in PROVENANCE},
         }
         save_generator(path, generator, provenance)
         return path

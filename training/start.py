@@ -255,10 +255,16 @@ def starting_networks(config: TrainConfig, channels: int) -> Start:
 
 def _starting_generator(config: TrainConfig, path: Path, channels: int) -> networks.Generator:
     generator, info = load_generator(path)
-    needed = {"nz": config.nz, "ngf": config.ngf, "channels": channels,
-              "image_size": config.image_size, "latent": config.latent}  # fmt: skip
-    other = [f"{name} {getattr(info, name)}" for name in needed
-             if getattr(info, name) != needed[name]]  # fmt: skip
+    needed = {
+        "nz": config.nz,
+        "ngf": config.ngf,
+        "channels": channels,
+        "image_size": config.image_size,
+        "latent": config.latent,
+    }
+    other = [
+        f"{name} {getattr(info, name)}" for name in needed if getattr(info, name) != needed[name]
+    ]
     if other:
         raise ConfigError(
             f"{path} was trained with {', '.join(other)}, this run has "

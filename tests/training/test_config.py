@@ -1,12 +1,22 @@
 """Settings: recipes, precedence, ranges, unknown keys, differences."""
 
 import json
-from dataclasses import fields, replace
+import re
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
+from annotated_types import Ge, Lt
 
-from training.config import ConfigError, TrainConfig, differences, from_mapping, recipe_defaults
+from training.config import (
+    ConfigError,
+    TrainConfig,
+    check,
+    differences,
+    from_mapping,
+    recipe_defaults,
+)
 from training.start import parse
 
 
@@ -122,3 +132,27 @@ def test_every_setting_has_help_on_the_command_line(capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().out
     for field in fields(TrainConfig):
         assert f"--{field.name.replace('_', '-')}" in shown
+
+
+@dataclass(frozen=True)
+class Example:
+    seeds: Annotated[tuple[int, ...], Ge(0), Lt(9)] = ()
+    share: Annotated[float | None, Lt(1)] = None
+    name: str = ""
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"seeds": (1, 9)}, "seeds is (1, 9); it must be >= 0 and < 9"),
+        ({"seeds": (1.5,)}, "seeds is (1.5,); it must be of type int"),
+        ({"share": float("nan")}, "share is nan; it must be < 1"),
+        ({"share": float("-inf")}, "share is -inf; it must be < 1"),
+        ({"name": 1}, "name is 1; it must be of type str"),
+    ],
+)
+def test_settings_are_held_against_their_annotations(given: dict[str, Any], words: str) -> None:
+    check(Example())
+    check(Example((0, 8), 0.5))
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        check(Example(**given))
