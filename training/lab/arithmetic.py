@@ -49,7 +49,7 @@ NAMES: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Arithmetic(OfWeights, Plot):
-    """Give samples what others have: latents with it, minus latents without, plus theirs.
+    """Give samples what others have, by adding latents with it minus latents without.
 
     Rows of the picture: the averaged samples with the concept and, last, the picture of their
     mean; the same without; bases; bases plus the difference; bases plus a random direction of
@@ -158,7 +158,7 @@ def parse_concept(text: str, classes: Mapping[str, int]) -> Concept:
         classes: attribute -> number of classes, of the classifier in use.
 
     Raises:
-        UsageError: unknown; the nearest name is told.
+        UsageError: unknown; the nearest name is given.
     """
     attribute, colon, number = text.partition(":")
     if colon:

@@ -182,10 +182,8 @@ class _Measures:
 
     def _nearest(self, images: Images, rows: npt.NDArray[np.int64]) -> float:
         count = min(NEIGHBOURS_OF, len(images))
-        vectors = memorisation.pixels
-        found = memorisation.nearest_trained(
-            self.reals, [vectors(images[:count])], vectors, rows[:count], neighbours=1
-        )
+        space = memorisation.Space(memorisation.pixels)
+        found = space.nearest(images[:count], self.reals, rows[:count], neighbours=1)
         return float(np.median(found.distances[:, 0])) / float(np.sqrt(images[0].size))
 
 

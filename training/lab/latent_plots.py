@@ -90,7 +90,7 @@ def steps_of(legs: Images) -> dict[str, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Directions(OfWeights, Plot):
-    """One row a direction of the latent: the same picture, moved along it from - to +.
+    """Move one picture along the directions of the latent that change most, one row each.
 
     The directions are those that the Generator's first layer answers to most strongly.
     """
@@ -167,7 +167,7 @@ def pixel_change(generator: Generator, direction: Latents) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Enlarge(OfWeights, Plot):
-    """One picture larger than those trained on, whose latents blend from corner to corner.
+    """Draw one larger picture than those trained on; its latents blend from corner to corner.
 
     The Generator has no fully connected layer, so a map (nz, h, w) in the place of one latent
     is a larger picture; soumith/dcgan.torch does so under the name imsize. One latent starts a

@@ -80,27 +80,41 @@ class Neighbours(AgainstReals, Plot):
 
 @dataclass(frozen=True)
 class Space:
-    """Pictures as vectors: those of the samples in some variants, those of the training set once.
+    """Pictures as vectors, uint8 (N, H, W, C) -> float32 (N, dimensions).
 
     Attributes:
-        variants, vectors: uint8 (N, H, W, C) -> float32 (N, dimensions), of which there is a
-            list in the case of ``variants``.
+        vectors: of training pictures, and of samples.
+        variants: of samples, where they have several, of which the nearest counts.
     """
 
-    variants: Callable[[Images], list[Vectors]]
     vectors: Callable[[Images], Vectors]
+    variants: Callable[[Images], list[Vectors]] | None = None
+
+    def nearest(
+        self,
+        images: Images,
+        reals: Reals,
+        rows: npt.NDArray[np.int64],
+        neighbours: int = NEIGHBOURS,
+    ) -> Nearness:
+        """Nearest of the training pictures, of which equal ones count as one.
+
+        Args:
+            images: uint8 (N, H, W, C).
+            rows: int64 (N,), which training picture each is itself, -1 for one that is none.
+            neighbours: how many to look for.
+        """
+        variants = self.variants(images) if self.variants else [self.vectors(images)]
+        places = np.where(rows < 0, -1, np.searchsorted(reals.different, rows))
+        trained_on = map(self.vectors, blocks(reals.trained_on, reals.different))
+        found = nearness(variants, trained_on, places, neighbours)
+        return Nearness(found.distances, reals.different[found.index])
 
 
 def spaces_of(extract: Callable[[Images], Vectors] | None) -> dict[str, Space]:
-    """The spaces that neighbours are looked for in.
-
-    Args:
-        extract: uint8 (N, H, W, C) -> features, float32 (N, dimensions); None: pixels only.
-    """
-    spaces = {"pixels": Space(shifted, reduced)}
-    if extract is not None:
-        spaces["features"] = Space(lambda images: [extract(images)], extract)
-    return spaces
+    """The spaces that copies are looked for in: pixels, and features if they can be extracted."""
+    spaces = {"pixels": Space(reduced, shifted)}
+    return spaces if extract is None else spaces | {"features": Space(extract)}
 
 
 def search(space: Space, samples: Images, reals: Reals, count: int) -> tuple[Nearness, Nearness]:
@@ -112,8 +126,7 @@ def search(space: Space, samples: Images, reals: Reals, count: int) -> tuple[Nea
     """
     samples, reference = samples[:count], reals.reference[:count]
     rows = np.concatenate([np.full(len(samples), -1), reals.rows[: len(reference)]])
-    variants = space.variants(np.concatenate([samples, reference]))
-    found = nearest_trained(reals, variants, space.vectors, rows)
+    found = space.nearest(np.concatenate([samples, reference]), reals, rows)
     return found.part(0, len(samples)), found.part(len(samples), len(rows))
 
 
@@ -276,28 +289,6 @@ def nearness(
     order = np.argsort(best, axis=1, kind="stable")[:, :neighbours]
     distances = np.sqrt(np.maximum(np.take_along_axis(best, order, axis=1), 0))
     return Nearness(distances, np.take_along_axis(index, order, axis=1))
-
-
-def nearest_trained(
-    reals: Reals,
-    variants: Sequence[Vectors],
-    vectors: Callable[[Images], Vectors],
-    rows: npt.NDArray[np.int64],
-    neighbours: int = NEIGHBOURS,
-) -> Nearness:
-    """Nearest of the training pictures, of which equal ones count as one.
-
-    Args:
-        reals: whose ``trained_on``.
-        variants: of N pictures, as of ``nearness``.
-        vectors: makes those of training pictures.
-        rows: int64 (N,), which training picture each is itself, -1 for one that is none.
-        neighbours: how many to look for.
-    """
-    places = np.where(rows < 0, -1, np.searchsorted(reals.different, rows))
-    trained_on = map(vectors, blocks(reals.trained_on, reals.different))
-    found = nearness(variants, trained_on, places, neighbours)
-    return Nearness(found.distances, reals.different[found.index])
 
 
 def pixels(images: Images) -> Vectors:

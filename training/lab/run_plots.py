@@ -126,7 +126,7 @@ def figure(series: Series, loss: str = TrainConfig.loss) -> Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Animation(Plot):
-    """A GIF of a run's sample grids, in the order of the updates; the last one stays longer."""
+    """Make a GIF of a run's sample grids, in their order; the last one stays longer."""
 
     endings = (".gif",)
 
@@ -186,7 +186,7 @@ def read_frame(path: Path, max_px: int) -> Images:
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(OfPictures, Plot):
-    """Real pictures on the left, samples of seeds 0, 1, ... on the right, none chosen by hand."""
+    """Put samples of seeds 0, 1, ... beside as many real pictures; none is chosen by hand."""
 
     out: Path = Path("runs/plots/compare.png")
     count: Count = 64

@@ -79,9 +79,9 @@ def test_the_direction_is_the_difference_of_means() -> None:
 
 def test_without_is_what_the_others_have() -> None:
     samples = pool()
-    told = {**samples.seen, "hat": np.eye(3, dtype=np.float32)[np.arange(400) % 3]}
+    seen = {**samples.seen, "hat": np.eye(3, dtype=np.float32)[np.arange(400) % 3]}
     trials, bases = plan(
-        Pool(samples.latents, told), HAT, Concept("hat", 2), terms=3, trials=2, bases=9
+        Pool(samples.latents, seen), HAT, Concept("hat", 2), terms=3, trials=2, bases=9
     )
     assert {row % 3 for row in trials[1].having} == {1}
     assert {row % 3 for row in [*trials[1].lacking, *bases]} == {2}

@@ -25,8 +25,8 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict[str, Any], str]:
     cache = Path(arguments[arguments.index("--weights") + 1]).parent / "cache"
     assert main(["evaluate", "--cache", str(cache), *arguments]) == 0
-    told = capsys.readouterr()
-    return json.loads(told.out), told.err
+    printed = capsys.readouterr()
+    return json.loads(printed.out), printed.err
 
 
 def cells(table: str, first: str) -> list[str]:
@@ -126,6 +126,6 @@ def test_bad_input_is_told(
     monkeypatch.chdir(tmp_path)
     start = ["evaluate", "--weights", str(path), "--samples", "16", "--classifier", str(judge)]
     assert main([*start, *arguments]) == 2
-    told = capsys.readouterr()
-    assert words in told.err
-    assert told.out == ""
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert printed.out == ""

@@ -137,10 +137,10 @@ def test_the_command_draws_both_halves(
          "--patches", "2"]
     )  # fmt: skip
     assert code == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["checkpoint"].endswith("step_00000003.pt")
-    assert told["patch_px"] == 10
-    assert told["labels_agree"] is None
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["checkpoint"].endswith("step_00000003.pt")
+    assert printed["patch_px"] == 10
+    assert printed["labels_agree"] is None
     with Image.open(out) as image:
         pixels = np.asarray(image)
     assert pixels.shape == (3 * 12 + 2, 2 * (4 * 12 + 2) + 16, 3)

@@ -13,15 +13,15 @@ def test_the_judge_learns_a_colour_and_tells_it() -> None:
     images = rng.integers(0, 60, (512, 16, 16, 3)).astype(np.uint8)
     images[..., 0] += (labels * 150).astype(np.uint8)[:, None, None]
     classifier = fit(images[:448], {"red": labels[:448]}, epochs=2, seed=0)
-    told = classifier.classify(images[448:])["red"]
-    assert told.shape == (64, 2)
-    assert (told.argmax(1) == labels[448:]).mean() > 0.95
+    seen = classifier.classify(images[448:])["red"]
+    assert seen.shape == (64, 2)
+    assert (seen.argmax(1) == labels[448:]).mean() > 0.95
 
 
 def sure_of(classes: list[int], surely: list[bool]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    told = np.full((len(classes), 4), 0.1, np.float32)
-    told[np.arange(len(classes)), classes] = np.where(surely, 0.95, 0.7)
-    return told
+    seen = np.full((len(classes), 4), 0.1, np.float32)
+    seen[np.arange(len(classes)), classes] = np.where(surely, 0.95, 0.7)
+    return seen
 
 
 def test_histograms() -> None:

@@ -191,8 +191,8 @@ def test_enlarge_writes_the_size_it_tells(
          "--spacing", "3"]
     )  # fmt: skip
     assert code == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["latent_map"] == [6, 4, 7]
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["latent_map"] == [6, 4, 7]
     with Image.open(out) as image:
         assert image.size == (10 * 8, 7 * 8)  # (w + 3) * 32 / 4
-    assert told["picture_px"] == {"width": 80, "height": 56}
+    assert printed["picture_px"] == {"width": 80, "height": 56}

@@ -100,7 +100,7 @@ HONEST: dict[str, Callable[[World], Images]] = {
 
 
 @pytest.fixture(scope="module")
-def told(world: World) -> dict[str, dict[str, Any]]:
+def results(world: World) -> dict[str, dict[str, Any]]:
     """Kind of samples -> what the tests say of them; all in one search, which is faster."""
     kinds = {name: draw(world) for name, draw in {**COPIES, **named(HONEST)}.items()}
     every = np.concatenate([*kinds.values()])
@@ -118,15 +118,17 @@ def named(kinds: dict[str, Callable[[World], Images]]) -> dict[str, Callable[[Wo
 
 
 @pytest.mark.parametrize("kind", COPIES)
-def test_copies_are_found(told: dict[str, dict[str, Any]], kind: str) -> None:
-    found = told[kind]
+def test_copies_are_found(results: dict[str, dict[str, Any]], kind: str) -> None:
+    found = results[kind]
     assert found["pixels"]["copies"] or found["features"]["copies"], found
     assert verdict(found, COUNT, COUNT).startswith("copies training pictures")
 
 
 @pytest.mark.parametrize("kind", named(HONEST))
-def test_new_pictures_are_not_taken_for_copies(told: dict[str, dict[str, Any]], kind: str) -> None:
-    found = told[kind]
+def test_new_pictures_are_not_taken_for_copies(
+    results: dict[str, dict[str, Any]], kind: str
+) -> None:
+    found = results[kind]
     assert not found["pixels"]["copies"], found
     assert not found["features"]["copies"], found
     assert verdict(found, COUNT, COUNT) == "no copying seen"
@@ -270,9 +272,9 @@ def test_neighbours_show_the_copies_first(
          "--samples", "20", "--shown", "3", "--nearest", "4"]
     )  # fmt: skip
     assert code == 0
-    told = json.loads(capsys.readouterr().out)
-    assert sorted(told["seeds"][:2]) == [5, 9]
-    assert told["columns"] == ["sample", "pixels"]
+    printed = json.loads(capsys.readouterr().out)
+    assert sorted(printed["seeds"][:2]) == [5, 9]
+    assert printed["columns"] == ["sample", "pixels"]
     pixels = np.asarray(Image.open(out))
     assert pixels.shape == (3 * 34 + 2, 36 + 16 + 4 * 34 + 2, 3)
     for row in range(2):

@@ -57,14 +57,14 @@ def test_distances_have_a_panel_where_there_are_some(tmp_path: Path) -> None:
 
 def drawn_between(folder: Path, loss: str) -> dict[str, tuple[float, float]]:
     """Title of a panel -> what of its y axis is seen; as the command draws it."""
-    made: dict[str, tuple[float, float]] = {}
+    limits: dict[str, tuple[float, float]] = {}
     (folder / "config.json").write_text(json.dumps({"loss": loss}))
     for panel in figure(read_stats(folder), loss_of(folder)).axes:
-        made[panel.get_title()] = panel.get_ylim()
+        limits[panel.get_title()] = panel.get_ylim()
         low, high = panel.get_ylim()
         for line in panel.get_lines():
             assert all(low <= value <= high for value in np.asarray(line.get_ydata()))
-    return made
+    return limits
 
 
 @pytest.mark.parametrize("loss", ["hinge", "lsgan"])
@@ -87,9 +87,9 @@ def test_the_file_is_a_picture_with_lines(
     write(tmp_path, stats(LINES))
     out = tmp_path / "c.png"
     assert main(["curves", "--run-folder", str(tmp_path), "--out", str(out)]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["step"] == 20
-    assert told["last"]["loss_g"] == 2.5
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["step"] == 20
+    assert printed["last"]["loss_g"] == 2.5
     with Image.open(out) as image:
         assert image.size == (1200, 300)
         colours = {colour for _, colour in image.convert("RGB").getcolors(100_000) or []}
