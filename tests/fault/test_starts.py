@@ -199,7 +199,7 @@ def test_a_start_after_a_crash(tmp_path: Path) -> None:
     start neither trips over them nor lets them pile up."""
     server = served(tmp_path, live.STORE)
     launcher = psutil.Process(server.start().pid)
-    live.wait(server.is_ready, 120)
+    live.wait(lambda: not server.reason_not_ready(), 120)
     family = [launcher, *launcher.children(recursive=True)]
     for process in family:
         process.kill()
