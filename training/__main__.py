@@ -49,6 +49,7 @@ COMMANDS = {
     "arithmetic": "arithmetic",
     "directions": "latent_plots",
     "filters": "filters",
+    "layers": "latent_plots",
     "enlarge": "latent_plots",
     "curves": "run_plots",
     "animation": "run_plots",

@@ -1,4 +1,4 @@
-"""The latent space in pictures: walks, the directions that change most, maps of latents."""
+"""The latent space in pictures: walks, the directions that change most, layers, maps of latents."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from training.lab.plots import Plot, rows_of
 from training.networks import Generator
 from training.samples import Latents, draw, tiles
 
+FloatMaps = npt.NDArray[np.float32]  # (maps, h, w)
 MAX_PX = 8192  # of a side; a larger picture is a mistyped number
 START_PX = 4  # height and width of the first feature maps of one latent
 
@@ -163,6 +164,58 @@ def pixel_change(generator: Generator, direction: Latents) -> float:
     start = from_seeds(range(64), generator.nz)
     before, after = (draw(generator, z).astype(np.int16) for z in (start, start + direction))
     return round(float(np.abs(after - before).mean()), 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers(OfWeights, Plot):
+    """Show the Generator's feature maps for one latent, a row a layer, then the picture.
+
+    The last row is the picture and its channels.
+    """
+
+    out: Path = Path("runs/plots/layers.png")
+    seed: Seed = 0
+    """Seed of the latent."""
+    maps: Count = 10
+    """Feature maps of each layer: those that vary most over the picture."""
+
+    def result(self) -> dict[str, Any]:
+        """Write the picture; returns the shape of each layer's output."""
+        generator, _ = self.load()
+        hidden, picture = feature_maps(generator, self.seed)
+        rows = [as_tiles(strongest(maps, self.maps), generator.image_size) for maps in hidden]
+        pixels = to_uint8(picture[None])
+        rgb = np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else pixels
+        channels = np.repeat(pixels[0].transpose(2, 0, 1)[..., None], 3, axis=3)
+        self.save_png(rows_of([*rows, np.concatenate([rgb, channels])]))
+        shapes = [maps.shape for maps in (*hidden, picture)]
+        return {"out": str(self.out), "seed": self.seed, "layers": shapes}
+
+
+@torch.no_grad()
+def feature_maps(generator: Generator, seed: int) -> tuple[list[FloatMaps], FloatMaps]:
+    """Outputs of all ReLUs, float32 (maps, h, w) each >= 0, and the picture in [-1, 1]."""
+    value = torch.from_numpy(from_seeds([seed], generator.nz)).view(1, -1, 1, 1)
+    hidden = []
+    for layer in generator.layers:
+        value = layer(value)
+        if isinstance(layer, torch.nn.ReLU):
+            hidden.append(value[0].numpy().copy())
+    return hidden, value[0].numpy()
+
+
+def strongest(maps: FloatMaps, count: int) -> FloatMaps:
+    """The maps with the largest standard deviation over the picture, the largest first."""
+    order = np.argsort(-maps.std(axis=(1, 2)), kind="stable")
+    return maps[order[:count]]
+
+
+def as_tiles(maps: FloatMaps, size: int) -> Images:
+    """Grey tiles, 0 black and the row's largest value white: uint8 (maps, size, size, 3)."""
+    factor = size // maps.shape[1]
+    levels = np.rint(maps * (255 / max(float(maps.max()), 1e-12))).astype(np.uint8)
+    large = levels.repeat(factor, axis=1).repeat(factor, axis=2)
+    return np.repeat(large[..., None], 3, axis=3)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,15 +11,18 @@ import torch
 from PIL import Image
 
 from handler.latents import from_seeds
+from handler.pixels import to_uint8
 from tests.support.generators import AVATARS, lively, weights
 from training.__main__ import main
 from training.lab.latent_plots import (
     blend,
+    feature_maps,
     large_picture,
     latent_map,
     pixel_change,
     random_directions,
     steps_of,
+    strongest,
     strongest_directions,
 )
 from training.networks import new_generator
@@ -153,6 +156,29 @@ def test_random_directions_have_the_length_and_no_favourite() -> None:
     drawn = random_directions(2000, 7.0, 4, seed=0)
     assert np.allclose(np.linalg.norm(drawn, axis=1), 7, atol=1e-4)
     assert np.abs(drawn.mean(axis=0)).max() < 0.4
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_layers_has_a_row_a_layer(channels: int, tmp_path: Path) -> None:
+    save_generator(tmp_path / "g.safetensors", lively(channels=channels), {})
+    out = tmp_path / "l.png"
+    code = main(
+        ["layers", "--weights", str(tmp_path / "g.safetensors"), "--out", str(out), "--maps", "5"]
+    )
+    assert code == 0
+    with Image.open(out) as image:
+        assert image.size == (5 * 34 + 2, 4 * 34 + 2)
+
+
+def test_the_maps_of_layers_are_those_that_vary_most() -> None:
+    generator = lively()
+    hidden, picture = feature_maps(generator, 3)
+    assert [maps.shape[1] for maps in hidden] == [4, 8, 16]
+    assert all((maps >= 0).all() for maps in hidden)
+    assert np.array_equal(to_uint8(picture[None]), draw(generator, from_seeds([3], generator.nz)))
+    spread = strongest(hidden[0], 4).std(axis=(1, 2))
+    assert np.all(np.diff(spread) <= 0)
+    assert spread[0] == hidden[0].std(axis=(1, 2)).max()
 
 
 def test_a_map_of_one_latent_is_its_picture() -> None:
