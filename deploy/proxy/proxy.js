@@ -32,6 +32,15 @@ function escapedAgent(r) {
     return escaped(r.rawVariables.http_user_agent);
 }
 
+// All lines of a header, with commas between.
+function accept(r) {
+    return r.headersIn['Accept'] || '';
+}
+
+function contentEncoding(r) {
+    return r.headersIn['Content-Encoding'] || '';
+}
+
 // Whether TorchServe's decoder (Netty 4.1.53) takes a form; on others it fails with a 500. It takes
 // what follows the last & without a name, and a line break at the end.
 function urlencodedIsRead(text) {
@@ -195,4 +204,4 @@ async function workers(r) {
     r.return(200, lines.join('\n') + '\n');
 }
 
-export default {digest, escapedAgent, escapedUri, form, health, metrics, workers};
+export default {accept, contentEncoding, digest, escapedAgent, escapedUri, form, health, metrics, workers};

@@ -81,6 +81,44 @@ def test_no_key_and_nothing_unknown_reaches_torchserve(
     assert ALICE not in str(headers)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "size", "allow"),
+    [
+        ("POST", "/models/dcgan", 10, "GET, HEAD, OPTIONS"),
+        ("DELETE", "/models/dcgan", 10, "GET, HEAD, OPTIONS"),
+        ("POST", "/healthz", 10, "GET, HEAD"),
+        ("POST", "/gallery/", 6553501, "GET, HEAD"),
+        ("PUT", "/predictions/dcgan", 6553501, "POST, OPTIONS"),
+        ("PUT", "/v1/models/dcgan:predict", 6553501, "POST, OPTIONS"),
+    ],
+)
+def test_the_method_is_refused_before_the_size_of_its_body(
+    shared: Proxy, method: str, path: str, size: int, allow: str
+) -> None:
+    reply = shared.call(method, path, ALICE, data=b"x" * size)
+    check_problem(reply, 405, "method-not-allowed")
+    assert reply.headers["Allow"] == allow
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/workers", "/proxy", "/healthz"])
+@pytest.mark.parametrize("body", [b"", b"x" * 10])
+def test_the_port_that_is_not_published_only_reads(shared: Proxy, path: str, body: bytes) -> None:
+    reply = requests.post(shared.metrics_url + path, data=body, timeout=5)
+    assert (reply.status_code, reply.headers.get("Allow")) == (405, "GET, HEAD")
+    assert "Allow" not in requests.get(shared.metrics_url + path, timeout=5).headers
+
+
+def test_a_header_on_several_lines_is_one_list(recorder: Upstream, tmp_path: Path) -> None:
+    """RFC 9110, 5.3: otherwise text/html and then */* would be 406."""
+    lines = b"Accept: text/html\r\nAccept: */*;q=0.5\r\nContent-Encoding: identity\r\n"
+    with running(tmp_path, recorder.ports) as proxy:
+        send(proxy, ASK + lines + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}")
+    ((_, _, headers),) = recorder.seen
+    passed = {name.lower(): re.split(" *, *", value) for name, value in headers}
+    assert passed["accept"] == ["text/html", "*/*;q=0.5"]
+    assert passed["content-encoding"] == ["identity", "gzip"]
+
+
 @pytest.mark.parametrize(("told", "wait"), [({"Retry-After": "30"}, "30"), ({}, "2")])
 def test_one_wait_is_told_and_the_servers_own_first(
     recorder: Upstream, tmp_path: Path, told: dict[str, str], wait: str
