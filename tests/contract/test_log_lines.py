@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from deploy.server import HOST, ROOT, Ports, Server
+from deploy.server import HOST, ROOT, Server
 
 STORE = ROOT / "model_store"
 HOSTILE_IDS = [
@@ -101,34 +101,3 @@ def test_a_hostile_path_is_one_escaped_line(server: Server) -> None:
     (line,) = [line for line in lines if line["logger"] == "ACCESS_LOG"]
     assert ' HTTP/1.1" 404 ' in line["message"]
     assert line["message"].isprintable()
-
-
-def test_the_level_silences_requests(tmp_path: Path) -> None:
-    quiet = Server(
-        tmp_path, STORE, Ports.free(), environment=(("DCGAN_LOG_LEVEL", "error"),)
-    )  # fmt: skip
-    with quiet.running():
-        for seed in (1, -1):
-            requests.post(quiet.predict_url, json={"seed": seed}, timeout=60)
-        assert not quiet.log.exists()
-
-
-def test_a_wrong_level_stops_the_start_with_the_reason(tmp_path: Path) -> None:
-    loud = Server(tmp_path, STORE, Ports.free(), environment=(("DCGAN_LOG_LEVEL", "loud"),))
-    with (
-        pytest.raises(Exception, match=r"DCGAN_LOG_LEVEL: seen 'loud'; allowed are debug, info"),
-        loud.running(60),
-    ):
-        pass
-
-
-def test_without_a_file_everything_goes_to_the_console(tmp_path: Path) -> None:
-    shown = Server(
-        tmp_path, STORE, Ports.free(), environment=(("DCGAN_LOG_TO", "console"),)
-    )  # fmt: skip
-    with shown.running():
-        pass
-    assert not shown.log.exists()
-    lines = [line for line in shown.console.read_text().splitlines() if line.startswith("{")]
-    entries = [json.loads(line) for line in lines]
-    assert {"org.pytorch.serve.ModelServer", "handler.telemetry"} <= {e["logger"] for e in entries}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -10,13 +11,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
-from deploy.server import ROOT, Ports
+from deploy.server import HOST, ROOT, Ports
 from tests.support import live
 
 COPIED = re.findall(
@@ -24,7 +27,6 @@ COPIED = re.findall(
     (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8").partition("AS torchserve")[2],
     re.MULTILINE,
 )
-FAILS = b"raise RuntimeError('a planted failure')\n"
 FAILS_THE_SECOND_TIME = b"""
 from pathlib import Path
 
@@ -63,6 +65,21 @@ class Image:
     def is_healthy(self) -> bool:
         return self.run("deploy.healthcheck").wait(60) == 0
 
+    def draw(self) -> bytes:
+        """On a connection of its own, as the proxy asks."""
+        reply = requests.post(
+            f"http://{HOST}:{self.ports.inference}/predictions/dcgan", timeout=120,
+            json={"seed": 1, "num_images": 100}, headers={"Connection": "close"},
+        )  # fmt: skip
+        assert reply.status_code == 200
+        return reply.content
+
+    def connections(self) -> int:
+        return sum(
+            c.status == psutil.CONN_ESTABLISHED and c.laddr.port == self.ports.inference
+            for c in psutil.net_connections("tcp")
+        )
+
     def processes(self) -> list[psutil.Process]:
         """All that belong to it: Java and what it started name its folder."""
         listed = psutil.process_iter(["cmdline"])
@@ -93,25 +110,19 @@ def image(tmp_path: Path) -> Iterator[Image]:
 
 
 def store(image: Image, handler: bytes | None = None) -> Path:
-    """The image's model store: the built archive, or one with another handler, which TorchServe
-    tries to start again for a second only."""
-
-    def changed(name: str, content: bytes) -> bytes:
-        if name == "model-config.yaml":
-            return content + b"\nmaxRetryTimeoutInSec: 1\n"
-        return handler if name.startswith("dcgan_handler") else content
-
-    folder = image.root / "model_store"
-    if handler is not None:
-        return live.rewritten_archive(folder, changed)
-    folder.mkdir()
-    for name in ("dcgan.mar", "dcgan.mar.sha256"):
-        shutil.copy(live.STORE / name, folder)
-    return folder
+    """The image's model store: the built archive, or one with another handler. TorchServe tries
+    for a second only to start a worker again."""
+    entry = json.loads(live.packed(live.MANIFEST))["model"]["handler"]
+    files = {entry: handler} if handler else {}
+    return live.edited_archive(image.root / "model_store", files, {"maxRetryTimeoutInSec": 1})
 
 
 def test_a_truncated_archive_ends_it_before_torchserve_starts(image: Image) -> None:
-    archive = store(image) / "dcgan.mar"
+    folder = image.root / "model_store"
+    folder.mkdir()
+    for name in ("dcgan.mar", "dcgan.mar.sha256"):
+        shutil.copy(live.STORE / name, folder)
+    archive = folder / "dcgan.mar"
     os.truncate(archive, archive.stat().st_size // 2)
     assert image.run("deploy.entrypoint").wait(60) == 1
     said = image.output.read_text()
@@ -127,10 +138,11 @@ def test_no_archive(image: Image) -> None:
 
 def test_a_model_that_cannot_be_loaded_ends_it(image: Image) -> None:
     """TorchServe itself would run on for ever, and its /ping say Healthy."""
-    store(image, FAILS)
-    assert image.run("deploy.entrypoint", DCGAN_NO_WORKER_S="10").wait(120) == 1
+    store(image)
+    variables = {"DCGAN_NO_WORKER_S": "10", "DCGAN_LOG_LEVEL": "loud"}
+    assert image.run("deploy.entrypoint", **variables).wait(120) == 1
     said = image.output.read_text()
-    assert "a planted failure" in said
+    assert "DCGAN_LOG_LEVEL: seen 'loud'; allowed are debug, info" in said
     assert "error: no worker has been READY for 10 s" in said
     assert image.processes() == []
     assert image.ports.taken() == []
@@ -138,24 +150,21 @@ def test_a_model_that_cannot_be_loaded_ends_it(image: Image) -> None:
 
 def test_a_worker_that_is_gone_for_good_ends_it(image: Image) -> None:
     store(image, FAILS_THE_SECOND_TIME)
-    process = image.run("deploy.entrypoint", DCGAN_NO_WORKER_S="20")
-
-    def workers() -> list[psutil.Process]:
-        return [p for p in image.processes() if "model_service_worker" in str(p.cmdline())]
-
+    process = image.run("deploy.entrypoint", DCGAN_NO_WORKER_S="12")
     model = image.tmp / "torchserve" / "models"
     live.wait(lambda: list(model.rglob("was-here")))
-    (worker,) = workers()
+    (worker,) = [p for p in image.processes() if "model_service_worker" in str(p.cmdline())]
     worker.kill()
     assert process.wait(120) == 1
     said = image.output.read_text()
-    assert "error: no worker has been READY for 20 s" in said
+    assert "error: no worker has been READY for 12 s" in said
     assert said.index("a planted failure") < said.index("error: no worker")
     assert image.processes() == []
 
 
-def test_a_start_on_what_a_killed_one_left(image: Image) -> None:
-    """The restart of a container, or of one in a pod, has the same /tmp."""
+def test_a_start_on_what_a_killed_one_left_and_its_stop(image: Image) -> None:
+    """The restart of a container, or of one in a pod, has the same /tmp. Its stop under load loses
+    nothing: the proxy has stopped sending, what is there is finished."""
     store(image)
     first = image.run("deploy.entrypoint")
     live.wait(image.is_healthy)
@@ -172,8 +181,17 @@ def test_a_start_on_what_a_killed_one_left(image: Image) -> None:
     second = image.run("deploy.entrypoint")
     live.wait(image.is_healthy)
     assert len(list((left / "models").iterdir())) == 1
-    second.send_signal(signal.SIGTERM)
+    right = image.draw()
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(image.draw) for _ in range(8)]
+        live.wait(lambda: image.connections() == 8)
+        second.send_signal(signal.SIGTERM)
+        assert [future.result() for future in waiting] == [right] * 8
     assert second.wait(60) == 0
     assert not image.is_healthy()
-    assert image.output.read_text().splitlines()[-1] == "the server is being stopped"
+    lines = image.output.read_text().splitlines()
+    assert lines[-1] == "the server is being stopped"
     assert image.processes() == []
+    # Without a file everything is logged to the console.
+    loggers = {json.loads(line)["logger"] for line in lines if line.startswith("{")}
+    assert {"org.pytorch.serve.ModelServer", "handler.telemetry"} <= loggers

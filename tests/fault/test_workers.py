@@ -22,10 +22,8 @@ LONG = {"seed": 1, "num_images": 256}
 def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server for these tests alone, of little patience and with a short queue."""
     folder = tmp_path_factory.mktemp("fragile")
-    store = live.changed_archive(
-        folder / "store", ("responseTimeout: 60 ", "responseTimeout: 8 "),
-        ("jobQueueSize: 256 ", "jobQueueSize: 80 "),
-    )  # fmt: skip
+    impatient = {"responseTimeout": 8, "jobQueueSize": 80}
+    store = live.edited_archive(folder / "store", config=impatient)
     made = Server(
         folder / "server", store, Ports.free(), environment=(("DCGAN_LOG_LEVEL", "error"),)
     )  # fmt: skip

@@ -3,53 +3,133 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.resources
+import json
 import socket
+import sys
+import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import requests
+import yaml
+from grpc_tools import protoc
 
 from deploy.server import HOST, ROOT, Server
 
 STORE = ROOT / "model_store"
+ARCHIVE = STORE / "dcgan.mar"
+MANIFEST = "MAR-INF/MANIFEST.json"
 JSON = "application/json"
 GOOD = {"seed": 7, "num_images": 2}
+Entry = str | zipfile.ZipInfo
 
 
-def changed_archive(store: Path, *changes: tuple[str, str]) -> Path:
-    """A model store with the built archive, words of its model-config.yaml replaced."""
-
-    def config(name: str, content: bytes) -> bytes | None:
-        if name != "model-config.yaml":
-            return content
-        for old, new in changes:
-            assert old.encode() in content
-            content = content.replace(old.encode(), new.encode())
-        return content
-
-    return rewritten_archive(store, config)
-
-
-def rewritten_archive(
-    store: Path,
-    change: Callable[[str, bytes], bytes | None],
-    source: Path = STORE / "dcgan.mar",
+def edited_archive(
+    target: Path,
+    files: Mapping[Entry, bytes | None] | None = None,
+    config: Mapping[str, Any] | None = None,
+    manifest: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A model store with the built archive, or another, each file changed, or left out for None."""
-    store.mkdir(parents=True, exist_ok=True)
-    with (
-        zipfile.ZipFile(source) as old,
-        zipfile.ZipFile(store / "dcgan.mar", "w") as new,
-    ):
-        for name in old.namelist():
-            if (content := change(name, old.read(name))) is not None:
+    """The built archive with changes, in the file ``target`` or as dcgan.mar in that folder.
+
+    Args:
+        target: a .mar file, or a folder; made.
+        files: name -> content, of files that are replaced or added; None leaves one out.
+        config: keys of model-config.yaml with new values; mappings are merged.
+        manifest: the same of the model in MAR-INF/MANIFEST.json.
+
+    Returns:
+        the folder.
+    """
+    target = target if target.suffix else target / ARCHIVE.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    changed = dict(files or {})
+    if config:
+        settings = yaml.safe_load(packed("model-config.yaml"))
+        changed["model-config.yaml"] = yaml.safe_dump(merged(settings, config)).encode()
+    if manifest:
+        facts = merged(json.loads(packed(MANIFEST)), {"model": manifest})
+        changed[MANIFEST] = json.dumps(facts).encode()
+    with zipfile.ZipFile(ARCHIVE) as old, zipfile.ZipFile(target, "w") as new:
+        for name in dict.fromkeys([*old.namelist(), *changed]):
+            content = changed[name] if name in changed else old.read(name)
+            if content is not None:
                 new.writestr(name, content)
-    return store
+    return target.parent
+
+
+def packed(name: str) -> bytes:
+    """A file of the built archive."""
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        return archive.read(name)
+
+
+def merged(below: Any, above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` over ``below``; what is a mapping in both is merged."""
+    return dict(below) | {
+        key: merged(below[key], value) if isinstance(value, Mapping) and key in below else value
+        for key, value in above.items()
+    }
+
+
+def compiled(folder: Path, name: str) -> tuple[Any, Any]:
+    """Modules of the messages and of the services of inference or management, from the
+    definition that TorchServe's own jar carries."""
+    with zipfile.ZipFile(str(importlib.resources.files("ts") / "frontend/model-server.jar")) as jar:
+        for path in (f"proto/{name}.proto", "google/rpc/status.proto"):
+            jar.extract(path, folder)
+    well_known = importlib.resources.files("grpc_tools") / "_proto"
+    arguments = ["protoc", f"-I{folder}/proto", f"-I{folder}", f"-I{well_known}"]
+    arguments += [f"--python_out={folder}", f"--grpc_python_out={folder}"]
+    assert protoc.main([*arguments, f"{name}.proto", "google/rpc/status.proto"]) == 0
+    sys.path.insert(0, str(folder))
+    try:
+        return (
+            importlib.import_module(f"{name}_pb2"),
+            importlib.import_module(f"{name}_pb2_grpc"),
+        )
+    finally:
+        sys.path.remove(str(folder))
+
+
+class Listener(ThreadingHTTPServer):
+    """Serves the archive to everybody, and counts the connections, whatever they speak."""
+
+    daemon_threads = True
+    connections = 0
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        self.connections += 1
+        return super().get_request()
+
+
+class _Archive(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(ARCHIVE.read_bytes())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def listener() -> Iterator[tuple[str, Listener]]:
+    """host:port of a listener, and the listener."""
+    with Listener((HOST, 0), _Archive) as opened:
+        thread = threading.Thread(target=opened.serve_forever)
+        thread.start()
+        yield f"{HOST}:{opened.server_port}", opened
+        opened.shutdown()
+        thread.join()
 
 
 def post(server: Server, body: Any, timeout_s: float = 60) -> requests.Response:
@@ -77,12 +157,16 @@ def java(worker_process: psutil.Process) -> psutil.Process:
     return parent
 
 
-def wait(true: Callable[[], Any], timeout_s: float = 120) -> None:
-    """Return when it is so."""
+T = TypeVar("T")
+
+
+def wait(true: Callable[[], T], timeout_s: float = 120) -> T:
+    """Return when it is so, and what is so."""
     deadline = time.monotonic() + timeout_s
-    while not true():
+    while not (found := true()):
         assert time.monotonic() < deadline
-        time.sleep(0.1)
+        time.sleep(0.05)
+    return found
 
 
 def is_gone(process: psutil.Process) -> bool:
