@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,36 +11,14 @@ import pytest
 from PIL import Image
 
 from deploy.server import ROOT, Server
+from tests.support.documents import commands, run
 from tests.support.pixels import assert_same, precision_of
 
-
-def commands_of(document: str) -> list[str]:
-    text = (ROOT / document).read_text(encoding="utf-8")
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    return [c for block in blocks for c in block.replace("\\\n", " ").splitlines() if c.strip()]
-
-
-COMMANDS = commands_of("README.md")
-API_COMMANDS = commands_of("docs/api.md")
-TINY = " --max-steps {} --batch-size 4 --image-size 32 --nz 4 --ngf 2 --ndf 2"
-
-
-def commands(part: str) -> list[str]:
-    found = [c for c in COMMANDS if part in c]
-    assert found, f"the README shows no command with {part!r}"
-    return found
-
-
-def run(command: str) -> str:
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
-    return done.stdout
+README, API = "README.md", "docs/api.md"
 
 
 def test_every_command_is_run_somewhere() -> None:
-    """Those of make, torchserve and compose by other tests; no unknown ones."""
+    """Those of make, torchserve, compose and the training by other tests; no unknown ones."""
     known = (
         "curl ",
         "make ",
@@ -51,10 +28,10 @@ def test_every_command_is_run_somewhere() -> None:
         "docker compose up",
         *(f".venv/bin/python -m {package}" for package in ("training", "export", "client")),
     )
-    assert [c for c in COMMANDS if not c.startswith(known)] == []
+    assert [c for c in commands(README) if not c.startswith(known)] == []
 
 
-@pytest.mark.parametrize("command", commands("make "))
+@pytest.mark.parametrize("command", commands(README, "make "))
 def test_make_targets_exist(command: str) -> None:
     assert run(command.split("#")[0].replace("make", "make --dry-run"))
 
@@ -69,14 +46,14 @@ def at(server: Server, command: str) -> str:
 
 
 def test_curl(server: Server, tmp_path: Path) -> None:
-    for command in commands("curl"):
+    for command in commands(README, "curl"):
         run(f"cd {tmp_path} && {at(server, command)}")
     image = Image.open(tmp_path / "grid.png")
     assert image.size == (530, 530)
 
 
 def test_the_client(server: Server, tmp_path: Path) -> None:
-    for command in commands("-m client"):
+    for command in commands(README, "-m client"):
         moved = command
         for name in ("grid.png", "walk.gif", "mix.png"):
             moved = moved.replace(name, str(tmp_path / name))
@@ -85,12 +62,12 @@ def test_the_client(server: Server, tmp_path: Path) -> None:
 
 
 def test_the_walk(tmp_path: Path) -> None:
-    (command,) = commands("-m training walk")
+    (command,) = commands(README, "-m training walk")
     run(f"{command} --out {tmp_path}/walk.png")
     assert Image.open(tmp_path / "walk.png").size[0] > 64
 
 
-@pytest.mark.parametrize("command", API_COMMANDS)
+@pytest.mark.parametrize("command", commands(API))
 def test_each_command_of_the_api_page(server: Server, tmp_path: Path, command: str) -> None:
     said = run(at(server, command) if "client" in command else f"cd {tmp_path} && "
                + at(server, command))  # fmt: skip
@@ -104,25 +81,3 @@ def test_each_command_of_the_api_page(server: Server, tmp_path: Path, command: s
             r"```json\n(.*?)```", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.DOTALL
         )
         assert json.loads(said) == json.loads(shown_problem[0])
-
-
-def test_training_on_your_own_pictures(tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(8):
-        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(
-            pictures / f"{i}.png"
-        )
-    first, resumed = commands("-m training --data path") + commands("--resume")
-    (export,) = commands("-m export")
-
-    def moved(command: str) -> str:
-        return command.replace("path/to/pictures", str(pictures)).replace(
-            "runs/mine", f"{tmp_path}/r"
-        )
-
-    run(moved(first) + TINY.format(2))
-    run(moved(resumed) + " --max-steps 3")
-    run(moved(export) + f" --out {tmp_path}/store")
-    assert (tmp_path / "store" / "dcgan.mar").is_file()

@@ -1,49 +1,99 @@
-"""Two versions of the model side by side in one TorchServe, as a rollout has them."""
+"""Versions side by side in one TorchServe: a rollout, backends, workers; and the whole path to one.
+
+Same request, same image: alone or in any batch, on any worker, any backend, after another start.
+Bit by bit in float32 on a CPU; where ``precision: auto`` means short floats, to a few grey levels.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
+import io
+import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import requests
-import torch
+from PIL import Image
 
-from deploy.server import HOST, ROOT, Ports, Server
-from training.networks import new_generator
-from training.weights import save_generator
+from deploy.server import HOST, Ports, Server
+from tests.support.documents import commands, run
+from tests.support.live import STORE, edited_archive
+from tests.support.pixels import assert_same
 
-ARCHIVE = ROOT / "model_store" / "dcgan.mar"
-NEW = "2.0-rc.1"
+OLD, NEW = "1.0", "2.0-rc.1"
+TINY = " --max-steps {} --batch-size 4 --image-size 32 --nz 4 --ngf 2 --ndf 2"
+BACKENDS = ("torchscript", "packed", "onnx")
+EXACT = {"handler": {"precision": "float32"}}
+WORKERS = {
+    "minWorkers": 2, "maxWorkers": 2, "batchSize": 8, "maxBatchDelay": 20,
+    "handler": {"precision": "float32", "limits": {"max_batch_images": 16}},
+}  # fmt: skip
+CONFIGS: dict[str, dict[str, Any]] = {
+    "exact": EXACT, "workers": WORKERS,
+    **{name: {"handler": {"precision": "float32", "backend": name}} for name in BACKENDS},
+}  # fmt: skip
+BODIES: list[dict[str, Any]] = [
+    *({"seed": seed} for seed in range(16)),
+    *({"seed": 100 + count, "num_images": count} for count in (2, 3, 5, 7, 31, 64, 65, 100)),
+    {"walk": {"between": [1, 7, 42], "steps": 9}},
+    {"mix": [{"weight": 1, "seeds": [1, 2, 3]}, {"weight": -1, "seeds": [4, 5, 6]}]},
+    {"noise": np.linspace(-2, 2, 300).reshape(3, 100).tolist()},
+]
+HOSTILE: list[Any] = [{"seed": -1}, {"sede": 1}, [1], {"noise": [[1.0]]}, {"format": "x"}] * 3
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The shipped version 1.0, the default, and a new one with other weights."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the README's commands say that train on one's own pictures, resume and pack, run on a
+    tiny network; ``archive`` is the result."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "pictures").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        image = Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+        image.save(folder / "pictures" / f"{i}.png")
+    (first,) = commands("README.md", "-m training --data path")
+    (resumed,) = commands("README.md", "--resume")
+    (export,) = commands("README.md", "-m export --weights")
+    told: dict[str, Any] = {}
+    for command, more in (
+        (first, TINY.format(2) + f" --cache {folder}/cache"), (resumed, " --max-steps 3"),
+        (export, f" --out {folder}/store --model-version {NEW}"),
+    ):  # fmt: skip
+        command = command.replace("path/to/pictures", f"{folder}/pictures")
+        told |= json.loads(run(command.replace("runs/mine", f"{folder}/run") + more))
+    return {**told, "archive": folder / "store" / "dcgan.mar"}
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory, trained: dict[str, Any]) -> Iterator[Server]:
+    """The shipped version 1.0, the default; the new one; and the shipped one in other settings."""
     folder = tmp_path_factory.mktemp("versions")
     store = folder / "store"
-    store.mkdir()
-    (store / "dcgan.mar").write_bytes(ARCHIVE.read_bytes())
-    torch.manual_seed(0)
-    weights = folder / "generator.safetensors"
-    save_generator(weights, new_generator(100, 4, 3, 64).eval(), {"steps": 0})
-    subprocess.run(
-        [sys.executable, "-m", "export", "--weights", str(weights), "--out", str(folder),
-         "--model-version", NEW],
-        cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    for suffix in ("", ".sha256"):
-        (folder / f"dcgan.mar{suffix}").rename(store / f"dcgan-{NEW}.mar{suffix}")
-    server = Server(folder, store, Ports.free(), other_archives=(f"dcgan-{NEW}.mar",))
+    for name, config in CONFIGS.items():
+        edited_archive(store / f"{name}.mar", config=config, manifest={"modelVersion": name})
+    for file, source in (("dcgan", STORE / "dcgan.mar"), (NEW, trained["archive"])):
+        for suffix in ("", ".sha256"):
+            content = source.with_name(source.name + suffix).read_bytes()
+            (store / f"{file}.mar{suffix}").write_bytes(content)
+    others = tuple(f"{name}.mar" for name in (NEW, *CONFIGS))
+    server = Server(folder, store, Ports.free(), other_archives=others)
     with server.running():
         yield server
 
 
-def ask(server: Server, path: str = "") -> requests.Response:
-    return requests.post(f"{server.predict_url}{path}", json={"seed": 1}, timeout=60)
+def post(server: Server, version: str, body: object, **extra: Any) -> requests.Response:
+    url = f"{server.predict_url}/{version}" if version else server.predict_url
+    return requests.post(url, json={**body, **extra} if extra else body, timeout=60)  # type: ignore[dict-item]
+
+
+def ask(server: Server, version: str = "") -> requests.Response:
+    return post(server, version, {"seed": 1})
 
 
 def described(server: Server, path: str = "") -> list[dict[str, Any]]:
@@ -51,32 +101,91 @@ def described(server: Server, path: str = "") -> list[dict[str, Any]]:
     return versions
 
 
+def test_train_export_pack_serve(both: Server, trained: dict[str, Any]) -> None:
+    assert trained["ended"] == "finished"
+    assert Path(trained["weights"]).is_file()
+    reply = post(both, NEW, {"seed": 1, "num_images": 4})
+    assert reply.status_code == 200
+    assert reply.headers["x-model-version"] == NEW
+    assert reply.headers["x-weights-sha256"] == trained["weights_sha256"]
+    assert Image.open(io.BytesIO(reply.content)).size == (70, 70)
+
+
 def test_each_version_answers_under_its_own_path(both: Server) -> None:
-    old, new = ask(both, "/1.0"), ask(both, f"/{NEW}")
+    old, new = ask(both, OLD), ask(both, NEW)
     assert (old.status_code, new.status_code) == (200, 200)
-    assert (old.headers["X-Model-Version"], new.headers["X-Model-Version"]) == ("1.0", NEW)
+    assert (old.headers["X-Model-Version"], new.headers["X-Model-Version"]) == (OLD, NEW)
     digests = {reply.headers["X-Weights-SHA256"] for reply in (old, new)}
-    shipped = (ROOT / "model_store" / "generator.safetensors").read_bytes()
+    shipped = (STORE / "generator.safetensors").read_bytes()
     assert len(digests) == 2
     assert old.headers["X-Weights-SHA256"] == hashlib.sha256(shipped).hexdigest()
     assert old.content != new.content
-
-
-def test_a_version_that_is_not_served_is_404(both: Server) -> None:
-    assert ask(both, "/3.0").status_code == 404
+    assert ask(both, "3.0").status_code == 404
 
 
 def test_the_first_archive_is_the_default(both: Server) -> None:
-    assert ask(both).content == ask(both, "/1.0").content
-    assert {v["modelVersion"] for v in described(both, "/all")} == {"1.0", NEW}
+    assert ask(both).content == ask(both, OLD).content
+    assert {v["modelVersion"] for v in described(both, "/all")} == {OLD, NEW, *CONFIGS}
 
 
 def test_the_default_moves_to_the_new_version_and_back(both: Server) -> None:
-    old, new = ask(both, "/1.0").content, ask(both, f"/{NEW}").content
+    old, new = ask(both, OLD).content, ask(both, NEW).content
     management = f"http://{HOST}:{both.ports.management}/models/{both.model}"
-    for version, expected in ((NEW, new), ("1.0", old)):
+    for version, expected in ((NEW, new), (OLD, old)):
         moved = requests.put(f"{management}/{version}/set-default", timeout=30)
         assert moved.status_code == 200, moved.text
         assert ask(both).content == expected
         assert described(both)[0]["modelVersion"] == version
-        assert ask(both, "/1.0").content == old  # a version that is named stays what it is
+        assert ask(both, OLD).content == old  # a version that is named stays what it is
+
+
+def ask_together(server: Server, version: str, **extra: Any) -> list[bytes]:
+    """Every body at once, among requests that must be refused."""
+
+    def one(body: dict[str, Any]) -> bytes:
+        reply = post(server, version, body, **extra)
+        assert reply.status_code == 200, reply.text
+        return reply.content
+
+    with ThreadPoolExecutor(len(BODIES) + len(HOSTILE)) as pool:
+        refused = [pool.submit(post, server, version, body) for body in HOSTILE]
+        answered = list(pool.map(one, BODIES))
+        assert [reply.result().status_code for reply in refused] == [400] * len(HOSTILE)
+        return answered
+
+
+def arrays(replies: list[bytes]) -> list[npt.NDArray[np.uint8]]:
+    return [np.load(io.BytesIO(reply)) for reply in replies]
+
+
+@pytest.fixture(scope="module")
+def expected(both: Server) -> list[bytes]:
+    return [post(both, "exact", body).content for body in BODIES]
+
+
+def test_in_one_batch_as_alone(both: Server, expected: list[bytes]) -> None:
+    assert ask_together(both, "exact") == expected
+
+
+def test_on_any_worker_in_small_batches_and_after_another_start(
+    both: Server, expected: list[bytes]
+) -> None:
+    for _ in range(3):
+        assert ask_together(both, "workers") == expected
+
+
+def test_as_shipped_close_to_float32(both: Server) -> None:
+    precision = ask(both, OLD).headers["x-precision"]
+    shipped, exact = (arrays(ask_together(both, v, format="npy")) for v in (OLD, "exact"))
+    for ours, theirs in zip(shipped, exact, strict=True):
+        assert_same(ours, theirs, precision, float32_levels=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backends_give_the_same_pixels_to_one_grey_level(both: Server, backend: str) -> None:
+    assert ask(both, backend).headers["x-backend"] == backend
+    replies = ask_together(both, backend, format="npy")
+    assert replies == ask_together(both, backend, format="npy")
+    exact = arrays(ask_together(both, "exact", format="npy"))
+    for ours, theirs in zip(arrays(replies), exact, strict=True):
+        assert_same(ours, theirs, "float32", float32_levels=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import socket
-import time
 from contextlib import ExitStack
 
 import psutil
@@ -69,11 +68,12 @@ def test_hanging_up_at_every_stage(server: Server, alone: bytes, unharmed: psuti
 def test_a_reply_that_nobody_reads(server: Server, alone: bytes, unharmed: psutil.Process) -> None:
     """2 MB wait in the front end, not in the worker, until the client reads or goes."""
     before = descriptors(unharmed)
+    drawn = server.log.read_text().count('"images":256')
     with ExitStack() as stack:
         deaf = [stack.enter_context(connect(server)) for _ in range(3)]
         for opened in deaf:
             opened.sendall(live.head(server, *LINES) + BODY)
-        time.sleep(1)
+        live.wait(lambda: server.log.read_text().count('"images":256') >= drawn + 3)
         for _ in range(5):
             assert live.post(server, live.GOOD).content == alone
         received = b""

@@ -46,6 +46,7 @@ def test_sigterm_under_load(tmp_path: Path) -> None:
     assert server.ports.taken() == []
 
 
+@pytest.mark.long  # it slows Java down tenfold
 @pytest.mark.skipif(not FAKETIME.exists(), reason="needs libfaketime: apt-get install faketime")
 def test_the_clock_jumps(tmp_path: Path) -> None:
     """By a day, forth and back, for TorchServe and its worker: nothing times out or restarts."""
@@ -54,7 +55,6 @@ def test_the_clock_jumps(tmp_path: Path) -> None:
     faked = (
         ("LD_PRELOAD", str(FAKETIME)), ("FAKETIME_TIMESTAMP_FILE", str(clock)),
         ("FAKETIME_CACHE_DURATION", "1"), ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        ("NO_FAKE_STAT", "1"),  # or each file that Python looks for takes milliseconds
     )  # fmt: skip
     server = Server(tmp_path / "server", live.STORE, Ports.free(), environment=faked)
     with server.running():

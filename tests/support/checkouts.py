@@ -14,9 +14,11 @@ from deploy.server import ROOT, Ports
 
 def checkout(folder: Path) -> Path:
     """What serving needs of the repository, in a new folder."""
-    for part in ("deploy", "handler", "model_store"):
+    for part in ("deploy", "handler"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "config.properties", folder)
+    (folder / "model_store").mkdir()
+    for file in ("config.properties", "model_store/dcgan.mar", "model_store/dcgan.mar.sha256"):
+        shutil.copy(ROOT / file, folder / file)
     return folder
 
 

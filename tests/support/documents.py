@@ -1,0 +1,31 @@
+"""The commands that the documents show, and how tests run them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+
+from deploy.server import ROOT
+
+
+def commands(document: str, part: str = "") -> list[str]:
+    """Those of its ``sh`` blocks that contain the part, each in one line; one at least."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = [c for block in blocks for c in block.replace("\\\n", " ").splitlines() if c.strip()]
+    found = [line for line in lines if part in line]
+    assert found, f"{document} shows no command with {part!r}"
+    return found
+
+
+def run(command: str) -> str:
+    """Run by bash in the repository's root; gives stdout."""
+    # On a tiny network more threads wait for one another.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True,
+        check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
+    return done.stdout
