@@ -120,3 +120,11 @@ def test_a_body_longer_than_the_limit(server: Server) -> None:
     padded = '{"seed": 1' + " " * 6_600_000 + "}"
     with contextlib.suppress(requests.ConnectionError):
         assert send(server, padded, {"Content-Type": JSON}).status_code == 413
+
+
+def test_describe(server: Server) -> None:
+    described = requests.get(server.describe_url, params={"customized": "true"}, timeout=30).json()
+    facts = described[0]["customizedMetadata"]
+    assert facts["model"]["nz"] == 100
+    assert "seed" in facts["request"]["properties"]
+    assert facts["device"]

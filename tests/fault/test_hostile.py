@@ -75,6 +75,7 @@ def test_a_hostile_request_gets_its_problem_and_harms_no_other(
     problem: dict[str, Any] = reply.json()
     assert problem["type"] == f"urn:dcgan:problem:{hostile.kind}"
     assert problem["status"] == hostile.status
+    assert {"title", "detail"} <= problem.keys()
     if hostile.at:
         assert problem["field"] == hostile.at
     assert reply.content.isascii()
