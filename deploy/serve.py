@@ -19,6 +19,7 @@ import requests
 import tyro
 from filelock import FileLock
 
+from client.errors import from_reply
 from deploy import lifecycle
 from deploy.java import NoJavaError
 from deploy.lifecycle import ServerError, check_archive, find_java, identity
@@ -26,7 +27,7 @@ from deploy.server import ROOT, Ports, Server, ask, write
 
 FOLDER = ROOT / ".server"
 STATE = FOLDER / "server.json"
-REQUEST = {"seed": 1, "num_images": 64}
+GRID_IMAGES = 64
 FAILURES = (ServerError, NoJavaError, OSError, requests.RequestException)
 """What ``start`` and ``stop`` raise when it cannot be done."""
 
@@ -37,7 +38,7 @@ class Start:
 
     ports: Annotated[Ports, tyro.conf.arg(name="")] = field(default_factory=Ports)
     grid: Path = Path("grid.png")
-    """Where the first grid of 64 images goes."""
+    """Where the first grid goes: 64 images, or as many as one request of this model may ask for."""
     timeout_s: float = 120.0
     """How long to wait for readiness, and then for the grid while others keep the server busy."""
 
@@ -116,7 +117,7 @@ def start(command: Start) -> Running | None:
             server.wait_until_ready(launcher, command.timeout_s)
         else:
             _wait_for(server, running, command.timeout_s)
-        grid = _first_grid(server, command.timeout_s)
+        grid, asked = _first_grid(server, command.timeout_s)
     except (ServerError, KeyboardInterrupt):
         if launcher is not None:
             stop(running)
@@ -125,7 +126,7 @@ def start(command: Start) -> Running | None:
     print(f"serving; {command.grid} was made by:\n", file=sys.stderr)
     print(
         f"curl -X POST {server.predict_url} -H 'Content-Type: application/json' "
-        f"-d '{json.dumps(REQUEST)}' -o {command.grid}"
+        f"-d '{json.dumps(asked)}' -o {command.grid}"
     )
     return running if launcher is not None else None
 
@@ -186,21 +187,39 @@ def _wait_for(server: Server, running: Running, timeout_s: float) -> None:
         time.sleep(0.2)
 
 
-def _first_grid(server: Server, timeout_s: float) -> bytes:
-    """Raises TimeoutError when the server has too much to do."""
+def _first_grid(server: Server, timeout_s: float) -> tuple[bytes, dict[str, int]]:
+    """The grid, and the request that it answers.
+
+    Raises:
+        TimeoutError: the server has too much to do.
+        ServerError: it refuses; the error holds what it says.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
         with contextlib.suppress(requests.Timeout):
-            reply = ask("POST", server.predict_url, json=REQUEST, timeout=60)
-            if reply.status_code != requests.codes.unavailable:
-                reply.raise_for_status()
-                return reply.content
+            described = ask("GET", f"{server.describe_url}?customized=true", timeout=60)
+            if described.status_code != requests.codes.unavailable:
+                request = {"seed": 1, "num_images": min(GRID_IMAGES, _max_images(described))}
+                reply = ask("POST", server.predict_url, json=request, timeout=60)
+                if reply.ok:
+                    return reply.content, request
+                if reply.status_code != requests.codes.unavailable:
+                    said = from_reply(reply.status_code, reply.reason, reply.content)
+                    raise ServerError(f"{server.predict_url} refuses {json.dumps(request)}: {said}")
         if time.monotonic() > deadline:
             raise TimeoutError(
                 f"the server runs, but has been too busy for the first grid for {timeout_s:.0f} s; "
                 "try again later, or see who asks it"
             )
         time.sleep(0.5)
+
+
+def _max_images(described: requests.Response) -> int:
+    """What the model says that one request may ask for; enough if it says nothing of it."""
+    try:
+        return int(described.json()[0]["customizedMetadata"]["limits"]["max_images"])
+    except (ValueError, LookupError, TypeError):
+        return GRID_IMAGES
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import psutil
 import pytest
@@ -42,10 +42,17 @@ def never(*_: object) -> NoReturn:
     raise AssertionError("another server was started")
 
 
-def replies(status: int) -> Callable[..., requests.Response]:
-    reply = requests.Response()
-    reply.status_code, reply._content = status, b"a grid"
-    return lambda *_, **__: reply
+def replies(status: int, body: bytes = b"a grid", most: int = 256) -> Callable[..., Any]:
+    """Of a model that makes up to ``most`` images a request and answers each with this."""
+
+    def ask(method: str, *_: object, **__: object) -> requests.Response:
+        reply = requests.Response()
+        limits = {"customizedMetadata": {"limits": {"max_images": most}}}
+        reply.status_code = 200 if method == "GET" else status
+        reply._content = json.dumps([limits]).encode() if method == "GET" else body
+        return reply
+
+    return ask
 
 
 def interrupted(*_: object, **__: object) -> NoReturn:
@@ -60,6 +67,26 @@ def test_one_that_serves_is_used(running: serve.Running, monkeypatch: pytest.Mon
     monkeypatch.setattr(serve, "ask", replies(200))
     assert serve.main(["start"]) == 0
     assert Path("grid.png").read_bytes() == b"a grid"
+    assert lives(running)
+
+
+@pytest.mark.parametrize(("most", "asked"), [(8, 8), (256, 64)])
+def test_the_first_grid_is_one_that_the_model_makes(
+    running: serve.Running, most: int, asked: int, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(serve, "ask", replies(200, most=most))
+    assert serve.main(["start"]) == 0
+    assert f'"num_images": {asked}}}' in capsys.readouterr().out
+    assert lives(running)
+
+
+def test_a_refusal_says_why(
+    running: serve.Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serve, "ask", replies(413, b'{"detail": "ask for fewer"}'))
+    assert serve.main(["start"]) == 1
+    assert capsys.readouterr().err.endswith("413: ask for fewer\n")
     assert lives(running)
 
 
