@@ -16,7 +16,15 @@ from typing import Literal
 
 import tyro
 
-from export.archive import MODEL_NAME, ArchiveError, build_archive, make_card, publish
+from export.archive import (
+    MODEL_NAME,
+    ArchiveError,
+    build_archive,
+    check_out,
+    check_version,
+    make_card,
+    publish,
+)
 from export.models import export_onnx, export_torchscript, fold_batchnorm
 from export.verify import ParityError, as_json, measure_quality, verify
 from training.weights import WeightsError, load_generator
@@ -58,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def export(config: ExportConfig) -> dict[str, object]:
     """Export, verify, pack; returns what was made."""
+    check_version(config.model_version)
+    check_out(config.out)
     generator, info = load_generator(config.weights)
     with tempfile.TemporaryDirectory(prefix="dcgan-export-") as work:
         torchscript, onnx = Path(work) / "generator.pt", Path(work) / "generator.onnx"

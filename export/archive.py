@@ -38,19 +38,36 @@ class ArchiveError(RuntimeError):
     """torch-model-archiver refused its inputs; the message is what it said."""
 
 
+def check_version(version: str) -> None:
+    """ValueError for characters that a header or a path could not carry."""
+    if not _VERSION.fullmatch(version):
+        raise ValueError(
+            f"version {version!r} is not allowed: 1 to 32 letters, digits, '.', '_' or '-', "
+            "for example 1.0"
+        )
+
+
+def check_out(folder: Path) -> None:
+    """ValueError if no file can be written into the folder, which need not be there yet."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"--out {folder} cannot be written to: {there}: {error.strerror}; give another folder"
+        ) from error
+
+
 def make_card(weights: Path, info: WeightsInfo, version: str, onnx: OnnxFacts) -> Card:
     """The facts of one archive, for the handler's replies and for people: besides those that the
     handler needs, what the weights' metadata says of their training, and the opset and IR version
     that a runtime of ONNX must know. None is measured, so that every machine writes the same.
 
     Raises:
-        ValueError: the version has characters that a header or a path could not carry.
+        ValueError: as of ``check_version``.
     """
-    if not _VERSION.fullmatch(version):
-        raise ValueError(
-            f"version {version!r} is not allowed: 1 to 32 letters, digits, '.', '_' or '-', "
-            "for example 1.0"
-        )
+    check_version(version)
     facts = {name: getattr(info, name) for name in ("nz", "ngf", "image_size", "channels")}
     facts |= {"weights_sha256": _sha256(weights), "provenance": info.provenance}
     facts |= {"model": MODEL_NAME, "version": version, "onnx": asdict(onnx)}

@@ -83,6 +83,8 @@ def load_generator(path: Path) -> tuple[Generator, WeightsInfo]:
         WeightsError: the file is something else, damaged, fits no Generator, or holds what no
             network computes with.
     """
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder; give the generator.safetensors in it")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; train one: python -m training")
     try:

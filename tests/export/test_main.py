@@ -39,11 +39,22 @@ def test_a_file_of_another_network_exits_3(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("version", ["../1", "v" * 33])
-def test_a_version_that_a_path_cannot_hold_exits_2(
-    weights: Path, tmp_path: Path, version: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["--weights", str(weights), "--out", str(tmp_path), "--model-version", version]
-    assert command.main(arguments) == 2
-    assert f"error: version {version!r} is not allowed: 1 to 32" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [("--model-version ../1", "version '../1' is not allowed: 1 to 32"),
+     (f"--model-version {'v' * 33}", "is not allowed: 1 to 32"),
+     ("--out {}/file", "file: Not a directory; give another"),
+     ("--out {}/file/new", "--out {}/file/new cannot be written to: {}/file: Not"),
+     ("--out /proc/new", "--out /proc/new cannot be written to: /proc: "),
+     ("--weights {}", "{} is a folder; give the generator.safetensors in it")],
+)  # fmt: skip
+def test_what_cannot_be_done_is_told_first_and_exits_2(
+    weights: Path, tmp_path: Path, flags: str, words: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.delattr(command, "fold_batchnorm")  # no work has begun
+    (tmp_path / "file").touch()
+    arguments = ["--weights", weights, "--out", tmp_path, *flags.format(tmp_path).split()]
+    assert command.main([str(word) for word in arguments]) == 2
+    assert words.format(tmp_path, tmp_path) in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
