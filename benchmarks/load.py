@@ -524,4 +524,11 @@ def _draw_throughput(axes: Axes, points: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        try:
+            sys.exit(main())
+        finally:  # --help too
+            sys.stdout.flush()
+    except BrokenPipeError:  # who reads stdout has seen enough: nothing to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -7,17 +7,18 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted. The name of the file
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
 import re
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,14 +28,16 @@ from PIL import Image
 from PIL.GifImagePlugin import getdata, getheader
 from tqdm import tqdm
 
-from client.errors import ArgumentError, ClientError
+from client.errors import ArgumentError, ClientError, TooLarge
 from client.session import Client, read
 
 CHUNK = 64  # images a call when each image goes to a place of its own
+WALK_STEPS = 12
 GIF_FRAME_MS = 120
 SUFFIXES = (".png", ".gif", ".npy", ".json")
 STDOUT, FOLDER = "-", "/"
 MAX_SEEDS = 1_000_000  # a mistyped range must not fill the memory
+T = TypeVar("T")
 _ITEM = re.compile(r"(\d+)(?:-(\d+))?")
 # In a mix - is always minus: it has no ranges.
 _TERM = re.compile(r"\s*([+-])?\s*(?:(\d+(?:\.\d+)?)\s*\*\s*)?(\d[\d,\s]*?)\s*(?=[+-]|$)")
@@ -56,10 +59,10 @@ class ClientConfig:
     """With --seed or alone."""
     walk: str | None = None
     """Seeds to walk between: 1,7,42."""
-    steps: int = 12
-    """Images of the walk."""
-    method: Literal["slerp", "linear"] = "slerp"
-    """How the walk goes."""
+    steps: int | None = None
+    """Images of the walk; 12 if left out."""
+    method: Literal["slerp", "linear"] | None = None
+    """How the walk goes; slerp if left out."""
     mix: str | None = None
     """Latent arithmetic on seeds: "1,2,3 - 4,5,6 + 0.5*7,8,9"."""
     noise: Path | None = None
@@ -71,7 +74,7 @@ class ClientConfig:
     background: str | None = None
     """Behind the tiles, #rrggbb."""
     read: Path | None = None
-    """Print what made this PNG; needs no server."""
+    """Print what made this PNG; needs no server, goes alone."""
     url: str = "http://127.0.0.1:8080"
     """Inference port, or the proxy before it: host:port, or with http:// or https://."""
     ca_file: Path | None = None
@@ -86,10 +89,24 @@ class ClientConfig:
 
 def main(arguments_: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    try:
+        try:
+            return _run(arguments_)
+        finally:  # --help too
+            sys.stdout.flush()
+    except OSError as error:  # of stdout, which is not tried again at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # then who reads it has seen enough
+            print(f"error: stdout: {error.strerror}", file=sys.stderr)
+        return 1
+
+
+def _run(arguments_: Sequence[str] | None) -> int:
     config = tyro.cli(ClientConfig, prog="python -m client", args=arguments_)
     try:
         if config.read is not None:
-            print(json.dumps(read(config.read.read_bytes()), indent=2))
+            _check_alone(config)
+            print(json.dumps(read(_bytes_of(config.read)), indent=2))
             return 0
         kind, fields = _kind(config.out), _fields(config)
         key = config.api_key or os.environ.get("DCGAN_API_KEY")
@@ -101,6 +118,8 @@ def main(arguments_: Sequence[str] | None = None) -> int:
     except ArgumentError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        raise
     except (ClientError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -111,6 +130,23 @@ def main(arguments_: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _check_alone(config: ClientConfig) -> None:
+    """ArgumentError if something stands beside --read, which would be ignored."""
+    given = [each.name for each in dataclasses.fields(config)
+             if each.name != "read" and getattr(config, each.name) != each.default]  # fmt: skip
+    if given:
+        raise ArgumentError(
+            f"--read asks no server and writes no file; leave out --{given[0].replace('_', '-')}"
+        )
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ArgumentError(f"--read {path} cannot be read: {error.strerror}") from error
+
+
 def _fields(config: ClientConfig) -> dict[str, Any]:
     """The request, without format."""
     plain = ("seed", "num_images", "columns", "padding", "background")
@@ -119,7 +155,11 @@ def _fields(config: ClientConfig) -> dict[str, Any]:
         fields["seeds"] = parse_seeds(config.seeds)
     if config.walk is not None:
         keys = parse_seeds(config.walk)
-        fields["walk"] = {"between": keys, "steps": config.steps, "method": config.method}
+        method = config.method or "slerp"
+        steps = WALK_STEPS if config.steps is None else config.steps
+        fields["walk"] = {"between": keys, "steps": steps, "method": method}
+    elif config.steps is not None or config.method is not None:
+        raise ArgumentError("--steps and --method belong to a walk; add --walk 1,7,42")
     if config.mix is not None:
         fields["mix"] = parse_mix(config.mix)
     if config.noise is not None:
@@ -186,7 +226,7 @@ def _kind(out: str | None) -> str:
         ArgumentError: it is none, or cannot be written to.
     """
     forms = "grid.png (or .gif, .npy, .json, - for stdout, or a folder/)"
-    if out is None:
+    if not out:
         raise ArgumentError(f"where to? add -o {forms}")
     if out == STDOUT:
         if sys.stdout.isatty():
@@ -214,20 +254,19 @@ def _save(client: Client, fields: dict[str, Any], out: str, kind: str) -> None:
     elif kind == ".png":
         _write(path, client.grid(**fields).png)
     elif kind == ".json":
-        _write(path, client.post({**fields, "format": "json"}).content)
+        _write(path, json.dumps(client.document(**fields)).encode())
     elif kind == ".npy":
-        arrays = [client.array(**part) for part in _parts(fields)]
+        arrays = list(_replies(client.array, fields))
         with _whole(path) as file:
             np.save(file, np.concatenate(arrays))
     elif kind == ".gif":
-        frames = [image for part in _parts(fields) for image in client.images(**part)]
+        frames = [image for images in _replies(client.images, fields) for image in images]
         with _whole(path) as file:
             _write_gif(file, frames)
     else:
         path.mkdir(parents=True, exist_ok=True)
         drawn: Counter[int] = Counter()
-        for part in _parts(fields):
-            document = client.document(**part)
+        for document in _replies(client.document, fields):
             # The bytes as sent: each of them says what made it, and --read can tell.
             pngs = [base64.b64decode(text) for text in document["images"]]
             for name, png in zip(document["seeds"] or range(len(pngs)), pngs, strict=True):
@@ -246,16 +285,25 @@ def _write_gif(file: BinaryIO, frames: list[Image.Image]) -> None:
     file.write(b";")
 
 
-def _parts(fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The calls to make: a long list of seeds takes several."""
-    seeds = fields.get("seeds", [])
-    if len(seeds) <= CHUNK:
-        yield fields
+def _replies(ask: Callable[..., T], fields: dict[str, Any]) -> Iterator[T]:
+    """The replies: a long list of seeds takes several calls, of as many as the server takes."""
+    seeds, chunk = fields.get("seeds"), CHUNK
+    if seeds is None:
+        yield ask(**fields)
         return
-    with tqdm(total=len(seeds), unit="image") as bar:
-        for start in range(0, len(seeds), CHUNK):
-            part = seeds[start : start + CHUNK]
-            yield {**fields, "seeds": part}
+    with tqdm(total=len(seeds), unit="image", disable=len(seeds) <= CHUNK) as bar:
+        place = 0
+        while place < len(seeds):
+            part = seeds[place : place + chunk]
+            try:
+                reply = ask(**{**fields, "seeds": part})
+            except TooLarge:
+                if len(part) == 1:
+                    raise
+                chunk = len(part) // 2
+                continue
+            yield reply
+            place += len(part)
             bar.update(len(part))
 
 

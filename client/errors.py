@@ -23,7 +23,11 @@ _SHOWN_CHARS = 200
 
 
 class ClientError(Exception):
-    """Any failure of a call."""
+    """Any failure of a call. Its text is one line that a terminal can show: what a server sent as
+    control characters is told as escapes."""
+
+    def __str__(self) -> str:
+        return _printable(super().__str__())
 
 
 class ArgumentError(ClientError, ValueError):
@@ -57,7 +61,7 @@ class Problem(ClientError):  # noqa: N818, the RFC's word
 
     def __str__(self) -> str:
         where = f" ({self.field})" if self.field else ""
-        return f"{self.status}{where}: {self.detail}"
+        return _printable(f"{self.status}{where}: {self.detail}")
 
 
 class BadRequest(Problem):
@@ -80,14 +84,21 @@ class ServerFailed(Problem):
     """Any other 5xx."""
 
 
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 _CLASSES = {400: BadRequest, 406: NotAcceptable, 413: TooLarge, 429: Unavailable, 503: Unavailable}
 
 
-def from_reply(status: int, reason: str, body: bytes, proxy: str | None = None) -> Problem:
+def from_reply(
+    status: int, reason: str, body: bytes, proxy: str | None = None, tries: int = 1
+) -> Problem:
     """The exception for a reply that is no success, whatever wrote its body.
 
     Args:
         proxy: what the request went through; named where the reply may be its own.
+        tries: how often the same was asked.
     """
     found: dict[str, Any] = {}
     try:
@@ -99,6 +110,8 @@ def from_reply(status: int, reason: str, body: bytes, proxy: str | None = None) 
     detail = found.get("detail") or found.get("message") or text or reason or "no explanation"
     if proxy and not str(found.get("type")).startswith("urn:dcgan:"):
         detail = f"{detail} (through the proxy {proxy} of the environment)"
+    if tries > 1:
+        detail = f"{detail} (asked {tries} times)"
     parts = {name: str(found.get(name, "")) for name in ("title", "field", "seen", "allowed")}
     kind: type[Problem] = _CLASSES.get(status, ServerFailed if status >= 500 else Problem)
     return kind(status, str(found.get("type", "")), str(detail), **parts)

@@ -6,10 +6,12 @@ import base64
 import io
 import ipaddress
 import json
+import logging
 import random
 import re
 import socket
 import ssl
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +24,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies, select_proxy
-from urllib3 import Retry
+from urllib3 import BaseHTTPResponse, Retry
 from urllib3.exceptions import InvalidHeader
 
 from client.errors import ArgumentError, ClientError, NotReachable, from_reply
@@ -32,6 +34,8 @@ MAX_TIMEOUT_S = 86_400.0
 # connection does not tell whether the request was worked on.
 RETRIED = frozenset({429, 503})
 LONGEST_WAIT_S = 30
+TOLD_WAIT_S = 1.0  # a wait that a person notices
+_LOG = logging.getLogger(__name__)
 _OTHER_NAME = (62, 64)  # OpenSSL: the certificate is of another host name, or IP address
 
 
@@ -131,7 +135,10 @@ class Client:
     def grid(self, **fields: Any) -> Picture:
         """All images in one picture."""
         reply = self.post({**fields, "format": "png"})
-        return Picture(_open(reply.content), reply.content, reply.headers, read(reply.content))
+        try:
+            return Picture(_open(reply.content), reply.content, reply.headers, read(reply.content))
+        except ClientError as error:
+            raise _foreign(reply, str(error)) from error
 
     def images(self, **fields: Any) -> list[Image.Image]:
         """Each image on its own."""
@@ -153,7 +160,7 @@ class Client:
             found = reply.json()
         except ValueError as error:
             raise _foreign(reply) from error
-        if not isinstance(found, dict) or "images" not in found:
+        if not isinstance(found, dict) or not {"images", "seeds"} <= found.keys():
             raise _foreign(reply)
         return found
 
@@ -202,9 +209,11 @@ class Client:
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise ArgumentError(f"{url}{_by(through)}: {error}") from error
         except requests.RequestException as error:
-            raise _unreached(url, through, error) from error
+            raise _unreached(url, through, error, self._settings["timeout"]) from error
         if reply.status_code != requests.codes.ok:
-            raise from_reply(reply.status_code, reply.reason, reply.content, through)
+            asked = reply.raw.retries
+            tries = 1 if asked is None else 1 + len(asked.history)
+            raise from_reply(reply.status_code, reply.reason, reply.content, through, tries)
         return reply
 
 
@@ -221,6 +230,19 @@ class Retries(Retry):
         """
         longest = self.backoff_factor * 2.0 ** (len(self.history) - 1)
         return random.uniform(0, min(self.backoff_max, longest))
+
+    def sleep(self, response: BaseHTTPResponse | None = None) -> None:
+        """Wait before the next try; a warning in the log tells of a wait that is noticed. Where
+        nothing has set up logging, Python shows it on stderr."""
+        told = None if response is None else self.get_retry_after(response)
+        wait_s = told or self.get_backoff_time()
+        if wait_s >= TOLD_WAIT_S:
+            tries, left = len(self.history), int(self.total or 0)
+            _LOG.warning(
+                "the server is busy (%s): waiting %.0f s before try %d of %d",
+                self.history[-1].status, wait_s, tries + 1, tries + 1 + left,
+            )  # fmt: skip
+        time.sleep(wait_s)
 
     def parse_retry_after(self, retry_after: str) -> float:
         """The wait that Retry-After asks for (RFC 9110, section 10.2.3), 0 .. 30 s.
@@ -256,8 +278,10 @@ class _Made(PngImageFile):
 
     def save(self, fp: Any, format: str | None = None, **params: Any) -> None:
         info = PngInfo()
-        for name, text in self.text.items():
-            info.add_text(name, text)
+        # Not of self.text, which a copy of the picture has not.
+        for name, text in self.info.items():
+            if isinstance(text, str):
+                info.add_text(str(name), text)
         super().save(fp, format, **{"pnginfo": info, **params})
 
 
@@ -337,8 +361,14 @@ def _by(proxy: str) -> str:
     return f" (through the proxy {proxy} of the environment)" if proxy else ""
 
 
-def _unreached(url: str, proxy: str, error: requests.RequestException) -> NotReachable:
-    """What went wrong on the way, and what to do."""
+def _unreached(
+    url: str, proxy: str, error: requests.RequestException, timeouts_s: tuple[float, float]
+) -> NotReachable:
+    """What went wrong on the way, and what to do.
+
+    Args:
+        timeouts_s: for a connection, and for an answer.
+    """
     cause = _innermost(error)
     if isinstance(cause, ssl.SSLCertVerificationError):
         why = f"the certificate is not trusted: {cause.verify_message}"
@@ -350,8 +380,12 @@ def _unreached(url: str, proxy: str, error: requests.RequestException) -> NotRea
         why, what = str(cause), "does this port speak TLS? if not, ask with http://"
     elif isinstance(error, requests.exceptions.ProxyError):
         why, what = str(cause), "put the host into NO_PROXY to ask it directly"
-    elif isinstance(error, requests.ReadTimeout):
-        why, what = f"timed out: no answer ({cause})", "wait longer with --timeout-s"
+    elif isinstance(error, requests.ConnectTimeout):
+        why = f"timed out: no connection within {timeouts_s[0]:g} s"
+        what = "is the server up? (make serve)"
+    elif isinstance(cause, TimeoutError):  # of the reply's first byte, or a later one
+        why = f"timed out: the server is there, but sent nothing for {timeouts_s[1]:g} s"
+        what = "wait longer with --timeout-s (read_timeout_s=)"
     elif isinstance(cause, socket.gaierror):
         why, what = str(cause), "is the name of the host right?"
     else:
@@ -369,10 +403,11 @@ def _innermost(error: BaseException) -> BaseException:
     return error
 
 
-def _foreign(reply: requests.Response) -> ClientError:
+def _foreign(reply: requests.Response, why: str = "") -> ClientError:
     kind = reply.headers.get("Content-Type", "no content type")
     return ClientError(
-        f"{reply.url} answered, but not as this service does ({kind[:80]}); is the address right?"
+        f"{reply.url} answered, but not as this service does ({kind[:80]}){why and f': {why}'}; "
+        "is the address right?"
     )
 
 
@@ -385,6 +420,7 @@ def _latents(noise: npt.NDArray[Any]) -> npt.NDArray[Any]:
             f"noise is {noise.dtype} of shape {noise.shape}; allowed are real numbers of shape "
             "(n, nz)"
         )
+    noise = noise.astype(np.float64)  # of a longer float may be infinite
     if not np.isfinite(noise).all():
         raise ArgumentError("noise holds NaN or infinite numbers; allowed are finite ones")
     return noise
@@ -392,6 +428,7 @@ def _latents(noise: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _plain(value: object) -> object:
     """NumPy values as JSON."""
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind != "c":
+        # tolist gives NumPy's own numbers for floats longer than Python's.
+        return (value.astype(np.float64) if value.dtype.kind == "f" else value).tolist()
     raise TypeError(f"{type(value).__name__} cannot be sent as JSON; give lists and numbers")

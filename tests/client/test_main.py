@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -57,7 +58,8 @@ def test_what_is_no_mix(text: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [("--seeds 3-1 -o x.png", "is empty; write 1-3"), ("--mix 1- -o x.png", "cannot be read"),
-     ("--seeds 1", "where to? add -o"), ("-o x.jpg", "ends in .jpg"),
+     ("--seeds 1", "where to? add -o"), ("--out=", "where to? add -o"),
+     ("-o x.jpg", "ends in .jpg"),
      ("-o samples.v2", "ends in .v2; give grid.png (or .gif, .npy, .json, - for stdout"),
      ("-o absent/x.png", "there is no folder absent"), ("-o file/", "file/ is a file"),
      ("-o x.png --url ftp://h", "the address 'ftp://h'"), ("-o x.png --timeout-s 0", "0 s"),
@@ -65,6 +67,11 @@ def test_what_is_no_mix(text: str) -> None:
      ("-o x.png --noise absent.npy", "absent.npy cannot be read: No such file"),
      ("-o x.png --noise file", "file is no .npy file"),
      ("-o x.png --noise two.npz", "two.npz is an .npz file of a, b; save one"),
+     ("--read absent.png", "--read absent.png cannot be read: No such file"),
+     ("--read file -o x.png", "leave out --out"),
+     ("--num-images 2 --read file", "leave out --num-images"),
+     ("-o x.png --steps 3", "--steps and --method belong to a walk"),
+     ("-o x.png --method linear", "belong to a walk; add --walk"),
      ("-o x.png --noise complex.npy", "noise is complex128")],
 )  # fmt: skip
 def test_bad_usage_is_exit_2(
@@ -166,6 +173,33 @@ def test_seeds_that_come_again_in_another_call(server: Scripted, tmp_path: Path)
     server.steps = part
     assert run(server, f"{tmp_path}/", "--seeds", ",".join(["7"] * 65)) == 0
     assert len(list(tmp_path.iterdir())) == 65
+
+
+def test_no_call_asks_for_more_than_the_server_takes(server: Scripted, tmp_path: Path) -> None:
+    few = [document(*[bytes_of(RED)] * 2, seeds=[n, n + 1]) for n in (1, 3)]
+    server.steps = [(413, {}, b"{}"), *few]
+    assert run(server, f"{tmp_path}/", "--seeds", "1-4") == 0
+    assert [body["seeds"] for _, body in server.seen] == [[1, 2, 3, 4], [1, 2], [3, 4]]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--read", "docs/api/mix.png"]])
+def test_stdout_that_takes_nothing(flags: list[str]) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(
+        [sys.executable, "-m", "client", *flags], cwd=ROOT, stdout=theirs, stderr=subprocess.PIPE,
+        check=False,
+    )  # fmt: skip
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (1, b"")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "client", *flags], cwd=ROOT, stdout=full, stderr=subprocess.PIPE,
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert re.fullmatch(rb"error: .*No space left on device\n", done.stderr)
 
 
 def test_each_frame_of_a_gif_is_there(server: Scripted, tmp_path: Path) -> None:

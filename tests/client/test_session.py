@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import pickle
 import re
 import shutil
 import ssl
@@ -58,18 +60,23 @@ def test_a_busy_server_is_asked_again(server: Scripted, status: int) -> None:
 
 def test_a_server_that_stays_busy(server: Scripted) -> None:
     server.steps = [(503, {}, b'{"code": 503, "type": "Unavailable", "message": "no worker"}')]
-    with pytest.raises(client.Unavailable, match="503: no worker"):
+    with pytest.raises(client.Unavailable, match=r"503: no worker \(asked 3 times\)"):
         connect(server, retries=2).grid()
     assert len(server.seen) == 3
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
-def test_retry_after_is_waited_for(server: Scripted, form: str) -> None:
+def test_retry_after_is_waited_for(
+    server: Scripted, form: str, caplog: pytest.LogCaptureFixture
+) -> None:
     wait = "1" if form == "seconds" else formatdate(time.time() + 2, usegmt=True)
     server.steps = [(429, {"Retry-After": wait}, b""), OK]
     began = time.monotonic()
     connect(server).grid()
     assert time.monotonic() - began > 0.9
+    assert re.fullmatch(
+        r"the server is busy \(429\): waiting [12] s before try 2 of 5", caplog.messages[-1]
+    )
 
 
 @pytest.mark.parametrize("value", ["soon", "9" * 5000, "-1", "Mon, 99 Foo 99999 99:99:99 GMT"])
@@ -130,9 +137,11 @@ def test_a_redirect_is_not_followed(server: Scripted) -> None:
     assert len(server.seen) == 1
 
 
-def test_a_time_out_is_not_tried_again(server: Scripted) -> None:
-    server.steps, server.hang_s = [OK], 1.0
-    with pytest.raises(client.NotReachable, match="timed out"):
+@pytest.mark.parametrize("slow", ["hang_s", "body_s"])
+def test_a_time_out_is_not_tried_again(server: Scripted, slow: str) -> None:
+    server.steps = [OK]
+    setattr(server, slow, 1.0)
+    with pytest.raises(client.NotReachable, match=r"timed out: .* for 0\.2 s; wait .*--timeout-s"):
         connect(server, read_timeout_s=0.2).grid()
     assert len(server.seen) == 1
 
@@ -269,9 +278,9 @@ def test_an_unknown_host() -> None:
 
 
 def test_a_server_of_something_else(server: Scripted) -> None:
-    server.steps = [(200, {"Content-Type": "text/html"}, b"<p>hello")]
+    server.steps = [(200, {"Content-Type": "text/html"}, b'{"images": []}')]
     cats = connect(server)
-    for ask in (cats.images, cats.array, cats.document):
+    for ask in (cats.images, cats.array, cats.document, cats.grid):
         with pytest.raises(client.ClientError, match=r"not as this service does \(text/html\)"):
             ask()
 
@@ -279,7 +288,8 @@ def test_a_server_of_something_else(server: Scripted) -> None:
 def test_a_saved_picture_says_what_made_it(server: Scripted, tmp_path: Path) -> None:
     server.steps = [document(png('{"request": {"seed": 7}}')), OK]
     (image,) = connect(server).images()
-    for number, picture in enumerate((image, connect(server).grid().image)):
+    copies = copy.deepcopy(image), pickle.loads(pickle.dumps(image))
+    for number, picture in enumerate((image, *copies, connect(server).grid().image)):
         for out in (tmp_path / f"{number}.png", io.BytesIO()):
             picture.save(out, "PNG")
             saved = out.getvalue() if isinstance(out, io.BytesIO) else out.read_bytes()
@@ -290,11 +300,16 @@ def test_a_saved_picture_says_what_made_it(server: Scripted, tmp_path: Path) -> 
         read((tmp_path / "cat.png").read_bytes())
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.longdouble, np.int8])
 @pytest.mark.parametrize("shape", [(2,), (3, 2), (3, 2, 1, 1)])
-def test_noise_of_arrays(server: Scripted, shape: tuple[int, ...]) -> None:
+def test_noise_of_arrays(server: Scripted, shape: tuple[int, ...], kind: type) -> None:
     server.steps = [OK]
-    connect(server).grid(noise=np.ones(shape, np.float16))
+    cats = connect(server)
+    noise = np.ones(shape, kind)
+    cats.grid(noise=noise)
     assert server.seen[0][1]["noise"] == np.ones(shape[:2]).tolist()
+    cats.grid(walk={"between": [noise[0], kind(1)]})
+    assert server.seen[1][1]["walk"]["between"] == [np.ones(shape[1:]).tolist(), 1]
 
 
 @pytest.mark.parametrize(
@@ -326,5 +341,20 @@ def test_what_is_no_png(data: bytes) -> None:
 
 
 def test_what_json_cannot_hold() -> None:
-    with pytest.raises(TypeError, match="set cannot be sent"):
-        Client().grid(seeds={1})
+    for value, name in (({1}, "set"), (np.clongdouble(1), "clongdouble")):
+        with pytest.raises(TypeError, match=f"{name} cannot be sent"):
+            Client().grid(seeds=value)
+
+
+def test_what_a_foreign_server_says_cannot_drive_the_terminal(server: Scripted) -> None:
+    said = b"\x1b[2J\x07stop\r\n\xc2\x9bfoo"
+    server.steps = [
+        (404, {}, said),
+        (404, {}, json.dumps({"detail": said.decode(), "field": "\x1b"}).encode()),
+        (200, {"Content-Type": "text/\x1b[2J"}, said),
+    ]
+    for _ in server.steps:
+        with pytest.raises(client.ClientError) as caught:
+            connect(server).grid()
+        assert str(caught.value).isprintable()
+        assert "\\x1b" in str(caught.value)

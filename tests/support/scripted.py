@@ -7,7 +7,7 @@ import io
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
@@ -19,12 +19,17 @@ Step = tuple[int, dict[str, str], bytes]
 
 
 class Scripted(ThreadingHTTPServer):
-    """Answers request i with step i, and the last step for ever; remembers what came."""
+    """Answers request i with step i, and the last step for ever; remembers what came.
+
+    Args:
+        hang_s, body_s: wait before a reply, and between its headers and its body.
+    """
 
     steps: list[Step]
     seen: list[tuple[dict[str, str], Any]]
     paths: list[str]
     hang_s = 0.0
+    body_s = 0.0
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -43,7 +48,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        time.sleep(self.server.body_s)
+        with suppress(ConnectionError):  # the client has gone
+            self.wfile.write(data)
 
     def log_message(self, *_: object) -> None:
         pass
