@@ -30,6 +30,7 @@ def torchscript(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Path(packed.extract("generator.pt", tmp_path_factory.mktemp("peers")))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PEERS)
 def test_a_peer_gives_pictures(name: str, torchscript: Path, tmp_path: Path) -> None:
     if not launch.is_installed(name):
