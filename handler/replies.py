@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,14 +17,15 @@ from handler import errors, png
 from handler.backends.base import Backend
 from handler.latents import Latents
 from handler.pixels import Images, compose_grid, grid_size
-from handler.request import Call, Request
-from handler.settings import Card
+from handler.request import Call, Request, parse
+from handler.settings import Card, Limits
 from handler.wire import MEDIA_TYPES
 
 _HEADER_SEEDS = 60  # of 16 digits and a comma each: a header below 1 kB
 _NPY_HEADER_BYTES = 128  # NEP 1, format 1.0, for any shape of four numbers
 _JSON_FRAME_BYTES = 1024  # names, model and grid of one JSON object
 _JSON_SEED_BYTES = 18  # 16 digits, a comma and a blank
+_LONGEST = -np.finfo(np.float32).tiny  # no float32 has more digits, and rows of it go as digits
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,25 @@ class Renderer:
         """Most bytes that the body can take, known before any image is."""
         return sum(map(self._most_bytes, call.items))
 
+    def images_in_a_reply(self, limits: Limits) -> int:
+        """As many of ``limits.max_images`` as a reply surely holds, >= 1: as one PNG whose layout
+        is left to the server, and as JSON, also where each is an instance of its own.
+        """
+
+        def most_bytes(fields: Mapping[str, Any]) -> int:
+            return self.most_bytes(parse({"body": fields}, self._nz, limits))
+
+        most = min(
+            limits.max_images,
+            limits.max_reply_bytes // math.prod(self._image_shape),  # keeps the search short
+            limits.max_reply_bytes // most_bytes({"format": "json"}),
+        )
+        counts = range(1, most + 1)  # the more images, the more bytes
+        fitting = bisect_right(
+            counts, limits.max_reply_bytes, key=lambda count: most_bytes({"num_images": count})
+        )
+        return max(fitting, 1)
+
     def _most_bytes(self, item: Request) -> int:
         count: int = item.num_images
         height, width, channels = self._image_shape
@@ -95,7 +117,7 @@ class Renderer:
             text = png.text_bytes(self._text(item.recipe))
             return png.worst_case_bytes(rows, columns, channels) + text
         # Every image has a text of the same length, but for the digits of its seed.
-        recipe = item.recipe_alone(0, np.zeros((1, self._nz), np.float32))
+        recipe = item.recipe_alone(0, np.full((1, self._nz), _LONGEST))
         longest = png.text_bytes(self._text(recipe)) + _JSON_SEED_BYTES
         one = -(-(png.worst_case_bytes(height, width, channels) + longest) // 3) * 4
         return _JSON_FRAME_BYTES + count * (one + 4 + _JSON_SEED_BYTES)

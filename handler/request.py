@@ -69,6 +69,8 @@ M = TypeVar("M", bound=BaseModel)
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DIGITS = "[0-9]{1,16}"
 _AS_FLOAT32 = "array.astype('<f4').tobytes()"
+_TELLING = 64  # numbers whose pattern tells that they are of another type than float32
+_LEAST_DRAWN = 1e-30  # N(0, 1) draws a latent of smaller numbers never
 
 # pydantic's error types in our words; errors of our own validators bring their text along.
 _DETAIL = {
@@ -172,9 +174,10 @@ class Term(_Object):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The same term; base64 of many rows is a fourth of them as numbers."""
-        source = {"seeds": self.seeds} if self.noise is None else {"noise": _to_base64(self.noise)}
-        return {"weight": self.weight, **source}
+        """The same term."""
+        if self.noise is None:
+            return {"weight": self.weight, "seeds": self.seeds}
+        return {"weight": self.weight, "noise": _as_noise(self.noise)}
 
 
 class Request(_Object):
@@ -267,7 +270,7 @@ class Request(_Object):
             else:
                 fields = {"seeds": self.seeds}
         elif self.noise is not None:
-            fields = {"noise": _to_base64(self.noise)}
+            fields = {"noise": _as_noise(self.noise)}
         elif self.walk is not None:
             fields = {"walk": self.walk.model_dump()}
         else:
@@ -279,7 +282,8 @@ class Request(_Object):
         """The same for image ``i`` alone, ``rows`` being the latents of all."""
         if self.seeds is not None:
             return f'{{"seed":{self.seeds[i]},"padding":0}}'
-        return f'{{"noise":"{_to_base64(rows[i : i + 1])}","padding":0}}'
+        noise = json.dumps(_as_noise(rows[i : i + 1]), separators=(",", ":"))
+        return f'{{"noise":{noise},"padding":0}}'
 
     def compose(self, nz: int) -> Latents:
         """Latents of the images, float32 (n, nz), finite.
@@ -457,9 +461,12 @@ def _first_seed(base: int | None, count: int) -> int:
     return base
 
 
-def _to_base64(rows: Latents) -> str:
-    """Latents, float32 (n, nz), as the field ``noise``: base64 of little-endian float32."""
-    return base64.b64encode(rows.astype("<f4").tobytes()).decode("ascii")
+def _as_noise(rows: Latents) -> str | list[list[float]]:
+    """Latents, float32 (n, nz), as the field ``noise`` takes them: base64 of little-endian float32,
+    which is a fourth of the numbers; and those where the bytes would be taken for another type.
+    """
+    data = rows.astype("<f4").tobytes()
+    return rows.tolist() if _other_type(data) else base64.b64encode(data).decode("ascii")
 
 
 def schema(nz: int, limits: Limits) -> dict[str, Any]:
@@ -666,14 +673,30 @@ def _from_base64(text: str) -> bytes:
     try:
         return binascii.a2b_base64(text, strict_mode=True)
     except ValueError:
-        if any(character in text for character in "\r\n"):
-            hint = "it is broken into lines; write one, as base64 -w0 and base64.b64encode do"
-        elif any(character in text for character in "-_"):
-            hint = "it is base64url; write + and / for - and _"
-        else:
-            hint = "in a form, + is written as %2B"
-        detail = f"is not base64 of the standard alphabet with its padding ({hint})"
+        detail = f"is not base64 of the standard alphabet with its padding{_why_no_base64(text)}"
         raise _wrong("base64", detail, seen=show(text)) from None
+
+
+def _why_no_base64(text: str) -> str:
+    """The likely slip, in brackets; empty when it does not show."""
+    bare = text.strip().rstrip("=")
+    if text.lstrip()[:5].lower() == "data:":
+        hint = "it is a data: URL; send what is behind its comma"
+    elif any(character in text for character in "\r\n"):
+        hint = "it is broken into lines; write one, as base64 -w0 and base64.b64encode do"
+    elif any(character in text for character in "-_"):
+        hint = "it is base64url; write + and / for - and _"
+    elif " " in bare:
+        hint = "it holds blanks; in a form, + is written as %2B"
+    elif text != text.strip():
+        hint = "there is a blank before or behind it; remove it"
+    elif re.fullmatch("[A-Za-z0-9+/]+", bare) and len(bare) % 4 == 1:
+        hint = "it is cut: a character is missing"
+    elif re.fullmatch("[A-Za-z0-9+/]+", bare) and len(text) != -(-len(bare) // 4) * 4:
+        hint = "its padding is wrong; = or == at the end fills the last four characters"
+    else:
+        return ""
+    return f" ({hint})"
 
 
 def _from_bytes(data: bytes, nz: int, most: int) -> Latents:
@@ -702,10 +725,27 @@ def _from_bytes(data: bytes, nz: int, most: int) -> Latents:
             column,
             seen=f"{numbers[row, column]:g}",
         )
-    if _is_of_16_bits(data):
-        detail = f"looks like float16 or bfloat16; send float32, {_AS_FLOAT32}"
+    if what := _other_type(data):
+        detail = f"looks like {what}; send float32, {_AS_FLOAT32}"
         raise _wrong("noise_type", detail, seen=f"{len(data)} bytes")
     return numbers.astype(np.float32)
+
+
+def _other_type(data: bytes) -> str:
+    """What bytes look like that are float32 within the range of a latent; empty for float32.
+
+    Few numbers may be anything. Small integers are float32 next to zero, and of a float64 with few
+    digits the first half is zero. A latent may have zeros, so most of the others must not be.
+    """
+    numbers = np.frombuffer(data, "<f4")
+    if len(numbers) < _TELLING:
+        return ""
+    size = np.abs(numbers)
+    if size.any() and size.max() < _LEAST_DRAWN:
+        return "integers or booleans"
+    if not size[::2].any() and 2 * np.count_nonzero(size[1::2]) > len(size[1::2]):
+        return "float64"
+    return "float16 or bfloat16" if _is_of_16_bits(data) else ""
 
 
 def _is_of_16_bits(data: bytes) -> bool:
@@ -716,7 +756,7 @@ def _is_of_16_bits(data: bytes) -> bool:
     the bits of both types are, once in 0.56^-64 = 1e16 times.
     """
     low = np.frombuffer(data, "<u2")[::2]
-    if len(np.unique(low)) < 64:
+    if len(np.unique(low)) < _TELLING:
         return False
     size = np.abs(low.view("<f2").astype(np.float32))
     return bool((size < 8).all() and (size**2).mean() > 0.1)

@@ -294,9 +294,11 @@ def open_service(
     backend = open_backend(model_dir, card, settings, gpu_id)
     image_s = seconds_per_image(backend, settings.limits.max_batch_images)
     pace = Pace(batch_seconds(config), image_s)
-    limits = settings.limits.lowered(math.prod(backend.image_shape), pace)
+    reply_images = Renderer(card, backend).images_in_a_reply(settings.limits)
+    limits = settings.limits.lowered(reply_images, pace)
     if limits != settings.limits:
-        logger.warning("the limits are lowered to what is done in time: %s", vars(limits))
+        words = "the limits are lowered to what a reply holds and what is done in time: %s"
+        logger.warning(words, vars(limits))
     observers: list[Observer] = [log_requests]
     if metrics is not None:
         observers.append(TorchServeMetrics(metrics, batch_size, limits.max_batch_images, backend))

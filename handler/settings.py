@@ -41,14 +41,14 @@ class Limits(_Block):
     max_body_bytes: int = Field(default=6_553_500, ge=1)
     max_batch_images: int = Field(default=64, ge=1)
 
-    def lowered(self, image_bytes: int, pace: Pace) -> Limits:
+    def lowered(self, reply_images: int, pace: Pace) -> Limits:
         """What is enforced for pictures of this size on a machine of this speed.
 
         Args:
-            image_bytes: of one picture's pixels.
+            reply_images: pictures that a reply holds.
             pace: of the machine.
         """
-        most = min(self.max_images, self.max_reply_bytes // image_bytes, pace.images_in(1 / 2))
+        most = min(self.max_images, reply_images, pace.images_in(1 / 2))
         a_pass = min(self.max_batch_images, pace.images_in(1 / 10))
         return self.model_copy(
             update={"max_images": max(most, 1), "max_batch_images": max(a_pass, 1)}

@@ -13,6 +13,7 @@ mapping holds, under the name of each field of the body, a mapping with that fie
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -111,7 +112,7 @@ def _object(body: object) -> Mapping[str, Any]:
         twice = isinstance(body, str) and body.lstrip()[:1] in ("{", "[")
         raise RequestError(
             Kind.INVALID_BODY,
-            "the body is valid JSON but no object"
+            "the body is no JSON object"
             + (": it was encoded as JSON twice" if twice else "")
             + f"; {_HINT}",
             seen=show(body),
@@ -129,7 +130,7 @@ def _decoded(body: bytes, media: str, nz: int) -> object:
     if media in _NOISE and not _is_text(body):
         if body and len(body) % row_bytes == 0:
             return {"noise": body}
-        if body.strip() and not _LOOKS_LIKE_JSON.match(body):
+        if body.removeprefix(codecs.BOM_UTF8).strip() and not _LOOKS_LIKE_JSON.match(body):
             what = foreign(body)
             raise RequestError(
                 Kind.INVALID_BODY,
@@ -139,7 +140,7 @@ def _decoded(body: bytes, media: str, nz: int) -> object:
                 seen=f"{len(body)} bytes, {show(body[:20])}",
                 allowed=f"a JSON object, or a positive multiple of {row_bytes} bytes",
             )
-    if not body.strip():
+    if not body.removeprefix(codecs.BOM_UTF8).strip():
         return None
     encoding = json.detect_encoding(body)
     if what := foreign(body):
@@ -157,14 +158,19 @@ def _decoded(body: bytes, media: str, nz: int) -> object:
 def _is_text(body: bytes) -> bool:
     """Whether bytes are text from end to end, in an encoding that JSON is seen in, and not blank.
 
-    Noise is not: no number of it could be zero or negative in UTF-8, and in UTF-16 or UTF-32 that
-    begins with two characters of ASCII the first number is below 1e-17.
+    Noise is not: in UTF-8 it would have no zero, and each byte above 0x7f in its place beside
+    others; in UTF-16 or UTF-32 that begins with two characters of ASCII the first number is below
+    1e-17.
     """
+    encoding = json.detect_encoding(body)
     try:
-        text = body.decode(json.detect_encoding(body))
+        text = body.decode(encoding)
     except UnicodeDecodeError:
         return False
-    return bool(text.strip()) and text[:2].isascii() and not _CONTROL.search(text)
+    if not text.strip() or _CONTROL.search(text):
+        return False
+    written = encoding.startswith("utf-8") and "".join(text.split()).isprintable()
+    return text[:2].isascii() or written
 
 
 def _load(text: str) -> object:

@@ -60,7 +60,10 @@ def a_mix(**term: Any) -> dict[str, Any]:
     return {"mix": [{"weight": 1, "seeds": [1]}, {"weight": 1, **term}]}
 
 
-EMPTY = [{}, {"body": {}}, {"body": None}, {"body": b""}, {"body": bytearray(b" \n")}]
+EMPTY = [
+    {}, {"body": {}}, {"body": None}, {"body": b""}, {"body": bytearray(b" \n")},
+    {"body": b"\xef\xbb\xbf"}, {"body": b"\xef\xbb\xbf\n"},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("raw", EMPTY, ids=itertools.count())
@@ -194,7 +197,11 @@ def test_numbers_in_base64_are_finite(value: float, seen: str) -> None:
 @pytest.mark.parametrize(
     ("text", "hint"),
     [("A" * 12 + "\n" + "A" * 10 + "==", "lines"), ("A" * 22 + "==\r\n", "lines"),
-     ("A" * 20 + "-_==", "base64url"), ("A" * 10 + " " + "A" * 11 + "==", "%2B")],
+     ("A" * 20 + "-_==", "base64url"), ("A" * 10 + " " + "A" * 11 + "==", "%2B"),
+     ("data:application/octet-stream;base64," + "A" * 22 + "==", "data: URL"),
+     (" " + "A" * 22 + "==", "a blank before"), ("A" * 22 + "== ", "a blank before"),
+     ("A" * 22, "padding is wrong"), ("A" * 22 + "=", "padding is wrong"),
+     ("A" * 21 + "==", "a character is missing"), ("A" * 22 + "!=", "with its padding;")],
     ids=itertools.count(),
 )  # fmt: skip
 def test_why_it_is_no_base64(text: str, hint: str) -> None:
@@ -208,6 +215,10 @@ OTHER_TYPES = {
     "float64": NORMAL, "float32 as float64": NORMAL.astype("<f4").astype("<f8"),
     "uint8": (NORMAL * 40 + 128).astype("u1"), "int8": (NORMAL * 40).astype("i1"),
     "int32": NORMAL.astype("<i4"), "int64": NORMAL.astype("<i8"),
+    "float64 of ones": np.ones(400), "float64 of float16": NORMAL.astype("<f2").astype("<f8"),
+    "float64 of whole numbers": np.round(NORMAL), "int32 0 to 4": np.arange(400, dtype="<i4") % 5,
+    "int16 0 to 4": np.arange(400, dtype="<i2") % 5, "booleans": NORMAL > 0,
+    "int64 0 to 4": np.arange(400, dtype="<i8") % 5,
 }  # fmt: skip
 
 
@@ -237,7 +248,7 @@ def test_noise_of_another_type_is_told(dtype: str, way: str) -> None:
     "numbers",
     [NORMAL, NORMAL.astype("f2"), np.round(NORMAL, 1), NORMAL * 8, np.full(6400, 0.3),
      np.zeros(6400), np.arange(6400) / 64, np.linspace(-3, 3, 6400), NORMAL.astype("i4"),
-     np.clip(NORMAL, -1, 1)],
+     np.clip(NORMAL, -1, 1), np.eye(64, 100), np.round(NORMAL), NORMAL * 1e-25],
     ids=itertools.count(),
 )  # fmt: skip
 def test_float32_of_any_origin_is_taken(numbers: Any, way: str) -> None:
@@ -245,6 +256,19 @@ def test_float32_of_any_origin_is_taken(numbers: Any, way: str) -> None:
     ((rows,),) = draw([call(sent_as(data, way), 100)], 100)
     if way != "mix":
         assert rows.tobytes() == data
+
+
+@pytest.mark.parametrize("row", [[0, 1.5] * 50, [1e-35] + [0] * 99, [-1.1754944e-38] * 100])
+def test_numbers_whose_bytes_would_be_refused_are_numbers_in_the_recipe(row: list[float]) -> None:
+    item = request_of(row)
+    rows = np.array([row], np.float32)
+    for recipe in (item.recipe, item.recipe_alone(0, rows)):
+        assert drawn(request_of(json.loads(recipe)["noise"])).tobytes() == rows.tobytes()
+
+
+def request_of(noise: object) -> Request:
+    (item,) = call({"body": {"noise": noise}}, 100).items
+    return item
 
 
 @pytest.mark.parametrize("way", ["noise", "mix"])

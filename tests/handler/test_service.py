@@ -25,6 +25,7 @@ from handler.backends.choose import open_backend
 from handler.dcgan_handler import DcganHandler
 from handler.latents import from_seeds
 from handler.pixels import Images, compose_grid
+from handler.replies import Renderer
 from handler.request import Call
 from handler.service import Service, equal_shares, open_service, rounds
 from handler.settings import Card, Limits, Pace, Settings
@@ -100,6 +101,39 @@ def test_no_reply_is_longer_than_was_foreseen(fields: dict[str, Any], form: str)
     size = len(one(Service(Fake(), CARD, Limits()), body).body)
     least = Limits(max_reply_bytes=size - 1)
     assert one(Service(Fake(), CARD, least), body).status == 413
+
+
+@pytest.mark.parametrize(
+    ("shape", "limits", "most"),
+    [
+        ((64, 64, 3), Limits(), 256),
+        ((256, 256, 3), Limits(), 22),
+        ((256, 256, 1), Limits(), 67),
+        ((256, 256, 3), Limits(max_reply_bytes=800_000), 2),  # 3 are a grid of 4 places
+        ((8, 8, 3), Limits(max_reply_bytes=10_000), 5),
+        ((2048, 2048, 3), Limits(), 1),
+    ],
+)
+def test_as_many_images_as_are_described_fit_a_reply(
+    shape: tuple[int, int, int], limits: Limits, most: int
+) -> None:
+    backend = Fake()
+    backend.image_shape = shape
+    renderer = Renderer(CARD, backend)
+    assert renderer.images_in_a_reply(limits) == most
+
+    def fits(body: dict[str, Any]) -> bool:
+        found = request.parse({"body": body}, NZ, Limits())
+        return renderer.most_bytes(found) <= limits.max_reply_bytes
+
+    def ways(count: int) -> list[bool]:
+        instances = {"instances": [{}] * count}
+        return [fits({"num_images": count, "format": form}) for form in ("png", "json", "npy")] + [
+            fits(instances)
+        ]
+
+    assert most == 1 or all(ways(most))
+    assert most in (1, 256) or not all(ways(most + 1))
 
 
 def test_npy_is_what_the_network_gave(service: Service) -> None:
@@ -400,7 +434,7 @@ class Slow(Fake):
 
 def slow_service(backend: Slow) -> Service:
     pace = Pace(batch_s=30.0, image_s=1.0)
-    return Service(backend, CARD, Limits().lowered(64 * 64 * 3, pace), pace=pace)
+    return Service(backend, CARD, Limits().lowered(256, pace), pace=pace)
 
 
 def test_what_is_not_done_in_time_is_503_and_the_rest_is_answered(

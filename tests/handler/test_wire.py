@@ -102,6 +102,8 @@ NO_JSON = {
     "UTF-16": (padded('{"seed": 1}'.encode("utf-16"), "utf-16-le"), "UTF-16"),
     "UTF-16 without a mark": (padded(UMLAUT.encode("utf-16-be"), "utf-16-be"), "UTF-16"),
     "UTF-32": (padded(UMLAUT.encode("utf-32"), "utf-32-le"), "UTF-32"),
+    "letters": ("é".encode() * ROW_BYTES, "Expecting value"),
+    "lines of letters": (padded("日本語\r\n\t".encode() * 2 + b"\n"), "Expecting value"),
 }
 DECLARED_ONLY = {  # nothing in these bytes says that they are meant to be JSON
     "Latin-1": (padded(UMLAUT.encode("latin-1")), "not UTF-8 at byte 3"),
@@ -139,13 +141,13 @@ def test_utf_8_is_the_same_under_every_type(media: str, mark: bytes) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [(b"17", "17"), (b'"cat"', "cat"), (b"[1, 2]", "list"), (b'"{\\"seed\\": 1}"', "twice"),
-     (b'"{}"     ', "twice"), (b"true", "true")],
+     (b'"{}"     ', "twice"), (b"true", "true"), (b"NaN", "nan"), (b"1e999", "inf")],
 )  # fmt: skip
 def test_json_that_is_no_object_is_called_so(media: str, body: bytes, words: str) -> None:
     """Nor is JSON in a JSON string read a second time."""
     error = refused({"body": body}, {"Content-Type": media})
     assert error.kind is Kind.INVALID_BODY
-    assert "is valid JSON but no object" in error.detail
+    assert "is no JSON object" in error.detail
     assert words in error.detail + error.seen
 
 
