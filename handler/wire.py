@@ -158,9 +158,9 @@ def _decoded(body: bytes, media: str, nz: int) -> object:
 def _is_text(body: bytes) -> bool:
     """Whether bytes are text from end to end, in an encoding that JSON is seen in, and not blank.
 
-    Noise is not: in UTF-8 it would have no zero, and each byte above 0x7f in its place beside
-    others; in UTF-16 or UTF-32 that begins with two characters of ASCII the first number is below
-    1e-17.
+    Noise is not: in UTF-8 it would have no zero, and its bytes above 0x7f only in the groups that
+    UTF-8 makes; in UTF-16 or UTF-32 that begins with two characters of ASCII the first number is
+    below 1e-17.
     """
     encoding = json.detect_encoding(body)
     try:
