@@ -223,7 +223,9 @@ class Measurement:
     def knee(self) -> Knee | None:
         """None as well where only this client, not the server, could not keep up."""
         thresholds = Thresholds(self.config.min_share, self.config.p99_factor)
-        return find_knee([p for p in self.points if not p.client_saturated], thresholds)
+        # Connections that are kept busy offer what is answered: there is no rate to be too much.
+        open_loop = [p for p in self.points if p.rate_per_s is not None]
+        return find_knee([p for p in open_loop if not p.client_saturated], thresholds)
 
     def run(self) -> None:
         """Measure; ``stopped`` says why it ended.

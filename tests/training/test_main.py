@@ -109,7 +109,7 @@ def test_an_unknown_flag_is_bad_usage() -> None:
     assert stopped.value.code == 2
 
 
-@pytest.mark.parametrize("name", ["evaluat", "layers", "comparee"])
+@pytest.mark.parametrize("name", ["evaluat", "layer", "comparee"])
 def test_an_unknown_command_is_bad_usage(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name]) == 2
     said = capsys.readouterr().err
