@@ -136,6 +136,12 @@ def test_as_many_images_as_are_described_fit_a_reply(
     assert most in (1, 256) or not all(ways(most + 1))
 
 
+def test_a_reply_may_be_as_long_as_the_limit() -> None:
+    body = {"seed": 1, "format": "npy"}  # its length is known to the byte
+    size = len(one(Service(Fake(), CARD, Limits()), body).body)
+    assert one(Service(Fake(), CARD, Limits(max_reply_bytes=size)), body).status == 200
+
+
 def test_npy_is_what_the_network_gave(service: Service) -> None:
     reply = one(service, {"seeds": [5, 6]}, {"accept": "application/x-npy"})
     assert reply.content_type == "application/x-npy"
@@ -164,10 +170,11 @@ def test_a_form_that_torchserve_dropped_is_no_random_picture(service: Service) -
 
 def test_what_the_observer_is_told() -> None:
     seen: list[BatchReport] = []
+    poison = [POISON] + [0] * (NZ - 1)
     replies = Service(Fake(), CARD, Limits(), [seen.append]).handle(
-        [{"body": {"num_images": 4}}, {"body": {"seed": -1}}, {"body": {}}],
-        [{"x-request-id": "t" * 1000}, {}, {}],
-        ["a", "b", "c"],
+        [{"body": body} for body in ({"num_images": 4}, {"seed": -1}, {}, {"noise": poison})],
+        [{"x-request-id": "t" * 1000}, {}, {}, {}],
+        ["a", "b", "c", "d"],
     )
     (report,) = seen
     sizes = [len(reply.body) for reply in replies]
@@ -175,6 +182,7 @@ def test_what_the_observer_is_told() -> None:
         RequestReport("a", "t" * 64, 200, "none", 4, sizes[0]),
         RequestReport("b", "", 400, "invalid-field", 0, sizes[1]),
         RequestReport("c", "", 200, "none", 1, sizes[2]),
+        RequestReport("d", "", 500, "internal", 0, sizes[3]),  # drawn for, and none was sent
     )
     assert report.images == 5
     assert min(report.latents_s, report.forward_s, report.encode_s) > 0

@@ -70,6 +70,12 @@ def test_no_option_is_without_effect(options: dict[str, Any]) -> None:
     assert not all(torch.equal(a, b) for a, b in zip(ours.values(), theirs.values(), strict=True))
 
 
+def test_the_average_is_taken_after_the_update() -> None:
+    trainer, _ = updated({"ema_decay": 0.0})
+    pairs = zip(trainer.ema.generator.parameters(), trainer.generator.parameters(), strict=True)
+    assert all(torch.equal(averaged, last) for averaged, last in pairs)
+
+
 class NoWaiting(TorchDispatchMode):
     """Refuses what would wait for a GPU: a number of the device as a number of Python."""
 
