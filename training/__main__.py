@@ -8,13 +8,25 @@ not at all.
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # The imports below take seconds, and some of them hide a KeyboardInterrupt.
+    def _leave(*_: object) -> None:
+        os.write(2, b"interrupted; nothing was written\n")
+        os._exit(130)
+
+    signal.signal(signal.SIGINT, _leave)
+
 import json
 import logging
-import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from importlib import import_module
+from typing import Any, TextIO, cast
 
 import tyro
 
@@ -62,18 +74,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with code 2 (unknown flag) or 0 (``--help``).
     """
+    if not isinstance(sys.stderr, Losable):
+        sys.stderr = cast(TextIO, Losable(sys.stderr))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     name = "train"
     if arguments and not arguments[0].startswith("-"):
         name, *arguments = arguments
-    elif {"-h", "--help"} & set(arguments):
-        print(_overview())
     try:
+        if name == "train" and {"-h", "--help"} & set(arguments):
+            tell(_overview())
         if name != "train":
             kind = command_class(name)
             command = tyro.cli(kind, prog=f"python -m training {name}", args=arguments)
-            print(json.dumps(command.run(), indent=2))  # in ASCII: names may be any bytes
+            tell(json.dumps(command.run(), indent=2))  # in ASCII: names may be any bytes
             return 0
         with distributed.joined() as world, ExitStack() as held:
             return _train(arguments, world, held)
@@ -88,6 +102,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
         return 130
+
+
+class Losable:
+    """A stream for progress, which may go away: what cannot be written is dropped.
+
+    Args:
+        stream: None where the process was started without it.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        # Also keeps number 2 from being given to a file of the run.
+        self._stream = stream or open(os.devnull, "w")  # noqa: PTH123, SIM115 - for the process
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """As of a stream."""
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As of a stream."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def tell(result: str) -> None:
+    """Write a line to stdout, at once.
+
+    Raises:
+        OSError: nobody reads it, or the disk is full.
+    """
+    try:
+        print(result, flush=True)
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - Python tries again at its end
+        raise OSError(
+            f"the result could not be written to stdout ({error.strerror}); the files are written"
+        ) from None
 
 
 def command_class(name: str) -> type[Command]:
@@ -141,7 +196,7 @@ def _train(arguments: Sequence[str], world: World, held: ExitStack) -> int:
         print(report(pictures), file=sys.stderr)
         print(f"device {device}, {precision}, folder {out}", file=sys.stderr)
         if config.dry_run:
-            print(_describe(config, pictures.images.shape[-1]))
+            tell(_describe(config, pictures.images.shape[-1]))
     if config.dry_run:
         return 0
     try:
@@ -165,7 +220,7 @@ def _train(arguments: Sequence[str], world: World, held: ExitStack) -> int:
             "ended": outcome.ended,
             "verdict": outcome.verdict.words,
         }
-        print(json.dumps(result))
+        tell(json.dumps(result))
     return {"finished": 0, "interrupted": 130, "dead": 1}[outcome.ended]
 
 
@@ -188,4 +243,6 @@ def _describe(config: TrainConfig, channels: int) -> str:
 
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from training.files import atomic_path
 from training.step import Best, Trainer
@@ -53,6 +54,16 @@ def save_best(folder: Path, trainer: Trainer, step: int) -> None:
         OSError: it could not be written; the last best is still there.
     """
     _write(folder / BEST, trainer, step)
+
+
+def is_usable(trainer: Trainer) -> bool:
+    """Whether a checkpoint of this state could be gone on from."""
+    try:
+        for name, network in _networks(trainer).items():
+            check_numbers(name, network.state_dict())
+    except WeightsError:
+        return False
+    return True
 
 
 def exist(folder: Path) -> bool:
@@ -164,31 +175,44 @@ def _read(path: Path) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if state.get("format") != _FORMAT:
         raise CheckpointError(f"checkpoint format {state.get('format')!r} is not {_FORMAT!r}")
+    if missing := {"step", "adam_g", "adam_d"} - state.keys():
+        raise CheckpointError(f"it holds no {', '.join(sorted(missing))}")
+    if type(state["step"]) is not int or state["step"] < 0:
+        raise CheckpointError(f"its step is {state['step']!r}; it must be a whole number >= 0")
     for network in ("generator", "discriminator", "ema"):
         check_numbers(f"{path}, {network}", state[network])
     return state
 
 
-def _restore(state: dict[str, Any], trainer: Trainer) -> int:
-    networks = {
+def _networks(trainer: Trainer) -> dict[str, nn.Module]:
+    return {
         "generator": trainer.generator,
         "discriminator": trainer.discriminator,
         "ema": trainer.ema.generator,
     }
+
+
+def _restore(state: dict[str, Any], trainer: Trainer) -> int:
     try:
-        for name, network in networks.items():
+        for name, network in _networks(trainer).items():
             network.load_state_dict(strip_prefixes(state[name]))
     except RuntimeError as error:  # of runs that do not say which pictures they are on
         raise CheckpointError(
             f"the checkpoint of update {state['step']} is of another network, as of grey pictures "
             f"where there are RGB ones now: {error}"
         ) from None
-    trainer.adam_g.load_state_dict(state["adam_g"])
-    trainer.adam_d.load_state_dict(state["adam_d"])
-    # Absent in checkpoints from before there was a way back.
-    trainer.lr_scale = state.get("lr_scale", 1.0)
-    trainer.rollbacks = state.get("rollbacks", 0)
-    trainer.best = Best(**state["best"]) if state.get("best") else None
+    try:
+        trainer.adam_g.load_state_dict(state["adam_g"])
+        trainer.adam_d.load_state_dict(state["adam_d"])
+        # Absent in checkpoints from before there was a way back.
+        trainer.lr_scale = float(state.get("lr_scale", 1.0))
+        trainer.rollbacks = int(state.get("rollbacks", 0))
+        trainer.best = Best(**state["best"]) if state.get("best") else None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoint of update {state['step']} is damaged beside its networks "
+            f"({type(error).__name__}: {error}); delete it to go on from the one before"
+        ) from None
     return int(state["step"])
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LOCK = "run.lock"  # in a run's folder while a process writes there, or after it was killed
 _PARTIAL = re.compile(r"\..*-[a-z0-9_]{8}(\.\w+)?")  # as mkstemp names files below
 
 

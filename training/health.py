@@ -71,6 +71,11 @@ class Verdict:
 HEALTHY = Verdict(False, "healthy")
 
 
+def diverged(what: str) -> Verdict:
+    """Of a run whose numbers are none any more; ``what`` says which."""
+    return Verdict(True, f"diverged: {what}. Lower --lr-g and --lr-d, or use --precision float32.")
+
+
 class HealthMonitor:
     """Collects the numbers of each update and judges them.
 
@@ -124,11 +129,9 @@ class HealthMonitor:
     def _not_finite(self) -> Verdict | None:
         for stats in self._recent:
             if not all(math.isfinite(value) for value in stats.values()):
-                return Verdict(
-                    True,
-                    f"diverged: Loss_D {stats['loss_d']}, Loss_G {stats['loss_g']}, gradients "
-                    f"{stats['grad_d']} (D) and {stats['grad_g']} (G) are no longer numbers. "
-                    "Lower --lr-g and --lr-d, or use --precision float32.",
+                return diverged(
+                    f"Loss_D {stats['loss_d']}, Loss_G {stats['loss_g']}, gradients "
+                    f"{stats['grad_d']} (D) and {stats['grad_g']} (G) are no longer numbers"
                 )
         return None
 

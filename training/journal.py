@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from training.config import ConfigError
 from training.files import atomic_path, naming
 from training.networks import Generator
 
@@ -36,6 +37,9 @@ class Journal:
         path: may hold lines of earlier parts of the run.
         step: the last update of which lines are kept.
         writes: False in the processes that only read along.
+
+    Raises:
+        ConfigError: the file holds something else.
 
     Attributes:
         seconds: of training, up to the last line that was kept.
@@ -92,19 +96,29 @@ class Journal:
     def _open(self, step: int) -> None:
         """Keep whole lines up to ``step``; a killed run may have left half a line."""
         kept, seconds = [], 0.0
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        for line in text.splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                break
-            if entry["step"] > step:
-                break
-            kept.append(line + "\n")
-            seconds = entry.get("seconds", seconds)
+        data = self.path.read_bytes() if self.path.exists() else b""
+        try:
+            for number, line in enumerate(data.decode().splitlines(), 1):
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    break
+                match entry:
+                    case {"step": int(at)} if at > step:
+                        break
+                    case {"step": int()}:
+                        kept.append(line + "\n")
+                        seconds = float(entry.get("seconds", seconds))
+                    case _:
+                        raise ValueError(f"line {number} is no object with a step: {line[:60]}")
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"cannot read {self.path}: {error}; mend or move the file, without it the curves "
+                "begin here"
+            ) from None
         with atomic_path(self.path) as beside:
             beside.write_text("".join(kept), encoding="utf-8")
-        self.seconds = float(seconds)
+        self.seconds = seconds
         self._file = self.path.open("a", encoding="utf-8")
         self._events = EventWriter(self.path.parent, step)
 

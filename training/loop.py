@@ -6,6 +6,7 @@ any way, generator.safetensors; best.safetensors too, unless it was interrupted.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import platform
@@ -29,14 +30,25 @@ from training import checkpoint
 from training.config import TrainConfig
 from training.data.batches import Split, batches, identity_of, split, to_pictures
 from training.data.decode import Pictures
-from training.distributed import ALONE, World
+from training.distributed import ALONE, PeerError, World
 from training.files import remove_partial
-from training.health import FEW, HEALTHY, HealthMonitor, Verdict, overfitting, pairwise_diversity
+from training.health import (
+    FEW,
+    HEALTHY,
+    HealthMonitor,
+    Verdict,
+    diverged,
+    overfitting,
+    pairwise_diversity,
+)
 from training.journal import Journal
+from training.networks import Generator
 from training.samples import generate, save_grid
 from training.sliced import sliced_wasserstein_by_scale
 from training.step import Best, Start, StepStats, Trainer
-from training.weights import recalibrate, save_generator
+from training.weights import fault_of, recalibrate, save_generator
+
+log = logging.getLogger(__name__)
 
 FINAL_CALIBRATION = 8192  # images that measure BatchNorm's statistics for the saved weights
 PREVIEW_CALIBRATION = 512  # images that measure BatchNorm's statistics for a preview
@@ -76,7 +88,8 @@ class Outcome:
     """How a run ended: ``step`` updates are done; ``ended`` is finished, interrupted or dead.
 
     ``weights`` are those of the last update, ``best`` those of the update whose samples were
-    closest to real pictures; None when the run was interrupted, or nothing was measured.
+    closest to real pictures; None when the run was interrupted, or nothing was measured, or
+    nothing of it can be used.
     """
 
     step: int
@@ -198,12 +211,35 @@ class _Run:
         """Save what there is; a dead run's state is saved too, for a look at it."""
         if self.step != self.saved_step:
             self._checkpoint()
-        weights = self._save_weights("generator.safetensors", ended, self.step)
+        generator = self._measured()
+        # Losses are those from before an update: what the last one did is seen here alone.
+        fault = self.world.from_first(lambda: fault_of(generator) if generator else None)
+        if fault is not None and not self.verdict.dead:
+            self.verdict = diverged(fault)
+            self.journal.write(self.step, verdict=self.verdict.words)
+            if ended == "finished" and self.config.on_dead != "warn":
+                ended = "dead"
+        weights = self._save_weights("generator.safetensors", generator, ended, self.step)
         best = None
-        if self.trainer.best is not None and ended != "interrupted":
-            step = checkpoint.load_best(self.checkpoints, self.trainer)
-            best = self._save_weights("best.safetensors", ended, step)
+        if ended != "interrupted" and (step := self._load_best()) is not None:
+            best = self._save_weights("best.safetensors", self._measured(), ended, step)
         return Outcome(self.step, ended, self.verdict, weights, best)
+
+    def _measured(self) -> Generator | None:
+        """The averaged Generator with BatchNorm measured on it, in the first process."""
+        if not self.world.is_first:
+            return None
+        return recalibrate(self.trainer.ema.generator, FINAL_CALIBRATION)
+
+    def _load_best(self) -> int | None:
+        """Return to the best state; None where there is none, or it cannot be read."""
+        if self.trainer.best is None:
+            return None
+        try:
+            return checkpoint.load_best(self.checkpoints, self.trainer)
+        except (checkpoint.CheckpointError, PeerError) as error:
+            log.warning("left out: %s", error)
+            return None
 
     def _batches(self) -> Iterator[npt.NDArray[np.uint8]]:
         return batches(
@@ -253,7 +289,9 @@ class _Run:
         self.journal.write(self.step, diversity=diversity, distance=distance, overfit=overfit)
         self.journal.show(self.step, grid, self.trainer.ema.generator)
         best = self.trainer.best
-        if math.isfinite(distance) and (best is None or distance < best.distance):
+        closest = math.isfinite(distance) and (best is None or distance < best.distance)
+        # Pixels of broken weights have a distance too.
+        if closest and self.world.from_first(lambda: checkpoint.is_usable(self.trainer)):
             self.trainer.best = Best(self.step, distance)
             if self.world.is_first:
                 checkpoint.save_best(self.checkpoints, self.trainer, self.step)
@@ -276,10 +314,13 @@ class _Run:
     def _roll_back(self, bar: tqdm[Any]) -> bool:
         """Return to the best checkpoint with half the learning rates, if that is possible."""
         trainer = self.trainer
-        if trainer.best is None or trainer.rollbacks == MOST_ROLLBACKS:
+        if trainer.rollbacks == MOST_ROLLBACKS:
             return False
         lr_scale, rollbacks, died_at = trainer.lr_scale / 2, trainer.rollbacks + 1, self.step
-        self.step = checkpoint.load_best(self.checkpoints, trainer)
+        best = self._load_best()
+        if best is None:
+            return False
+        self.step = best
         trainer.lr_scale, trainer.rollbacks = lr_scale, rollbacks
         self._checkpoint()  # before anything of the way that was lost is deleted
         self.journal.cut(self.step)
@@ -294,11 +335,10 @@ class _Run:
         bar.n = self.step
         return True
 
-    def _save_weights(self, name: str, ended: str, step: int) -> Path:
+    def _save_weights(self, name: str, generator: Generator | None, ended: str, step: int) -> Path:
         path = self.out / name
-        if not self.world.is_first:
+        if generator is None:
             return path
-        generator = recalibrate(self.trainer.ema.generator, FINAL_CALIBRATION)
         provenance = {
             "data": self.pictures.source,
             "pictures": len(self.pictures.images),

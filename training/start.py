@@ -29,14 +29,13 @@ from training.data.batches import Identity, identity_of
 from training.data.decode import Pictures
 from training.data.sources import show_name
 from training.distributed import World, choose_device, choose_precision
-from training.files import atomic_path, is_partial
+from training.files import LOCK, atomic_path, is_partial
 from training.step import Start
 from training.weights import load_generator
 
 RUNS = Path("runs")
 SETTINGS = "config.json"
 PICTURES = "pictures.json"
-LOCK = "run.lock"  # there while a process writes in the folder, or after it was killed
 
 log = logging.getLogger(__name__)
 

@@ -29,6 +29,7 @@ from training.networks import Generator, LatentLaw
 
 METADATA_KEY = "dcgan"
 LARGEST = torch.finfo(torch.float16).max  # a GPU serves in float16
+TRIED = 8  # latents that are drawn to see whether there are pixels
 _PREFIXES = ("module.", "_orig_mod.")
 
 
@@ -106,7 +107,12 @@ def load_generator(path: Path) -> tuple[Generator, WeightsInfo]:
             f"{info.image_size} px, but its tensors do not fit: {error}"
         ) from None
     check_numbers(str(path), generator.state_dict())
-    return generator.eval(), info
+    if fault := fault_of(generator.eval()):
+        raise WeightsError(
+            f"{path}: {fault}, though each weight by itself is a number. A run that died leaves "
+            "such weights: take its best.safetensors, or train anew"
+        )
+    return generator, info
 
 
 def check_numbers(where: str, tensors: Mapping[str, Tensor]) -> None:
@@ -133,6 +139,23 @@ def check_numbers(where: str, tensors: Mapping[str, Tensor]) -> None:
                 f"{bad.numel():,}); allowed are {allowed}. A run that died leaves such weights: "
                 "take its best.safetensors or an earlier checkpoint, or train anew"
             )
+
+
+@torch.no_grad()
+def fault_of(generator: Generator) -> str | None:
+    """Why a Generator in eval mode draws nothing, in words; None if it draws.
+
+    Weights may be allowed one by one and overflow together.
+    """
+    try:
+        check_numbers("the Generator's weights", generator.state_dict())
+    except WeightsError as error:
+        return str(error).split(";")[0]
+    weight = next(generator.parameters())
+    latents = torch.randn(TRIED, generator.nz, generator=torch.Generator().manual_seed(0))
+    if not generator(latents.to(weight.device)).isfinite().all():
+        return "the pixels that the Generator draws are no numbers"
+    return None
 
 
 def strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

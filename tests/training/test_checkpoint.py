@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -129,6 +130,59 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     (folder / "step_00000003.pt").write_bytes(b"")
     with pytest.raises(checkpoint.CheckpointError, match=r"_00000006.pt.*_00000003.pt.*best.pt"):
         checkpoint.load_latest(folder, trainer)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"adam_d": None}, "it holds no adam_d"),
+        ({"step": None}, "it holds no step"),
+        ({"step": "x"}, "its step is 'x'; it must be a whole number >= 0"),
+        ({"step": -3}, "its step is -3;"),
+        ({"adam_g": {}}, "update 6 is damaged beside its networks (KeyError"),
+        ({"lr_scale": "x"}, "update 6 is damaged beside its networks (ValueError"),
+    ],
+    ids=str,
+)
+def test_what_is_no_whole_state_is_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    changed: dict[str, Any], words: str,
+) -> None:  # fmt: skip
+    out = tmp_path / "run"
+    assert main(flags(folder, out)) == 0
+    state = {k: v for k, v in (latest_state(out) | changed).items() if v is not None}
+    torch.save(state, out / "checkpoints" / "step_00000006.pt")
+    (out / "checkpoints" / "best.pt").unlink()
+    capsys.readouterr()
+    assert main(["--out", str(out), "--resume", "--max-steps", "8"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert words in last
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"[1]", "line 1 is no object with a step: [1]"),
+        (b'{"a": 1}', "line 1 is no object with a step: "),
+        (b'{"step": 1, "seconds": "x"}', "could not convert string to float: 'x'"),
+        (b"\xff\xfe", "codec can't decode byte 0xff"),
+    ],
+)
+def test_a_journal_of_something_else_is_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: bytes, words: str
+) -> None:
+    out = tmp_path / "run"
+    assert main(flags(folder, out)) == 0
+    lines = out / "stats.jsonl"
+    lines.write_bytes(line + b"\n" + lines.read_bytes())
+    before = lines.read_bytes()
+    capsys.readouterr()
+    assert main(["--out", str(out), "--resume", "--max-steps", "8"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"error: cannot read {lines}: ")
+    assert words in last
+    assert lines.read_bytes() == before
 
 
 def test_damaged_checkpoints_do_not_push_out_new_ones(pictures: Pictures, tmp_path: Path) -> None:
@@ -258,6 +312,19 @@ def test_a_second_ctrl_c_does_not_wait(
     assert latest_state(out)["step"] == 4
     assert not (out / "generator.safetensors").exists()
     assert not (out / "run.lock").exists()
+
+
+def test_ctrl_c_before_anything_is_read() -> None:
+    """While torch is being imported, which takes seconds."""
+    command = [sys.executable, "-X", "importtime", "-m", "training", "--dry-run"]
+    process = spawn(command)
+    assert process.stderr is not None
+    assert any(line.split()[-1].startswith("torch.") for line in process.stderr)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    said = [line for line in told.splitlines() if not line.startswith("import time:")]
+    assert said == ["interrupted; nothing was written"]
 
 
 @pytest.mark.parametrize("more", [0, pytest.param(8, marks=pytest.mark.long)])

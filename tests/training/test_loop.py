@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pytest
@@ -29,10 +30,11 @@ from training.config import TrainConfig
 from training.data.avatars import load_avatars
 from training.data.batches import batches, first_equal, to_pictures
 from training.data.decode import Pictures
-from training.loop import MOST_ROLLBACKS, Outcome, catch_stop_signals, train
+from training.journal import Journal
+from training.loop import MOST_ROLLBACKS, Outcome, _Run, catch_stop_signals, train
 from training.networks import new_generator
 from training.start import starting_networks
-from training.step import Start, StepStats, Trainer
+from training.step import Best, Start, StepStats, Trainer
 from training.weights import load_generator
 
 pytestmark = [pytest.mark.usefixtures("quick")]
@@ -144,6 +146,88 @@ def test_a_diverged_run_stops_and_says_so(pictures: Pictures, tmp_path: Path) ->
     assert outcome.verdict.words.startswith("diverged")
     assert outcome.step < 20
     assert "diverged" in (tmp_path / "stats.jsonl").read_text()
+
+
+@pytest.mark.parametrize(("on_dead", "ended"), [("stop", "dead"), ("warn", "finished")])
+def test_broken_before_the_first_line_of_numbers(
+    pictures: Pictures, tmp_path: Path, on_dead: Any, ended: str
+) -> None:
+    """All pixels are NaN: the distance of their bytes is a number, but there is no best."""
+    config = replace(TINY, lr_g=1e6, lr_d=1e6, max_steps=6, log_every=1000, on_dead=on_dead)
+    outcome = train(config, pictures, tmp_path, CPU, torch.float32)
+    assert (outcome.ended, outcome.best) == (ended, None)
+    assert outcome.verdict.kind == "diverged"
+    assert not (tmp_path / "checkpoints" / "best.pt").exists()
+    assert outcome.weights.is_file()  # for a look at it
+
+
+def test_the_last_update_is_judged_too(
+    pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its losses were measured before it."""
+    update = Trainer.step
+
+    def update_and_break(self: Trainer, real: torch.Tensor, number: int) -> StepStats:
+        stats = update(self, real, number)
+        if number == 5:
+            for parameter in self.ema.generator.parameters():
+                parameter.data.fill_(float("nan"))
+        return stats
+
+    monkeypatch.setattr(Trainer, "step", update_and_break)
+    outcome = train(replace(TINY, max_steps=6), pictures, tmp_path, CPU, torch.float32)
+    assert (outcome.ended, outcome.verdict.kind) == ("dead", "diverged")
+    assert "holds nan" in outcome.verdict.words
+    assert "diverged" in journal(tmp_path)[-1]["verdict"]
+    assert outcome.best is not None  # of update 5
+    assert load_generator(outcome.best)[1].provenance["ended"] == "dead"
+
+
+def test_a_best_that_cannot_be_read_is_no_reason_to_fail(
+    pictures: Pictures, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(replace(TINY, max_steps=6), pictures, tmp_path)
+    trainer = Trainer(TINY, 3, CPU, torch.float32)
+    step = checkpoint.load_latest(tmp_path / "checkpoints", trainer)
+    (tmp_path / "checkpoints" / "best.pt").write_bytes(b"")
+    trainer.best = Best(step, 0.0)
+    with Journal(tmp_path / "stats.jsonl", step, True) as lines:
+        outcome = _Run(TINY, pictures, tmp_path, trainer, lines, step).finish("finished")
+    assert outcome.best is None
+    assert "best.pt is not usable" in caplog.text
+
+
+def full() -> TextIO:
+    return Path("/dev/full").open("w", buffering=1)
+
+
+def unread() -> TextIO:
+    reading, writing = os.pipe()
+    os.close(reading)
+    return os.fdopen(writing, "w", buffering=1)
+
+
+@pytest.mark.parametrize("lost", [full, unread, lambda: None])
+def test_a_run_does_not_need_stderr(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], lost: Any,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("sys.stderr", lost())
+    assert main(flags(folder, tmp_path / "run")) == 0
+    assert json.loads(capsys.readouterr().out)["ended"] == "finished"
+
+
+@pytest.mark.parametrize("lost", [full, unread])
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_result_that_nobody_reads(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], lost: Any, more: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("sys.stdout", lost())
+    assert main(flags(folder, tmp_path / "run", *more)) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: the result could not be written to stdout (")
+    assert (tmp_path / "run" / "generator.safetensors").exists() == (not more)
 
 
 def test_command_line_from_pictures_to_weights(

@@ -100,6 +100,17 @@ def test_weights_that_are_no_numbers(
         load_generator(tmp_path / "g.safetensors")
 
 
+def test_weights_that_overflow_together(tmp_path: Path) -> None:
+    """Each by itself is allowed."""
+    torch.manual_seed(0)
+    generator = new_generator(6, 2, 3, 128)
+    for parameter in generator.parameters():
+        parameter.data.sign_().mul_(6e4)
+    save_generator(tmp_path / "g.safetensors", generator, {})
+    with pytest.raises(WeightsError, match=r"g\.safetensors: the pixels .* are no numbers"):
+        load_generator(tmp_path / "g.safetensors")
+
+
 @pytest.mark.parametrize(
     "command",
     [["walk", "--weights"], ["evaluate", "--weights"], ["--start-from"], []],

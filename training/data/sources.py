@@ -33,15 +33,16 @@ from training.data.decode import (
     reasons,
 )
 from training.data.named import NAMES, load_named
+from training.files import LOCK
 
 SOURCES = ("avatars", *NAMES)
 MAX_GROUPS = 8  # lines of a report: one a reason
 MAX_EXAMPLES = 3
 NAME_LENGTH = 60
 MAX_SIBLINGS = 1000  # names compared with a misspelt one
-# In lower case; .DS_Store and the like are hidden anyway. The last two hold other sizes of the
-# pictures beside them, and deleted ones.
-LITTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
+# In lower case; .DS_Store and the like are hidden anyway. @eaDir and $RECYCLE.BIN hold other sizes
+# of the pictures beside them, and deleted ones; a run locks its folder before it has any file.
+LITTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", LOCK}
 A_RUN = "folder of a run: what it drew is nothing to train on"
 MAX_MEMBER_BYTES = 256 * 1024 * 1024
 ENCRYPTED = 0x1  # bit of a member's flags, APPNOTE.TXT 4.4.4
@@ -227,7 +228,7 @@ def load_zip(path: Path, spec: PictureSpec) -> Pictures:
     with archive:
         files = [m for m in archive.infolist() if not _slashed(m).endswith("/")]
         members = [m for m in files if not _is_litter(*_slashed(m).split("/"))]
-        members.sort(key=lambda member: member.filename)
+        members.sort(key=_slashed)  # as the unpacked folder is
         hidden = len(files) - len(members)
         runs = _runs_among({_slashed(member) for member in members})
         members = [member for member in members if not _slashed(member).startswith(runs)]

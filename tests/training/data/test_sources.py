@@ -31,6 +31,7 @@ from training.data import cache as store
 from training.data import sources
 from training.data.decode import DataError, Pictures, Skipped, decode
 from training.data.sources import load, load_folder, load_zip, report, show_name
+from training.files import LOCK
 from training.lab.latent_plots import Walk
 from training.lab.run_plots import Curves
 from training.samples import save_grid
@@ -125,6 +126,32 @@ def test_what_the_project_wrote_itself_is_no_picture(tmp_path: Path, cache: str)
         told = reasons_of(pictures)
         assert {name: told[name].split(" (")[0] for name in told} == expected
     assert len(list((root / cache).glob("*.u8"))) == 1  # found again: its files are no change
+
+
+def test_the_lock_of_a_new_run_is_no_picture(tmp_path: Path) -> None:
+    """With --out inside --data; the cache is of the pictures alone."""
+    root = write_mixed(tmp_path)
+    spec = replace(SPEC, cache=tmp_path / "cache")
+    before = load_folder(root, spec)
+    (root / "new").mkdir()
+    (root / "new" / LOCK).touch()
+    assert reasons_of(load_folder(root, spec)) == reasons_of(before)
+    assert len(list((tmp_path / "cache").glob("*.u8"))) == 1
+    assert len(list((tmp_path / "cache").glob("*.json"))) == 1
+
+
+def test_backslashes_change_no_order(tmp_path: Path) -> None:
+    """Of names that sort otherwise by the backslash itself."""
+    (tmp_path / "there" / "a").mkdir(parents=True)
+    with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
+        for name, colour in (("aB0.png", "red"), ("a/0.png", "blue")):
+            Image.new("RGB", (40, 40), colour).save(tmp_path / "there" / name)
+            archive.write(tmp_path / "there" / name, name.replace("/", "\\"))
+            archive.infolist()[-1].filename = name.replace("/", "\\")
+    assert "a\\0.png" in zipfile.ZipFile(tmp_path / "w.zip").namelist()
+    np.testing.assert_array_equal(
+        load_zip(tmp_path / "w.zip", SPEC).images, load_folder(tmp_path / "there", SPEC).images
+    )
 
 
 def test_nor_is_it_in_a_zip(tmp_path: Path) -> None:
