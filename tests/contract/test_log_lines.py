@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import requests
 
 from deploy.server import HOST, ROOT, Server
+from tests.support import live
 
 STORE = ROOT / "model_store"
 HOSTILE_IDS = [
@@ -41,11 +41,7 @@ class Tail:
 
     def wait(self, enough: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
         """The lines, as soon as there are enough; TorchServe writes them after the reply."""
-        deadline = time.monotonic() + 20
-        while not enough(lines := self.lines()):
-            assert time.monotonic() < deadline, lines
-            time.sleep(0.1)
-        return lines
+        return live.wait(lambda: lines if enough(lines := self.lines()) else [], timeout_s=20)
 
 
 def of_requests(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

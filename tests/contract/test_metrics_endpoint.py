@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 import requests
 
 from deploy.server import HOST, Server
 from handler.errors import Kind
+from tests.support import live
 
 
 def scrape(server: Server) -> dict[str, float]:
@@ -22,32 +22,34 @@ def scrape(server: Server) -> dict[str, float]:
     return found
 
 
-def settled(server: Server) -> dict[str, float]:
-    """The metrics travel over the worker's log, line by line, a moment after the reply."""
-    found = scrape(server)
-    for _ in range(50):
-        time.sleep(0.3)
-        before, found = found, scrape(server)
-        if found == before:
-            return found
-    raise AssertionError(found)
+def settled(server: Server, last: requests.Response) -> dict[str, float]:
+    """Once they count what the log tells of, this last reply included: both travel over the
+    worker's output, line by line, a moment after the reply."""
+
+    def whole() -> dict[str, float] | None:
+        log = server.log.read_text(encoding="utf-8")
+        found = scrape(server)
+        counted = sum(n for name, n in found.items() if name.startswith("dcgan_requests_total"))
+        lines = log.count('"message":"request"')
+        return found if last.headers["x-request-id"] in log and counted == lines else None
+
+    return live.wait(whole)
 
 
 def test_every_outcome_is_there_before_it_happens(server: Server) -> None:
     """Prometheus sees no increase in a series that begins with 1."""
     outcomes = [(200, "none"), *((kind.status, kind.slug) for kind in Kind)]
     expected = {f'dcgan_requests_total|Status="{s}"|Kind="{k}"' for s, k in outcomes}
-    found = settled(server)
+    found = settled(server, live.post(server, {"seed": 1}))
     assert {name for name in found if name.startswith("dcgan_requests_total")} == expected
     assert found['dcgan_requests_total|Status="507"|Kind="out-of-memory"'] == 0
 
 
 def test_requests_images_and_times_are_counted(server: Server) -> None:
-    backend = requests.post(server.predict_url, json={"seed": 1}, timeout=60).headers["X-Backend"]
-    before = settled(server)
-    requests.post(server.predict_url, json={"seed": 1, "num_images": 7}, timeout=60)
-    requests.post(server.predict_url, json={"sede": 1}, timeout=60)
-    after = settled(server)
+    first = live.post(server, {"seed": 1})
+    before = settled(server, first)
+    live.post(server, {"seed": 1, "num_images": 7})
+    after = settled(server, live.post(server, {"sede": 1}))
     gained = {name: after[name] - before.get(name, 0.0) for name in after}
     assert gained['dcgan_requests_total|Status="200"|Kind="none"'] == 1
     assert gained['dcgan_requests_total|Status="400"|Kind="unknown-field"'] == 1
@@ -57,4 +59,5 @@ def test_requests_images_and_times_are_counted(server: Server) -> None:
     assert gained["dcgan_batch_images_ratio_sum"] == pytest.approx(7 / 64, abs=1e-6)
     for part in ("latents", "forward", "encode"):
         assert gained[f"dcgan_{part}_seconds_sum"] > 0
+    backend = first.headers["X-Backend"]
     assert after[f'dcgan_backend_info|Backend="{backend}"|Device="cpu"|Fallback="false"'] == 1
