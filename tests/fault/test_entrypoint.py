@@ -19,6 +19,8 @@ import psutil
 import pytest
 import requests
 
+from deploy.healthcheck import worker_states
+from deploy.lifecycle import ServerError
 from deploy.server import HOST, ROOT, Ports
 from tests.support import live
 
@@ -65,6 +67,13 @@ class Image:
 
     def is_healthy(self) -> bool:
         return self.run("deploy.healthcheck").wait(60) == 0
+
+    def has_worker(self) -> bool:
+        try:
+            url = f"http://{HOST}:{self.ports.management}/models/dcgan"
+            return worker_states(url) == ["READY"]
+        except ServerError:
+            return False
 
     def draw(self) -> bytes:
         """On a connection of its own, as the proxy asks."""
@@ -152,8 +161,8 @@ def test_a_model_that_cannot_be_loaded_ends_it(image: Image) -> None:
 def test_a_worker_that_is_gone_for_good_ends_it(image: Image) -> None:
     store(image, FAILS_THE_SECOND_TIME)
     process = image.run("deploy.entrypoint", DCGAN_NO_WORKER_S=PATIENCE_S)
-    model = image.tmp / "torchserve" / "models"
-    live.wait(lambda: list(model.rglob("was-here")))
+    # Not before it is READY: the time of TorchServe's tries is counted from the first failure.
+    live.wait(image.has_worker)
     (worker,) = [p for p in image.processes() if "model_service_worker" in str(p.cmdline())]
     worker.kill()
     assert process.wait(120) == 1
