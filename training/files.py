@@ -42,6 +42,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Find out, before the work whose result it is to hold, that a file cannot be written.
+
+    Raises:
+        OSError: no file can be made beside it, or the disk takes no byte more.
+    """
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            probe.write(b"?")
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Errors of the system name ``path``: those of a full disk name no file.

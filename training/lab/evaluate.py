@@ -19,7 +19,7 @@ from annotated_types import Ge
 from tabulate import tabulate  # type: ignore[import-untyped]
 
 from handler.pixels import Images
-from training.files import atomic_path
+from training.files import atomic_path, check_writable
 from training.health import pairwise_diversity
 from training.lab import distances, memorisation
 from training.lab.judge import Judge, by_attribute, clean_tiles
@@ -53,10 +53,15 @@ class Evaluate(AgainstReals):
     markdown: Path | None = None
     """.md: write the tables here, and not to stderr."""
 
-    def result(self) -> Result:
-        """All numbers, each with what it is, and ``left_out``: what was not measured, and why."""
+    def check(self) -> None:
+        """As of ``Command``."""
+        super().check()
         if self.markdown is not None:
             check_ending("--markdown", self.markdown, ".md")
+            check_writable(self.markdown)
+
+    def result(self) -> Result:
+        """All numbers, each with what it is, and ``left_out``: what was not measured, and why."""
         earlier = None if self.beside is None else read_result(self.beside)
         result = self._measure()
         tables = markdown(result, earlier)

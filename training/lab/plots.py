@@ -13,7 +13,7 @@ from PIL import Image
 
 from handler.pixels import Images
 from training.data.decode import DRAWN
-from training.files import atomic_path
+from training.files import atomic_path, check_writable
 from training.lab.options import Command, UsageError, check_ending
 from training.samples import as_image, drawn_here, tiles
 
@@ -37,6 +37,7 @@ class Plot(Command, ABC):
         super().check()
         if self.colours and not 2 <= self.colours <= 256:
             raise UsageError(f"--colours is {self.colours}; give 2 to 256, or 0 to keep all")
+        check_writable(self.out)
 
     def save_png(self, picture: Images) -> None:
         """Write uint8 (H, W, 1 or 3), in the nearest of ``colours`` if it is not 0.

@@ -1,5 +1,6 @@
 """Grids and animations as files."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from handler.pixels import Images
+from training.lab.evaluate import Evaluate
 from training.lab.options import UsageError
 from training.lab.plots import Plot, rows_of
 
@@ -67,3 +69,15 @@ def test_what_no_file_can_hold_is_refused_before_any_work(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         Drawing(**settings).run()
+
+
+@pytest.mark.parametrize("command", ["plot", "evaluate"])
+def test_a_place_that_takes_no_file_is_found_before_any_work(tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").touch()
+    out, absent = tmp_path / "file" / "out", tmp_path / "absent.safetensors"  # not looked for
+    run = {
+        "plot": Drawing(out=out.with_suffix(".png")).run,
+        "evaluate": Evaluate(weights=absent, markdown=out.with_suffix(".md")).run,
+    }
+    with pytest.raises(FileExistsError, match=re.escape(str(tmp_path / "file"))):
+        run[command]()
