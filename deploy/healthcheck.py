@@ -64,8 +64,10 @@ def reason_not_ready(
             with _OPENER.open(request, timeout=timeout_s) as reply:
                 return "" if reply.read().startswith(_PNG) else "the reply is not a PNG"
         except urllib.error.HTTPError as error:
-            # With its workers READY, TorchServe says 503 when the queue is full.
-            return "" if error.code == 503 else f"{error.url} answered {error.code}"
+            # With its workers READY, TorchServe says 503 when the queue is full, and when the
+            # handler itself failed, which is no sign of work.
+            busy = error.code == 503 and b"InternalServerException" not in error.read(4096)
+            return "" if busy else f"{error.url} answered {error.code}"
         except TimeoutError:
             seen = _versions(description_url, timeout_s)
             waiting = any(version["jobQueueStatus"]["pendingRequests"] for version in seen)

@@ -92,6 +92,11 @@ def stand_in() -> Iterator[StandIn]:
         ({"answer": None}, "no image came back within 0.5 s"),
         # Busy: a full queue, or one that moves too slowly.
         ({"answer": (503, b"")}, ""),
+        ({"answer": (503, b'{"code": 503, "type": "ServiceUnavailableException"}')}, ""),
+        (
+            {"answer": (503, b'{"code": 503, "type": "InternalServerException"}')},
+            "{url} answered 503",
+        ),
         ({"answer": None, "pending": 1}, ""),
     ],
 )
