@@ -42,7 +42,8 @@ def test_every_outcome_is_there_before_it_happens(server: Server) -> None:
     expected = {f'dcgan_requests_total|Status="{s}"|Kind="{k}"' for s, k in outcomes}
     found = settled(server, live.post(server, {"seed": 1}))
     assert {name for name in found if name.startswith("dcgan_requests_total")} == expected
-    assert found['dcgan_requests_total|Status="507"|Kind="out-of-memory"'] == 0
+    # The server is shared; of all kinds this one never happens to it.
+    assert found['dcgan_requests_total|Status="500"|Kind="internal"'] == 0
 
 
 def test_requests_images_and_times_are_counted(server: Server) -> None:

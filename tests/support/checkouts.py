@@ -14,7 +14,7 @@ from deploy.server import ROOT, Ports
 
 def checkout(folder: Path) -> Path:
     """What serving needs of the repository, in a new folder."""
-    for part in ("deploy", "handler"):
+    for part in ("client", "deploy", "handler"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "model_store").mkdir()
     for file in ("config.properties", "model_store/dcgan.mar", "model_store/dcgan.mar.sha256"):
