@@ -46,11 +46,11 @@ def check_writable(path: Path) -> None:
     """Find out, before the work whose result it is to hold, that a file cannot be written.
 
     Raises:
-        OSError: no file can be made beside it, or the disk takes no byte more.
+        OSError: no file can be made there, or the disk takes no byte more.
     """
     with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent) as probe:
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=there) as probe:
             probe.write(b"?")
 
 

@@ -79,5 +79,5 @@ def test_a_place_that_takes_no_file_is_found_before_any_work(tmp_path: Path, com
         "plot": Drawing(out=out.with_suffix(".png")).run,
         "evaluate": Evaluate(weights=absent, markdown=out.with_suffix(".md")).run,
     }
-    with pytest.raises(FileExistsError, match=re.escape(str(tmp_path / "file"))):
+    with pytest.raises(NotADirectoryError, match=re.escape(str(tmp_path / "file"))):
         run[command]()
