@@ -15,18 +15,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import yaml
 
+from benchmarks.ready import Ready
 from handler import latents
-from handler.backends.base import Backend, generate
+from handler.backends.base import generate
 from handler.backends.choose import open_backend
 from handler.backends.torchscript import sizes_up_to
-from handler.latents import Latents
-from handler.pixels import Images, compose_grid, default_columns
+from handler.pixels import compose_grid, default_columns
 from handler.png import encode
 from handler.service import Service, open_service
-from handler.settings import Card, Limits, Settings
+from handler.settings import Card, Settings
 
 _HEADERS = {"Content-Type": "application/json", "Accept": "*/*", "Host": "127.0.0.1:8080"}
 
@@ -37,22 +36,24 @@ class Ceiling:
     Args:
         archive: ``dcgan.mar``.
         folder: an empty folder to unpack it in.
+        network: whether the service runs it, or has its images already.
 
     Raises:
         RuntimeError: the archive or this machine cannot do what its settings ask for.
     """
 
-    def __init__(self, archive: Path, folder: Path) -> None:
+    def __init__(self, archive: Path, folder: Path, network: bool = True) -> None:
         import torch
 
         gpu_id = 0 if torch.cuda.is_available() else None  # as TorchServe gives its first worker
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(folder)
         config = yaml.safe_load((folder / "model-config.yaml").read_text(encoding="utf-8"))
-        self._service = open_service(folder, config, gpu_id)
         self._card = Card.read(folder)
         settings = Settings.from_yaml(config["handler"])
         self._backend = open_backend(folder, self._card, settings, gpu_id)
+        self._ready = Service(Ready(self._backend), self._card, settings.limits)
+        self._service = open_service(folder, config, gpu_id) if network else self._ready
         self._most = settings.limits.max_batch_images
 
     @property
@@ -64,6 +65,11 @@ class Ceiling:
     def precision(self) -> str:
         """float32, bfloat16 or float16, of ``backend``."""
         return self._backend.precision
+
+    def reply(self, num_images: int) -> bytes:
+        """The body of one."""
+        (reply,) = self._service.handle(self._batch(num_images)[:1])
+        return reply.body
 
     def images_per_s(self, num_images: int, seconds: float) -> float:
         """Batches of 32 requests (2 of grids) answered one after the other for so long."""
@@ -93,8 +99,6 @@ class Ceiling:
         seeds = [list(range(seed, seed + num_images)) for seed in range(len(batch))]
         rows = [latents.from_seeds(part, nz) for part in seeds]
         images = [part for part in generate(self._backend, rows, 64) if part is not None]
-        drawn = _Drawn(self._backend, np.concatenate(images))
-        idle = Service(drawn, self._card, Limits())
         columns, padding = default_columns(num_images), 2 if num_images > 1 else 0
         grids = [compose_grid(part, columns, padding, (255, 255, 255)) for part in images]
         steps: dict[str, Callable[[], Any]] = {
@@ -102,7 +106,7 @@ class Ceiling:
             "forward": lambda: generate(self._backend, rows, 64),
             "grid": lambda: [compose_grid(i, columns, padding, (255, 255, 255)) for i in images],
             "png, one thread": lambda: [encode(grid, {}) for grid in grids],
-            "all but forward": partial(idle.handle, batch, [_HEADERS] * len(batch)),
+            "all but forward": partial(self._ready.handle, batch, [_HEADERS] * len(batch)),
         }
         return {name: _median_ms(step) for name, step in steps.items()}
 
@@ -112,22 +116,6 @@ class Ceiling:
         return [
             {"body": bytearray(json.dumps({"seed": i, **body}), "ascii")} for i in range(requests)
         ]
-
-
-class _Drawn:
-    """A backend that has its images already."""
-
-    def __init__(self, of: Backend, images: Images) -> None:
-        self.name, self.device, self.precision, self.fallback = (
-            of.name, of.device, of.precision, of.fallback,
-        )  # fmt: skip
-        self.nz, self.image_shape, self._images = of.nz, of.image_shape, images
-
-    def __call__(self, latents: Latents) -> Images:
-        return self._images[: len(latents)]
-
-    def free_memory(self) -> None:
-        """Nothing is held."""
 
 
 def _median_ms(step: Callable[[], Any], repeats: int = 15) -> float:

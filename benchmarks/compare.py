@@ -1,6 +1,8 @@
 """``python -m benchmarks.compare serving`` or ``training``: ours beside the usual one.
 
-Serving: our handler, the stock one, other servers and the ceiling, all in one run. The servers are
+Serving (the default): our handler, the stock one, other servers and the ceiling, in one run; or,
+with --network none, our handler with images that are there already beside one that returns bytes
+which are there already, so that what is measured is the way there and back. The servers are
 up all the time and take turns, each held still while another has its turn (LitServe polls when
 idle), so that what the machine does meanwhile falls on all alike. Training: this loop beside one as
 tutorials write it, taking turns too (``benchmarks.training_loops``).
@@ -42,14 +44,23 @@ from benchmarks.training_loops import TrainingConfig, compare_loops
 from deploy.java import NoJavaError
 from deploy.server import ServerError
 
-TITLES = {"ours": "ours", "stock": "stock", **{name: peer.title for name, peer in PEERS.items()}}
+TITLES = {
+    "ours": "ours",
+    "stock": "stock",
+    "blank": "blank",
+    **{name: peer.title for name, peer in PEERS.items()},
+}
 _STEADY = 0.9  # of the fastest pulse; below it something else has the machine
 _REPEATS = 2  # of a round that was disturbed, at most; in a whole run as many for each --rounds
 _PULSE_S = 0.4
-_KINDS: dict[Kind, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
-    "image": ("1 image", (1,), (1, 8, 32, 64)),
-    "grid": ("64-image grid", (64,), (2, 8)),
-    "mix": ("mix of 1, 1, 1 and 64 images", (1, 1, 1, 64), (8,)),
+_KINDS: dict[Kind, tuple[str, tuple[int, ...]]] = {
+    "image": ("1 image", (1,)),
+    "grid": ("64-image grid", (64,)),
+    "mix": ("mix of 1, 1, 1 and 64 images", (1, 1, 1, 64)),
+}
+_CONNECTIONS: dict[str, dict[Kind, tuple[int, ...]]] = {
+    "real": {"image": (1, 8, 32, 64), "grid": (2, 8), "mix": (8,)},
+    "none": {"image": (1, 64, 256), "grid": (1, 2, 8), "mix": (8,)},
 }
 
 
@@ -96,10 +107,14 @@ class ServingConfig:
     """Turns each server gets for each kind of work."""
     seconds: Annotated[float, Range(0.1, 600)] = 4.0
     """Length of a turn, s."""
-    work: tuple[Kind, ...] = ("image", "grid", "mix")
-    """What requests ask for: one image, a grid of 64, or a mix of 1, 1, 1 and 64."""
+    network: Literal["real", "none"] = "real"
+    """none: ours has its images already, beside a handler that has its replies already."""
+    work: tuple[Kind, ...] = ()
+    """What requests ask for: one image, a grid of 64, or a mix of 1, 1, 1 and 64. All, if left
+    out; with --network none, image and grid."""
     connections: Annotated[tuple[int, ...], Range(1, 1000)] = ()
-    """How many at once; left out, 1, 8, 32 and 64 for image, 2 and 8 for grid, 8 for mix."""
+    """How many at once; left out, 1, 8, 32 and 64 for image, 2 and 8 for grid, 8 for mix; with
+    --network none, 1, 64 and 256 for image, 1, 2 and 8 for grid."""
     peers: tuple[
         Literal["none", "all", "installed", "fastapi", "litserve", "bentoml", "triton"], ...
     ] = ("none",)
@@ -115,17 +130,26 @@ class ServingConfig:
         ValueError: a setting is out of its range.
         """
         check(self)
-        if not self.work:
-            raise ValueError("work: seen none; name one kind or more")
+        if self.network == "none" and self.peers != ("none",):
+            raise ValueError(
+                f"peers: seen {' '.join(self.peers)}; without the network there are none"
+            )
         if self.out.is_dir():
             raise ValueError(f"out: seen {self.out}, a folder; allowed is a file")
 
+    def settings(self) -> dict[str, str]:
+        """Of the handler block, those that are to be others than in the archive."""
+        return {"precision": self.precision} if self.precision else {}
+
     def works(self) -> list[Work]:
         """Each kind of work at each number of connections."""
+        kinds = self.work or (
+            ("image", "grid", "mix") if self.network == "real" else ("image", "grid")
+        )
         return [
             Work(f"{title}, {count} connection{'s' * (count > 1)}", num_images, count)
-            for title, num_images, usual in (_KINDS[kind] for kind in self.work)
-            for count in self.connections or usual
+            for kind, (title, num_images) in ((kind, _KINDS[kind]) for kind in kinds)
+            for count in self.connections or _CONNECTIONS[self.network][kind]
         ]
 
     def named_peers(self) -> list[str]:
@@ -143,6 +167,8 @@ class ServingConfig:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    if given and given[0].startswith("--") and given[0] != "--help":
+        given = ["serving", *given]
     config: ServingConfig | TrainingConfig = tyro.cli(
         Annotated[ServingConfig, tyro.conf.subcommand("serving")]
         | Annotated[TrainingConfig, tyro.conf.subcommand("training")],
@@ -172,7 +198,7 @@ def serving(config: ServingConfig, command: str) -> int:
         folder = Path(temporary)
         try:
             config.check()
-            packed = servers.archive(folder / "packed", config.precision)
+            packed = servers.archive(folder / "packed", config.settings())
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
@@ -238,9 +264,16 @@ class Measurement:
 
     def __post_init__(self) -> None:
         chosen = self._chosen()  # environments first: pip must not run beside a server that starts
-        self.ceiling = Ceiling(self.packed, self.folder / "ceiling")
-        self._up("ours", self.stack.enter_context(servers.ours(self.folder / "ours", self.packed)))
-        self._up("stock", self.stack.enter_context(servers.stock(self.folder / "stock")))
+        real, folder, up = self.config.network == "real", self.folder, self.stack.enter_context
+        self.ceiling = Ceiling(self.packed, folder / "ceiling", network=real)
+        if real:
+            self._up("ours", up(servers.ours(folder / "ours", self.packed)))
+            self._up("stock", up(servers.stock(folder / "stock")))
+        else:
+            packed = servers.without_network(self.packed, folder / "ready")
+            self._up("ours", up(servers.ours(folder / "ours", packed)))
+            replies = {count: self.ceiling.reply(count) for count in (1, 64)}
+            self._up("blank", up(servers.blank(folder / "blank", replies)))
         for name in chosen:
             trace = self.folder / "stock" / servers.TRACE
             try:
@@ -265,6 +298,7 @@ class Measurement:
             "command": command,
             "backend": self.ceiling.backend,
             "precision": self.ceiling.precision,
+            "network": self.config.network,
             "servers": {
                 name: {
                     "title": TITLES[name], "ready_s": running.ready_s,

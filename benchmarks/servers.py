@@ -1,18 +1,20 @@
-"""Servers under measurement: what they cost, how to hold them still; and two of them, TorchServe
-with our archive and with the stock handler, for as long as a benchmark runs."""
+"""Servers under measurement: what they cost, how to hold them still; and some of them, TorchServe
+with our archive, the stock handler or a blank one, for as long as a benchmark runs."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import yaml
@@ -102,30 +104,37 @@ def _peak_rss_bytes(pid: int) -> float:
     return 1024.0 * int(lines[0].split()[1]) if lines else 0.0
 
 
-def archive(folder: Path, precision: str | None) -> Path:
-    """The archive of the model store, or a copy whose handler block says ``precision``.
+def archive(folder: Path, settings: Mapping[str, str]) -> Path:
+    """The archive of the model store, or a copy with other settings in its handler block.
 
     Args:
         folder: for the copy.
-        precision: a value of ``precision`` in model-config.yaml; None leaves the archive as it is.
+        settings: keys of the handler block in model-config.yaml and their values; where there are
+            none the archive is as it is.
 
     Raises:
-        ValueError: there is no such precision, or no archive.
+        ValueError: there is no such setting, or no archive.
     """
     packed = _packed()
-    if precision is None:
+    if not settings:
         return packed
-    changed = made(folder) / packed.name
-    with zipfile.ZipFile(packed) as source, zipfile.ZipFile(changed, "w") as target:
-        for entry in source.infolist():
-            content = source.read(entry)
-            if entry.filename == CONFIG:
-                config = yaml.safe_load(content)
-                config["handler"]["precision"] = precision
-                Settings.from_yaml(config["handler"])
-                content = yaml.safe_dump(config).encode()
-            target.writestr(entry, content)
-    return changed
+    config = _config()
+    config["handler"] |= settings
+    Settings.from_yaml(config["handler"])
+    return _changed(packed, made(folder) / packed.name, {CONFIG: yaml.safe_dump(config).encode()})
+
+
+def without_network(packed: Path, folder: Path) -> Path:
+    """A copy of our archive whose images are there before they are asked for.
+
+    Args:
+        packed: the archive.
+        folder: for the copy.
+    """
+    with zipfile.ZipFile(packed) as source:
+        manifest = json.loads(source.read("MAR-INF/MANIFEST.json"))
+    entry = (ROOT / "benchmarks" / "ready.py").read_bytes()
+    return _changed(packed, made(folder) / packed.name, {manifest["model"]["handler"]: entry})
 
 
 @contextmanager
@@ -141,24 +150,59 @@ def stock(folder: Path) -> Iterator[Running]:
 
     The trace is left in ``folder / TRACE``, for other servers.
     """
-    store = made(folder / "store")
     generator, _ = load_generator(STORE / "generator.safetensors")
-    export_torchscript(generator, folder / TRACE)
-    with zipfile.ZipFile(_packed()) as packed:
-        config = yaml.safe_load(packed.read(CONFIG))
+    export_torchscript(generator, made(folder) / TRACE)
+    with _serving(folder, "stock_handler.py", "--serialized-file", folder / TRACE) as running:
+        yield running
+
+
+@contextmanager
+def blank(folder: Path, replies: Mapping[int, bytes]) -> Iterator[Running]:
+    """A handler that has its replies already, with our batch size, delay and workers.
+
+    Args:
+        folder: for its files.
+        replies: number of images to the reply.
+    """
+    extra = made(folder / "replies")
+    for num_images, reply in replies.items():
+        (extra / f"{num_images}.png").write_bytes(reply)
+    with _serving(folder, "blank_handler.py", "--extra-files", extra) as running:
+        yield running
+
+
+@contextmanager
+def _serving(folder: Path, handler: str, *options: str | Path) -> Iterator[Running]:
+    """A handler of this package, packed with our settings for TorchServe."""
+    store = made(folder / "store")
+    config = _config()
     del config["handler"]
     (folder / CONFIG).write_text(yaml.safe_dump(config), encoding="utf-8")
-    command = [
-        str(Path(sys.executable).parent / "torch-model-archiver"),
+    command: list[str | Path] = [
+        Path(sys.executable).parent / "torch-model-archiver",
         "--model-name", "dcgan", "--version", "1.0",
-        "--serialized-file", str(folder / TRACE),
-        "--handler", str(ROOT / "benchmarks" / "stock_handler.py"),
-        "--config-file", str(folder / CONFIG), "--export-path", str(store),
+        "--handler", ROOT / "benchmarks" / handler,
+        "--config-file", folder / CONFIG, "--export-path", store, *options,
     ]  # fmt: skip
     private = made(folder / "tmp")  # the archiver deletes $TMPDIR/dcgan
     subprocess.run(command, check=True, env={**os.environ, "TMPDIR": str(private)})
     with _running(Server(made(folder / "server"), store, Ports.free())) as running:
         yield running
+
+
+def _config() -> dict[str, Any]:
+    """Of the archive in the model store."""
+    with zipfile.ZipFile(_packed()) as packed:
+        config: dict[str, Any] = yaml.safe_load(packed.read(CONFIG))
+    return config
+
+
+def _changed(packed: Path, copy: Path, files: Mapping[str, bytes]) -> Path:
+    """A copy of an archive in which these files are others."""
+    with zipfile.ZipFile(packed) as source, zipfile.ZipFile(copy, "w") as target:
+        for entry in source.infolist():
+            target.writestr(entry, files.get(entry.filename) or source.read(entry))
+    return copy
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.command import markdown
 
 Turn = dict[str, Any]
-_OWN = ("ours", "stock")
+_BASELINES = ("stock", "blank")  # one of them in each run
 _NONE = "-"
 _LEAST_FOR_P99 = 200  # requests; of fewer the 99th percentile is little else than the largest
 
@@ -23,8 +23,8 @@ def report(result: dict[str, Any]) -> str:
     each = [f"{ms / int(size):.2f}" for size, ms in passes.items()]
     return "\n\n".join(
         [
-            f"`{result['command']}`, {result['machine']}, {result['date']}; ours runs "
-            f"{result['backend']}.",
+            f"`{result['command']}`, {result['machine']}, {result['date']}; ours "
+            + (f"runs {result['backend']}." if result["network"] == "real" else "has its images."),
             tables(result),
             "Milliseconds of each part of our handler, in one process without a server:",
             markdown(["batch", *names], lines),
@@ -66,19 +66,20 @@ def _rates(rows: Sequence[Any], titles: dict[str, str]) -> str:
 
 
 def _ratios(rows: Sequence[Any], titles: dict[str, str]) -> str:
-    peers = [name for name in titles if name not in _OWN]
+    peers = [name for name in titles if name not in ("ours", *_BASELINES)]
+    baseline = next(name for name in _BASELINES if name in titles)
     lines = []
     for row in rows:
         rates = {name: _images(row, name) for name in titles}
         best = max(peers, key=lambda name: median(rates[name] or [0.0]), default=None)
-        cells = [_ratio(rates["ours"], rates["stock"])]
+        cells = [_ratio(rates["ours"], rates[baseline])]
         if best is not None:
             against = _ratio(rates["ours"], rates[best])
             cells.append(against if against == _NONE else f"{against} {titles[best]}")
         cells.append(_ratio(rates["ours"], row["limit_images_per_s"]))
         lines.append([row["work"]["name"], *cells])
     best_title = ["ours / best peer"] if peers else []
-    return markdown(["work", "ours / stock", *best_title, "ours / ceiling"], lines)
+    return markdown(["work", f"ours / {titles[baseline]}", *best_title, "ours / ceiling"], lines)
 
 
 def _by_server(

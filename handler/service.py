@@ -26,8 +26,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from handler import png, replies, request
+from handler.backends import choose
 from handler.backends.base import Backend, generate, is_out_of_memory, seconds_per_image
-from handler.backends.choose import open_backend
 from handler.errors import Kind, RequestError
 from handler.hardware import processors
 from handler.latents import Latents
@@ -291,7 +291,7 @@ def open_service(
     except ValueError as error:
         raise RuntimeError(f"the handler block of model-config.yaml: {error}") from error
     card = Card.read(model_dir)
-    backend = open_backend(model_dir, card, settings, gpu_id)
+    backend = choose.open_backend(model_dir, card, settings, gpu_id)
     image_s = seconds_per_image(backend, settings.limits.max_batch_images)
     pace = Pace(batch_seconds(config), image_s)
     reply_images = Renderer(card, backend).images_in_a_reply(settings.limits)

@@ -42,7 +42,13 @@ def pooled(turns: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def result(**turns: list[dict[str, Any]]) -> dict[str, Any]:
-    titles = {"ours": "ours", "stock": "stock", "litserve": "LitServe", "triton": "Triton"}
+    titles = {
+        "ours": "ours",
+        "stock": "stock",
+        "blank": "blank",
+        "litserve": "LitServe",
+        "triton": "Triton",
+    }
     return {
         "servers": {
             name: {"title": titles[name], "ready_s": 3.25, "idle_cores": 0.125} for name in turns
@@ -82,6 +88,14 @@ def test_every_figure_stands_where_it_belongs() -> None:
     assert "| ours | 3.2 | 600 | 600 | 0.12 |" in lines
     assert "BentoML is left out: cannot be set up: no network" in lines
     assert "failed" not in text
+
+
+def test_without_the_network_the_other_is_the_blank_one() -> None:
+    found = result(ours=[turn(60)], blank=[turn(100)])
+    assert "| work | ours / blank | ours / ceiling |" in lines_of(tables(found))
+    assert "| 1 image, 8 connections | 0.60 (0.60 to 0.60) | 0.15 (0.15 to 0.15) |" in lines_of(
+        tables(found)
+    )
 
 
 def test_failed_requests_are_told() -> None:
@@ -154,6 +168,11 @@ def test_the_usual_work_and_a_part_of_it() -> None:
     assert [(work.num_images, work.connections) for work in ServingConfig().works()] == [
         ((1,), 1), ((1,), 8), ((1,), 32), ((1,), 64), ((64,), 2), ((64,), 8), ((1, 1, 1, 64), 8),
     ]  # fmt: skip
+    assert [work.name for work in ServingConfig(network="none").works()] == [
+        "1 image, 1 connection", "1 image, 64 connections", "1 image, 256 connections",
+        "64-image grid, 1 connection", "64-image grid, 2 connections",
+        "64-image grid, 8 connections",
+    ]  # fmt: skip
     part = ServingConfig(work=("grid",), connections=(1, 4)).works()
     assert [work.name for work in part] == [
         "64-image grid, 1 connection", "64-image grid, 4 connections",
@@ -178,10 +197,11 @@ def test_which_peers_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--connections", "8", "0"], "connections: seen 0; allowed is 1 to 1000"),
         (["--precision", "float8"], "precision is 'float8'"),
         (["--out", "/tmp"], "out: seen /tmp, a folder"),
+        (["--network", "none", "--peers", "all"], "peers: seen all; without the network"),
     ],
 )
 def test_bad_usage(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serving", *arguments]) == 2
+    assert main(arguments) == 2  # serving is what is compared where no other word says so
     assert said in capsys.readouterr().err
 
 
@@ -192,8 +212,8 @@ def test_an_unknown_peer_is_bad_usage() -> None:
 
 
 def test_a_precision_changes_the_handler_block_of_a_copy_alone(tmp_path: Path) -> None:
-    original = servers.archive(tmp_path / "none", None)
-    changed = servers.archive(tmp_path, "bfloat16")
+    original = servers.archive(tmp_path / "none", {})
+    changed = servers.archive(tmp_path, {"precision": "bfloat16"})
     assert original == servers.STORE / "dcgan.mar"
     with zipfile.ZipFile(original) as before, zipfile.ZipFile(changed) as after:
         assert before.namelist() == after.namelist()

@@ -123,6 +123,27 @@ def test_a_whole_run_with_a_peer_that_cannot_be_set_up_and_one_that_dies(
     assert f"Triton, 1 image, 2 connections: {failed} of {failed} requests failed" in printed.out
 
 
+def test_the_way_without_the_network_is_measured_beside_a_blank_handler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compare, "_REPEATS", 0)
+    out = tmp_path / "result.json"
+    code = compare.main(
+        ["--network", "none", "--rounds", "1", "--seconds", "0.5", "--connections", "2",
+         "--out", str(out)]
+    )  # fmt: skip
+    assert code == 0
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert list(result["servers"]) == ["ours", "blank"]
+    for row in result["rows"]:
+        loads = [turns[0]["load"] for turns in row["turns"].values()]
+        assert [load["failed"] for load in loads] == [0, 0]
+        assert all(load["requests"] for load in loads)
+    # The network takes 0.7 ms of a processor an image at least, on any that is known here.
+    assert result["rows"][1]["turns"]["ours"][0]["cpu_ms_per_image"] < 0.5
+    assert "| work | ours / blank" in " ".join(capsys.readouterr().out.split())
+
+
 def test_sigterm_leaves_no_server_behind(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "benchmarks.compare", "serving", "--work", "image",
