@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from training.__main__ import main
 from training.config import TrainConfig
 from training.data.decode import Pictures
 from training.loop import train
@@ -64,6 +65,19 @@ def flags(folder: Path, out: Path, *more: str) -> list[str]:
     return ["--data", str(folder), "--out", str(out), "--batch-size", "4", "--image-size", "32",
             "--nz", "6", "--ngf", "2", "--ndf", "2", "--max-steps", "6",
             "--cache", str(out.parent / "cache"), *more]  # fmt: skip
+
+
+def printed(capsys: pytest.CaptureFixture[str], command: str, **options: object) -> dict[str, Any]:
+    """Run a command that has to succeed, its words in one text and more as options; gives the
+    JSON that it prints."""
+    words = command.split()
+    for name, value in options.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    code = main(words)
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    found: dict[str, Any] = json.loads(captured.out)
+    return found
 
 
 def run(config: TrainConfig, pictures: Pictures, out: Path) -> dict[str, torch.Tensor]:

@@ -1,6 +1,5 @@
 """Guided backpropagation against gradients worked out by hand; strongest patches; the command."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +9,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from tests.support.generators import photos
+from tests.support.tiny_runs import CPU, TINY, printed
 from training import checkpoint
 from training.__main__ import main
-from training.config import TrainConfig
 from training.lab import filters
 from training.lab.filters import agreement, grey_centred
 from training.networks import Discriminator
@@ -110,20 +110,13 @@ def test_agreement_is_that_of_the_best_attribute() -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run's folder with settings, pictures and the checkpoint of an untrained pair."""
-    reals = tmp_path / "reals"
-    reals.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(6):
-        pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(reals / f"{i}.png")
-    config = TrainConfig(data=str(reals), image_size=32, nz=4, ngf=2, ndf=4, batch_size=2,
-                         cache=tmp_path / "cache")  # fmt: skip
+    reals = photos(tmp_path / "reals", 6)
+    config = replace(TINY, data=str(reals), ndf=4, batch_size=2, cache=tmp_path / "cache")
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.json").write_text(config.to_json())
-    trainer = Trainer(
-        replace(config, seed=5), 3, torch.device("cpu"), torch.float32
-    )  # another seed than the run's: learned weights differ from random ones
+    # Another seed than the run's: learned weights differ from random ones.
+    trainer = Trainer(replace(config, seed=5), 3, CPU, torch.float32)
     checkpoint.save(folder / "checkpoints", trainer, 3, kept=3)
     return folder
 
@@ -132,15 +125,10 @@ def test_the_command_draws_both_halves(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "f.png"
-    code = main(
-        ["filters", "--checkpoint", str(run), "--out", str(out), "--layer", "2", "--filters", "3",
-         "--patches", "2"]
-    )  # fmt: skip
-    assert code == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert printed["checkpoint"].endswith("step_00000003.pt")
-    assert printed["patch_px"] == 10
-    assert printed["labels_agree"] is None
+    found = printed(capsys, "filters --layer 2 --filters 3 --patches 2", checkpoint=run, out=out)
+    assert found["checkpoint"].endswith("step_00000003.pt")
+    assert found["patch_px"] == 10
+    assert found["labels_agree"] is None
     with Image.open(out) as image:
         pixels = np.asarray(image)
     assert pixels.shape == (3 * 12 + 2, 2 * (4 * 12 + 2) + 16, 3)

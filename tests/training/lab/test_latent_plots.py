@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from handler.latents import from_seeds
 from handler.pixels import to_uint8
 from tests.support.generators import AVATARS, lively, weights
-from training.__main__ import main
+from tests.support.tiny_runs import printed
 from training.lab.latent_plots import (
     blend,
     feature_maps,
@@ -25,9 +24,10 @@ from training.lab.latent_plots import (
     strongest,
     strongest_directions,
 )
-from training.networks import new_generator
+from training.networks import Generator, LatentLaw, new_generator
 from training.samples import draw
-from training.weights import save_generator
+
+Captured = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
@@ -40,24 +40,9 @@ def test_steps_are_differences_of_neighbours() -> None:
     assert steps_of(levels) == {"mean_step": 20.0, "largest_step": 30.0, "ends": 40.0}
 
 
-def test_the_walk_has_a_row_a_leg(weights_file: str, tmp_path: Path) -> None:
+def test_the_walk_has_a_row_a_leg(weights_file: str, tmp_path: Path, capsys: Captured) -> None:
     out = tmp_path / "w.png"
-    code = main(
-        [
-            "walk",
-            "--weights",
-            weights_file,
-            "--out",
-            str(out),
-            "--seeds",
-            "1",
-            "2",
-            "3",
-            "--steps",
-            "4",
-        ]
-    )
-    assert code == 0
+    printed(capsys, "walk --seeds 1 2 3 --steps 4", weights=weights_file, out=out)
     with Image.open(out) as image:
         assert image.size == (4 * 34 + 2, 2 * 34 + 2)
         pixels = np.asarray(image)
@@ -68,37 +53,27 @@ def test_the_walk_has_a_row_a_leg(weights_file: str, tmp_path: Path) -> None:
     assert np.array_equal(pixels[36:68, 3 * 34 + 2 : 4 * 34], ends[2])
 
 
-def test_the_round_has_each_seed_once(weights_file: str, tmp_path: Path) -> None:
+def test_the_round_has_each_seed_once(weights_file: str, tmp_path: Path, capsys: Captured) -> None:
     out = tmp_path / "w.gif"
-    code = main(
-        [
-            "walk",
-            "--weights",
-            weights_file,
-            "--out",
-            str(out),
-            "--seeds",
-            "1",
-            "2",
-            "3",
-            "--steps",
-            "5",
-        ]
-    )
-    assert code == 0
+    printed(capsys, "walk --seeds 1 2 3 --steps 5", weights=weights_file, out=out)
     with Image.open(out) as image:
         assert image.n_frames == 3 * 4  # type: ignore[attr-defined]
         assert image.info["loop"] == 0
 
 
-def test_planted_directions_are_found_in_their_order() -> None:
-    generator = lively()
+def planted(weights: dict[tuple[int, int], float], nz: int = 6) -> Generator:
+    """One whose first layer has nothing but these weights, of a latent dimension to a channel."""
+    generator = lively(nz)
     projection = generator.layers[0]
     assert isinstance(projection, torch.nn.ConvTranspose2d)
-    with torch.no_grad():
-        projection.weight.zero_()
-        projection.weight[2, 0, 0, 0] = 5  # dimension 2 is the strongest, then 4, then nothing
-        projection.weight[4, 1, 0, 0] = 3
+    torch.nn.init.zeros_(projection.weight)
+    for (dimension, channel), weight in weights.items():
+        projection.weight.data[dimension, channel, 0, 0] = weight
+    return generator
+
+
+def test_planted_directions_are_found_in_their_order() -> None:
+    generator = planted({(2, 0): 5, (4, 1): 3})
     strengths, vectors = strongest_directions(generator)
     assert np.allclose(strengths, [25, 9, 0, 0, 0, 0], rtol=1e-3, atol=1e-6)
     assert abs(vectors[0, 2]) == pytest.approx(1)
@@ -107,30 +82,20 @@ def test_planted_directions_are_found_in_their_order() -> None:
 
 
 def test_the_norm_counts() -> None:
-    generator = lively()
-    projection, norm = generator.layers[0], generator.layers[1]
-    assert isinstance(projection, torch.nn.ConvTranspose2d)
+    generator = planted({(2, 0): 5, (4, 1): 3})
+    norm = generator.layers[1]
     assert isinstance(norm, torch.nn.BatchNorm2d)
-    with torch.no_grad():
-        projection.weight.zero_()
-        projection.weight[2, 0, 0, 0] = 5
-        projection.weight[4, 1, 0, 0] = 3
-        norm.weight[0] = 0.1  # the channel of dimension 2 is scaled down
+    norm.weight.data[0] = 0.1  # the channel of dimension 2 is scaled down
     _, vectors = strongest_directions(generator)
     assert abs(vectors[0, 4]) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("latent", ["normal", "uniform"])
-def test_the_middle_column_is_the_seed(latent: str, tmp_path: Path) -> None:
+def test_the_middle_column_is_the_seed(latent: LatentLaw, tmp_path: Path, capsys: Captured) -> None:
     torch.manual_seed(0)
     generator = new_generator(6, 4, 3, 32, latent)
-    save_generator(tmp_path / "g.safetensors", generator, {})
-    out = tmp_path / "d.png"
-    code = main(
-        ["directions", "--weights", str(tmp_path / "g.safetensors"), "--out", str(out),
-         "--seed", "3", "--directions", "2", "--steps", "5"]
-    )  # fmt: skip
-    assert code == 0
+    path, out = weights(tmp_path, generator), tmp_path / "d.png"
+    printed(capsys, "directions --seed 3 --directions 2 --steps 5", weights=path, out=out)
     pixels = np.asarray(Image.open(out))
     assert pixels.shape == (3 * 34 + 2, 5 * 34 + 2, 3)
     middle = draw(generator.eval(), from_seeds([3], 6))[0]
@@ -139,17 +104,10 @@ def test_the_middle_column_is_the_seed(latent: str, tmp_path: Path) -> None:
         assert np.array_equal(pixels[top : top + 32, 70:102], middle)
 
 
-def test_all_directions_alike_count_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    generator = lively(16)
-    projection = generator.layers[0]
-    assert isinstance(projection, torch.nn.ConvTranspose2d)
-    with torch.no_grad():
-        projection.weight.zero_()
-        for i in range(16):
-            projection.weight[i, i, 0, 0] = 1
-    flags = ["--weights", str(weights(tmp_path, generator)), "--out", str(tmp_path / "d.png")]
-    assert main(["directions", *flags]) == 0
-    assert json.loads(capsys.readouterr().out)["effective_dimensions"] == 16
+def test_all_directions_alike_count_all(tmp_path: Path, capsys: Captured) -> None:
+    path = weights(tmp_path, planted({(i, i): 1 for i in range(16)}, nz=16))
+    found = printed(capsys, "directions", weights=path, out=tmp_path / "d.png")
+    assert found["effective_dimensions"] == 16
 
 
 def test_random_directions_have_the_length_and_no_favourite() -> None:
@@ -159,13 +117,9 @@ def test_random_directions_have_the_length_and_no_favourite() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_layers_has_a_row_a_layer(channels: int, tmp_path: Path) -> None:
-    save_generator(tmp_path / "g.safetensors", lively(channels=channels), {})
-    out = tmp_path / "l.png"
-    code = main(
-        ["layers", "--weights", str(tmp_path / "g.safetensors"), "--out", str(out), "--maps", "5"]
-    )
-    assert code == 0
+def test_layers_has_a_row_a_layer(channels: int, tmp_path: Path, capsys: Captured) -> None:
+    path, out = weights(tmp_path, lively(channels=channels)), tmp_path / "l.png"
+    printed(capsys, "layers --maps 5", weights=path, out=out)
     with Image.open(out) as image:
         assert image.size == (5 * 34 + 2, 4 * 34 + 2)
 
@@ -208,17 +162,13 @@ def test_the_blend_has_its_corners_and_is_smooth() -> None:
     assert np.linalg.norm(np.diff(latents, axis=0), axis=2).max() < apart / 10
 
 
-def test_enlarge_writes_the_size_it_tells(
-    weights_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_enlarge_writes_the_size_it_says(
+    weights_file: str, tmp_path: Path, capsys: Captured
 ) -> None:
     out = tmp_path / "e.png"
-    code = main(
-        ["enlarge", "--weights", weights_file, "--out", str(out), "--rows", "2", "--columns", "3",
-         "--spacing", "3"]
-    )  # fmt: skip
-    assert code == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert printed["latent_map"] == [6, 4, 7]
+    size = "--rows 2 --columns 3 --spacing 3"
+    found = printed(capsys, f"enlarge {size}", weights=weights_file, out=out)
+    assert found["latent_map"] == [6, 4, 7]
     with Image.open(out) as image:
         assert image.size == (10 * 8, 7 * 8)  # (w + 3) * 32 / 4
-    assert printed["picture_px"] == {"width": 80, "height": 56}
+    assert found["picture_px"] == {"width": 80, "height": 56}

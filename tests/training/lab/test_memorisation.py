@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 
 from handler.pixels import Images
 from tests.support.generators import lively, weights
-from training.__main__ import main
+from tests.support.tiny_runs import printed
 from training.data.avatars import load_avatars
 from training.data.batches import first_equal
 from training.data.decode import Pictures
@@ -267,14 +266,10 @@ def test_neighbours_show_the_copies_first(
         Image.fromarray(generate(generator, range(seed, seed + 1))[0]).save(folder / f"z{seed}.png")
     path = weights(tmp_path, generator, data=str(folder))
     out = tmp_path / "n.png"
-    code = main(
-        ["neighbours", "--weights", str(path), "--out", str(out),
-         "--samples", "20", "--shown", "3", "--nearest", "4"]
-    )  # fmt: skip
-    assert code == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert sorted(printed["seeds"][:2]) == [5, 9]
-    assert printed["columns"] == ["sample", "pixels"]
+    counts = "--samples 20 --shown 3 --nearest 4"
+    found = printed(capsys, f"neighbours {counts}", weights=path, out=out)
+    assert sorted(found["seeds"][:2]) == [5, 9]
+    assert found["columns"] == ["sample", "pixels"]
     pixels = np.asarray(Image.open(out))
     assert pixels.shape == (3 * 34 + 2, 36 + 16 + 4 * 34 + 2, 3)
     for row in range(2):

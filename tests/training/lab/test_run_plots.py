@@ -9,11 +9,13 @@ from PIL import Image
 
 from handler.latents import from_seeds
 from tests.support.generators import AVATARS, lively, weights
+from tests.support.tiny_runs import printed
 from training.__main__ import main
 from training.lab.options import UsageError
 from training.lab.run_plots import evenly, figure, loss_of, read_frame, read_stats
 from training.samples import draw, save_grid
 
+Captured = pytest.CaptureFixture[str]
 LINES: list[dict[str, object]] = [
     {"step": 10, "loss_d": 1.5, "loss_g": 0.5, "d_x": 0.5, "d_g_z1": 0.4, "d_g_z2": 0.3},
     {"step": 10, "diversity": 0.25, "distance": None, "verdict": "healthy"},
@@ -81,15 +83,12 @@ def test_probabilities_have_the_whole_range(tmp_path: Path) -> None:
     assert seen["loss"][0] == 0
 
 
-def test_the_file_is_a_picture_with_lines(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_file_is_a_picture_with_lines(tmp_path: Path, capsys: Captured) -> None:
     write(tmp_path, stats(LINES))
     out = tmp_path / "c.png"
-    assert main(["curves", "--run-folder", str(tmp_path), "--out", str(out)]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert printed["step"] == 20
-    assert printed["last"]["loss_g"] == 2.5
+    found = printed(capsys, "curves", run_folder=tmp_path, out=out)
+    assert found["step"] == 20
+    assert found["last"]["loss_g"] == 2.5
     with Image.open(out) as image:
         assert image.size == (1200, 300)
         colours = {colour for _, colour in image.convert("RGB").getcolors(100_000) or []}
@@ -124,11 +123,10 @@ def grids(folder: Path, count: int) -> None:
     save_grid(folder / "samples" / "real.png", np.zeros((4, 16, 16, 3), np.uint8))
 
 
-def test_a_frame_a_grid_in_their_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_frame_a_grid_in_their_order(tmp_path: Path, capsys: Captured) -> None:
     grids(tmp_path, 12)
     out = tmp_path / "a.gif"
-    assert main(["animation", "--run-folder", str(tmp_path), "--out", str(out)]) == 0
-    assert json.loads(capsys.readouterr().out)["frames"] == 12
+    assert printed(capsys, "animation", run_folder=tmp_path, out=out)["frames"] == 12
     with Image.open(out) as image:
         assert image.n_frames == 12  # type: ignore[attr-defined]
         assert image.size == (38, 38)
@@ -138,11 +136,10 @@ def test_a_frame_a_grid_in_their_order(tmp_path: Path, capsys: pytest.CaptureFix
             assert np.abs(tile - i * 20).max() <= 4
 
 
-def test_frames_and_size_are_bounded(tmp_path: Path) -> None:
+def test_frames_and_size_are_bounded(tmp_path: Path, capsys: Captured) -> None:
     grids(tmp_path, 12)
     out = tmp_path / "a.gif"
-    arguments = ["animation", "--run-folder", str(tmp_path), "--out", str(out)]
-    assert main([*arguments, "--max-frames", "5", "--max-px", "19"]) == 0
+    printed(capsys, "animation --max-frames 5 --max-px 19", run_folder=tmp_path, out=out)
     with Image.open(out) as image:
         assert image.n_frames == 5  # type: ignore[attr-defined]
         assert image.size == (19, 19)
@@ -161,9 +158,7 @@ def test_a_damaged_grid_is_named(tmp_path: Path) -> None:
         read_frame(tmp_path / "step_00000001.png", 100)
 
 
-def test_grids_of_different_sizes_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_grids_of_different_sizes_are_refused(tmp_path: Path, capsys: Captured) -> None:
     grids(tmp_path, 2)
     save_grid(tmp_path / "samples" / "step_00009999.png", np.zeros((9, 16, 16, 3), np.uint8))
     out = tmp_path / "a.gif"
@@ -177,28 +172,16 @@ def weights_file(tmp_path: Path) -> str:
     return str(weights(tmp_path, lively(), **AVATARS))
 
 
-def test_compare_puts_real_pictures_left(weights_file: str, tmp_path: Path) -> None:
+def test_compare_puts_real_pictures_left(
+    weights_file: str, tmp_path: Path, capsys: Captured
+) -> None:
     reals = tmp_path / "reals"
     reals.mkdir()
     for i in range(5):
         Image.new("RGB", (32, 32), (200, 10, 40 * i)).save(reals / f"{i}.png")
     out = tmp_path / "c.png"
-    code = main(
-        [
-            "compare",
-            "--weights",
-            weights_file,
-            "--data",
-            str(reals),
-            "--count",
-            "4",
-            "--out",
-            str(out),
-            "--cache",
-            str(tmp_path / "cache"),
-        ]
-    )
-    assert code == 0
+    given = {"weights": weights_file, "data": reals, "cache": tmp_path / "cache"}
+    printed(capsys, "compare --count 4", **given, out=out)
     with Image.open(out) as image:
         pixels = np.asarray(image)
     assert pixels.shape == (70, 70 + 16 + 70, 3)
@@ -208,9 +191,11 @@ def test_compare_puts_real_pictures_left(weights_file: str, tmp_path: Path) -> N
     assert np.array_equal(pixels[2:34, 88:120], draw(lively(), from_seeds([0], 6))[0])
 
 
-def test_compare_finds_the_avatars_by_itself(weights_file: str, tmp_path: Path) -> None:
+def test_compare_finds_the_avatars_by_itself(
+    weights_file: str, tmp_path: Path, capsys: Captured
+) -> None:
     out = tmp_path / "c.png"
-    assert main(["compare", "--weights", weights_file, "--count", "1", "--out", str(out)]) == 0
+    printed(capsys, "compare --count 1", weights=weights_file, out=out)
     with Image.open(out) as image:
         corner = np.asarray(image)[2, 33]  # a corner that no cat covers
     assert corner.tolist() == [0xC8, 0xD4, 0xE0]
