@@ -245,6 +245,9 @@ def test_relative_distances() -> None:
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_shifts_scale_with_the_picture(size: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, size, size, 1), dtype=np.uint8)
+    wide = size // 16
+    means = images.reshape(2, 16, wide, 16, wide).mean(axis=(2, 4), dtype=np.float32)
+    assert np.array_equal(reduced(images), means.reshape(2, -1))
     variants = shifted(images)
     assert len(variants) == (9 if size == 32 else 25)
     assert any(np.array_equal(variant, reduced(images)) for variant in variants)
