@@ -8,7 +8,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -16,14 +15,9 @@ from deploy.server import ROOT
 from tests.support.generators import AVATARS, lively, weights
 from training.__main__ import COMMANDS, command_class, main, summary
 from training.data.avatars import load_avatars
-from training.samples import save_grid
 from training.weights import load_generator, save_generator
 
-
-@pytest.fixture
-def weights_file(tmp_path: Path) -> str:
-    return str(weights(tmp_path, lively(), **AVATARS))
-
+Captured = pytest.CaptureFixture[str]
 
 WEIGHTS = ROOT / "model_store" / "generator.safetensors"
 PYTHON = ".venv/bin/python -m training "
@@ -37,7 +31,7 @@ LESS = {
     "train": "--max-steps 4 --sample-every 2 --batch-size 8 --ngf 4 --ndf 4 --image-size 32",
     "evaluate": "--samples 32",
     "neighbours": "--samples 32",
-    "arithmetic": "--trials 1 --bases 8 --samples 400",
+    "arithmetic": "--terms 3 --trials 1 --bases 4 --samples 200",
     "directions": "--directions 1 --steps 3",
     "filters": "--pictures 64",
 }
@@ -46,22 +40,15 @@ AS_SHOWN = {"compare", "walk", "enlarge"}  # nothing is made smaller
 
 OF_WEIGHTS = ("walk", "enlarge", "directions", "compare")
 BAD = [
-    (["walk", "--out", "w.bmp"], "ends in '.bmp'; give .png or .gif"),
     (["walk", "--seeds", "1"], "give two or more"),
     (["walk", "--seeds", "1", "-2"], "--seeds is (1, -2); it must be >= 0 and < 9007199254740992"),
-    (
-        ["enlarge", "--seeds", "1", "2", "3", "-4"],
-        "--seeds is (1, 2, 3, -4); it must be >= 0 and <",
-    ),
     (["directions", "--seed", "-1"], "--seed is -1; it must be >= 0 and <"),
-    (["directions", "--steps", "1"], "--steps is 1; it must be >= 2"),
     (["walk", "--frame-ms", "1", "--out", "w.gif"], "--frame-ms is 1; it must be >= 10"),
     (["arithmetic", "--terms", "0"], "--terms is 0; it must be >= 1"),
     (["evaluate", "--samples", "4"], "--samples is 4; it must be >= 8"),
     (["neighbours", "--shown", "0"], "--shown is 0; it must be >= 1"),
     (["filters", "--checkpoint", "x", "--pictures", "1"], "--pictures is 1; it must be >= 2"),
     (["walk", "--steps", "1"], "--steps is 1; it must be >= 2"),
-    (["walk", "--colours", "1"], "--colours is 1; give 2 to 256"),
     (["walk", "--weights", "absent.safetensors"], "absent.safetensors does not exist"),
     (["enlarge", "--rows", "400"], "8192 is the most"),
     (["compare", "--data", "avatarz"], "avatars"),
@@ -76,31 +63,19 @@ BAD = [
 def test_bad_input_is_told(
     arguments: list[str],
     words: str,
-    weights_file: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Captured,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if (
-        arguments[0] in ("walk", "enlarge", "directions", "compare")
-        and "--weights" not in arguments
-    ):
-        arguments = [*arguments, "--weights", weights_file]
+    if arguments[0] in OF_WEIGHTS and "--weights" not in arguments:
+        arguments = [*arguments, "--weights", str(weights(tmp_path, lively(), **AVATARS))]
     assert main(arguments) == 2
-    told = capsys.readouterr()
-    assert told.err.startswith("error: ")
-    assert words in told.err
-    assert told.out == ""
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert words in printed.err
+    assert printed.out == ""
     assert not (tmp_path / "runs").exists()  # nothing was written
-
-
-def test_a_file_of_another_kind_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_grid(tmp_path / "g.safetensors", np.zeros((1, 8, 8, 3), np.uint8))
-    assert main(["walk", "--weights", str(tmp_path / "g.safetensors")]) == 2
-    assert "not a generator.safetensors" in capsys.readouterr().err
 
 
 def test_an_unknown_flag_is_bad_usage() -> None:
@@ -174,16 +149,14 @@ def test_the_page_shows_every_command() -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_every_command_of_the_page(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.chdir(ROOT)
-    few_avatars = partial(load_avatars, count=500)
+    few_avatars = partial(load_avatars, count=128)
     monkeypatch.setattr("training.data.sources.load_avatars", few_avatars)
     generator, info = load_generator(WEIGHTS)
     few = tmp_path / "few.safetensors"  # the shipped weights, as if trained on fewer pictures
-    save_generator(few, generator, {**info.provenance, "pictures": 500})
+    save_generator(few, generator, {**info.provenance, "pictures": 128})
     for command in SHOWN:
         there = [part.replace("docs/experiments", str(tmp_path)) for part in command]
         there = [part.replace("runs/small", str(tmp_path / "small")) for part in there]
