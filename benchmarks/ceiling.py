@@ -27,6 +27,7 @@ from handler.png import encode
 from handler.service import Service, open_service
 from handler.settings import Card, Settings
 
+_REPEATS = 15  # of each part
 _HEADERS = {"Content-Type": "application/json", "Accept": "*/*", "Host": "127.0.0.1:8080"}
 
 
@@ -118,10 +119,10 @@ class Ceiling:
         ]
 
 
-def _median_ms(step: Callable[[], Any], repeats: int = 15) -> float:
+def _median_ms(step: Callable[[], Any]) -> float:
     step()
     times = []
-    for _ in range(repeats):
+    for _ in range(_REPEATS):
         began = time.perf_counter()
         step()
         times.append(1000 * (time.perf_counter() - began))

@@ -53,6 +53,7 @@ TITLES = {
 _STEADY = 0.9  # of the fastest pulse; below it something else has the machine
 _REPEATS = 2  # of a round that was disturbed, at most; in a whole run as many for each --rounds
 _PULSE_S = 0.4
+_IDLE_S = 2.0  # how long a server that does nothing is watched
 _KINDS: dict[Kind, tuple[str, tuple[int, ...]]] = {
     "image": ("1 image", (1,)),
     "grid": ("64-image grid", (64,)),
@@ -329,10 +330,10 @@ class Measurement:
     def _up(self, name: str, running: Running) -> None:
         """Take in a server that is ready: see what it does when idle, then hold it still."""
         self.stack.callback(running.resume)  # before it is stopped
-        time.sleep(2)  # what starting has left to do, such as Java's compiler
+        time.sleep(_IDLE_S)  # what starting has left to do, such as Java's compiler
         before = running.cpu_s()
-        time.sleep(2)
-        self.idle_cores[name] = (running.cpu_s() - before) / 2
+        time.sleep(_IDLE_S)
+        self.idle_cores[name] = (running.cpu_s() - before) / _IDLE_S
         running.pause()
         self.running[name] = running
 

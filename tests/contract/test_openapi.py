@@ -82,7 +82,7 @@ def test_the_schema_refuses_what_the_server_refuses(server: Server, body: dict[s
 
 @FORM.parametrize()
 @settings(
-    max_examples=60,
+    max_examples=30,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
