@@ -36,16 +36,17 @@ def half(mode: str, left: Any, right: Any) -> Image.Image:
     return image
 
 
-def bomb() -> bytes:
-    """A PNG of 40,000 x 40,000 px in 60 bytes: 5 GB when decoded."""
+def chunk(name: bytes, body: bytes, checksum: int | None = None) -> bytes:
+    """Of a PNG."""
+    checksum = zlib.crc32(name + body) if checksum is None else checksum
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", checksum)
 
-    def chunk(name: bytes, body: bytes) -> bytes:
-        checksum = zlib.crc32(name + body)
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", checksum)
 
-    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
-    data = chunk(b"IDAT", zlib.compress(b""))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
+def png(width: int, height: int, rows: bytes, depth: int = 8) -> bytes:
+    """An RGB PNG written by hand, for what Pillow cannot write."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")
 
 
 def palette() -> Image.Image:
@@ -66,7 +67,7 @@ def odd_files() -> dict[str, tuple[bytes, Any]]:
     return {
         "animated.gif": (encode(frames[0], "GIF", **more), (red, red)),
         "animated.webp": (encode(frames[0], "WEBP", **more), (red, red)),
-        "bomb.png": (bomb(), "more than 100,000,000 px"),
+        "bomb.png": (png(40_000, 40_000, b""), "more than 100,000,000 px"),
         "clear.png": (encode(half("RGBA", (255, 0, 0, 0), (0, 255, 0, 255))), (SKY, green)),
         "cmyk.jpg": (encode(cmyk, "JPEG"), (red, red)),
         "deep/er/nested.PNG": (plain(green), (green, green)),

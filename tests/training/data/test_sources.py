@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -499,10 +500,17 @@ class TestZip:
             load_zip(odd_zip, SPEC)
 
     def test_path_tricks_write_nothing(self, tmp_path: Path) -> None:
-        path = tmp_path / "inside" / "evil.zip"
+        """Members are read, never unpacked; what a link names is not read either."""
+        path, secret = tmp_path / "inside" / "evil.zip", tmp_path / "secret.png"
         path.parent.mkdir()
+        secret.write_bytes(plain())
+        link = zipfile.ZipInfo("link.png")
+        link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
         with zipfile.ZipFile(path, "w") as archive:
-            for name in ("../up.png", "/absolute.png", "a/../../b.png", "C:\\c.png", "./d.png"):
+            for name in ("../up.png", f"{tmp_path}/absolute.png", "a/../../b.png", "C:\\c.png"):
                 archive.writestr(name, plain())
-        assert len(load_zip(path, SPEC).images) == 5
-        assert [p.name for p in tmp_path.rglob("*")] == ["inside", "evil.zip"]
+            archive.writestr(link, str(secret))
+        pictures = load_zip(path, SPEC)
+        assert len(pictures.images) == 4
+        assert list(reasons_of(pictures)) == ["link.png"]
+        assert sorted(tmp_path.rglob("*")) == [path.parent, path, secret]
