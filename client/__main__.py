@@ -15,7 +15,6 @@ import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, TypeVar
@@ -23,12 +22,12 @@ from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 import tyro
-from boltons.fileutils import atomic_save
 from PIL import Image
 from PIL.GifImagePlugin import getdata, getheader
 from tqdm import tqdm
 
 from client.errors import ArgumentError, ClientError, TooLarge
+from client.files import whole, write
 from client.session import Client, read
 
 CHUNK = 64  # images a call when each image goes to a place of its own
@@ -252,16 +251,16 @@ def _save(client: Client, fields: dict[str, Any], out: str, kind: str) -> None:
         sys.stdout.buffer.write(client.grid(**fields).png)
         sys.stdout.buffer.flush()
     elif kind == ".png":
-        _write(path, client.grid(**fields).png)
+        write(path, client.grid(**fields).png)
     elif kind == ".json":
-        _write(path, json.dumps(client.document(**fields)).encode())
+        write(path, json.dumps(client.document(**fields)).encode())
     elif kind == ".npy":
         arrays = list(_replies(client.array, fields))
-        with _whole(path) as file:
+        with whole(path) as file:
             np.save(file, np.concatenate(arrays))
     elif kind == ".gif":
         frames = [image for images in _replies(client.images, fields) for image in images]
-        with _whole(path) as file:
+        with whole(path) as file:
             _write_gif(file, frames)
     else:
         path.mkdir(parents=True, exist_ok=True)
@@ -272,7 +271,7 @@ def _save(client: Client, fields: dict[str, Any], out: str, kind: str) -> None:
             for name, png in zip(document["seeds"] or range(len(pngs)), pngs, strict=True):
                 drawn[name] += 1
                 again = f"-{drawn[name]}" if drawn[name] > 1 else ""
-                _write(path / f"{name:06d}{again}.png", png)
+                write(path / f"{name:06d}{again}.png", png)
 
 
 def _write_gif(file: BinaryIO, frames: list[Image.Image]) -> None:
@@ -305,22 +304,6 @@ def _replies(ask: Callable[..., T], fields: dict[str, Any]) -> Iterator[T]:
             yield reply
             place += len(part)
             bar.update(len(part))
-
-
-def _write(path: Path, data: bytes) -> None:
-    with _whole(path) as file:
-        file.write(data)
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, renamed to ``path`` when all went well: nobody sees half of it."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with atomic_save(path, part_file=part.name, overwrite_part=True) as file:
-            yield file
-    finally:
-        part.unlink(missing_ok=True)  # atomic_save leaves it where its last bytes find no room
 
 
 if __name__ == "__main__":

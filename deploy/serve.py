@@ -20,10 +20,11 @@ import tyro
 from filelock import FileLock
 
 from client.errors import from_reply
+from client.files import write
 from deploy import lifecycle
 from deploy.java import NoJavaError
 from deploy.lifecycle import ServerError, check_archive, find_java, identity
-from deploy.server import ROOT, Ports, Server, ask, write
+from deploy.server import ROOT, Ports, Server, ask
 
 FOLDER = ROOT / ".server"
 STATE = FOLDER / "server.json"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import socket
 import subprocess
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from boltons.fileutils import atomic_save
 
+from client.files import write
 from deploy.healthcheck import reason_not_ready
 from deploy.java import BASE_CONFIG as BASE_CONFIG
 from deploy.lifecycle import ServerError as ServerError
@@ -41,22 +40,6 @@ def ask(method: str, url: str, **arguments: Any) -> requests.Response:
     with requests.Session() as session:
         session.trust_env = False
         return session.request(method, url, **arguments)
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and its folder.
-
-    Raises:
-        OSError: it cannot be; the error names the file, where that of a full disk names none.
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_save(path, part_file=part.name, overwrite_part=True) as file:
-            file.write(data)
-    except OSError as error:
-        part.unlink(missing_ok=True)  # atomic_save leaves it where its last bytes find no room
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @dataclass(frozen=True)

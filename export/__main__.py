@@ -7,6 +7,7 @@ compute what the network computes. The result, a JSON object, goes to stdout.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,10 +24,10 @@ from export.archive import (
     check_out,
     check_version,
     make_card,
-    publish,
 )
 from export.models import export_onnx, export_torchscript, fold_batchnorm
 from export.verify import ParityError, as_json, measure_quality, verify
+from training.files import atomic_path
 from training.weights import WeightsError, load_generator
 
 
@@ -82,10 +83,11 @@ def export(config: ExportConfig) -> dict[str, object]:
         card = make_card(config.weights, info, config.model_version, facts)
         archive = config.out / f"{MODEL_NAME}.mar"
         digest = build_archive(archive, torchscript, onnx, card, config.backend)
-        publish(config.out / "parity.json", (json.dumps(parity, indent=2) + "\n").encode())
-        if config.keep_models:
-            for model in (torchscript, onnx):
-                publish(config.out / model.name, model.read_bytes())
+        with atomic_path(config.out / "parity.json") as beside:
+            beside.write_text(json.dumps(parity, indent=2) + "\n", encoding="utf-8")
+        for model in (torchscript, onnx) if config.keep_models else ():
+            with atomic_path(config.out / model.name) as beside:
+                shutil.copyfile(model, beside)
     return {
         "archive": str(archive),
         "sha256": digest,

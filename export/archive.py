@@ -20,10 +20,9 @@ import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
-from boltons.fileutils import atomic_save
-
 from export.models import OnnxFacts
 from handler.settings import Card
+from training.files import atomic_path
 from training.weights import WeightsInfo
 
 MODEL_NAME = "dcgan"
@@ -106,25 +105,11 @@ def build_archive(
         _normalise_manifest(laid_out / "MAR-INF" / "MANIFEST.json")
         zipped = _zipped(laid_out)
     digest = hashlib.sha256(zipped).hexdigest()
-    publish(path, zipped)
-    publish(path.with_name(path.name + ".sha256"), f"{digest}  {path.name}\n".encode())
+    with atomic_path(path) as beside:
+        beside.write_bytes(zipped)
+    with atomic_path(path.with_name(path.name + ".sha256")) as beside:
+        beside.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
     return digest
-
-
-def publish(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and its folder.
-
-    Raises:
-        OSError: it cannot be; the error names the file, where that of a full disk names none.
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_save(path, part_file=part.name, overwrite_part=True) as file:
-            file.write(data)
-    except OSError as error:
-        part.unlink(missing_ok=True)  # atomic_save leaves it where its last bytes find no room
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _sha256(path: Path) -> str:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from training.config import ConfigError
 from training.files import atomic_path, naming
 from training.networks import Generator
 
-FOLDER = "tensorboard"  # inside the folder of a run
-PANELS = {
+FOLDER = "tensorboard"  # inside the folder of a run; see tensorboard --logdir runs
+PANELS = {  # of numbers that are shown together; of others it is "run"
     "loss_d": "loss",
     "loss_g": "loss",
     "d_x": "probability",
@@ -47,6 +45,7 @@ class Journal:
 
     def __init__(self, path: Path, step: int, writes: bool) -> None:
         self.path, self.writes = path, writes
+        self._folder = path.parent / FOLDER
         self.seconds = 0.0
         if writes:
             self._open(step)
@@ -72,15 +71,21 @@ class Journal:
                 self._file.write(json.dumps({"step": step, **entry}) + "\n")
                 self._file.flush()
             numbers = {n: v for n, v in entry.items() if isinstance(v, float) and math.isfinite(v)}
-            with naming(self.path.parent / FOLDER):
-                self._events.numbers(step, numbers)
+            with naming(self._folder):
+                for name, value in numbers.items():
+                    self._events.add_scalar(f"{PANELS.get(name, 'run')}/{name}", value, step)
 
     def show(self, step: int, grid: Path, generator: Generator) -> None:
-        """A grid of samples, and the weights as histograms, for TensorBoard."""
+        """A picture file of samples, and a histogram of each weight tensor, for TensorBoard; none
+        of a tensor with values that are not finite."""
         if self.writes:
-            with naming(self.path.parent / FOLDER):
-                self._events.grid(step, grid)
-                self._events.weights(step, "G", generator)
+            with naming(self._folder), Image.open(grid) as image:
+                pixels = np.asarray(image.convert("RGB"))
+                self._events.add_image("samples", pixels, step, dataformats="HWC")
+                for name, tensor in generator.named_parameters():
+                    values = tensor.detach().float().cpu().numpy()
+                    if np.isfinite(values).all():
+                        self._events.add_histogram(f"G/{name}", values, step)
 
     def cut(self, step: int) -> None:
         """Drop what was written after update ``step``."""
@@ -90,11 +95,13 @@ class Journal:
 
     def _close(self) -> None:
         self._file.close()
-        with naming(self.path.parent / FOLDER):
+        with naming(self._folder):
             self._events.close()
 
     def _open(self, step: int) -> None:
         """Keep whole lines up to ``step``; a killed run may have left half a line."""
+        from torch.utils.tensorboard import SummaryWriter  # here, as it takes seconds
+
         kept, seconds = [], 0.0
         data = self.path.read_bytes() if self.path.exists() else b""
         try:
@@ -120,47 +127,5 @@ class Journal:
             beside.write_text("".join(kept), encoding="utf-8")
         self.seconds = seconds
         self._file = self.path.open("a", encoding="utf-8")
-        self._events = EventWriter(self.path.parent, step)
-
-
-class EventWriter:
-    """Writes ``<run folder>/tensorboard/``; look at it with ``tensorboard --logdir runs``.
-
-    TensorBoard is imported here and not above, as it takes seconds.
-
-    Args:
-        run_folder: the folder of the run.
-        first_step: the step the run goes on from: what an earlier process wrote later than that
-            is hidden.
-
-    Raises:
-        OSError: not writable.
-    """
-
-    def __init__(self, run_folder: Path, first_step: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(run_folder / FOLDER), purge_step=first_step + 1)
-
-    def numbers(self, step: int, values: Mapping[str, float]) -> None:
-        """One point on the curve of each name; those of one of PANELS are shown together."""
-        for name, value in values.items():
-            self._writer.add_scalar(f"{PANELS.get(name, 'run')}/{name}", value, step)
-
-    def grid(self, step: int, path: Path) -> None:
-        """A grid of samples that lies in a picture file."""
-        with Image.open(path) as image:
-            self._writer.add_image(
-                "samples", np.asarray(image.convert("RGB")), step, dataformats="HWC"
-            )
-
-    def weights(self, step: int, name: str, network: torch.nn.Module) -> None:
-        """A histogram of each parameter tensor; one with values that are not finite is left out."""
-        for part, tensor in network.named_parameters():
-            values = tensor.detach().float().cpu().numpy()
-            if np.isfinite(values).all():
-                self._writer.add_histogram(f"{name}/{part}", values, step)
-
-    def close(self) -> None:
-        """All is in the file when this returns."""
-        self._writer.close()
+        # What an earlier process wrote later than the step is hidden.
+        self._events = SummaryWriter(str(self._folder), purge_step=step + 1)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 from pathlib import Path
 
 import pytest
 
 from deploy.lifecycle import ServerError
-from deploy.server import Ports, Server, telling, write
+from deploy.server import Ports, Server, telling
 
 
 def line(level: str, message: str) -> str:
@@ -48,18 +47,3 @@ def test_another_digest_refuses_to_start(
     with pytest.raises(ServerError, match=rf"dcgan\.mar is damaged .*{seen}.*python -m export"):
         server.start()
     assert not server.folder.exists()
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    """An error of the system that names no file, as that of a full disk, gets its name."""
-    path = tmp_path / "new" / "grid.png"
-    write(path, b"old")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"File too large: '.*/new/grid\.png'"):
-            write(path, bytes(100))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert path.read_bytes() == b"old"
-    assert list(path.parent.iterdir()) == [path]

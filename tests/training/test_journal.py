@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from training.journal import FOLDER, EventWriter, Journal
+from training.journal import FOLDER, Journal
 from training.networks import new_generator
 from training.samples import save_grid
 
@@ -46,12 +46,13 @@ def test_what_a_journal_writes_is_read_back(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
-    broken = torch.nn.Linear(1, 1)
-    torch.nn.init.constant_(broken.weight, float("nan"))
-    events = EventWriter(tmp_path)
-    events.weights(20, "G", broken)
-    events.close()
-    assert read(tmp_path).Tags()["histograms"] == ["G/bias"]
+    save_grid(tmp_path / "grid.png", np.zeros((1, 8, 8, 1), np.uint8))
+    broken = new_generator(6, 2, 1, 32)
+    torch.nn.init.constant_(broken.layers[1].bias, float("nan"))
+    with Journal(tmp_path / "stats.jsonl", 0, writes=True) as journal:
+        journal.show(20, tmp_path / "grid.png", broken)
+    names = {f"G/{name}" for name, _ in broken.named_parameters()}
+    assert set(read(tmp_path).Tags()["histograms"]) == names - {"G/layers.1.bias"}
 
 
 def test_a_resumed_run_hides_what_was_lost(tmp_path: Path) -> None:
