@@ -13,8 +13,8 @@ import onnxruntime
 import torch
 
 from export.models import IMAGES, NOISE
-from handler.backends.packed import PackedNetwork, layers_of
-from handler.backends.torchscript import load_torchscript
+from handler.backends.packed import PackedNetwork
+from handler.backends.torchscript import layers_of, load_torchscript
 from handler.latents import from_seeds
 from handler.pixels import to_uint8
 from training.networks import Generator
@@ -54,7 +54,7 @@ def verify(generator: Generator, torchscript: Path, onnx: Path) -> list[Parity]:
         ParityError: a difference is above the bound, or a picture depends on its neighbours.
     """
     runs = {
-        "torchscript": _torch_run(load_torchscript(torchscript, "cpu")),
+        "torchscript": _torch_run(load_torchscript(torchscript)),
         "onnx": _onnx_run(onnx),
     }
     eager = _torch_run(generator)
@@ -117,7 +117,7 @@ def measure_quality(generator: Generator, torchscript: Path) -> list[Quality]:
 
     def quality(precision: str, network: str) -> Quality:
         dtype = getattr(torch, precision)
-        script = load_torchscript(torchscript, "cpu")
+        script = load_torchscript(torchscript)
         if network == "packed":
             layers = layers_of(script.named_parameters(), torchscript.name)
             with torch.inference_mode():

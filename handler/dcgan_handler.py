@@ -8,6 +8,7 @@ goes first here, before anything of ours is imported.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,4 +48,7 @@ class DcganHandler:
             context.set_response_content_type(i, reply.content_type)
             for name, value in {**reply.headers, **end_of_stream(headers[i])}.items():
                 context.set_response_header(i, name, value)
+        # The replies still leave. Then TorchServe's loop finds no more to read, takes the front end
+        # for gone and ends the process, and the front end starts another.
+        self.service.if_lost(lambda: context.cl_socket.shutdown(socket.SHUT_RD))
         return [reply.body for reply in replies]

@@ -53,7 +53,7 @@ _REPLY_HEADERS = {
     "X-Grid": "columns x rows of the grid",
     "X-Model-Version": "version of the served model",
     "X-Weights-SHA256": "digest of its weights",
-    "X-Backend": "torchscript, onnx or packed",
+    "X-Backend": "torch_gpu, onnx, packed or torchscript",
     "X-Precision": "float32, bfloat16 or float16",
     "X-Device": "cpu or cuda:<index>",
 }

@@ -79,7 +79,7 @@ class Renderer:
             "X-Backend": backend.name,
             "X-Precision": backend.precision,
             "X-Device": backend.device,
-        } | ({"X-Fallback": "cpu"} if backend.fallback else {})
+        } | ({"X-Fallback": "cpu"} if "fallback" in backend.warnings else {})
         facts = {"version": card.version, "weights_sha256": card.weights_sha256}
         self._model = {"name": card.model, **facts}
         self._head = to_json({"model": card.model, **facts}).decode("ascii")[:-1]

@@ -27,7 +27,7 @@ import numpy as np
 
 from handler import png, replies, request
 from handler.backends import choose
-from handler.backends.base import Backend, generate, is_out_of_memory, seconds_per_image
+from handler.backends.base import Backend, generate, is_lost, is_out_of_memory, seconds_per_image
 from handler.errors import Kind, RequestError
 from handler.hardware import processors
 from handler.latents import Latents
@@ -75,6 +75,7 @@ class Service:
         limits: how much one request may ask for.
         observers: each is told of every batch.
         pace: how much time a batch has.
+        threads: that encode; 0 is one a processor.
     """
 
     def __init__(
@@ -84,11 +85,13 @@ class Service:
         limits: Limits,
         observers: Sequence[Observer] = (),
         pace: Pace = _UNHURRIED,
+        threads: int = 0,
     ) -> None:
         self._backend, self._card, self._limits, self._pace = backend, card, limits, pace
         self._renderer = Renderer(card, backend)
         request.models(card.nz, limits)  # made once, and not on a client's time
-        self._threads = processors()
+        self._threads = threads or processors()
+        self._lost = False
         self._encoders = ThreadPoolExecutor(self._threads, "encode")
         self._observers = observers
 
@@ -141,6 +144,12 @@ class Service:
             observe(report)
         return answers
 
+    def if_lost(self, end: Callable[[], object]) -> None:
+        """Call ``end`` if the GPU is lost to this process: every further request would fail."""
+        if self._lost:
+            logger.error("the GPU is lost to this process, which ends after this batch")
+            end()
+
     def describe(self) -> dict[str, Any]:
         """The contract and the facts: schema, limits, model, device, versions."""
         return {
@@ -154,7 +163,7 @@ class Service:
             "backend": self._backend.name,
             "device": self._backend.device,
             "precision": self._backend.precision,
-            "fallback": self._backend.fallback,
+            "warnings": self._backend.warnings,
             "png": png.COMPRESSOR,
             "versions": _versions(),
         }
@@ -229,7 +238,11 @@ class Service:
     ) -> list[list[Images] | Reply]:
         """The images of each item of each call."""
         flat = list(itertools.chain.from_iterable(latents))
-        images = iter(generate(self._backend, flat, self._limits.max_batch_images, deadline))
+        try:
+            images = iter(generate(self._backend, flat, self._limits.max_batch_images, deadline))
+        except Exception as error:
+            self._lost = self._lost or is_lost(error)
+            raise
         return [_attempt(self._in_time, [next(images) for _ in own]) for own in latents]
 
     def _in_time(self, images: Sequence[Images | None]) -> list[Images]:
@@ -287,7 +300,7 @@ def open_service(
     """
     config = config or {}
     try:
-        settings = Settings.from_yaml(config.get("handler") or {})
+        settings = Settings.from_yaml(config.get("handler") or {}).shared(config)
     except ValueError as error:
         raise RuntimeError(f"the handler block of model-config.yaml: {error}") from error
     card = Card.read(model_dir)
@@ -302,7 +315,7 @@ def open_service(
     observers: list[Observer] = [log_requests]
     if metrics is not None:
         observers.append(TorchServeMetrics(metrics, batch_size, limits.max_batch_images, backend))
-    return Service(backend, card, limits, observers, pace)
+    return Service(backend, card, limits, observers, pace, settings.threads)
 
 
 def rounds(weights: Sequence[int], most: int) -> list[slice]:

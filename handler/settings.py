@@ -16,6 +16,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from handler.hardware import processors
+
 
 class _Block(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -90,24 +92,35 @@ class Settings(_Block):
     """How the model is run: the ``handler:`` block of model-config.yaml.
 
     Args:
-        backend: ``torchscript`` (generator.pt), ``onnx`` (generator.onnx in ONNX Runtime),
-            ``packed`` (generator.pt on oneDNN, CPUs only), or ``auto``: what was measured to be
-            the fastest on the hardware at hand (``handler.backends.choose``).
-        threads: slices of a batch that run side by side on the CPU, one thread each; 0 is one
-            a processor.
+        backend: ``torch_gpu`` (generator.pt on a GPU); ``onnx`` (generator.onnx in ONNX Runtime),
+            ``packed`` (generator.pt on oneDNN) and ``torchscript`` (generator.pt as it is) on a
+            CPU; or ``auto``: the fastest on the hardware at hand (``handler.backends.choose``).
+        threads: of one worker, for the network on a CPU and for PNGs; 0 is its share of the
+            processors (``shared``).
         precision: of the network's arithmetic. ``auto``: float16 on a GPU with tensor cores,
             bfloat16 on a CPU with a unit for it, float32 elsewhere and for onnx always. What the
-            short ones cost in quality is in the export's parity.json.
+            short ones cost in quality is in the export's parity.json. On a GPU a wider one is
+            used where the pixels would be too far off, and a warning tells it.
         allow_cpu_fallback: let a worker that was given a GPU run on the CPU when the runtime
             cannot use it; otherwise the worker refuses to start.
         limits: how much one request may ask for.
     """
 
-    backend: Literal["auto", "torchscript", "onnx", "packed"] = "auto"
+    backend: Literal["auto", "torch_gpu", "torchscript", "onnx", "packed"] = "auto"
     threads: int = Field(default=0, ge=0)
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     allow_cpu_fallback: bool = False
     limits: Limits = Limits()
+
+    def shared(self, config: Mapping[str, Any]) -> Self:
+        """With the threads of one of the machine's workers: each has as many processors.
+
+        Args:
+            config: model-config.yaml, whose ``maxWorkers`` are the workers.
+        """
+        workers = config.get("maxWorkers")
+        count = workers if type(workers) is int and workers > 0 else 1
+        return self.model_copy(update={"threads": self.threads or max(1, processors() // count)})
 
     @classmethod
     def from_yaml(cls, block: object) -> Self:

@@ -176,8 +176,8 @@ class TorchServeMetrics:
         self._metrics, self._batch_size = metrics, max(batch_size, 1)
         self._max_batch_images = max_batch_images
         # TorchServe splits name:value at every colon, and drops what is not two parts.
-        device, fallback = backend.device.replace(":", "_"), str(backend.fallback).lower()
-        self._info = {"Backend": backend.name, "Device": device, "Fallback": fallback}
+        device, warned = backend.device.replace(":", "_"), "_".join(backend.warnings) or "none"
+        self._info = {"Backend": backend.name, "Device": device, "Warnings": warned}
         self._failed = False
         self._guarded(self._emit_start)
 

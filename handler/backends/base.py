@@ -7,17 +7,21 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from handler.hardware import processors
 from handler.latents import Latents
 from handler.pixels import Images, grey_levels
-from handler.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+Warned = Literal["fallback", "precision", "graphs"]
+"""A GPU was meant and the CPU is used; a wider precision is used than was meant; a GPU runs kernel
+by kernel."""
 
 
 class Backend(Protocol):
@@ -26,7 +30,7 @@ class Backend(Protocol):
     name: str
     device: str
     precision: str
-    fallback: bool  # a GPU was meant, and the CPU is used
+    warnings: dict[Warned, str]  # what is not as it was meant, each in a sentence
     nz: int
     image_shape: tuple[int, int, int]  # (H, W, C), px
 
@@ -70,15 +74,6 @@ def need_file(path: Path) -> None:
     """Raises RuntimeError when the archive lacks a model file."""
     if not path.is_file():
         raise RuntimeError(f"the archive has no {path.name}; pack it or choose the other backend")
-
-
-def need_fallback(settings: Settings, gpu_id: int, reason: str) -> None:
-    """Raises RuntimeError when a GPU cannot be used and the CPU is not allowed in its place."""
-    if not settings.allow_cpu_fallback:
-        raise RuntimeError(
-            f"this worker was given GPU {gpu_id}, but {reason}; mend the driver, or set "
-            "allow_cpu_fallback: true in model-config.yaml"
-        )
 
 
 def generate(
@@ -133,14 +128,31 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     # ONNX Runtime has no class of its own for it, nor has torch on the CPU; cuBLAS and cuDNN
-    # tell their status, and C++ the name of its exception. oneDNN does not say why it cannot
-    # make or run a kernel; what it cannot do at all has shown in the warm-up.
+    # tell their status, and C++ the name of its exception. oneDNN and cuDNN do not say why they
+    # cannot make or run a kernel, nor why they cannot start; what they cannot do at all has shown
+    # in the warm-up.
     words = (
         "out of memory", "failed to allocate memory", "can't allocate memory",
         "status_alloc_failed", "bad_alloc",
         "could not create a primitive", "could not execute a primitive",
+        "unable to find an engine", "status_not_initialized",
     )  # fmt: skip
     return isinstance(error, Exception) and any(word in str(error).lower() for word in words)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an exception says that this process cannot use its GPU any more.
+
+    After an illegal access, a failed assertion of a kernel or an error of the hardware every
+    further call fails, until the process ends (NVIDIA, "CUDA Runtime API", cudaError_t). torch
+    has a class for what the runtime says; cuDNN and cuBLAS say it in their own words.
+    """
+    if is_out_of_memory(error):
+        return False
+    words = ("cuda error", "status_execution_failed", "status_internal_error")
+    return type(error).__name__ == "AcceleratorError" or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )
 
 
 def _within_memory(backend: Backend, latents: Latents) -> Images:

@@ -12,13 +12,14 @@ import numpy as np
 from handler.backends.base import Backend
 from handler.backends.onnx import OnnxBackend
 from handler.backends.packed import PackedBackend
+from handler.backends.torch_gpu import TorchGpuBackend, take_gpu
 from handler.backends.torchscript import TorchScriptBackend
 from handler.hardware import cpu_has_bfloat16
 from handler.settings import Card, Settings
 
 logger = logging.getLogger(__name__)
 
-Name = Literal["torchscript", "onnx", "packed"]
+Name = Literal["torch_gpu", "torchscript", "onnx", "packed"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -29,10 +30,34 @@ def open_backend(model_dir: Path, card: Card, settings: Settings, gpu_id: int | 
     made here rather than on a client's time.
 
     Raises:
-        RuntimeError: the model cannot be loaded or does not give what the card says. (Of
-            all exceptions TorchServe reports only this one and MemoryError, and takes any
-            text with "CUDA" in it for a lack of memory: our own texts say GPU.)
+        RuntimeError: the model cannot be loaded or does not give what the card says, or a GPU
+            cannot be used and the CPU is not allowed in its place. (Of all exceptions TorchServe
+            reports only this one and MemoryError, and takes any text with "CUDA" in it for a
+            lack of memory: our own texts say GPU.)
     """
+    reason = ""
+    if gpu_id is None and settings.backend == "torch_gpu":
+        reason = "TorchServe has given this worker no GPU, which backend: torch_gpu needs"
+    elif gpu_id is not None and (cannot := take_gpu(gpu_id)):
+        reason = f"this worker was given GPU {gpu_id}, but {cannot}"
+    if reason:
+        if not settings.allow_cpu_fallback:
+            raise RuntimeError(
+                f"{reason}; mend the driver, or serve on the CPU: number_of_gpu=0 in "
+                "config.properties, or allow_cpu_fallback: true in model-config.yaml"
+            )
+        gpu_id = None
+        if settings.backend == "torch_gpu":
+            settings = settings.model_copy(update={"backend": "auto"})
+    backend = _open(model_dir, card, settings, gpu_id)
+    if reason:
+        backend.warnings["fallback"] = reason
+    for kind, sentence in backend.warnings.items():
+        logger.warning("%s: %s", kind, sentence)
+    return backend
+
+
+def _open(model_dir: Path, card: Card, settings: Settings, gpu_id: int | None) -> Backend:
     name, precision = choose(settings, probe(gpu_id))
     try:
         return _warm(_load(name, precision, model_dir, card, settings, gpu_id), card, settings)
@@ -54,11 +79,16 @@ def _load(
     settings: Settings,
     gpu_id: int | None,
 ) -> Backend:
-    if name == "packed":
-        return PackedBackend(model_dir / "generator.pt", card, settings, gpu_id, precision)
-    if name == "torchscript":
-        return TorchScriptBackend(model_dir / "generator.pt", card, settings, gpu_id, precision)
-    return OnnxBackend(model_dir / "generator.onnx", card, settings, gpu_id)
+    file = model_dir / "generator.pt"
+    match name:
+        case "torch_gpu":
+            return TorchGpuBackend(file, card, settings, f"cuda:{gpu_id}", precision)
+        case "packed":
+            return PackedBackend(file, card, settings, precision)
+        case "torchscript":
+            return TorchScriptBackend(file, card, settings, precision)
+        case "onnx":
+            return OnnxBackend(model_dir / "generator.onnx", card, settings)
 
 
 def _warm(backend: Backend, card: Card, settings: Settings) -> Backend:
@@ -89,10 +119,14 @@ class Hardware:
 
 
 def probe(gpu_id: int | None) -> Hardware:
-    """Look at this machine. A GPU that torch cannot see counts as none."""
+    """Look at this machine.
+
+    Args:
+        gpu_id: of a GPU that can be used; None without.
+    """
     import torch
 
-    gpu = gpu_id is not None and torch.cuda.is_available()
+    gpu = gpu_id is not None
     return Hardware(
         gpu=gpu,
         gpu_float16=gpu and torch.cuda.get_device_capability(gpu_id) >= (7, 0),
@@ -103,9 +137,9 @@ def probe(gpu_id: int | None) -> Hardware:
 def choose(settings: Settings, hardware: Hardware) -> tuple[Name, Precision]:
     """What to run.
 
-    ``auto`` by measurement: on a GPU TorchScript, in float16 where it has tensor cores; on a
-    CPU with a unit for bfloat16 the packed network in bfloat16; on any other ONNX Runtime in
-    float32, which was the fastest there.
+    ``auto``: on a GPU torch's convolutions, in float16 where it has tensor cores; by measurement,
+    on a CPU with a unit for bfloat16 the packed network in bfloat16, on any other ONNX Runtime in
+    float32.
 
     Raises:
         RuntimeError: the settings ask for a pair that does not exist.
@@ -120,19 +154,25 @@ def choose(settings: Settings, hardware: Hardware) -> tuple[Name, Precision]:
     else:
         precision = "bfloat16" if hardware.cpu_bfloat16 else "float32"
 
+    if hardware.gpu and settings.backend not in ("auto", "torch_gpu"):
+        raise RuntimeError(
+            f"the backend {settings.backend} is for CPUs, and this worker was given a GPU; use "
+            "backend: auto, or number_of_gpu=0 in config.properties to serve on the CPU"
+        )
     if settings.backend == "auto":
-        if hardware.gpu or precision == "float16":
-            return "torchscript", precision
-        if precision == "bfloat16":
-            return ("packed" if hardware.cpu_bfloat16 else "torchscript"), precision
-        return "onnx", precision
+        if hardware.gpu:
+            return "torch_gpu", precision
+        if precision == "float32":
+            return "onnx", precision
+        packed = precision == "bfloat16" and hardware.cpu_bfloat16
+        return ("packed" if packed else "torchscript"), precision
     if settings.backend == "onnx" and precision != "float32":
         raise RuntimeError(
             f"precision {precision} is not for the backend onnx, whose file is float32; "
             "use backend: torchscript"
         )
-    if settings.backend == "packed" and (hardware.gpu or precision == "float16"):
+    if settings.backend == "packed" and precision == "float16":
         raise RuntimeError(
-            "the backend packed is for CPUs, in float32 or bfloat16; use backend: torchscript"
+            "the backend packed is for float32 or bfloat16; use backend: torchscript"
         )
     return settings.backend, precision

@@ -13,21 +13,18 @@ fails.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from handler.backends.base import Slices, need_fallback, to_pixels
-from handler.backends.torchscript import load_torchscript
-from handler.latents import Latents, from_seeds
+from handler.backends.base import Slices, Warned
+from handler.backends.torchscript import Layers, grey_levels_off, layers_of, load_torchscript
+from handler.latents import Latents
 from handler.pixels import Images, grey_levels
 from handler.settings import Card, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     import torch
     from torch import Tensor
 
@@ -43,8 +40,7 @@ class PackedBackend:
     Args:
         path: the TorchScript file, with BatchNorm folded.
         card: what the file holds.
-        settings: threads, largest batch, and whether a GPU may be missing.
-        gpu_id: of a GPU that torch cannot see; None when none was meant.
+        settings: threads.
         precision: float32, or bfloat16 where the processor has it.
 
     Raises:
@@ -54,25 +50,26 @@ class PackedBackend:
     name = "packed"
     device = "cpu"
 
-    def __init__(
-        self, path: Path, card: Card, settings: Settings, gpu_id: int | None, precision: str
-    ) -> None:
+    def __init__(self, path: Path, card: Card, settings: Settings, precision: str) -> None:
         import torch
 
         self._torch = torch
-        self.fallback = gpu_id is not None
-        if gpu_id is not None:
-            need_fallback(settings, gpu_id, "torch finds no GPU")
         self.nz, self.image_shape, self.precision = card.nz, card.image_shape, precision
+        self.warnings: dict[Warned, str] = {}
         if precision == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             raise RuntimeError(
                 "oneDNN has no bfloat16 on this processor; use precision: float32 (or auto)"
             )
         self._slices = Slices(settings.threads, lambda: torch.set_num_threads(1))
-        network = load_torchscript(path, "cpu")
-        layers = layers_of(network.named_parameters(), path.name)
+        file = load_torchscript(path)
+        layers = layers_of(file.named_parameters(), path.name)
         self._network = PackedNetwork(layers, getattr(torch, precision))
-        self._compare(network, path.name)
+        mean, _ = grey_levels_off(self._forward, file, 4, card.nz)
+        if mean > _MOST_GREY_LEVELS:
+            raise RuntimeError(
+                f"the packed network differs from {path.name} by {mean:.1f} grey levels in the "
+                f"mean (allowed {_MOST_GREY_LEVELS:g}); use backend: torchscript"
+            )
 
     def __call__(self, latents: Latents) -> Images:
         return self._slices.run(self._forward, latents)
@@ -80,37 +77,9 @@ class PackedBackend:
     def free_memory(self) -> None:
         """Nothing to give back: memory of a CPU is not cached."""
 
-    def _compare(self, network: Any, file: str) -> None:
-        """Refuse a file that is more than the layers which were taken from it."""
-        latents = self._torch.from_numpy(from_seeds(range(4), self.nz))
-        with self._torch.inference_mode():
-            wanted, found = to_pixels(network(latents)).numpy(), self._network(latents)
-        if found.shape != wanted.shape:
-            return  # the warm-up says what is wrong
-        difference = np.abs(found.astype(np.int16) - wanted).mean()
-        if difference > _MOST_GREY_LEVELS:
-            raise RuntimeError(
-                f"the packed network differs from {file} by {difference:.1f} grey levels in the "
-                f"mean (allowed {_MOST_GREY_LEVELS:g}); use backend: torchscript"
-            )
-
     def _forward(self, latents: Latents) -> Images:
         with self._torch.inference_mode():
             return self._network(self._torch.from_numpy(latents))
-
-
-@dataclass(frozen=True)
-class Layers:
-    """A Generator with BatchNorm folded.
-
-    Args:
-        uniform: it makes U(-1, 1) of the latents first (``training.networks.UniformLatents``).
-        convolutions: (weight, bias) of each transposed convolution, the projection first; weights
-            float32 (C_in, C_out, 4, 4).
-    """
-
-    uniform: bool
-    convolutions: Sequence[tuple[Tensor, Tensor]]
 
 
 class PackedNetwork:
@@ -285,30 +254,3 @@ def interleave_pixels(phases: Images) -> Images:
         phase = phases[..., (2 * a + b) * channels + channel]
         pixels[:, :, a, :, b, channel] = phase[:, a : a + height, b : b + width]
     return pixels.reshape(count, 2 * height, 2 * width, channels)
-
-
-def layers_of(parameters: Iterable[tuple[str, Tensor]], file: str) -> Layers:
-    """The layers by their numbers; a zero bias where there is none.
-
-    Of a network that starts with a layer without parameters, that layer is the uniform law.
-
-    Args:
-        parameters: (name, tensor) pairs of a Generator with BatchNorm folded.
-        file: its name, for errors.
-
-    Raises:
-        RuntimeError: there is something else among them.
-    """
-    import torch
-
-    found: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in parameters:
-        *_, number, kind = key.split(".")
-        found.setdefault(int(number), {})[kind] = tensor.detach()
-    layers = []
-    for _, tensors in sorted(found.items()):
-        weight, bias = tensors.get("weight"), tensors.get("bias")
-        if weight is None or weight.shape[2:] != (4, 4):
-            raise RuntimeError(f"{file} has layers that are no 4x4 convolutions; export it anew")
-        layers.append((weight, torch.zeros(weight.shape[1]) if bias is None else bias))
-    return Layers(0 not in found, layers)

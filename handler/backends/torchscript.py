@@ -1,30 +1,27 @@
-"""``generator.pt`` as TorchScript: on a CPU in slices, on a GPU from CUDA graphs.
+"""``generator.pt``: how it is read, and the backend that runs it as it is, on a CPU.
 
-A small network spends more time on launching kernels than in them; a graph launches all of
-them at once (NVIDIA, "CUDA C++ Programming Guide", section "CUDA Graphs"). A graph has a fixed
-shape and fixed addresses: a batch is filled up to the next recorded size and goes through
-buffers that stay where they are, page-locked on the side of the host.
+TorchScript is deprecated. What needs it here: the file itself, of which the backends ``packed``
+and ``torch_gpu`` take the layers; and the CPU where ONNX Runtime and oneDNN cannot do what was
+asked for (float16, bfloat16 without a unit for it, a network that is more than those layers).
 """
 
 from __future__ import annotations
 
-import logging
 import warnings
-from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from handler.backends.base import Slices, need_fallback, need_file, to_pixels
-from handler.latents import Latents
+from handler.backends.base import Slices, Warned, need_file, to_pixels
+from handler.latents import Latents, from_seeds
 from handler.pixels import Images
 from handler.settings import Card, Settings
 
-logger = logging.getLogger(__name__)
-
-Run = Callable[[Latents], Images]
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TorchScriptBackend:
@@ -33,78 +30,42 @@ class TorchScriptBackend:
     Args:
         path: the TorchScript file.
         card: what the file holds.
-        settings: threads, largest batch, and whether a GPU may be missing.
-        gpu_id: index of the GPU; None for the CPU.
+        settings: threads.
         precision: float32, bfloat16 or float16.
 
     Raises:
-        RuntimeError: the file cannot be loaded, or the GPU cannot be used.
+        RuntimeError: the file cannot be loaded.
     """
 
     name = "torchscript"
+    device = "cpu"
 
-    def __init__(
-        self, path: Path, card: Card, settings: Settings, gpu_id: int | None, precision: str
-    ) -> None:
+    def __init__(self, path: Path, card: Card, settings: Settings, precision: str) -> None:
         import torch
 
         self._torch = torch
-        self.nz, self.image_shape = card.nz, card.image_shape
-        self.fallback = gpu_id is not None and not torch.cuda.is_available()
-        if gpu_id is not None and self.fallback:
-            need_fallback(settings, gpu_id, "torch finds no GPU")
-            gpu_id = None
-        self.device = "cpu" if gpu_id is None else f"cuda:{gpu_id}"
-        if gpu_id is not None:
-            torch.cuda.set_device(gpu_id)
-            torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.allow_tf32 = False
-            torch.backends.cudnn.benchmark = True  # few batch sizes, each run many times
-        network = load_torchscript(path, self.device)
-        self.precision = precision
+        self.nz, self.image_shape, self.precision = card.nz, card.image_shape, precision
+        self.warnings: dict[Warned, str] = {}
         self._dtype = getattr(torch, precision)
-        layout = torch.contiguous_format if gpu_id is None else torch.channels_last
-        self._network = network.to(self._dtype, memory_format=layout)
+        self._network = load_torchscript(path).to(self._dtype)
         # A thread takes its number of OpenMP threads from the first torch call it makes.
         self._slices = Slices(settings.threads, lambda: torch.set_num_threads(1))
-        self._buckets = self._captured(settings) if self.device != "cpu" else None
 
     def __call__(self, latents: Latents) -> Images:
-        if self._buckets is not None:
-            return self._buckets(latents)
-        if self.device == "cpu":
-            return self._slices.run(self._forward, latents)
-        return self._forward(latents)
+        return self._slices.run(self._forward, latents)
 
     def free_memory(self) -> None:
-        if self.device != "cpu":
-            self._torch.cuda.empty_cache()
+        """Nothing to give back: memory of a CPU is not cached."""
 
     def _forward(self, latents: Latents) -> Images:
         with self._torch.inference_mode():
-            noise = self._torch.from_numpy(latents).to(self.device, self._dtype)
-            pixels: Images = to_pixels(self._network(noise)).cpu().numpy()
+            noise = self._torch.from_numpy(latents).to(self._dtype)
+            pixels: Images = to_pixels(self._network(noise)).numpy()
         return pixels
 
-    def _captured(self, settings: Settings) -> Buckets | None:
-        """CUDA graphs of the forward pass; None, and a warning, where it cannot be captured."""
 
-        def pixels(noise: Any) -> Any:
-            return to_pixels(self._network(noise.to(self._dtype)))
-
-        try:
-            pool = self._torch.cuda.graph_pool_handle()
-            return Buckets(
-                settings.limits.max_batch_images,
-                lambda count: capture(pixels, count, self.nz, self.device, pool),
-            )
-        except RuntimeError as error:
-            logger.warning("no CUDA graphs, the GPU runs kernel by kernel: %s", error)
-            return None
-
-
-def load_torchscript(path: Path, device: str) -> Any:
-    """A ``torch.jit.ScriptModule`` in eval mode on the device.
+def load_torchscript(path: Path) -> Any:
+    """A ``torch.jit.ScriptModule`` in eval mode on the CPU.
 
     Raises:
         RuntimeError: the file is missing or is not a TorchScript file.
@@ -115,77 +76,78 @@ def load_torchscript(path: Path, device: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated: known
-            return torch.jit.load(str(path), map_location=device).eval()
+            return torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError) as error:
         raise RuntimeError(f"{path.name} is not a TorchScript file: {error}") from error
 
 
-class Buckets:
-    """Runs a batch by the smallest recorded size that holds it.
+@dataclass(frozen=True)
+class Layers:
+    """A Generator with BatchNorm folded.
 
     Args:
-        most: the largest batch, images.
-        record: batch size -> what runs batches of exactly that size. Called once a size, the
-            largest first, so that the others find its memory.
-
-    Raises:
-        whatever ``record`` raises.
+        uniform: it makes U(-1, 1) of the latents first (``training.networks.UniformLatents``).
+        convolutions: (weight, bias) of each transposed convolution, the projection first; weights
+            float32 (C_in, C_out, 4, 4).
     """
 
-    def __init__(self, most: int, record: Callable[[int], Run]) -> None:
-        self.sizes = sizes_up_to(most)
-        self._runs = {size: record(size) for size in reversed(self.sizes)}
-
-    def __call__(self, latents: Latents) -> Images:
-        """The images of 1 to ``most`` latents; the fill-up is cut off again."""
-        count = len(latents)
-        size = self.sizes[bisect_left(self.sizes, count)]
-        if size > count:
-            latents = np.concatenate([latents, np.zeros((size - count, latents.shape[1]), "f4")])
-        return self._runs[size](latents)[:count]
+    uniform: bool
+    convolutions: Sequence[tuple[Tensor, Tensor]]
 
 
-def sizes_up_to(most: int) -> list[int]:
-    """Powers of two below ``most``, and ``most``: at least half of each pass is asked for."""
-    return [size for size in (1 << k for k in range(most.bit_length())) if size < most] + [most]
+def layers_of(parameters: Iterable[tuple[str, Tensor]], file: str) -> Layers:
+    """The layers by their numbers; a zero bias where there is none.
 
-
-def capture(forward: Callable[[Any], Any], count: int, nz: int, device: str, pool: Any) -> Run:
-    """Record ``forward`` on a GPU for batches of ``count``.
+    Of a network that starts with a layer without parameters, that layer is the uniform law.
 
     Args:
-        forward: float32 tensor (count, nz) -> uint8 tensor (count, H, W, C), both on the device.
-        device: a CUDA device.
-        pool: of ``torch.cuda.graph_pool_handle()``. Graphs may share one, for no two run at a
-            time and each result is copied out before the next.
+        parameters: (name, tensor) pairs of a Generator with BatchNorm folded.
+        file: its name, for errors.
 
     Raises:
-        RuntimeError: the pass cannot be recorded.
+        RuntimeError: there is something else among them.
     """
     import torch
 
+    found: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in parameters:
+        *_, number, kind = key.split(".")
+        found.setdefault(int(number), {})[kind] = tensor.detach()
+    layers = []
+    for _, tensors in sorted(found.items()):
+        weight, bias = tensors.get("weight"), tensors.get("bias")
+        if weight is None or weight.shape[2:] != (4, 4):
+            raise RuntimeError(f"{file} has layers that are no 4x4 convolutions; export it anew")
+        layers.append((weight, torch.zeros(weight.shape[1]) if bias is None else bias))
+    return Layers(0 not in found, layers)
+
+
+def grey_levels_off(
+    run: Callable[[Latents], Images], network: Any, count: int, nz: int
+) -> tuple[float, int]:
+    """How far pixels are from those that the file itself gives in float32 on the CPU.
+
+    Args:
+        run: float32 (N, nz) -> uint8 (N, H, W, C), of the same weights.
+        network: of ``load_torchscript``.
+        count: images that are compared.
+
+    Returns:
+        grey levels: in the mean, and at most.
+
+    Raises:
+        RuntimeError: the pictures have another size: the file is more than its layers.
+    """
+    import torch
+
+    latents = from_seeds(range(count), nz)
     with torch.inference_mode():
-        noise_host = torch.zeros(count, nz, pin_memory=True)
-        noise = noise_host.to(device)
-        # The first passes choose kernels and allocate, which a graph must not hold.
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                forward(noise)
-        torch.cuda.current_stream(device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            pixels = forward(noise)
-        pixels_host = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
-
-    def run(latents: Latents) -> Images:
-        with torch.inference_mode():
-            noise_host.numpy()[:] = latents
-            noise.copy_(noise_host, non_blocking=True)
-            graph.replay()
-            pixels_host.copy_(pixels, non_blocking=True)
-            torch.cuda.current_stream(device).synchronize()
-            return pixels_host.numpy().copy()
-
-    return run
+        wanted = to_pixels(network(torch.from_numpy(latents))).numpy()
+    found = run(latents)
+    if found.shape != wanted.shape:
+        raise RuntimeError(
+            f"the layers of the file give images of shape {found.shape[1:]}, the file itself "
+            f"{wanted.shape[1:]}; use backend: torchscript, on a CPU"
+        )
+    off = np.abs(found.astype(np.int16) - wanted)
+    return float(off.mean()), int(off.max())

@@ -149,7 +149,7 @@ def test_back_and_forward(visit: Visit) -> None:
 class Network:
     """Black pictures of any size."""
 
-    name, device, fallback, precision = "fake", "cpu", False, "float32"
+    name, device, precision, warnings = "fake", "cpu", "float32", {}
 
     def __init__(self, card: Card) -> None:
         self.nz, self.image_shape = card.nz, card.image_shape

@@ -66,7 +66,7 @@ def test_both_files_take_the_same_shapes(
     exported: Path, shape: tuple[int, ...], taken: bool
 ) -> None:
     noise = np.zeros(shape, np.float32)
-    script = load_torchscript(exported / "generator.pt", "cpu")
+    script = load_torchscript(exported / "generator.pt")
     session = onnxruntime.InferenceSession(exported / "generator.onnx")
     runs: list[Callable[[], Any]] = [
         lambda: script(torch.from_numpy(noise)),
@@ -96,7 +96,7 @@ def test_uniform_latents_are_made_of_normal_ones(tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = generator(normal)
         without = generator.layers[1:](normal.view(3, 6, 1, 1))
-        script = load_torchscript(files[0], "cpu")(normal)
+        script = load_torchscript(files[0])(normal)
     (image,) = onnxruntime.InferenceSession(files[1]).run(None, {"noise": normal.numpy()})
     np.testing.assert_allclose(image, wanted.numpy(), atol=1e-4)
     np.testing.assert_allclose(script.numpy(), wanted.numpy(), atol=1e-4)

@@ -193,7 +193,7 @@ def test_what_is_wrong_with_an_archive_is_said(reasons: list[str], name: str) ->
     assert found(BROKEN[name][1], reasons)
 
 
-def test_onnx_runtime_without_the_gpu_that_it_is_given(tmp_path: Path) -> None:
+def test_a_worker_without_the_gpu_that_it_is_given(tmp_path: Path) -> None:
     """TorchServe counts one GPU and gives it to the workers; there is none for a runtime to use."""
     allowed = {"handler": {"backend": "onnx", "allow_cpu_fallback": True}}
     edited_archive(tmp_path / "dcgan.mar", config=allowed)
@@ -203,7 +203,7 @@ def test_onnx_runtime_without_the_gpu_that_it_is_given(tmp_path: Path) -> None:
         tmp_path / "server", tmp_path, Ports.free(), other_archives=("refused.mar",),
         environment=hidden,
     )  # fmt: skip
-    refusal = r"ONNX Runtime cannot use the GPU.*allow_cpu_fallback"
+    refusal = r"this worker was given GPU 0, but .*allow_cpu_fallback"
 
     def answers() -> bool:
         try:
@@ -216,7 +216,8 @@ def test_onnx_runtime_without_the_gpu_that_it_is_given(tmp_path: Path) -> None:
         url = f"{server.describe_url}?customized=true"
         (described,) = requests.get(url, timeout=30).json()
     told = described["customizedMetadata"]
-    assert (told["backend"], told["device"], told["fallback"]) == ("onnx", "cpu", True)
+    assert (told["backend"], told["device"]) == ("onnx", "cpu")
+    assert "was given GPU 0" in told["warnings"]["fallback"]
 
 
 SECRETS = {"AWS_SECRET_ACCESS_KEY": "a", "DB_PASSWORD": "b", "HUB_TOKEN": "c"}

@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
@@ -115,3 +116,43 @@ def test_a_queue_that_is_full_and_a_worker_that_is_gone_are_told_apart(fragile: 
     assert {(reply.status_code, reply.json()["message"]) for reply in refused} <= {
         (503, overflow.json()["message"])
     }
+
+
+LOST = """
+
+def _until_it_is_lost(self, latents, draw=OnnxBackend.__call__):
+    import torch
+
+    if getattr(self, "lost", False) or (latents == 99).any():
+        self.lost = True  # as every call after it would fail
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    return draw(self, latents)
+
+
+OnnxBackend.__call__ = _until_it_is_lost
+"""
+
+
+def test_a_gpu_that_is_lost_to_the_worker(tmp_path: Path) -> None:
+    """The batch is answered, each request of it, before TorchServe starts another worker."""
+    backend = "handler/backends/onnx.py"
+    config = {"maxBatchDelay": 2000, "batchSize": 4, "handler": {"backend": "onnx"}}
+    files: dict[live.Entry, bytes | None] = {backend: live.packed(backend) + LOST.encode()}
+    store = live.edited_archive(tmp_path / "store", files, config)
+    server = Server(tmp_path / "server", store, Ports.free())
+    loses = {"noise": [99.0] * 100}
+    with server.running(), ThreadPoolExecutor(8) as pool:
+        right = live.post(server, live.GOOD).content
+        before = live.worker(server)
+        parent = live.java(before)
+        batch = [pool.submit(live.post, server, each) for each in (loses, *[live.GOOD] * 3)]
+        for reply in (future.result() for future in batch):
+            assert (reply.status_code, reply.json()["type"]) == (500, "urn:dcgan:problem:internal")
+        live.wait(lambda: live.is_gone(before), 5)
+        assert server.reason_not_ready()
+        assert live.post(server, live.GOOD, 120).content == right  # it waits for the next worker
+        live.wait(lambda: not server.reason_not_ready())
+        after = live.worker(server)
+        assert after.pid != before.pid
+        assert live.java(after) == parent
+    assert "the GPU is lost to this process" in server.log.read_text(encoding="utf-8")

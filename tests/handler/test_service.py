@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -190,10 +192,33 @@ def test_what_the_observer_is_told() -> None:
 
 def test_a_fallback_is_told() -> None:
     backend = Fake()
-    backend.fallback = True
+    backend.warnings = {"fallback": "no driver"}
     fallen = Service(backend, CARD, Limits())
     assert one(fallen, {}).headers["X-Fallback"] == "cpu"
-    assert fallen.describe()["fallback"] is True
+    assert fallen.describe()["warnings"] == {"fallback": "no driver"}
+
+
+def test_a_batch_is_answered_before_a_worker_without_its_gpu_ends() -> None:
+    class Lost(Fake):
+        error: Exception = RuntimeError("no such operator")
+
+        def __call__(self, latents: npt.NDArray[np.float32]) -> Images:
+            if (latents[:, 0] == POISON).any():
+                raise self.error
+            return super().__call__(latents)
+
+    backend, ended = Lost(), list[int]()
+    service = Service(backend, CARD, Limits())
+    batch = [{"body": {"noise": [POISON] + [0] * (NZ - 1)}}, {"body": {}}]
+    for error, ends in (
+        (RuntimeError("no such operator"), 0),
+        (torch.OutOfMemoryError("CUDA out of memory"), 0),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), 1),
+    ):
+        backend.error = error
+        assert service.handle(batch)[0].status in (500, 507)
+        service.if_lost(lambda: ended.append(1))
+        assert len(ended) == ends
 
 
 def test_many_seeds_are_cut_in_the_header(service: Service) -> None:

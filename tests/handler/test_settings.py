@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from handler import settings as settings_module
 from handler.settings import Card, Limits, Pace, Settings, batch_seconds
 from tests.support.tiny_models import tiny_card
 
@@ -69,6 +70,21 @@ def test_a_batch_has_half_the_time_of_torchserve(config: dict[str, Any], seconds
 
 def test_the_shipped_time_is_the_default() -> None:
     assert batch_seconds(yaml.safe_load(CONFIG.read_text())) == Pace().batch_s
+
+
+@pytest.mark.parametrize(
+    ("threads", "config", "share"),
+    [
+        (0, {}, 8), (0, {"maxWorkers": 1}, 8), (0, {"maxWorkers": 3}, 2),
+        (0, {"maxWorkers": 99}, 1), (5, {"maxWorkers": 4}, 5),
+        (0, {"maxWorkers": "4"}, 8), (0, {"maxWorkers": 0}, 8),
+    ],
+)  # fmt: skip
+def test_workers_share_the_processors(
+    threads: int, config: dict[str, Any], share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings_module, "processors", lambda: 8)
+    assert Settings(threads=threads).shared(config).threads == share
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ LINE = re.compile(
 )
 
 
-def worker(name: str, device: str, fallback: bool = False) -> Any:
-    return SimpleNamespace(name=name, device=device, fallback=fallback)
+def worker(name: str, device: str, *warned: str) -> Any:
+    return SimpleNamespace(name=name, device=device, warnings=dict.fromkeys(warned, "why"))
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_each_line_is_declared_and_readable(
 ) -> None:
     caplog.set_level(logging.INFO)
     known = set(cache.cache_keys())
-    observe = TorchServeMetrics(cache, 32, 64, worker("onnx", "cpu", True))
+    observe = TorchServeMetrics(cache, 32, 64, worker("onnx", "cpu", "fallback"))
     caplog.clear()
     observe(REPORT)
     assert set(cache.cache_keys()) == known  # nothing that metrics.yaml does not declare
@@ -94,15 +94,16 @@ def test_every_series_starts_with_0_before_the_first_request(
     """Once a start, in the same series as what is counted later: Prometheus' increase() sees 1."""
     caplog.set_level(logging.INFO)
     cache.set_request_ids("0b2f")  # as TorchServe does while a worker loads
-    observe = TorchServeMetrics(cache, 32, 64, worker("onnx", "cpu", True))
+    observe = TorchServeMetrics(cache, 32, 64, worker("onnx", "cpu", "graphs", "precision"))
     common = "ModelName:dcgan,Level:Model"
     outcomes = [(200, "none"), *((kind.status, kind.slug) for kind in Kind)]
+    info = f"Backend:onnx,Device:cpu,Warnings:graphs_precision,{common}"
     assert emitted(caplog) == {
         "dcgan_requests_total": [
             ("0", f"Status:{status},Kind:{kind},{common}", "COUNTER") for status, kind in outcomes
         ],
         "dcgan_images_total": [("0", common, "COUNTER")],
-        "dcgan_backend_info": [("1", f"Backend:onnx,Device:cpu,Fallback:true,{common}", "GAUGE")],
+        "dcgan_backend_info": [("1", info, "GAUGE")],
     }
     caplog.clear()
     cache.set_request_ids({0: "a", 1: "b", 2: "c"})
@@ -115,7 +116,7 @@ def test_every_dimension_reaches_torchserve(
 ) -> None:
     """Its front end takes a dimension for one only if it has a single colon."""
     caplog.set_level(logging.INFO)
-    TorchServeMetrics(cache, 32, 64, worker("torchscript", "cuda:1"))(REPORT)
+    TorchServeMetrics(cache, 32, 64, worker("torch_gpu", "cuda:1"))(REPORT)
     lines = emitted(caplog)
     pairs = [d for line in lines.values() for _, text, _ in line for d in text.split(",")]
     assert all(pair.count(":") == 1 for pair in pairs)

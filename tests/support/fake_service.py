@@ -31,7 +31,7 @@ class Fake:
     """Tiles of one colour, from the latent; a latent that starts with POISON breaks a batch."""
 
     name, device, nz, image_shape = "fake", "cpu", NZ, (64, 64, 3)
-    fallback, precision = False, "float32"
+    precision, warnings = "float32", {}  # type: ignore[var-annotated]
 
     def __init__(self, fits: int = 1000) -> None:
         self.calls = 0

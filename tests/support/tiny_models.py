@@ -33,6 +33,18 @@ def tiny_generator(
     return fold_batchnorm(network.eval())
 
 
+class Clipped(nn.Module):
+    """A generator with something after it that has no parameters."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        pictures: torch.Tensor = self.network(latents).clamp(-0.1, 0.1)
+        return pictures
+
+
 def save_torchscript(network: nn.Module, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

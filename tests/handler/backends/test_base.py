@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from handler.backends import base
-from handler.backends.base import generate, is_out_of_memory
+from handler.backends.base import generate, is_lost, is_out_of_memory
 from handler.pixels import Images
 
 
@@ -19,8 +19,6 @@ class Echo:
     """Each image is filled with the first number of its latent."""
 
     name, device, nz, image_shape = "echo", "cpu", 2, (3, 4, 1)
-
-    fallback = False
 
     def __init__(self, fits: int = 1000) -> None:
         self.batches: list[int] = []
@@ -129,9 +127,31 @@ def test_a_real_lack_of_memory_is_known(allocate: Any) -> None:
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)", True),
         ("std::bad_alloc", True),
         ("could not create a primitive", True),
+        ("GET was unable to find an engine to execute this computation", True),
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", True),
         ("CUDA error: an illegal memory access was encountered", False),
         ("Expected 4-dimensional input", False),
     ],
 )
 def test_texts_that_tell_of_memory(text: str, expected: bool) -> None:
     assert is_out_of_memory(RuntimeError(text)) is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), True),
+        (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `x`"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), False),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"), False),
+        (RuntimeError("Expected 4-dimensional input"), False),
+        (ValueError("a client's words: CUDA error"), False),
+    ],
+)
+def test_a_lost_gpu(error: Exception, expected: bool) -> None:
+    assert is_lost(error) is expected

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -82,7 +82,7 @@ def test_short_precision_is_not_for_onnx(model_dir: Path) -> None:
 def test_facts(backend: Backend) -> None:
     assert backend.name in ("torchscript", "onnx", "packed")
     assert (backend.device, backend.nz, backend.image_shape) == ("cpu", NZ, (32, 32, 3))
-    assert backend.fallback is False
+    assert backend.warnings == {}
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -126,15 +126,31 @@ def test_a_missing_or_broken_file_is_named(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-@pytest.mark.parametrize("name", ["torchscript", "onnx"])
-def test_a_gpu_that_is_not_there(model_dir: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["auto", "torch_gpu", "torchscript", "onnx", "packed"])
+def test_a_gpu_that_is_not_there(
+    model_dir: Path, name: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     card = tiny_card()
-    with pytest.raises(RuntimeError, match="allow_cpu_fallback") as caught:
-        open_backend(model_dir, card, Settings(backend=name), 0)
+    settings = Settings(backend=name, precision="float32", limits=SMALL)
+    with pytest.raises(RuntimeError, match=r"GPU 0, but .*driver.*number_of_gpu=0") as caught:
+        open_backend(model_dir, card, settings, 0)
+    assert "allow_cpu_fallback" in str(caught.value)
     assert "CUDA" not in str(caught.value)  # TorchServe would report a lack of memory
-    fallback = Settings(backend=name, allow_cpu_fallback=True)
-    fallen = open_backend(model_dir, card, fallback, 0)
-    assert (fallen.device, fallen.fallback) == ("cpu", True)
+    allowed = settings.model_copy(update={"allow_cpu_fallback": True})
+    fallen = open_backend(model_dir, card, allowed, 0)
+    assert fallen.device == "cpu"
+    assert fallen.name == ("onnx" if name in ("auto", "torch_gpu") else name)
+    assert fallen.warnings["fallback"] in caplog.text
+    assert "GPU 0, but" in fallen.warnings["fallback"]
+
+
+def test_the_backend_for_gpus_without_one(model_dir: Path) -> None:
+    """TorchServe gives none to a worker where nvidia-smi is missing."""
+    settings = Settings(backend="torch_gpu", limits=SMALL)
+    with pytest.raises(RuntimeError, match=r"given this worker no GPU.*allow_cpu_fallback"):
+        open_backend(model_dir, tiny_card(), settings, None)
+    allowed = settings.model_copy(update={"allow_cpu_fallback": True})
+    assert "no GPU" in open_backend(model_dir, tiny_card(), allowed, None).warnings["fallback"]
 
 
 def test_a_card_of_another_model(model_dir: Path) -> None:
@@ -154,14 +170,14 @@ GPU = Hardware(gpu=True, gpu_float16=True, cpu_bfloat16=True)
     [
         (PLAIN, {}, ("onnx", "float32")),
         (AMX, {}, ("packed", "bfloat16")),
-        (OLD_GPU, {}, ("torchscript", "float32")),
-        (GPU, {}, ("torchscript", "float16")),
+        (OLD_GPU, {}, ("torch_gpu", "float32")),
+        (GPU, {}, ("torch_gpu", "float16")),
         (AMX, {"precision": "float32"}, ("onnx", "float32")),
-        (GPU, {"precision": "float32"}, ("torchscript", "float32")),
-        (GPU, {"precision": "bfloat16"}, ("torchscript", "bfloat16")),
+        (GPU, {"precision": "float32"}, ("torch_gpu", "float32")),
+        (GPU, {"precision": "bfloat16"}, ("torch_gpu", "bfloat16")),
+        (GPU, {"backend": "torch_gpu"}, ("torch_gpu", "float16")),
         (PLAIN, {"precision": "bfloat16"}, ("torchscript", "bfloat16")),
         (PLAIN, {"precision": "float16"}, ("torchscript", "float16")),
-        (GPU, {"backend": "onnx"}, ("onnx", "float32")),
         (AMX, {"backend": "onnx"}, ("onnx", "float32")),
         (AMX, {"backend": "torchscript"}, ("torchscript", "bfloat16")),
         (PLAIN, {"backend": "packed"}, ("packed", "float32")),
@@ -173,15 +189,17 @@ def test_choice(hardware: Hardware, settings: dict[str, str], wanted: tuple[str,
 
 
 @pytest.mark.parametrize(
-    ("hardware", "settings"),
+    ("hardware", "settings", "wanted"),
     [
-        (PLAIN, {"backend": "onnx", "precision": "bfloat16"}),
-        (AMX, {"backend": "packed", "precision": "float16"}),
-        (GPU, {"backend": "packed"}),
+        (PLAIN, {"backend": "onnx", "precision": "bfloat16"}, "use backend: torchscript"),
+        (AMX, {"backend": "packed", "precision": "float16"}, "use backend: torchscript"),
+        (GPU, {"backend": "packed"}, "is for CPUs.*use backend: auto.*number_of_gpu=0"),
+        (GPU, {"backend": "onnx"}, "is for CPUs.*use backend: auto.*number_of_gpu=0"),
+        (GPU, {"backend": "torchscript"}, "is for CPUs.*use backend: auto.*number_of_gpu=0"),
     ],
 )
-def test_pairs_that_do_not_exist(hardware: Hardware, settings: dict[str, str]) -> None:
-    with pytest.raises(RuntimeError, match="use backend: torchscript"):
+def test_pairs_that_do_not_exist(hardware: Hardware, settings: dict[str, str], wanted: str) -> None:
+    with pytest.raises(RuntimeError, match=wanted):
         choose(Settings.from_yaml(settings), hardware)
 
 
@@ -217,13 +235,3 @@ def test_another_backend_takes_over_in_a_torch_without_the_operators(
         settings = Settings(precision=precision, limits=SMALL)
         backend = open_backend(model_dir, card, settings, None)
         assert (backend.name, backend.precision) == wanted
-
-
-def test_a_missing_gpu_is_not_hidden_by_the_packed_network(model_dir: Path) -> None:
-    card = tiny_card()
-    with pytest.raises(RuntimeError, match="allow_cpu_fallback"):
-        open_backend(model_dir, card, Settings(backend="packed", limits=SMALL), 0)
-    settings = Settings(
-        backend="packed", precision="float32", allow_cpu_fallback=True, limits=SMALL
-    )
-    assert open_backend(model_dir, card, settings, 0).fallback is True

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from deploy.server import ROOT
@@ -18,13 +17,12 @@ from handler.backends.packed import (
     as_convolution,
     interleave,
     interleave_pixels,
-    layers_of,
 )
-from handler.backends.torchscript import load_torchscript
+from handler.backends.torchscript import layers_of, load_torchscript
 from handler.latents import from_seeds
 from handler.pixels import to_uint8
 from handler.settings import Limits, Settings
-from tests.support.tiny_models import save_torchscript, tiny_card, tiny_generator
+from tests.support.tiny_models import Clipped, save_torchscript, tiny_card, tiny_generator
 from training.networks import LatentLaw, new_generator
 from training.weights import load_generator
 
@@ -93,18 +91,6 @@ def test_an_image_has_the_same_bits_in_any_batch(dtype: torch.dtype) -> None:
         torch.set_num_threads(threads)
 
 
-class Clipped(nn.Module):
-    """A generator with something after it that has no parameters."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        pictures: torch.Tensor = self.network(latents).clamp(-0.1, 0.1)
-        return pictures
-
-
 @pytest.mark.parametrize("latent", ["normal", "uniform"])
 def test_the_backend_is_compared_with_its_file(tmp_path: Path, latent: LatentLaw) -> None:
     generator = tiny_generator(3, 32, latent)
@@ -113,13 +99,13 @@ def test_the_backend_is_compared_with_its_file(tmp_path: Path, latent: LatentLaw
     settings = Settings(limits=Limits(max_batch_images=4))
     for network, name in ((generator, "right.pt"), (Clipped(generator), "more.pt")):
         save_torchscript(network, tmp_path / name)
-    backend = PackedBackend(tmp_path / "right.pt", tiny_card(), settings, None, "float32")
+    backend = PackedBackend(tmp_path / "right.pt", tiny_card(), settings, "float32")
     latents = from_seeds(range(3), 8)
     with torch.inference_mode():
         wanted = to_uint8(generator(torch.from_numpy(latents)).numpy())
     assert np.abs(backend(latents).astype(int) - wanted).max() <= 1
     with pytest.raises(RuntimeError, match=r"differs from more\.pt by .* grey levels"):
-        PackedBackend(tmp_path / "more.pt", tiny_card(), settings, None, "float32")
+        PackedBackend(tmp_path / "more.pt", tiny_card(), settings, "float32")
 
 
 def test_batchnorm_must_be_folded() -> None:
@@ -131,7 +117,7 @@ def test_batchnorm_must_be_folded() -> None:
 def test_names_of_a_torchscript_file_are_understood(tmp_path: Path) -> None:
     generator = tiny_generator(3, 32)
     save_torchscript(generator, tmp_path / "g.pt")
-    loaded = load_torchscript(tmp_path / "g.pt", "cpu")
+    loaded = load_torchscript(tmp_path / "g.pt")
     for (weight, _), (wanted, _) in zip(
         layers_of(loaded.named_parameters(), "g.pt").convolutions,
         layers_of(generator.named_parameters(), "g").convolutions,

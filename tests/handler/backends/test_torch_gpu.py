@@ -1,0 +1,418 @@
+"""The backend for GPUs: with a stand-in for what only a GPU can record, and (-m gpu) on a card."""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import nn
+
+from deploy.server import ROOT
+from export.models import export_torchscript, fold_batchnorm
+from handler.backends import choose, torch_gpu
+from handler.backends.base import generate, is_out_of_memory
+from handler.backends.choose import open_backend
+from handler.backends.torch_gpu import (
+    ConvolutionNetwork,
+    Run,
+    TorchGpuBackend,
+    in_passes,
+    take_gpu,
+)
+from handler.backends.torchscript import layers_of, load_torchscript
+from handler.latents import Latents, from_seeds
+from handler.pixels import Images, to_uint8
+from handler.settings import Limits, Settings
+from tests.support.tiny_models import Clipped, save_torchscript, tiny_card, tiny_generator
+from training.networks import Generator, LatentLaw
+from training.weights import load_generator
+
+SMALL = Limits(max_batch_images=4)
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+
+@pytest.fixture(autouse=True)
+def settings_of_cudnn() -> Iterator[None]:
+    """They are the process's: other tests have them as they were."""
+    conv, cudnn = torch.backends.cudnn.conv, torch.backends.cudnn
+    before = (conv.fp32_precision, cudnn.benchmark, cudnn.deterministic)
+    yield
+    conv.fp32_precision, cudnn.benchmark, cudnn.deterministic = before
+
+
+def vivid(**arguments: Any) -> Generator:
+    """A tiny Generator whose pictures are not nearly grey."""
+    generator = tiny_generator(**arguments)
+    with torch.no_grad():
+        list(generator.parameters())[-1].mul_(1000)
+    return generator
+
+
+def right(generator: nn.Module, latents: Latents) -> npt.NDArray[np.int64]:
+    """The pixels of the network itself."""
+    with torch.inference_mode():
+        return to_uint8(generator(torch.from_numpy(latents)).numpy()).astype(int)
+
+
+class Recorder:
+    """In the place of ``capture``: runs exact sizes on the CPU, or refuses."""
+
+    def __init__(self, refusal: Exception | None = None) -> None:
+        self.refusal = refusal
+        self.recorded: list[tuple[int, int, str]] = []
+        self.ran: list[int] = []
+
+    def __call__(self, forward: Forward, count: int, nz: int, device: str) -> Run:
+        if self.refusal is not None:
+            raise self.refusal
+        self.recorded.append((count, nz, device))
+
+        def run(latents: Latents) -> Images:
+            assert (latents.shape, latents.dtype) == ((count, nz), np.float32)
+            self.ran.append(count)
+            with torch.inference_mode():
+                images: Images = forward(torch.from_numpy(latents)).numpy()
+            return images
+
+        return run
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    made = Recorder()
+    monkeypatch.setattr(torch_gpu, "capture", made)
+    return made
+
+
+def backend(
+    folder: Path,
+    network: nn.Module,
+    limits: Limits = SMALL,
+    precision: Literal["float16", "bfloat16", "float32"] = "float32",
+) -> TorchGpuBackend:
+    save_torchscript(network, folder / "generator.pt")
+    settings = Settings(limits=limits)
+    return TorchGpuBackend(folder / "generator.pt", tiny_card(), settings, "cpu", precision)
+
+
+@pytest.mark.parametrize("count", range(1, 10))
+def test_every_pass_has_the_same_size(count: int) -> None:
+    passes: list[Latents] = []
+
+    def run(latents: Latents) -> Images:
+        passes.append(latents)
+        return np.broadcast_to(latents[:, :1, None, None].astype(np.uint8), (4, 3, 5, 1))
+
+    latents = np.array([[i + 1, 9] for i in range(count)], np.float32)
+    images = in_passes(run, 4, latents)
+    assert images[:, 0, 0, 0].tolist() == list(range(1, count + 1))
+    assert [each.shape for each in passes] == [(4, 2)] * -(-count // 4)
+    filled = np.concatenate(passes)
+    assert np.array_equal(filled[:count], latents)
+    assert not filled[count:].any()
+
+
+@pytest.mark.parametrize(
+    ("channels", "image_size", "latent"),
+    [(3, 32, "normal"), (1, 64, "uniform"), (3, 128, "normal"), (3, 32, "uniform")],
+)
+def test_pixels_are_those_of_the_network(channels: int, image_size: int, latent: LatentLaw) -> None:
+    generator = vivid(channels=channels, image_size=image_size, latent=latent)
+    layers = layers_of(generator.named_parameters(), "x")
+    latents = from_seeds(range(5), 8)
+    with torch.inference_mode():
+        found = ConvolutionNetwork(layers, torch.float32, "cpu")(torch.from_numpy(latents)).numpy()
+    wanted = right(generator, latents)
+    assert (found.dtype, found.shape) == (np.uint8, wanted.shape)
+    assert np.abs(found - wanted).max() <= 1
+    assert wanted.std() > 20
+
+
+@pytest.mark.parametrize(("most", "size"), [(4, 4), (64, 64), (256, 64)])
+def test_a_larger_batch_is_several_passes_of_the_one_that_was_recorded(
+    tmp_path: Path, recorder: Recorder, most: int, size: int
+) -> None:
+    """So the pictures do not depend on max_batch_images."""
+    generator = vivid()
+    made = backend(tmp_path, generator, Limits(max_batch_images=most))
+    assert recorder.recorded == [(size, 8, "cpu")]
+    recorder.ran.clear()
+    latents = from_seeds(range(most + 1), 8)
+    assert np.abs(made(latents) - right(generator, latents)).max() <= 1
+    assert recorder.ran == [size] * (most // size + 1)
+    assert (made.precision, made.warnings) == ("float32", {})
+
+
+@pytest.mark.usefixtures("recorder")
+def test_float32_is_float32_and_kernels_are_chosen_by_rule(tmp_path: Path) -> None:
+    cudnn = torch.backends.cudnn
+    cudnn.benchmark, cudnn.deterministic, cudnn.conv.fp32_precision = True, False, "tf32"
+    backend(tmp_path, vivid())
+    assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
+    assert cudnn.conv.fp32_precision == "ieee"
+
+
+@pytest.mark.parametrize("latent", ["normal", "uniform"])
+def test_what_overflows_in_float16_is_made_in_bfloat16(
+    tmp_path: Path, recorder: Recorder, latent: LatentLaw, caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = vivid(latent=latent)
+    first, second, *_ = (m for m in generator.modules() if isinstance(m, nn.ConvTranspose2d))
+    with torch.no_grad():  # the same pictures, by way of numbers that float16 does not have
+        first.weight.mul_(2**20)
+        assert first.bias is not None
+        first.bias.mul_(2**20)
+        second.weight.div_(2**20)
+    latents = from_seeds(range(5), 8)
+    wanted = right(generator, latents)
+    with caplog.at_level(logging.INFO):
+        made = backend(tmp_path, generator, precision="float16")
+    assert made.precision == "bfloat16"
+    assert 0 < np.abs(made(latents) - wanted).mean() < 2
+    assert made.warnings.keys() == {"precision"}
+    assert "bfloat16 is used: float16 is off by" in made.warnings["precision"]
+    assert "bfloat16 is off by" in caplog.text  # what it is, is told too
+    assert [count for count, _, _ in recorder.recorded] == [4, 4]
+
+
+@pytest.mark.usefixtures("recorder")
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_short_floats_do_for_an_ordinary_network(
+    tmp_path: Path, precision: Literal["float16", "bfloat16"]
+) -> None:
+    made = backend(tmp_path, vivid(), precision=precision)
+    assert (made.precision, made.warnings) == (precision, {})
+
+
+@pytest.mark.usefixtures("recorder")
+def test_a_precision_that_the_gpu_cannot_run_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a card of Turing has no bfloat16."""
+    ordinary = ConvolutionNetwork.__call__
+
+    def picky(self: ConvolutionNetwork, latents: torch.Tensor) -> torch.Tensor:
+        if self._dtype is torch.bfloat16:
+            raise RuntimeError("GET was unable to find an engine to execute this computation")
+        return ordinary(self, latents)
+
+    monkeypatch.setattr(ConvolutionNetwork, "__call__", picky)
+    made = backend(tmp_path, vivid(), precision="bfloat16")
+    assert made.precision == "float32"
+    assert "bfloat16 does not run (GET was unable" in made.warnings["precision"]
+
+
+@pytest.mark.usefixtures("recorder")
+def test_a_file_that_is_more_than_its_layers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"float32 is off by .* number_of_gpu=0"):
+        backend(tmp_path, Clipped(vivid()))
+
+
+def test_a_pass_that_cannot_be_recorded_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = RuntimeError("operation not permitted when stream is capturing")
+    monkeypatch.setattr(torch_gpu, "capture", Recorder(refusal))
+    generator, sizes = vivid(), list[int]()
+    made = backend(tmp_path, generator)
+    assert made.warnings.keys() == {"graphs"}
+    assert "kernel by kernel: operation not permitted" in made.warnings["graphs"]
+    forward = made._forward
+    made._forward = lambda latents: sizes.append(len(latents)) or forward(latents)  # type: ignore
+    latents = from_seeds(range(5), 8)
+    assert np.abs(made(latents) - right(generator, latents)).max() <= 1
+    assert sizes == [4, 4]  # as recorded ones would have
+
+
+@pytest.mark.parametrize("fits", [1, 2, 3, 4])
+def test_without_a_graph_smaller_passes_are_made_of_what_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fits: int
+) -> None:
+    monkeypatch.setattr(torch_gpu, "capture", Recorder(RuntimeError("out of memory")))
+    made = backend(tmp_path, vivid())
+    latents = from_seeds(range(6), 8)
+    wanted, forward = made(latents), made._forward
+
+    def short(latents: Latents) -> Images:
+        if len(latents) > fits:
+            raise RuntimeError("GET was unable to find an engine to execute this computation")
+        return forward(latents)
+
+    monkeypatch.setattr(made, "_forward", short)
+    (images,) = generate(made, [latents], 64)
+    assert images is not None
+    assert np.abs(images.astype(int) - wanted).max() <= 1
+    fits = 0
+    with pytest.raises(RuntimeError, match="unable to find an engine"):
+        generate(made, [latents], 64)
+
+
+def test_a_gpu_that_is_lost_ends_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither without graphs nor in another precision would it do any better."""
+    lost = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    monkeypatch.setattr(torch_gpu, "capture", Recorder(lost))
+    with pytest.raises(torch.AcceleratorError):
+        backend(tmp_path, vivid(), precision="float16")
+
+
+@pytest.mark.usefixtures("recorder")
+def test_a_gpu_is_given_float16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[str] = []
+
+    def on_the_cpu(path: Path, card: Any, settings: Any, device: str, precision: str) -> Any:
+        devices.append(device)
+        return TorchGpuBackend(path, card, settings, "cpu", precision)
+
+    monkeypatch.setattr(choose, "take_gpu", lambda _: "")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(choose, "TorchGpuBackend", on_the_cpu)
+    save_torchscript(vivid(), tmp_path / "generator.pt")
+    made = open_backend(tmp_path, tiny_card(), Settings(limits=SMALL), 1)
+    assert (made.name, made.precision, devices) == ("torch_gpu", "float16", ["cuda:1"])
+
+
+def test_a_machine_without_a_driver() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    assert "no NVIDIA driver" in take_gpu(0)
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (
+            RuntimeError(
+                "The NVIDIA driver on your system is too old (found version 12040). Please update "
+                "your GPU driver\nand more"
+            ),
+            r"too old \(found version 12040\).*driver 580 or newer",
+        ),
+        (
+            torch.AcceleratorError("CUDA error: no kernel image is available for execution\nmore"),
+            r"it is sm_70, and torch has kernels for sm_75 sm_80 only",
+        ),
+        (AssertionError("Torch not compiled with CUDA enabled"), r"not compiled with GPU enabled"),
+        (torch.AcceleratorError("CUDA error: out of memory\nCompile with"), "out of memory"),
+    ],
+)
+def test_why_a_gpu_cannot_be_used(
+    error: Exception, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "set_device", refuse)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 0))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80"])
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    reason = take_gpu(0)
+    assert re.search(wanted, reason)
+    assert "\n" not in reason
+    assert "CUDA" not in reason  # TorchServe would report a lack of memory
+
+
+# On a card: python -m pytest -m gpu tests/handler/backends/test_torch_gpu.py
+
+PRECISIONS = ["float32", "bfloat16", "float16"]
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    generator, _ = load_generator(ROOT / "model_store" / "generator.safetensors")
+    path = tmp_path_factory.mktemp("shipped") / "generator.pt"
+    export_torchscript(fold_batchnorm(generator), path)
+    return path
+
+
+def on_the_card(shipped: Path, precision: str) -> TorchGpuBackend:
+    assert take_gpu(0) == ""
+    settings = Settings(limits=Limits(max_batch_images=256))
+    card = tiny_card(nz=100, image_size=64)
+    return TorchGpuBackend(shipped, card, settings, "cuda:0", precision)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "most"), [("float32", 1), ("bfloat16", 40), ("float16", 8)])
+def test_a_card_draws_what_the_file_draws(shipped: Path, precision: str, most: int) -> None:
+    """TF32 would be off by up to 3 levels."""
+    made = on_the_card(shipped, precision)
+    assert (made.precision, made.warnings) == (precision, {})
+    latents = from_seeds(range(256), 100)
+    off = np.abs(made(latents) - right(load_torchscript(shipped), latents))
+    assert off.max() <= most
+    assert off.mean() < {"float32": 0.005, "bfloat16": 1, "float16": 0.1}[precision]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_image_has_the_same_bits_in_any_batch_on_a_card(shipped: Path, precision: str) -> None:
+    made, latents = on_the_card(shipped, precision), from_seeds(range(130), 100)
+    alone = np.concatenate([made(latents[i : i + 1]) for i in range(130)])
+    for count in (2, 3, 17, 63, 64, 65, 130):
+        np.testing.assert_array_equal(made(latents[:count]), alone[:count])
+        np.testing.assert_array_equal(made(latents[-count:][::-1].copy()), alone[-count:][::-1])
+    np.testing.assert_array_equal(on_the_card(shipped, precision)(latents), alone)
+    made._run = made._kernel_by_kernel
+    np.testing.assert_array_equal(made(latents), alone)
+
+
+@pytest.mark.gpu
+def test_a_card_without_memory(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernel by kernel: a graph holds its memory."""
+
+    def refuse(*_: object) -> Run:
+        raise RuntimeError("no graph")
+
+    monkeypatch.setattr(torch_gpu, "capture", refuse)
+    made, latents = on_the_card(shipped, "float32"), from_seeds(range(256), 100)
+    wanted = made(latents)
+    made.free_memory()
+    free, _ = torch.cuda.mem_get_info()
+    held = torch.empty(free - (24 << 20), dtype=torch.uint8, device="cuda:0")
+    try:
+        (images,) = generate(made, [latents], 256)
+    except RuntimeError as error:  # not one image fits
+        if not is_out_of_memory(error):
+            raise
+    else:
+        assert images is not None
+        assert np.abs(images.astype(int) - wanted).max() <= 1
+    del held
+    made.free_memory()
+    np.testing.assert_array_equal(made(latents), wanted)
+
+
+LOSE = """
+import sys, torch
+from pathlib import Path
+from handler.backends.base import is_lost
+from handler.latents import from_seeds
+from tests.handler.backends.test_torch_gpu import on_the_card
+made, latents = on_the_card(Path(sys.argv[1]), "float16"), from_seeds([1], 100)
+made(latents)
+try:
+    torch.zeros(1, device="cuda")[torch.tensor([5], device="cuda")].cpu()
+except Exception as error:
+    print(type(error).__name__, is_lost(error))
+try:
+    made(latents)
+except Exception as error:
+    print(type(error).__name__, is_lost(error))
+"""
+
+
+@pytest.mark.gpu
+def test_a_lost_card_is_known(shipped: Path) -> None:
+    """In a process of its own, which it ruins."""
+    command = [sys.executable, "-c", LOSE, str(shipped)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.split("\n") == ["AcceleratorError True"] * 2 + [""], done.stderr
