@@ -12,13 +12,16 @@ import os
 import signal
 import sys
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # The imports below take seconds, and some of them hide a KeyboardInterrupt.
+if __name__ == "__main__":
+
     def _leave(*_: object) -> None:
         os.write(2, b"interrupted; nothing was written\n")
         os._exit(130)
 
-    signal.signal(signal.SIGINT, _leave)
+    # The imports below take seconds, and some of them hide a KeyboardInterrupt. A process in the
+    # background of a script ignores the signal, and goes on doing so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
 
 import json
 import logging

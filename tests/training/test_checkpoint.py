@@ -327,6 +327,13 @@ def test_ctrl_c_before_anything_is_read() -> None:
     assert said == ["interrupted; nothing was written"]
 
 
+def test_in_the_background_of_a_script_ctrl_c_is_not_for_it() -> None:
+    """The shell has such a process ignore it: ``python -m training &``."""
+    command = ["sh", "-c", 'trap "" INT; exec "$0" -m training walk --help', sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("more", [0, pytest.param(8, marks=pytest.mark.long)])
 def test_kill_9_at_any_moment_loses_nothing_but_time(
     folder: Path, tmp_path: Path, more: int
