@@ -13,7 +13,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -132,7 +132,7 @@ def train(
         if world.is_first:
             save_grid(out / "samples" / "real.png", pictures.images[: len(PREVIEW_SEEDS)])
     with Journal(out / "stats.jsonl", step, world.is_first) as journal:
-        run = _Run(config, pictures, out, trainer, journal, step)
+        run = _Run(config, pictures, out, trainer, journal, step, start.inherited)
         with catch_stop_signals(patient=world.size > 1, speaks=world.is_first) as stop:
             ended = run.go(stop)
             if ended == "interrupted" and world.is_first:
@@ -158,8 +158,10 @@ class _Run:
         trainer: Trainer,
         journal: Journal,
         step: int,
+        inherited: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.config, self.pictures, self.out = config, pictures, out
+        self.inherited = inherited
         self.trainer, self.journal, self.world = trainer, journal, trainer.world
         self.checkpoints = out / "checkpoints"
         self.split = split(pictures.first_equal, config.held_out, config.batch_size, config.seed)
@@ -352,6 +354,7 @@ class _Run:
             "torch": str(torch.__version__),
             "start_from": self.config.start_from and str(self.config.start_from),
             "start_d_from": self.config.start_d_from and str(self.config.start_d_from),
+            "inherited": list(self.inherited),
             **{name: getattr(self.config, name) for name in PROVENANCE},
         }
         save_generator(path, generator, provenance)

@@ -31,7 +31,7 @@ from training.data.sources import show_name
 from training.distributed import World, choose_device, choose_precision
 from training.files import LOCK, atomic_path, is_partial
 from training.step import Start
-from training.weights import load_generator
+from training.weights import WeightsError, WeightsInfo, load_generator, picture_sets
 
 RUNS = Path("runs")
 SETTINGS = "config.json"
@@ -236,24 +236,41 @@ def write_start(config: TrainConfig, out: Path, pictures: Identity) -> None:
 
 
 def starting_networks(config: TrainConfig, channels: int) -> Start:
-    """What ``start_from`` and ``start_d_from`` hold; a resumed run has networks of its own.
+    """What ``start_from`` and ``start_d_from`` hold.
+
+    A resumed run has networks of its own, but what these have learned from stays the same.
 
     Raises:
         ConfigError: a shape is not that of this run.
         CheckpointError, FileNotFoundError, WeightsError: there is no such network.
     """
-    if config.resume:
-        return Start()
     generator = discriminator = None
+    inherited: list[dict[str, Any]] = []
     if config.start_from is not None:
-        generator = _starting_generator(config, config.start_from, channels)
+        try:
+            loaded, info = load_generator(config.start_from)
+        except (FileNotFoundError, WeightsError):
+            if not config.resume:
+                raise
+            inherited += picture_sets(config.start_from, {})
+        else:
+            inherited += picture_sets(config.start_from, info.provenance)
+            if not config.resume:
+                generator = _fitting(config, config.start_from, loaded, info, channels)
     if config.start_d_from is not None:
-        discriminator = _starting_discriminator(config, config.start_d_from, channels)
-    return Start(generator, discriminator)
+        inherited += picture_sets(config.start_d_from, {})  # a checkpoint does not say it
+        if not config.resume:
+            discriminator = _starting_discriminator(config, config.start_d_from, channels)
+    return Start(generator, discriminator, inherited)
 
 
-def _starting_generator(config: TrainConfig, path: Path, channels: int) -> networks.Generator:
-    generator, info = load_generator(path)
+def _fitting(
+    config: TrainConfig,
+    path: Path,
+    generator: networks.Generator,
+    info: WeightsInfo,
+    channels: int,
+) -> networks.Generator:
     needed = {
         "nz": config.nz,
         "ngf": config.ngf,

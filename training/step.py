@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,10 +58,14 @@ class Best:
 class Start:
     """What a run begins with; None: a new network. Of D its state, which other processes can be
     told (a network with spectral norm cannot be pickled).
+
+    ``inherited``: the sets of pictures that these networks have learned from, see
+    ``training.weights.picture_sets``.
     """
 
     generator: Generator | None = None
     discriminator: dict[str, Tensor] | None = None
+    inherited: Sequence[dict[str, Any]] = ()
 
 
 class Trainer:

@@ -30,6 +30,7 @@ from training.networks import Generator, LatentLaw
 METADATA_KEY = "dcgan"
 LARGEST = torch.finfo(torch.float16).max  # a GPU serves in float16
 TRIED = 8  # latents that are drawn to see whether there are pixels
+PICTURE_SET = ("data", "pictures", "seed", "background", "digest")
 _PREFIXES = ("module.", "_orig_mod.")
 
 
@@ -74,6 +75,25 @@ def save_generator(path: Path, generator: Generator, provenance: dict[str, Any])
     with atomic_path(path) as beside:
         # Not by safetensors: of a full disk it says neither the path nor that it is one.
         beside.write_bytes(save(packed, {METADATA_KEY: json.dumps(asdict(info))}))
+
+
+def picture_sets(weights: Path, provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The sets of pictures that weights have learned from: their run's, and those of its start.
+
+    Args:
+        weights: their file.
+        provenance: what the file says.
+
+    Returns:
+        for each set ``weights``, and what is known of ``data``, ``pictures``, ``seed``,
+        ``background`` and ``digest``.
+    """
+    own = {name: provenance[name] for name in PICTURE_SET if name in provenance}
+    inherited = provenance.get("inherited")
+    if inherited is None:  # of an earlier version
+        start = provenance.get("start_from")
+        inherited = [{"weights": str(start)}] if start else []
+    return [{"weights": str(weights)} | own, *inherited]
 
 
 def load_generator(path: Path) -> tuple[Generator, WeightsInfo]:

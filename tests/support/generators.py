@@ -9,11 +9,19 @@ import numpy as np
 import torch
 from PIL import Image
 
+from training.data.avatars import load_avatars
+from training.data.batches import identity_of
 from training.networks import Generator, new_generator
 from training.weights import save_generator
 
 BACKGROUND = "#c8d4e0"
 AVATARS = {"data": "avatars", "pictures": 256, "seed": 999, "background": BACKGROUND}
+
+
+def trained_on_avatars(count: int) -> dict[str, Any]:
+    """The provenance of weights that have learned from so many, of 32 px."""
+    images = load_avatars(32, BACKGROUND, 999, count).images
+    return AVATARS | {"pictures": count, "digest": identity_of(images).digest}
 
 
 def lively(nz: int = 6, channels: int = 3) -> Generator:
@@ -37,10 +45,10 @@ def weights(folder: Path, generator: Generator | None = None, **made: Any) -> Pa
     return path
 
 
-def photos(folder: Path, count: int) -> Path:
+def photos(folder: Path, count: int, seed: int = 0) -> Path:
     """A folder of different pictures."""
     folder.mkdir()
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for i in range(count):
         small = rng.integers(0, 256, (4, 4, 3), np.uint8)
         Image.fromarray(small).resize((40, 40)).save(folder / f"{i}.png")

@@ -70,6 +70,8 @@ def test_killed_before_its_first_checkpoint(
         assert main(["--out", str(out), "--resume"]) == 0
     assert words in caplog.text
     assert_same(latest_state(out), latest_state(whole))
+    weights = [run / "generator.safetensors" for run in (out, whole)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
     assert [e["step"] for e in journal(out) if "loss_d" in e] == [1, 2, 3, 4, 5, 6]
     capsys.readouterr()
 

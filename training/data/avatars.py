@@ -2,14 +2,16 @@
 
 The art is by David Revoy, CC-BY-4.0 (see NOTICE). A cat is a body, a fur pattern, eyes, a
 mouth and an accessory, each one of 10 to 16 drawings, painted over one another: 360,000
-different cats. The drawings are scaled once, the cats composed with numpy, so thousands
-take seconds; the part numbers are kept as labels.
+combinations. The drawings are scaled once, the cats composed with numpy, so thousands take
+seconds; the part numbers are kept as labels.
+
+One cat in 20 is reserved: no training is ever given it, of a Generator or of a classifier, so that
+there is always something to measure both with.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import math
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,18 +23,22 @@ from training.data.decode import Pictures, parse_colour
 
 ATTRIBUTES = ("body", "fur", "eyes", "mouth", "accessory")
 DEFAULT_COUNT = 20_000
+RESERVED_ONE_IN = 20
+_FUR, _FUR_AGAIN = 2, 6
+
+Labels = dict[str, npt.NDArray[np.int64]]
 
 
 def load_avatars(
     image_size: int, background: str, seed: int, count: int = DEFAULT_COUNT
 ) -> Pictures:
-    """Compose ``count`` cats, the same ones for the same seed, no cat twice.
+    """Compose ``count`` cats to train on, the same ones for the same seed, no combination twice.
 
     Args:
         image_size: height and width, px.
         background: ``"#rrggbb"`` behind the cats.
         seed: chooses which cats.
-        count: how many, at most the number of combinations.
+        count: how many, at most the combinations that are not reserved.
 
     Returns:
         uint8 RGB pictures (count, H, W, 3) with one int64 label array (count,) an attribute.
@@ -41,7 +47,42 @@ def load_avatars(
         ValueError: ``count`` is out of range or the colour is malformed.
         FileNotFoundError: the robohash package or its drawings are not installed.
     """
-    labels = choose_parts(seed, count)
+    return _load(image_size, background, seed, count, of_reserved=False)
+
+
+def load_reserved_avatars(image_size: int, background: str, count: int) -> Pictures:
+    """As ``load_avatars``, but of the reserved cats: always the same ones for the same count."""
+    return _load(image_size, background, 0, count, of_reserved=True)
+
+
+def are_reserved(labels: Labels) -> npt.NDArray[np.bool_]:
+    """Whether cats are kept from every training: it follows from the numbers of their parts alone.
+
+    It looks random, and each cat by itself: a reserved one has as many neighbours among the others
+    as any, from which it differs by a mouth, so that it can serve to find copies. The numbers are
+    mixed by the finaliser of SplitMix64 (Steele et al., OOPSLA 2014, fig. 16).
+
+    Args:
+        labels: as ``load_avatars`` gives them.
+    """
+    mixed = np.zeros(len(labels["fur"]), np.uint64)
+    for name in ATTRIBUTES:
+        part = labels[name]
+        if name == "fur":  # two of them are the same drawing, so the same cats
+            part = np.where(part == _FUR_AGAIN, _FUR, part)
+        mixed = mixed * np.uint64(16) + part.astype(np.uint64)
+    mixed += np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    reserved: npt.NDArray[np.bool_] = mixed % np.uint64(RESERVED_ONE_IN) == 0
+    return reserved
+
+
+def _load(
+    image_size: int, background: str, seed: int, count: int, *, of_reserved: bool
+) -> Pictures:
+    labels = _choose(seed, count, of_reserved=of_reserved)
     indices = list(labels.values())
     parts = [_load_part(folder, image_size) for folder in _part_folders()]
     canvas = np.empty((count, image_size, image_size, 3), np.uint8)
@@ -51,19 +92,16 @@ def load_avatars(
     return Pictures(images=canvas, source="avatars", labels=labels, skipped=[])
 
 
-def choose_parts(seed: int, count: int) -> dict[str, npt.NDArray[np.int64]]:
-    """The labels alone, as of ``load_avatars``: which drawing of each part a cat has.
-
-    Raises:
-        ValueError, FileNotFoundError: as of ``load_avatars``.
-    """
+def _choose(seed: int, count: int, *, of_reserved: bool) -> Labels:
+    """Which drawing of each part a cat has."""
     sizes = tuple(len([*folder.glob("*.png")]) for folder in _part_folders())
-    combinations = math.prod(sizes)
-    if not 1 <= count <= combinations:
-        raise ValueError(f"{count} avatars asked for; choose 1 to {combinations}")
-    chosen = np.random.default_rng(seed).choice(combinations, size=count, replace=False)
-    indices = np.unravel_index(chosen, sizes)
-    return {name: index.astype(np.int64) for name, index in zip(ATTRIBUTES, indices, strict=True)}
+    every = np.unravel_index(np.arange(np.prod(sizes)), sizes)
+    labels = {name: part.astype(np.int64) for name, part in zip(ATTRIBUTES, every, strict=True)}
+    numbers = np.flatnonzero(are_reserved(labels) == of_reserved)
+    if not 1 <= count <= len(numbers):
+        raise ValueError(f"{count} avatars asked for; choose 1 to {len(numbers)}")
+    chosen = np.random.default_rng(seed).choice(numbers, size=count, replace=False)
+    return {name: part[chosen] for name, part in labels.items()}
 
 
 def _part_folders() -> list[Path]:

@@ -94,8 +94,7 @@ class Evaluate(AgainstReals):
         else:
             left_out.append("FID and KID: give --inception-weights FILE, or --download")
         measures.without_weights()
-        if start := info.provenance.get("start_from"):
-            left_out.append(f"copies of what {start}, from which this run started, was trained on")
+        left_out += [f"copies of {what}" for what in reals.missing]
         return {
             "weights": str(self.weights),
             "weights_sha256": hashlib.sha256(self.weights.read_bytes()).hexdigest(),

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from handler.pixels import Images
-from training.data.avatars import DEFAULT_COUNT, load_avatars
+from training.data.avatars import DEFAULT_COUNT, load_avatars, load_reserved_avatars
 from training.files import atomic_path
 from training.lab.options import UsageError
 from training.weights import WeightsInfo, check_numbers, identify
@@ -34,14 +34,14 @@ SHIPPED = Path("model_store/judge.safetensors")
 KEPT = Path("runs/judges")
 SEED = 999  # draws the avatars that a judge learns
 PICTURES = DEFAULT_COUNT
-HELD_OUT = 2000  # real pictures that measure the judge and do not train it
+MEASURED_ON = 2000  # reserved avatars
 EPOCHS = 5
 SURE = 0.9  # probability from which an attribute counts as recognised
 TILES = 64  # of the first grid
 EASY = 0.99  # share of real pictures on which the judge is sure, from which an attribute counts
 USUAL = 0.99  # quantile of the real pictures' distances that a clean tile stays below
 BATCH = 64
-_KEY = "avatar-classifier"
+_KEY = "avatar-classifier-2"  # the first had learned some of the avatars that are now reserved
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,7 @@ class Judge:
         return torch.cat(parts).numpy()
 
     def __str__(self) -> str:
-        learned = self.origin.pictures - _held_out(self.origin.pictures)
-        return f"classifier trained on {learned:,} labelled avatars"
+        return f"classifier trained on {self.origin.pictures:,} labelled avatars"
 
 
 def has_labels(info: WeightsInfo) -> bool:
@@ -131,23 +130,18 @@ def load_or_fit(path: Path, wanted: Origin) -> Judge:
         return judge
     print(f"training the classifier, to be kept in {path}", file=sys.stderr)
     pictures = load_avatars(wanted.image_size, wanted.background, wanted.seed, wanted.pictures)
-    known = len(pictures.images) - _held_out(len(pictures.images))
-    labels = {name: values[:known] for name, values in pictures.labels.items()}
-    classifier = fit(pictures.images[:known], labels, EPOCHS, seed=0)
-    found = classifier.classify(pictures.images[known:])
+    classifier = fit(pictures.images, pictures.labels, EPOCHS, seed=0)
+    reserved = load_reserved_avatars(wanted.image_size, wanted.background, MEASURED_ON)
+    found = classifier.classify(reserved.images)
     accuracy = {
-        name: round(float((found[name].argmax(1) == values[known:]).mean()), 4)
-        for name, values in pictures.labels.items()
+        name: round(float((found[name].argmax(1) == values).mean()), 4)
+        for name, values in reserved.labels.items()
     }
     classes = {name: found[name].shape[1] for name in found}
     about = {"classes": classes, "accuracy": accuracy, "origin": asdict(wanted)}
     with atomic_path(path) as beside:
         beside.write_bytes(save(classifier.state_dict(), {_KEY: json.dumps(about)}))
     return Judge(classifier, classes, accuracy, wanted)
-
-
-def _held_out(pictures: int) -> int:
-    return min(HELD_OUT, pictures // 2)
 
 
 def _load(path: Path) -> Judge:

@@ -150,7 +150,7 @@ def examine(
     of_samples, of_reference = (min(count, len(x)) for x in (samples, reals.reference))
     seen = int(reals.seen[:count].sum())
     return near, {
-        "verdict": verdict(results, of_samples, of_reference, seen),
+        "verdict": verdict(results, of_samples, of_reference, seen, reals.missing),
         "samples": of_samples,
         "references": of_reference,
         "reference": reals.described,
@@ -191,7 +191,13 @@ def compare(samples: Vectors, reference: Vectors) -> dict[str, Any]:
     }
 
 
-def verdict(spaces: dict[str, dict[str, Any]], samples: int, reference: int, seen: int = 0) -> str:
+def verdict(
+    spaces: dict[str, dict[str, Any]],
+    samples: int,
+    reference: int,
+    seen: int = 0,
+    missing: Sequence[str] = (),
+) -> str:
     """What the tests say, in words.
 
     Training pictures serve as a reference that finds copies, but not as one that finds none:
@@ -201,6 +207,7 @@ def verdict(spaces: dict[str, dict[str, Any]], samples: int, reference: int, see
         spaces: what was compared -> ``compare``'s numbers.
         samples, reference: how many samples and real pictures there were.
         seen: how many of these real pictures had been trained on.
+        missing: what else was trained on, and could not be looked at.
     """
     unseen = reference - seen
     copied = [name for name, found in spaces.items() if found["copies"]]
@@ -211,6 +218,8 @@ def verdict(spaces: dict[str, dict[str, Any]], samples: int, reference: int, see
             f"as near to one of them as the nearest {TAIL:.0%} of other real pictures are; look "
             "at them with: python -m training neighbours"
         )
+    if missing:
+        return f"cannot be told: it was not compared with {'; '.join(missing)}"
     if unseen < LEAST_UNSEEN:
         return (
             f"cannot be told: {seen} of the {reference} real pictures to compare with were trained "

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from handler.pixels import Images
-from training.data.avatars import ATTRIBUTES, choose_parts, load_avatars
-from training.data.batches import digests, identity_of, split
-from training.data.decode import Channels, Pictures, PictureSpec
+from training.data.avatars import load_avatars, load_reserved_avatars
+from training.data.batches import digests, first_equal, identity_of, split
+from training.data.decode import Channels, DataError, Pictures, PictureSpec
 from training.data.sources import load
-from training.lab.judge import Judge, Origin, has_labels, judge_of
+from training.lab.judge import Judge, has_labels, judge_of
 from training.lab.options import OfWeights, UsageError
-from training.weights import WeightsInfo
+from training.weights import WeightsInfo, picture_sets
 
-UNSEEN_SEED = 2**32 + 1  # draws the avatars to compare with; far from the seeds of runs
 LEAST_HELD_OUT = 100  # pictures held out by a run, up to which training pictures join them
 
 
@@ -26,7 +27,8 @@ class Reals:
     """Training pictures and a reference.
 
     Attributes:
-        trained_on: uint8 (N, H, W, C), all pictures that the Generator was trained on.
+        trained_on: uint8 (N, H, W, C), all pictures that the Generator was trained on, those of
+            the weights that it started from among them.
         reference: uint8 (M, H, W, C), real pictures to compare samples with, in random
             order: folders are often sorted by class, and not always all are taken.
         different: int64 (K,), ascending, which of ``trained_on`` differ: of equal ones the first.
@@ -36,6 +38,7 @@ class Reals:
             what a run held out is among ``trained_on`` too.
         described: what the reference is, in words.
         labels: attribute -> int64 (M,) of the reference, empty when there are none.
+        missing: what else the Generator was trained on, and cannot be had, in words.
     """
 
     trained_on: Images
@@ -45,6 +48,7 @@ class Reals:
     seen: npt.NDArray[np.bool_]
     described: str
     labels: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    missing: Sequence[str] = ()
 
     def others(self, count: int) -> Images:
         """At most ``count`` training pictures, random ones, none of them in the reference."""
@@ -57,12 +61,15 @@ def unseen_reals(
     images: Images,
     described: str,
     labels: dict[str, npt.NDArray[np.int64]] | None = None,
+    missing: Sequence[str] = (),
 ) -> Reals:
     """A reference from elsewhere, which may yet hold what the Generator was trained on."""
     different = np.unique(pictures.first_equal)
     at = dict(zip(digests(pictures.images[row] for row in different), different, strict=True))
     rows = np.array([at.get(digest, -1) for digest in digests(images)], np.int64)
-    return Reals(pictures.images, images, different, rows, rows >= 0, described, labels or {})
+    return Reals(
+        pictures.images, images, different, rows, rows >= 0, described, labels or {}, missing
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +90,11 @@ class OfPictures(OfWeights):
             UsageError: the weights do not say what they were trained on.
             DataError: the pictures cannot be read.
         """
-        made = info.provenance
-        data = data or self.data or made.get("data")
+        return self._drawn(info.provenance, info, data or self.data)
+
+    def _drawn(self, made: Mapping[str, Any], info: WeightsInfo, data: str | None) -> Pictures:
+        """What ``made`` says, or ``data`` in its place."""
+        data = data or made.get("data")
         if not isinstance(data, str):
             raise UsageError(f"{self.weights} does not say what it was trained on; give --data")
         background = made.get("background", "#ffffff")
@@ -129,9 +139,9 @@ class AgainstReals(OfPictures):
     def reals(self, info: WeightsInfo, count: int, judge: Judge | None) -> Reals:
         """Training pictures, and ``count`` others to compare with, or fewer.
 
-        The others are those of ``held_out``; else, for avatars, new ones that neither the
-        Generator nor the judge has seen; or those that the run held out, joined by training
-        pictures where they are few; or, when there is nothing of that, random training pictures.
+        The others are those of ``held_out``; else, for avatars, reserved ones; or those that the
+        run held out, joined by training pictures where they are few; or, when there is nothing of
+        that, random training pictures.
 
         Raises:
             UsageError: there are fewer than 4 pictures, or the weights do not say what they were
@@ -145,14 +155,16 @@ class AgainstReals(OfPictures):
                 f"{len(pictures.images)}); 4 are the least to measure, and whether so few are "
                 "copied cannot be told"
             )
+        given, missing = self._given(info, pictures)
         if self.held_out is not None:
             unseen = self.pictures(info, self.held_out)
             images = unseen.images[_shuffled(np.arange(len(unseen.images)), 0)[:count]]
-            return unseen_reals(pictures, images, f"{len(images):,} pictures of {self.held_out}")
+            what = f"{len(images):,} pictures of {self.held_out}"
+            return unseen_reals(given, images, what, missing=missing)
         if judge is not None:
-            fresh = unseen_avatars(pictures, info, count, judge.origin)
-            what = f"{len(fresh.images):,} avatars that neither Generator nor classifier has seen"
-            return unseen_reals(pictures, fresh.images, what, fresh.labels)
+            fresh = load_reserved_avatars(info.image_size, info.provenance["background"], count)
+            what = f"{count:,} reserved avatars, which are never trained on"
+            return unseen_reals(given, fresh.images, what, fresh.labels, missing)
         different = np.unique(pictures.first_equal)
         total = len(different)
         moved = self.data is not None
@@ -166,8 +178,42 @@ class AgainstReals(OfPictures):
             parts.append(f"{len(joining):,} random training pictures, for want of --held-out")
         rows = np.append(kept, joining)
         images = np.ascontiguousarray(pictures.images[rows])
+        inherited = set(digests(given.images[len(pictures.images) :]))
         seen = np.arange(len(rows)) >= len(kept)
-        return Reals(pictures.images, images, different, rows, seen, " and ".join(parts))
+        seen |= np.fromiter((digest in inherited for digest in digests(images)), bool)
+        described = " and ".join(parts)
+        different = np.unique(given.first_equal)
+        return Reals(given.images, images, different, rows, seen, described, missing=missing)
+
+    def _given(self, info: WeightsInfo, own: Pictures) -> tuple[Pictures, list[str]]:
+        """The pictures of the run, then those of what it started from; and what is missing."""
+        found, missing = [own.images], []
+        sets = picture_sets(self.weights, info.provenance)
+        if not _are_those(own, sets[0]):
+            missing.append(f"what {self.weights} was trained on ({own.source} holds others now)")
+        for made in sets[1:]:
+            try:
+                pictures = self._drawn(made, info, None)
+                if "digest" in made and _are_those(pictures, made):
+                    found.append(pictures.images)
+                    continue
+            except (UsageError, DataError):
+                pass
+            missing.append(f"what {made['weights']} was trained on, from which this run started")
+        if len(found) == 1:
+            return own, missing
+        images = np.concatenate(found)
+        return Pictures(images, own.source, equal=first_equal(images)), missing
+
+
+def _are_those(pictures: Pictures, made: Mapping[str, Any]) -> bool:
+    """Whether a set of pictures is the one that was trained on, as far as its digest is known.
+
+    Earlier versions did not keep it, and drew the avatars otherwise.
+    """
+    if "digest" not in made:
+        return made.get("data") != "avatars"
+    return bool(identity_of(pictures.images).digest == made["digest"])
 
 
 def _shuffled(rows: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
@@ -198,17 +244,3 @@ def _held_out_by_the_run(
         int(made["seed"]),
     )
     return np.setdiff1d(equal[parts.held_out], equal[parts.train])
-
-
-def unseen_avatars(trained_on: Pictures, info: WeightsInfo, count: int, judge: Origin) -> Pictures:
-    """At most ``count`` avatars, in no set that the Generator or the judge has learned from."""
-    background = str(info.provenance["background"])
-    known = {*_cats(trained_on.labels), *_cats(choose_parts(judge.seed, judge.pictures))}
-    drawn = load_avatars(info.image_size, background, UNSEEN_SEED, count + count // 2)
-    fresh = np.flatnonzero([cat not in known for cat in _cats(drawn.labels)])[:count]
-    labels = {name: values[fresh] for name, values in drawn.labels.items()}
-    return Pictures(drawn.images[fresh], drawn.source, labels)
-
-
-def _cats(labels: dict[str, npt.NDArray[np.int64]]) -> list[tuple[int, ...]]:
-    return list(zip(*(labels[name].tolist() for name in ATTRIBUTES), strict=True))

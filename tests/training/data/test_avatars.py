@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from training.data.avatars import ATTRIBUTES, load_avatars
+from handler.pixels import Images
+from training.data.avatars import (
+    ATTRIBUTES,
+    RESERVED_ONE_IN,
+    Labels,
+    are_reserved,
+    load_avatars,
+    load_reserved_avatars,
+)
 from training.data.decode import Pictures, PictureSpec
 from training.data.sources import load
+from training.lab import judge
 
 SKY = "#c8d4e0"
 COUNT = 1500  # more than are composed at once
@@ -69,6 +81,61 @@ def test_background_is_in_the_corner(cats: Pictures) -> None:
     assert (cats.images[:, 0, 0] == (200, 212, 224)).all()
     black = load_avatars(32, "#000000", seed=1, count=5)
     assert (black.images[:, 0, 0] == 0).all()
+
+
+def test_no_training_is_given_a_reserved_cat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a Generator's nor the judge's, and whatever the seed."""
+    for seed in range(5):
+        assert not are_reserved(load_avatars(32, SKY, seed, COUNT).labels).any()
+    assert not are_reserved(load(PictureSpec(image_size=32)).labels).any()
+    learned: list[Labels] = []
+
+    def fit(_: Images, labels: Labels, *__: int, **___: int) -> judge.AttributeClassifier:
+        learned.append(labels)
+        return judge.AttributeClassifier(dict.fromkeys(labels, 16), 3, 32).eval()
+
+    monkeypatch.setattr(judge, "fit", fit)
+    judge.load_or_fit(tmp_path / "judge.safetensors", judge.Origin(32, SKY, 999, COUNT))
+    assert len(learned[0]["body"]) == COUNT
+    assert not are_reserved(learned[0]).any()
+
+
+def test_reserved_cats_are_like_the_others() -> None:
+    reserved = load_reserved_avatars(32, SKY, 5000)
+    assert are_reserved(reserved.labels).all()
+    for name, values in reserved.labels.items():
+        shares = np.bincount(values) / len(values)
+        np.testing.assert_allclose(shares, 1 / len(shares), atol=0.02, err_msg=name)
+    with pytest.raises(ValueError, match=r"choose 1 to (\d+)") as caught:
+        load_reserved_avatars(32, SKY, 360_000)
+    count = int(str(caught.value).split()[-1])
+    assert count == pytest.approx(360_000 / RESERVED_ONE_IN, rel=0.03)
+
+
+def test_which_cats_are_reserved_never_changes() -> None:
+    every = np.unravel_index(np.arange(360_000), (15, 10, 15, 10, 16))
+    reserved = are_reserved(dict(zip(ATTRIBUTES, every, strict=True)))
+    assert hashlib.sha256(np.packbits(reserved).tobytes()).hexdigest()[:16] == "db45d7356d8526ec"
+
+
+def test_neighbours_of_a_cat_are_as_often_reserved_as_any() -> None:
+    """Else every sample would be nearer to some training picture than the reference is."""
+    every = np.unravel_index(np.arange(360_000), (15, 10, 15, 10, 16))
+    reserved = are_reserved(dict(zip(ATTRIBUTES, every, strict=True))).reshape(15, 10, 15, 10, 16)
+    share = reserved.mean()
+    for axis in range(5):
+        both = (reserved & np.roll(reserved, 1, axis)).mean() / share
+        assert both == pytest.approx(share, rel=0.15), ATTRIBUTES[axis]
+
+
+def test_the_two_furs_that_are_one_are_on_one_side() -> None:
+    reserved = load_reserved_avatars(32, SKY, 10_000)
+    twins = {name: values.copy() for name, values in reserved.labels.items()}
+    twins["fur"] = np.where(twins["fur"] == 2, 6, twins["fur"])
+    assert (reserved.labels["fur"] == 2).sum() > 500
+    assert are_reserved(twins).all()
 
 
 @pytest.mark.parametrize("count", [0, -1, 10**9])

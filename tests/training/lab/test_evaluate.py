@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.generators import BACKGROUND, photos, weights
+from tests.support.generators import BACKGROUND, photos, trained_on_avatars, weights
 from training.__main__ import main
 from training.lab.judge import Origin, load_or_fit
 
@@ -36,7 +36,7 @@ def cells(table: str, first: str) -> list[str]:
 
 
 def test_avatars(tmp_path: Path, judge: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = weights(tmp_path, data="avatars", pictures=128, seed=999)
+    path = weights(tmp_path, **trained_on_avatars(128))
     report, table = evaluated(
         capsys, "--weights", str(path), "--samples", "32", "--classifier", str(judge)
     )
@@ -45,7 +45,7 @@ def test_avatars(tmp_path: Path, judge: Path, capsys: pytest.CaptureFixture[str]
     assert not any("FID" in name or "KID" in name for name in measures)
     assert any("FID" in line for line in report["left_out"])
     frechet = measures["Fréchet distance, in features"]
-    assert frechet["extractor"].startswith("classifier trained on 128 labelled avatars")
+    assert frechet["extractor"].startswith("classifier trained on 256 labelled avatars")
     assert "biased" in frechet["extractor"]  # 32 pictures, 128 dimensions
     # An untrained Generator: far from the real pictures, and all alike.
     assert frechet["value"] > 3 * frechet["real"]
@@ -92,10 +92,11 @@ def test_pictures_of_a_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_a_result_beside_an_earlier_one(
     tmp_path: Path, judge: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = weights(tmp_path, data="avatars", pictures=128, seed=999, start_from="old.safetensors")
+    path = weights(tmp_path, **trained_on_avatars(128) | {"start_from": "old.safetensors"})
     flags = ["--weights", str(path), "--samples", "16", "--classifier", str(judge)]
     report, _ = evaluated(capsys, *flags)
     assert any("old.safetensors" in line for line in report["left_out"])
+    assert report["memorisation"]["verdict"].startswith("cannot be told")
     report["measures"][0]["value"] = 4321
     (tmp_path / "earlier.json").write_text(json.dumps(report))
     _, err = evaluated(
@@ -122,7 +123,7 @@ def test_bad_input_is_told(
     arguments: list[str], words: str, tmp_path: Path, judge: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    path = weights(tmp_path, data="avatars", pictures=64, seed=999)
+    path = weights(tmp_path, **trained_on_avatars(64))
     monkeypatch.chdir(tmp_path)
     start = ["evaluate", "--weights", str(path), "--samples", "16", "--classifier", str(judge)]
     assert main([*start, *arguments]) == 2

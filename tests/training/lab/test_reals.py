@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.generators import BACKGROUND, photos, weights
+from tests.support.generators import AVATARS, BACKGROUND, photos, weights
 from training.__main__ import main
 from training.data.batches import identity_of, split
 from training.data.decode import PictureSpec
@@ -95,6 +96,51 @@ def test_a_part_of_the_held_out_pictures_is_random(tmp_path: Path) -> None:
             Image.new("RGB", (32, 32), colour).save(unseen / name / f"{i}.png")
     found = reals_of(weights(tmp_path, data=str(folder)), count=16, held_out=unseen)
     assert len({image.tobytes() for image in found.reference}) == 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_the_starting_weights_have_learned_from_is_looked_at_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start: list[str] = []
+    runs = [tmp_path / "0", tmp_path / "1"]
+    for number, count in enumerate((24, 30)):
+        data, run = photos(tmp_path / f"photos{number}", count, seed=number), runs[number]
+        assert main(["--data", str(data), "--out", str(run), "--batch-size", "4", "--image-size",
+                     "32", "--nz", "6", "--ngf", "2", "--ndf", "2", "--max-steps", "1",
+                     "--cache", "None", *start]) == 0  # fmt: skip
+        start = ["--start-from", str(runs[0] / "generator.safetensors")]
+    path, unseen = runs[1] / "generator.safetensors", photos(tmp_path / "unseen", 9, seed=2)
+    shutil.copy(tmp_path / "photos0" / "3.png", unseen)  # what the first of them was trained on
+    found = reals_of(path, held_out=unseen)
+    assert len(found.different) == 24 + 30
+    assert found.seen.sum() == 1
+    assert found.missing == []
+    assert reals_of(path).described.startswith("4 pictures that the run had held out")
+
+    (tmp_path / "photos0" / "3.png").unlink()
+    found = reals_of(path, held_out=unseen)
+    assert len(found.different) == 30
+    (what,) = found.missing
+    assert what == f"what {start[1]} was trained on, from which this run started"
+    capsys.readouterr()
+    assert main(["evaluate", "--weights", str(path), "--held-out", str(unseen), "--samples", "9",
+                 "--cache", "None"]) == 0  # fmt: skip
+    report = json.loads(capsys.readouterr().out)
+    assert report["memorisation"]["verdict"].startswith("cannot be told: it was not compared with")
+    assert f"copies of {what}" in report["left_out"]
+
+
+def test_pictures_that_have_changed_since_are_missing(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", 40)
+    images = load_folder(folder, PictureSpec(image_size=32, background=BACKGROUND, cache=None))
+    made = {"data": str(folder), "digest": identity_of(images.images).digest}
+    assert reals_of(weights(tmp_path, **made)).missing == []
+    (folder / "7.png").unlink()
+    (what,) = reals_of(weights(tmp_path, **made)).missing
+    assert what.endswith(f"was trained on ({folder} holds others now)")
+    old = weights(tmp_path, **AVATARS | {"pictures": 20})  # an earlier version drew others
+    assert reals_of(old).missing[0].endswith("was trained on (avatars holds others now)")
 
 
 @pytest.mark.usefixtures("quick")
