@@ -31,6 +31,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any, TextIO, cast
 
+import torch
 import tyro
 
 from training import distributed, networks
@@ -40,7 +41,7 @@ from training.data.decode import DataError
 from training.data.sources import load, report
 from training.distributed import DevicesError, PeerError, World, choose_device, choose_precision
 from training.lab.options import Command, UsageError
-from training.loop import train
+from training.loop import batch_that_fits, train
 from training.start import identify_pictures, settle, starting_networks, write_start
 from training.weights import WeightsError
 
@@ -212,6 +213,12 @@ def _train(arguments: Sequence[str], world: World, held: ExitStack) -> int:
             return 1
         print(f"interrupted at once{left}", file=sys.stderr)
         return 130
+    except torch.OutOfMemoryError as error:
+        outcome, why = None, str(error).splitlines()[0]
+    if outcome is None:  # outside of the handler, whose traceback holds what fills the memory
+        size = batch_that_fits(config, pictures.images.shape[-1], device, precision, world)
+        print(f"error: {_too_little_memory(config, why, size)}", file=sys.stderr)
+        return 1
     if world.is_first:
         words = f"{outcome.ended} after {outcome.step} steps; {outcome.verdict.words}"
         print(words, file=sys.stderr)
@@ -225,6 +232,14 @@ def _train(arguments: Sequence[str], world: World, held: ExitStack) -> int:
         }
         tell(json.dumps(result))
     return {"finished": 0, "interrupted": 130, "dead": 1}[outcome.ended]
+
+
+def _too_little_memory(config: TrainConfig, why: str, fits: int | None) -> str:
+    advice = f"--batch-size {fits} fits" if fits else "try a smaller --batch-size, --ngf and --ndf"
+    return (
+        f"an update of --batch-size {config.batch_size} at {config.image_size} px does not fit "
+        f"into the memory of the GPU; {advice}, in a new run with another --out ({why})"
+    )
 
 
 def _describe(config: TrainConfig, channels: int) -> str:

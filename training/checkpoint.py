@@ -30,7 +30,26 @@ class CheckpointError(RuntimeError):
     """No checkpoint of the run can be used; the message lists what was tried."""
 
 
-def save(folder: Path, trainer: Trainer, step: int, kept: int) -> Path:
+def pack(trainer: Trainer, step: int) -> memoryview:
+    """The state after ``step`` updates as the bytes of a file: a copy, so the run may go on."""
+    state = {
+        "format": _FORMAT,
+        "step": step,
+        "generator": trainer.generator.state_dict(),
+        "discriminator": trainer.discriminator.state_dict(),
+        "ema": trainer.ema.generator.state_dict(),
+        "adam_g": trainer.adam_g.state_dict(),
+        "adam_d": trainer.adam_d.state_dict(),
+        "lr_scale": trainer.lr_scale,
+        "rollbacks": trainer.rollbacks,
+        "best": trainer.best and {"step": trainer.best.step, "distance": trainer.best.distance},
+    }
+    packed = io.BytesIO()
+    torch.save(state, packed)
+    return packed.getbuffer()
+
+
+def save(folder: Path, packed: memoryview, step: int, kept: int) -> None:
     """Write the state after ``step`` updates; then delete all but the newest ``kept``.
 
     Those of later updates are deleted too: the run has gone back, or could not read them.
@@ -39,21 +58,20 @@ def save(folder: Path, trainer: Trainer, step: int, kept: int) -> Path:
         OSError: the checkpoint could not be written; the earlier ones are still there.
     """
     path = folder / f"step_{step:08d}.pt"
-    _write(path, trainer, step)
+    _write(path, packed)
     found = _newest_first(folder)
     own = found.index(path)
     for other in [*found[:own], *found[own + kept :]]:
         other.unlink()
-    return path
 
 
-def save_best(folder: Path, trainer: Trainer, step: int) -> None:
-    """Write the state after ``step`` updates as the best one so far, in place of the last best.
+def save_best(folder: Path, packed: memoryview) -> None:
+    """Write a state as the best one so far, in place of the last best.
 
     Raises:
         OSError: it could not be written; the last best is still there.
     """
-    _write(folder / BEST, trainer, step)
+    _write(folder / BEST, packed)
 
 
 def is_usable(trainer: Trainer) -> bool:
@@ -121,24 +139,10 @@ def read_discriminator(path: Path) -> dict[str, torch.Tensor]:
         ) from None
 
 
-def _write(path: Path, trainer: Trainer, step: int) -> None:
-    state = {
-        "format": _FORMAT,
-        "step": step,
-        "generator": trainer.generator.state_dict(),
-        "discriminator": trainer.discriminator.state_dict(),
-        "ema": trainer.ema.generator.state_dict(),
-        "adam_g": trainer.adam_g.state_dict(),
-        "adam_d": trainer.adam_d.state_dict(),
-        "lr_scale": trainer.lr_scale,
-        "rollbacks": trainer.rollbacks,
-        "best": trainer.best and {"step": trainer.best.step, "distance": trainer.best.distance},
-    }
+def _write(path: Path, packed: memoryview) -> None:
     # Not by torch: on a full disk it raises errors of its own, without a word of the disk.
-    packed = io.BytesIO()
-    torch.save(state, packed)
     with atomic_path(path) as beside:
-        beside.write_bytes(packed.getbuffer())
+        beside.write_bytes(packed)
 
 
 def _read_latest(folder: Path) -> dict[str, Any]:

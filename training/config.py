@@ -35,6 +35,7 @@ RESUMABLE = {
     "data_root",
     "dry_run",
     "keep_checkpoints",
+    "least_seconds",
     "log_every",
     "max_steps",
     "on_dead",
@@ -69,6 +70,9 @@ class Schedule:
     """Steps between checkpoints."""
     keep_checkpoints: Count = 3
     """The newest so many are kept, and the best one besides."""
+    least_seconds: Amount = 0.0
+    """Seconds at least between two grids, and between two checkpoints: those due sooner are left
+    out. On a fast GPU they would take a good part of the time."""
 
     def rise(self, step: int) -> float:
         """What the learning rate of G is multiplied by in update ``step``, from 0."""
@@ -148,6 +152,8 @@ class TrainConfig(Schedule, PictureSpec):
     """Pictures (at most 1/8 of all) kept from D, to see it learn the rest by heart (2006.06676)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the hardware has it, float32 elsewhere."""
+    deterministic: bool = False
+    """On a GPU only kernels that give the same bits each time: slower, and --resume is exact."""
     compile: bool = False
     """torch.compile both networks: a slow start, then fewer passes over memory."""
     on_dead: Literal["stop", "warn", "rollback"] = "stop"

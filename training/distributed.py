@@ -249,6 +249,28 @@ def choose_device(local_rank: int = 0) -> torch.device:
     return torch.device(f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu")
 
 
+@contextmanager
+def arithmetic(precision: torch.dtype, *, deterministic: bool) -> Iterator[None]:
+    """What a GPU may do for its speed: TF32, unless float32 is meant; kernels chosen by trial.
+
+    Args:
+        precision: of the run.
+        deterministic: only kernels that give the same bits each time.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled()
+    cudnn.benchmark = not deterministic
+    cudnn.allow_tf32 = precision is not torch.float32  # it keeps 10 bits of 23
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at its first product
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32 = before[:2]
+        torch.use_deterministic_algorithms(before[2])
+
+
 def choose_precision(
     wanted: Literal["auto", "float32", "bfloat16"], device: torch.device
 ) -> torch.dtype:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 LOCK = "run.lock"  # in a run's folder while a process writes there, or after it was killed
-_PARTIAL = re.compile(r"\..*-[a-z0-9_]{8}(\.\w+)?")  # as mkstemp names files below
+_PARTIAL = re.compile(r"\..*-[a-z0-9_]{8}(\.\w+)?")  # as ``atomic_path`` names files, or once did
 
 
 @contextmanager
@@ -25,18 +26,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming(path):
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent
-        )
-        os.close(handle)
-        beside = Path(name)
+        beside = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+        # Not by tempfile, whose files nobody else may read: a server's user must.
+        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:
             yield beside
             with beside.open("rb+") as written:
                 os.fsync(written.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            beside.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide the file from a server user
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)

@@ -13,9 +13,11 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,7 +32,7 @@ from training import checkpoint
 from training.config import TrainConfig
 from training.data.batches import Split, batches, identity_of, split, to_pictures
 from training.data.decode import Pictures
-from training.distributed import ALONE, PeerError, World
+from training.distributed import ALONE, PeerError, World, arithmetic
 from training.files import remove_partial
 from training.health import (
     FEW,
@@ -122,7 +124,6 @@ def train(
         OSError: something could not be written.
         PeerError: one of these happened in the first process, which reads and writes for all.
     """
-    torch.backends.cudnn.benchmark = True
     if world.is_first:
         remove_partial(out)
     trainer = Trainer(config, pictures.images.shape[-1], device, precision, world)
@@ -131,8 +132,12 @@ def train(
         trainer.start_from(start)
         if world.is_first:
             save_grid(out / "samples" / "real.png", pictures.images[: len(PREVIEW_SEEDS)])
-    with Journal(out / "stats.jsonl", step, world.is_first) as journal:
-        run = _Run(config, pictures, out, trainer, journal, step, start.inherited)
+    with (
+        Journal(out / "stats.jsonl", step, world.is_first) as journal,
+        ThreadPoolExecutor(1, "checkpoints") as writer,
+        arithmetic(precision, deterministic=config.deterministic),
+    ):
+        run = _Run(config, pictures, out, trainer, journal, step, start.inherited, writer)
         with catch_stop_signals(patient=world.size > 1, speaks=world.is_first) as stop:
             ended = run.go(stop)
             if ended == "interrupted" and world.is_first:
@@ -141,6 +146,30 @@ def train(
                     f"{FINAL_CALIBRATION:,} latents for generator.safetensors"
                 )
             return run.finish(ended)
+
+
+def batch_that_fits(
+    config: TrainConfig,
+    channels: int,
+    device: torch.device,
+    precision: torch.dtype,
+    world: World = ALONE,
+) -> int | None:
+    """The largest half, quarter, ... of the batch of which an update fits into the memory.
+
+    It is tried. None if there is none, or where several processes would have to try together.
+    """
+    size = config.batch_size // 2 if world.size == 1 else 0
+    while size >= max(2, 2 * config.d_group):
+        if size % max(1, 2 * config.d_group) == 0:
+            torch.cuda.empty_cache()
+            with suppress(torch.OutOfMemoryError):
+                trainer = Trainer(replace(config, batch_size=size), channels, device, precision)
+                shape = (size, channels, config.image_size, config.image_size)
+                trainer.step(torch.zeros(shape, device=device), 0)  # one that has R1
+                return size
+        size //= 2
+    return None
 
 
 class _Run:
@@ -158,7 +187,8 @@ class _Run:
         trainer: Trainer,
         journal: Journal,
         step: int,
-        inherited: Sequence[dict[str, Any]] = (),
+        inherited: Sequence[dict[str, Any]],
+        writer: Executor,
     ) -> None:
         self.config, self.pictures, self.out = config, pictures, out
         self.inherited = inherited
@@ -168,6 +198,9 @@ class _Run:
         self.step, self.saved_step = step, step
         self.started = time.monotonic() - journal.seconds
         self.pending: list[Tensor] = []
+        self.writer, self.writing = writer, Future[None]()
+        self.writing.set_result(None)
+        self.done_at = {"samples": -math.inf, "checkpoint": -math.inf}
         self.checks = Checks(pictures, self.split, trainer)
         self._watch()
 
@@ -213,6 +246,7 @@ class _Run:
         """Save what there is; a dead run's state is saved too, for a look at it."""
         if self.step != self.saved_step:
             self._checkpoint()
+        self.writing.result()
         generator = self._measured()
         # Losses are those from before an update: what the last one did is seen here alone.
         fault = self.world.from_first(lambda: fault_of(generator) if generator else None)
@@ -237,6 +271,7 @@ class _Run:
         """Return to the best state; None where there is none, or it cannot be read."""
         if self.trainer.best is None:
             return None
+        self.writing.result()
         try:
             return checkpoint.load_best(self.checkpoints, self.trainer)
         except (checkpoint.CheckpointError, PeerError) as error:
@@ -259,12 +294,23 @@ class _Run:
         self.pending.append(torch.stack([getattr(stats, name) for name in STAT_NAMES]))
         if config.logs_after(self.step):
             self._log(bar)
-        if config.samples_after(self.step):
+        if config.samples_after(self.step) and self._is_time("samples"):
             self._sample()
-        if config.saves_after(self.step):
+        if config.saves_after(self.step) and self._is_time("checkpoint"):
             self._checkpoint()
         if config.logs_after(self.step):
             self._judge(bar)
+
+    def _is_time(self, what: str) -> bool:
+        """Whether the last of these is long enough ago, by the clock of the first process."""
+        least_s = self.config.least_seconds
+        if not least_s or self.step == self.config.max_steps:
+            return True
+        now = self.world.from_first(time.monotonic)
+        if now - self.done_at[what] < least_s:
+            return False
+        self.done_at[what] = now
+        return True
 
     def _log(self, bar: tqdm[Any]) -> None:
         # One transfer for all updates since the last line: waiting for a GPU at every update
@@ -296,13 +342,23 @@ class _Run:
         if closest and self.world.from_first(lambda: checkpoint.is_usable(self.trainer)):
             self.trainer.best = Best(self.step, distance)
             if self.world.is_first:
-                checkpoint.save_best(self.checkpoints, self.trainer, self.step)
+                self._write(partial(checkpoint.save_best, self.checkpoints))
 
     def _checkpoint(self) -> None:
         if self.world.is_first:
             kept = self.config.keep_checkpoints
-            checkpoint.save(self.checkpoints, self.trainer, self.step, kept)
+            self._write(partial(checkpoint.save, self.checkpoints, step=self.step, kept=kept))
         self.saved_step = self.step
+
+    def _write(self, write: Callable[[memoryview], None]) -> None:
+        """Let the state be written while the run goes on.
+
+        Raises:
+            OSError: the one before could not be.
+        """
+        packed = checkpoint.pack(self.trainer, self.step)
+        self.writing.result()
+        self.writing = self.writer.submit(write, packed)
 
     def _judge(self, bar: tqdm[Any]) -> None:
         """Say what has changed, once."""
@@ -325,6 +381,7 @@ class _Run:
         self.step = best
         trainer.lr_scale, trainer.rollbacks = lr_scale, rollbacks
         self._checkpoint()  # before anything of the way that was lost is deleted
+        self.writing.result()
         self.journal.cut(self.step)
         event = (
             f"update {died_at} was dead ({self.verdict.kind}); back to update {self.step} with "
@@ -404,7 +461,9 @@ class Checks:
         tiles = images[: len(PREVIEW_SEEDS)]
         save_grid(path, tiles)
         real = self.images[np.sort(self.trained_on[: len(images)])]
-        distances = sliced_wasserstein_by_scale(images[: len(real)], real)
+        distances = sliced_wasserstein_by_scale(
+            images[: len(real)], real, device=self.trainer.device
+        )
         return pairwise_diversity(tiles), float(np.mean(list(distances.values())))
 
     def overfitting(self, step: int) -> float | None:

@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,6 +32,7 @@ from training.config import TrainConfig
 from training.data.avatars import load_avatars
 from training.data.batches import batches, first_equal, to_pictures
 from training.data.decode import Pictures
+from training.distributed import arithmetic
 from training.journal import Journal
 from training.loop import MOST_ROLLBACKS, Outcome, _Run, catch_stop_signals, train
 from training.networks import new_generator
@@ -191,8 +194,9 @@ def test_a_best_that_cannot_be_read_is_no_reason_to_fail(
     step = checkpoint.load_latest(tmp_path / "checkpoints", trainer)
     (tmp_path / "checkpoints" / "best.pt").write_bytes(b"")
     trainer.best = Best(step, 0.0)
-    with Journal(tmp_path / "stats.jsonl", step, True) as lines:
-        outcome = _Run(TINY, pictures, tmp_path, trainer, lines, step).finish("finished")
+    with Journal(tmp_path / "stats.jsonl", step, True) as lines, ThreadPoolExecutor(1) as writer:
+        run_ = _Run(TINY, pictures, tmp_path, trainer, lines, step, (), writer)
+        outcome = run_.finish("finished")
     assert outcome.best is None
     assert "best.pt is not usable" in caplog.text
 
@@ -490,6 +494,95 @@ def test_a_verdict_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [json.dumps(entry) for entry in journal(tmp_path)].count("verdict") == 0
     said = [e["verdict"].split(":")[0] for e in journal(tmp_path) if "verdict" in e]
     assert said == ["too little data", "diverged"]  # of 22 pictures, and of the number
+
+
+def test_checkpoints_are_written_while_the_run_goes_on(
+    pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written is the state of then, whatever has been trained since."""
+    whole = tmp_path / "whole"
+    config = replace(TINY, max_steps=5, checkpoint_every=2, keep_checkpoints=9)
+    run(config, pictures, whole)
+    write, released = checkpoint._write, threading.Event()
+    update = Trainer.step
+
+    def slow(path: Path, packed: memoryview) -> None:
+        assert released.wait(60)
+        write(path, packed)
+
+    def step(trainer: Trainer, real: torch.Tensor, number: int) -> StepStats:
+        if number == 3:  # one update after the state of two was to be written
+            assert not list((tmp_path / "run" / "checkpoints").glob("step*"))
+            released.set()
+        return update(trainer, real, number)
+
+    monkeypatch.setattr(checkpoint, "_write", slow)
+    monkeypatch.setattr(Trainer, "step", step)
+    run(config, pictures, tmp_path / "run")
+    for name in ("step_00000002.pt", "step_00000004.pt"):
+        states = [torch.load(r / "checkpoints" / name) for r in (whole, tmp_path / "run")]
+        assert_same(*states)
+
+
+def test_grids_and_checkpoints_keep_a_distance_in_time(
+    pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(1000))  # each look at it is a second later
+    monkeypatch.setattr("training.loop.time.monotonic", lambda: float(next(clock)))
+    config = replace(TINY, max_steps=9, sample_every=1, checkpoint_every=1, keep_checkpoints=99)
+    for least_s in (0, 1000):
+        out = tmp_path / str(least_s)
+        run(replace(config, least_seconds=float(least_s)), pictures, out)
+        grids = sorted(int(p.stem[-8:]) for p in (out / "samples").glob("step*"))
+        saved = sorted(int(p.stem[-8:]) for p in (out / "checkpoints").glob("step*"))
+        expected = [1, 9] if least_s else list(range(1, 10))
+        assert (grids, saved) == (expected, expected)
+
+
+def test_the_batch_that_fits_is_found_by_trying(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of a GPU whose memory holds five pictures."""
+    update = Trainer.step
+
+    def step(trainer: Trainer, real: torch.Tensor, number: int) -> StepStats:
+        if len(real) > 5:  # pictures
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
+        return update(trainer, real, number)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    assert main(flags(folder, tmp_path / "run", "--batch-size", "8")) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: an update of --batch-size 8 at 32 px does not fit into")
+    assert said.endswith("; --batch-size 4 fits, in a new run with another --out (CUDA out of "
+                         "memory. Tried to allocate 2 GiB.)")  # fmt: skip
+    more = ["--batch-size", "8", "--d-group", "4", "--d-norm", "none"]
+    assert main(flags(folder, tmp_path / "groups", *more)) == 1
+    assert "; try a smaller --batch-size, --ngf" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_float32_is_float32_on_a_gpu_too(precision: torch.dtype, deterministic: bool) -> None:
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled()
+    with arithmetic(precision, deterministic=deterministic):
+        assert cudnn.allow_tf32 == (precision is torch.bfloat16)
+        assert cudnn.benchmark == (not deterministic)
+        assert torch.are_deterministic_algorithms_enabled() == deterministic
+        assert not torch.backends.cuda.matmul.allow_tf32
+    assert before == (
+        cudnn.benchmark, cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled()
+    )  # fmt: skip
+
+
+def test_a_deterministic_run_uses_no_other_kernels(tmp_path: Path) -> None:
+    """Torch raises where an operation has none; on a GPU other ones are in question."""
+    config = replace(TINY, deterministic=True, max_steps=2, diffaugment=True, d_group=2)
+    assert go(config, tmp_path).ended == "finished"
 
 
 STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
