@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from client.session import read
 from deploy.gallery import HEADERS, PAGE, PATH
-from deploy.server import ROOT, Server
+from deploy.server import Ports, Server
 from tests.support.gallery_browser import (
     Visit,
     ask,
@@ -23,14 +22,9 @@ from tests.support.gallery_browser import (
     sources,
     wait_for_tiles,
 )
-from tests.support.proxies import ALICE, JS_MODULE, Proxy, environment, running
+from tests.support.proxies import ALICE, NEEDS_NGINX, Proxy, environment, refused, running
 
-pytestmark = [
-    pytest.mark.skipif(
-        not JS_MODULE.exists(),
-        reason="needs nginx: apt-get install nginx-light libnginx-mod-http-js",
-    ),
-]
+pytestmark = [NEEDS_NGINX]
 
 FRIEND = "https://app.example"
 OURS = ("X-Source", "X-Seed", "X-Num-Images", "X-Grid", "X-Model-Version", "X-Weights-SHA256",
@@ -99,13 +93,9 @@ def test_answers_and_refusals_can_be_read(proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize("origin", ["app.example", "https://", "https://a.example/path", "ftp://a"])
-def test_what_is_no_origin_stops_the_start(tmp_path: Path, server: Server, origin: str) -> None:
-    done = subprocess.run(
-        [ROOT / "deploy/proxy/proxy.sh"], check=False, capture_output=True, text=True, timeout=30,
-        env=environment(tmp_path, server.ports, CORS_ORIGINS=origin),
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert f"{origin} is no origin; write https://app.example" in done.stderr
+def test_what_is_no_origin_stops_the_start(tmp_path: Path, origin: str) -> None:
+    said = refused(environment(tmp_path, Ports(), CORS_ORIGINS=origin))
+    assert f"{origin} is no origin; write https://app.example" in said
 
 
 def test_the_page_is_served_without_a_key(proxy: Proxy) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -12,21 +13,24 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 
 import pytest
 import requests
 
-from deploy.server import HOST, ROOT, Ports, Server
+from deploy.server import HOST, Ports, Server
+from tests.support import live
 from tests.support.proxies import (
     ALICE,
     KEYS,
     NEEDS_NGINX,
+    SCRIPT,
     Proxy,
     check_problem,
     environment,
+    refused,
     running,
 )
 from tests.support.upstreams import upstream
@@ -53,30 +57,22 @@ def test_the_first_start_makes_a_key_and_shows_it_once(server: Server, tmp_path:
 def test_keys_change_without_a_restart(server: Server, tmp_path: Path) -> None:
     with running(tmp_path, server.ports, RATE="1000r/s") as proxy:
         (tmp_path / "secrets" / "api_keys").write_text(f"dora {'d' * 24}\n")
-        subprocess.run([ROOT / "deploy/proxy/proxy.sh", "reload"], env=proxy.variables, check=True)
-        deadline = time.monotonic() + 10
-        while proxy.predict("d" * 24, seed=1).status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        subprocess.run([SCRIPT, "reload"], env=proxy.variables, check=True)
+        live.wait(lambda: proxy.predict("d" * 24, seed=1).status_code == 200, 10)
         check_problem(proxy.predict(ALICE, seed=1), 401, "unauthorized")
 
 
 def certify(folder: Path, days: int, name: str = "tls") -> None:
     """A certificate and its key in the folder, good for this long; a negative number: expired."""
     folder.mkdir(exist_ok=True)
-    subprocess.run(
-        [
-            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-            "-noenc", "-days", str(max(days, 1)), "-subj", "/CN=mine", "-addext",
-            "subjectAltName=IP:127.0.0.1", "-keyout", folder / f"{name}.key",
-            "-out", folder / f"{name}.crt",
-        ],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    crt, key = f"{folder}/{name}.crt", f"{folder}/{name}.key"
+    kind = "ec -pkeyopt ec_paramgen_curve:P-256 -noenc -addext subjectAltName=IP:127.0.0.1"
+    files = f"-keyout {key} -out {crt} -days {max(days, 1)}"
+    commands = [f"req -x509 -newkey {kind} -subj /CN=mine {files}"]
     if days < 0:  # which req does not take
-        crt, key = folder / f"{name}.crt", folder / f"{name}.key"
-        again = ["openssl", "x509", "-in", crt, "-signkey", key, "-days", str(days), "-out", crt]
-        subprocess.run(again, check=True, capture_output=True)
+        commands.append(f"x509 -in {crt} -signkey {key} -days {days} -out {crt}")
+    for command in commands:
+        subprocess.run(["openssl", *command.split()], check=True, capture_output=True)
 
 
 def days_left(proxy: Proxy) -> float:
@@ -100,36 +96,30 @@ def test_changed_keys_and_certificates_are_read_again_by_themselves(tmp_path: Pa
     secrets, said = tmp_path / "secrets", tmp_path / "stderr"
     certify(secrets, days=2)
 
-    def until(what: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
-        while not what():
-            assert time.monotonic() < deadline, said.read_text()
-            time.sleep(0.1)
-
     def is_served() -> bool:
         text = ssl.get_server_certificate((HOST, int(proxy.url.rsplit(":", 1)[1])))
         return text.strip() == (secrets / "tls.crt").read_text().strip()
 
-    with upstream() as live, running(tmp_path, live.ports, RELOAD_S="0.2") as proxy:
+    with upstream() as behind, running(tmp_path, behind.ports, RELOAD_S="0.2") as proxy:
         (secrets / "api_keys").write_text("alice\n")
-        until(lambda: "no key after the name alice" in said.read_text())
+        live.wait(lambda: "no key after the name alice" in said.read_text(), 20)
         (secrets / "api_keys").write_text(KEYS)
         certify(secrets, days=3)
-        until(is_served)
+        live.wait(is_served, 20)
         assert 2 < days_left(proxy) <= 3
         certify(secrets, days=-1)  # whoever renews it wrongly can still shut out a key
         (secrets / "api_keys").write_text(f"dora {'d' * 24}\n")
         headers = {"X-API-Key": "d" * 24}
         url = f"{proxy.url}/models/dcgan"
-        until(lambda: requests.get(url, headers=headers, verify=False, timeout=5).ok)
+        live.wait(lambda: requests.get(url, headers=headers, verify=False, timeout=5).ok, 20)
         assert "tls.crt has expired" in said.read_text()
         (secrets / "tls.crt").unlink()
-        until(lambda: "tls.crt is missing" in said.read_text())
+        live.wait(lambda: "tls.crt is missing" in said.read_text(), 20)
         certify(secrets, days=4)
-        until(is_served)
+        live.wait(is_served, 20)
         counter = Path(proxy.variables["RUN"], "replies", "599.torchserve")
         counter.write_bytes(b"\n" * 3_000_000)
-        until(lambda: "599 torchserve" not in proxy.counted())
+        live.wait(lambda: "599 torchserve" not in proxy.counted(), 20)
 
 
 @pytest.mark.parametrize(("days", "kept"), [(29, False), (31, True)])
@@ -138,7 +128,7 @@ def test_a_self_signed_certificate_is_made_again_before_it_ends(
 ) -> None:
     certify(tmp_path / "state", days)
     old = (tmp_path / "state" / "tls.crt").read_bytes()
-    with upstream() as live, running(tmp_path, live.ports) as proxy:
+    with upstream() as behind, running(tmp_path, behind.ports) as proxy:
         assert (Path(proxy.certificate).read_bytes() == old) is kept
         assert (days_left(proxy) < 40) is kept
         assert proxy.predict(ALICE).ok
@@ -167,13 +157,9 @@ GOOD = "k" * 32
 def test_a_bad_file_of_keys_stops_the_start(tmp_path: Path, keys: str, message: str) -> None:
     variables = environment(tmp_path, Ports())
     (tmp_path / "secrets" / "api_keys").write_text(keys)
-    done = subprocess.run(
-        [ROOT / "deploy/proxy/proxy.sh"], env=variables, capture_output=True, text=True,
-        check=False, timeout=20,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert GOOD not in done.stderr
+    said = refused(variables)
+    assert message in said
+    assert GOOD not in said
     assert not (tmp_path / "run" / "keys.map").exists()
 
 
@@ -182,12 +168,7 @@ def test_a_key_of_another_certificate_stops_the_start(tmp_path: Path) -> None:
     for name in ("tls", "other"):
         certify(tmp_path / "secrets", days=1, name=name)
     shutil.move(tmp_path / "secrets" / "other.key", tmp_path / "secrets" / "tls.key")
-    done = subprocess.run(
-        [ROOT / "deploy/proxy/proxy.sh"], env=variables, capture_output=True, text=True,
-        check=False, timeout=20,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "tls.key is not the key of" in done.stderr
+    assert "tls.key is not the key of" in refused(variables)
 
 
 @pytest.fixture
@@ -231,15 +212,11 @@ def test_secrets_that_cannot_be_seen_stop_the_start(open_folder: Path, what: str
     shut.chmod(0o600)
     variables["RUN"] = f"{variables['STATE']}/run"
     try:
-        done = subprocess.run(
-            [*as_nobody, ROOT / "deploy/proxy/proxy.sh"], env=variables, capture_output=True,
-            text=True, check=False, timeout=20,
-        )  # fmt: skip
+        message = refused(variables, *as_nobody)
     finally:
         shut.chmod(0o700)
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert GOOD not in done.stderr
+    assert said in message
+    assert GOOD not in message
     made = {path.name for path in Path(variables["STATE"]).iterdir()}
     assert not made & {"api_keys", "tls.key", "tls.crt"}
 
@@ -269,10 +246,10 @@ def test_everything_by_ipv6(tmp_path: Path) -> None:
     class Server6(socketserver.UDPServer):
         address_family = socket.AF_INET6
 
-    with Server6(("::1", 0), Names) as names, upstream(host="::1") as live:
+    with Server6(("::1", 0), Names) as names, upstream(host="::1") as behind:
         Thread(target=names.serve_forever, daemon=True).start()
-        by_name = f"http://torchserve.test:{live.port}"
-        address = f"[::1]:{live.port}"
+        by_name = f"http://torchserve.test:{behind.port}"
+        address = f"[::1]:{behind.port}"
         group = dict.fromkeys(("SERVERS", "MANAGEMENT_SERVERS", "METRICS_SERVERS"), address)
         one = dict.fromkeys(("INFERENCE", "MANAGEMENT", "METRICS"), by_name)
         resolver = f"[::1]:{names.server_address[1]}"
@@ -282,19 +259,15 @@ def test_everything_by_ipv6(tmp_path: Path) -> None:
                 tmp_path, Ports(), address="", RESOLVER=resolver, TLS_NAMES=names_of_tls, **more
             ) as proxy:
                 for host in (HOST, "[::1]"):
-                    reply = requests.post(
-                        f"{proxy.url.replace(HOST, host)}/predictions/dcgan", json={},
-                        headers={"X-API-Key": ALICE}, verify=proxy.certificate, timeout=10,
-                    )  # fmt: skip
+                    here = dataclasses.replace(proxy, url=proxy.url.replace(HOST, host))
+                    reply = here.predict()
                     assert reply.status_code == 200, (host, more, reply.text)
                     url = f"{proxy.metrics_url.replace(HOST, host)}/workers"
                     assert "dcgan_workers_ready 1" in requests.get(url, timeout=10).text
                 port = proxy.variables["METRICS_LISTEN"]
                 for listen in (port, f"[::1]:{port}"):
-                    subprocess.run(
-                        [ROOT / "deploy/proxy/healthcheck.sh"],
-                        env=proxy.variables | {"METRICS_LISTEN": listen}, check=True,
-                    )  # fmt: skip
+                    variables = proxy.variables | {"METRICS_LISTEN": listen}
+                    subprocess.run([SCRIPT.with_name("healthcheck.sh")], env=variables, check=True)
         names.shutdown()
 
 
@@ -317,9 +290,5 @@ def test_the_nameserver_is_one_that_nginx_can_ask(tmp_path: Path, text: str, res
 def test_without_a_nameserver_the_start_says_so(tmp_path: Path) -> None:
     (tmp_path / "resolv.conf").write_text("nameserver fe80::1%eth0\n")
     more = {"RESOLV_CONF": str(tmp_path / "resolv.conf"), "RESOLVER": ""}
-    done = subprocess.run(
-        [ROOT / "deploy/proxy/proxy.sh"], env=environment(tmp_path, Ports(), **more),
-        capture_output=True, text=True, check=False, timeout=20,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "resolv.conf that nginx can ask; set RESOLVER" in done.stderr
+    said = refused(environment(tmp_path, Ports(), **more))
+    assert "resolv.conf that nginx can ask; set RESOLVER" in said

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from deploy import healthcheck
 from deploy.healthcheck import read_settings, reason_not_ready, worker_states
 from deploy.lifecycle import ServerError
-from deploy.server import HOST, ask
+from deploy.server import HOST, Ports, ask
 
 CONFIG = """# of a network of containers
 inference_address=http://0.0.0.0:8080
@@ -22,6 +23,7 @@ management_address = http://10.0.0.1:9081
 model_store=store
 load_models=dcgan.mar, dcgan-1.1.mar
 """
+Captured = pytest.CaptureFixture[str]
 PNG = (200, b"\x89PNG\r\n\x1a\n and more")
 
 
@@ -31,21 +33,24 @@ class StandIn(ThreadingHTTPServer):
     states: tuple[tuple[str, ...], ...] = (("READY",),)
     pending = 0
     answer: tuple[int, bytes] | None = PNG
+    url = ""
 
     def __init__(self) -> None:
         self.ended = threading.Event()
         super().__init__((HOST, 0), _Handler)
 
     def reason(self, versions: int = 1) -> str:
-        url = f"http://{HOST}:{self.server_port}"
-        return reason_not_ready(f"{url}/models/dcgan", f"{url}/predictions/dcgan", versions, 0.5)
+        model, prediction = f"{self.url}/models/dcgan", f"{self.url}/predictions/dcgan"
+        return reason_not_ready(model, prediction, versions, 0.5)
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: StandIn
 
     def do_GET(self) -> None:
-        assert self.path == "/models/dcgan/all"
+        if self.path != "/models/dcgan/all":
+            self._reply(404, b"")
+            return
         queue = {"pendingRequests": self.server.pending, "remainingCapacity": 100}
         described = [
             {"workers": [{"status": state} for state in states], "jobQueueStatus": queue}
@@ -74,6 +79,7 @@ def stand_in() -> Iterator[StandIn]:
     with StandIn() as opened:
         thread = threading.Thread(target=opened.serve_forever, args=(0.01,))
         thread.start()
+        opened.url = f"http://{HOST}:{opened.server_port}"
         yield opened
         opened.ended.set()
         opened.shutdown()
@@ -103,8 +109,7 @@ def stand_in() -> Iterator[StandIn]:
 def test_ready_or_why_not(stand_in: StandIn, said: dict[str, Any], reason: str) -> None:
     for name, value in said.items():
         setattr(stand_in, name, value)
-    url = f"http://{HOST}:{stand_in.server_port}/predictions/dcgan"
-    assert stand_in.reason() == reason.format(url=url)
+    assert stand_in.reason() == reason.format(url=f"{stand_in.url}/predictions/dcgan")
 
 
 def test_every_version_counts(stand_in: StandIn) -> None:
@@ -122,10 +127,9 @@ def test_a_proxy_is_not_asked_about_this_machine(
     for variable in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(variable, "example.org")
     monkeypatch.setenv(name, f"http://{HOST}:9")
-    url = f"http://{HOST}:{stand_in.server_port}"
     assert stand_in.reason() == ""
-    assert worker_states(f"{url}/models/dcgan") == ["READY"]
-    assert ask("POST", f"{url}/predictions/dcgan", timeout=5).content == PNG[1]
+    assert worker_states(f"{stand_in.url}/models/dcgan") == ["READY"]
+    assert ask("POST", f"{stand_in.url}/predictions/dcgan", timeout=5).content == PNG[1]
 
 
 @pytest.fixture
@@ -153,3 +157,52 @@ def test_settings_that_cannot_be_used(folder: Path, old: str, new: str, words: s
     (folder / "config.properties").write_text(CONFIG.replace(old, new))
     with pytest.raises(ServerError, match=words):
         read_settings()
+
+
+SETTINGS = "inference_address={0}\nmanagement_address={0}\nmodel_store=.\nload_models=dcgan.mar\n"
+NOBODY = f"http://{HOST}:{Ports.free().inference}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "draining", "reason"),
+    [
+        ([], SETTINGS, False, ""),
+        ([], SETTINGS, True, "the server is being stopped"),
+        (["--alive"], SETTINGS, True, ""),
+        ([], SETTINGS.format(NOBODY), False, "TorchServe does not answer: "),
+        (["--alive"], SETTINGS.format(NOBODY), False, "TorchServe does not answer: "),
+        ([], "model_store=.\n", False, "config.properties does not set load_models"),
+    ],
+)
+def test_the_command_of_the_container(
+    stand_in: StandIn,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+    arguments: list[str],
+    settings: str,
+    draining: bool,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(healthcheck, "DRAINING", folder / "draining")
+    (folder / "config.properties").write_text(settings.format(stand_in.url))
+    if draining:
+        healthcheck.DRAINING.touch()
+    assert healthcheck.main(arguments) == (1 if reason else 0)
+    printed = capsys.readouterr().err
+    assert reason in printed
+    assert bool(reason) == bool(printed)
+
+
+def test_not_alive_without_a_ready_worker_nor_ready_without_the_model(
+    stand_in: StandIn, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    (folder / "config.properties").write_text(SETTINGS.format(stand_in.url))
+    stand_in.states = (("UNLOADED",),)
+    assert healthcheck.main(["--alive"]) == 1
+    assert capsys.readouterr().err == "no worker is READY: ['UNLOADED']\n"
+    monkeypatch.setattr(healthcheck, "MODEL", "other")
+    assert healthcheck.main([]) == 1
+    assert capsys.readouterr().err == f"{stand_in.url}/models/other/all answered 404\n"
+    assert healthcheck.main(["alive"]) == 2
+    assert capsys.readouterr().err == "usage: python -m deploy.healthcheck [--alive]\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,16 @@ import pytest
 import yaml
 
 from deploy.server import ROOT
-from tests.support.manifests import FOLDER, OVERLAYS, Manifest, only, rendered
+from tests.support.manifests import (
+    FOLDER,
+    OVERLAYS,
+    Manifest,
+    declared_metrics,
+    needs_promtool,
+    only,
+    promtool,
+    rendered,
+)
 
 GUIDE = (ROOT / "docs" / "operations" / "kubernetes.md").read_text(encoding="utf-8")
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
@@ -25,18 +33,6 @@ def adapter_rules() -> dict[str, dict[str, Any]]:
     return {rule["name"]["as"]: rule for rule in rules}
 
 
-def exported() -> set[str]:
-    """Series that handler/metrics.yaml declares."""
-    text = (ROOT / "handler" / "metrics.yaml").read_text(encoding="utf-8")
-    found = set()
-    for block in yaml.safe_load(text).values():
-        for kind, metrics in block.items():
-            names = {metric["name"] for metric in metrics}
-            parts = ("_sum", "_count", "_bucket") if kind == "histogram" else ("",)
-            found |= {name + part for name in names for part in parts}
-    return found
-
-
 def test_the_autoscalers_metrics_have_rules_over_series_that_exist(overlay: list[Manifest]) -> None:
     metrics = only(overlay, "HorizontalPodAutoscaler")["spec"]["metrics"]
     rules = adapter_rules()
@@ -44,12 +40,10 @@ def test_the_autoscalers_metrics_have_rules_over_series_that_exist(overlay: list
     for rule in rules.values():
         asked = {rule["seriesQuery"].partition("{")[0]}
         asked |= set(re.findall(r"(\w+)\{<<\.LabelMatchers>>\}", rule["metricsQuery"]))
-        assert asked <= exported()
+        assert asked <= declared_metrics()
 
 
-@pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="needs promtool: apt-get install prometheus"
-)
+@needs_promtool
 def test_the_rules_compute_what_they_say(tmp_path: Path) -> None:
     """Prometheus itself evaluates them, over 4 minutes of two pods: one half busy, one idle."""
     record = []
@@ -79,11 +73,7 @@ def test_the_rules_compute_what_they_say(tmp_path: Path) -> None:
     inputs = {"interval": "15s", "input_series": series, "promql_expr_test": checks}
     test = {"rule_files": ["rules.yml"], "evaluation_interval": "15s", "tests": [inputs]}
     (tmp_path / "test.yml").write_text(yaml.safe_dump(test))
-    done = subprocess.run(
-        ["promtool", "test", "rules", "test.yml"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    promtool("test", "rules", tmp_path / "test.yml")
 
 
 def test_the_rule_of_the_operator_is_made_from_the_alerts(

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from deploy.server import ROOT
 from handler.errors import Kind
+from tests.support.manifests import declared_metrics, needs_promtool, promtool
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 GRAFANA = ROOT / "deploy" / "grafana"
 RULES = PROMETHEUS / "alerts.yml"
 TESTS = Path(__file__).parent / "alerts.yml"
-needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="needs promtool: apt-get install prometheus"
-)
 _WORDS = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LANGUAGE = {
     "sum", "rate", "by", "or", "and", "vector", "absent", "clamp_min", "histogram_quantile", "time",
@@ -55,15 +50,8 @@ def alerts() -> list[Any]:
 
 def exported() -> set[str]:
     """Names at Prometheus: TorchServe's and the handler's, the proxy's, Prometheus' own."""
-    declared = yaml.safe_load((ROOT / "handler" / "metrics.yaml").read_text())
-    names = {"up", "ALERTS"}
-    for block in declared.values():
-        for kind, metrics in block.items():
-            for metric in metrics:
-                ends = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
-                names |= {metric["name"] + end for end in ends}
     proxy = (ROOT / "deploy" / "proxy" / "proxy.js").read_text()
-    return names | set(re.findall(r"# TYPE (\w+) ", proxy))
+    return declared_metrics() | {"up", "ALERTS", *re.findall(r"# TYPE (\w+) ", proxy)}
 
 
 def test_every_expression_names_metrics_that_are_exported() -> None:
@@ -140,11 +128,7 @@ def test_the_scrape_interval_is_what_grafana_believes() -> None:
 @needs_promtool
 def test_prometheus_takes_its_settings() -> None:
     config = PROMETHEUS / "prometheus.yml"
-    done = subprocess.run(
-        ["promtool", "check", "config", "--lint-fatal", config],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    promtool("check", "config", "--lint-fatal", config)
 
 
 @needs_promtool
@@ -153,11 +137,7 @@ def test_the_targets_of_several_servers_as_the_documentation_lists_them(tmp_path
     (example,) = re.findall(r"```yaml\n(scrape_configs:\n.*?)```", guide, re.DOTALL)
     file = tmp_path / "prometheus.yml"
     file.write_text(example)
-    done = subprocess.run(
-        ["promtool", "check", "config", "--lint-fatal", file],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    promtool("check", "config", "--lint-fatal", file)
     ours = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
     usual = {job["job_name"]: job.get("metrics_path", "/metrics") for job in ours}
     for job in yaml.safe_load(example)["scrape_configs"]:
@@ -196,21 +176,14 @@ def test_every_expression_of_the_dashboard_parses(tmp_path: Path) -> None:
     ]
     file = tmp_path / "rules.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
-    done = subprocess.run(
-        ["promtool", "check", "rules", file], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(rules)} rules found" in done.stdout
+    assert f"{len(rules)} rules found" in promtool("check", "rules", file)
 
 
 @needs_promtool
 def test_each_alert_fires_on_planted_series_and_only_then(tmp_path: Path) -> None:
     planted = tmp_path / "alerts.yml"
     planted.write_text(TESTS.read_text().replace("@RULES@", str(RULES)))
-    done = subprocess.run(
-        ["promtool", "test", "rules", planted], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    promtool("test", "rules", planted)
 
 
 def test_no_alert_is_left_out_of_those_tests() -> None:

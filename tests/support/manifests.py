@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from deploy.server import ROOT
@@ -17,6 +18,9 @@ Manifest = dict[str, Any]
 FOLDER = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("overlays/cpu", "overlays/gpu")
 # The pinned package's, so that everybody renders with the same one.
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="needs promtool: apt-get install prometheus"
+)
 _KUBECTL = shutil.which("kubectl", path=str(Path(sys.executable).parent)) or "kubectl"
 
 
@@ -32,6 +36,24 @@ def rendered(folder: Path) -> list[Manifest]:
     done = kustomize(folder)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
+
+
+def promtool(*words: str | Path) -> str:
+    """Prometheus' own tool, which has to find nothing wrong; gives what it prints."""
+    done = subprocess.run(["promtool", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def declared_metrics() -> set[str]:
+    """The series of TorchServe and the handler that handler/metrics.yaml declares."""
+    text = (ROOT / "handler" / "metrics.yaml").read_text(encoding="utf-8")
+    found = set()
+    for block in yaml.safe_load(text).values():
+        for kind, metrics in block.items():
+            parts = ("_sum", "_count", "_bucket") if kind == "histogram" else ("",)
+            found |= {metric["name"] + part for metric in metrics for part in parts}
+    return found
 
 
 def only(manifests: list[Manifest], kind: str, name: str = "dcgan") -> Manifest:

@@ -23,6 +23,7 @@ import requests
 from deploy.server import HOST, ROOT, Ports
 from handler.errors import CONTENT_TYPE
 
+SCRIPT = ROOT / "deploy/proxy/proxy.sh"
 JS_MODULE = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
 NEEDS_NGINX = pytest.mark.skipif(
     shutil.which("nginx") is None or not JS_MODULE.exists(),
@@ -72,6 +73,15 @@ class Proxy:
         return [json.loads(x) for x in (self.folder / "access.log").read_text().splitlines()]
 
 
+def refused(variables: dict[str, str], *command: str) -> str:
+    """What proxy.sh, started by this command, says when it does not start for its settings."""
+    done = subprocess.run(
+        [*command, SCRIPT], env=variables, stderr=subprocess.PIPE, text=True, timeout=30
+    )
+    assert done.returncode == 2, done.stderr
+    return done.stderr
+
+
 def environment(folder: Path, ports: Ports, **more: str) -> dict[str, str]:
     """What proxy.sh reads, with folders and ports of the test's own."""
     (folder / "state").mkdir(exist_ok=True)
@@ -103,7 +113,7 @@ def running(
     if keys:
         (folder / "secrets" / "api_keys").write_text(keys)
     with (folder / "stderr").open("wb") as stderr:
-        process = subprocess.Popen([ROOT / "deploy/proxy/proxy.sh"], env=variables, stderr=stderr)
+        process = subprocess.Popen([SCRIPT], env=variables, stderr=stderr)
     proxy = Proxy(f"https://{HOST}:{port}", f"http://{HOST}:{metrics_port}", folder, variables)
     try:
         deadline = time.monotonic() + 20
