@@ -117,7 +117,7 @@ def run(tmp_path: Path) -> Path:
     (folder / "config.json").write_text(config.to_json())
     # Another seed than the run's: learned weights differ from random ones.
     trainer = Trainer(replace(config, seed=5), 3, CPU, torch.float32)
-    checkpoint.save(folder / "checkpoints", trainer, 3, kept=3)
+    checkpoint.save(folder / "checkpoints", checkpoint.pack(trainer, 3), 3, kept=3)
     return folder
 
 
