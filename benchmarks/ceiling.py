@@ -25,6 +25,7 @@ from handler.pixels import compose_grid, default_columns
 from handler.png import encode
 from handler.service import Service, open_service
 from handler.settings import Card, Settings
+from handler.wire import Headers
 
 _REPEATS = 15  # of each part
 _HEADERS = {"Content-Type": "application/json", "Accept": "*/*", "Host": "127.0.0.1:8080"}
@@ -52,7 +53,10 @@ class Ceiling:
         self._card = Card.read(folder)
         settings = Settings.from_yaml(config["handler"])
         self._backend = open_backend(folder, self._card, settings, gpu_id)
-        self._ready = Service(Ready(self._backend), self._card, settings.limits)
+        self._small_png = settings.png == "small"
+        self._ready = Service(
+            Ready(self._backend), self._card, settings.limits, small_png=self._small_png
+        )
         self._service = open_service(folder, config, gpu_id) if network else self._ready
         self._most = settings.limits.max_batch_images
 
@@ -105,8 +109,8 @@ class Ceiling:
             "latents": lambda: latents.from_seeds([s for part in seeds for s in part], nz),
             "forward": lambda: generate(self._backend, rows, 64),
             "grid": lambda: [compose_grid(i, columns, padding, (255, 255, 255)) for i in images],
-            "png, one thread": lambda: [encode(grid, {}) for grid in grids],
-            "all but forward": partial(self._ready.handle, batch, [_HEADERS] * len(batch)),
+            "png, one thread": lambda: [encode(grid, {}, self._small_png) for grid in grids],
+            "all but forward": partial(self._ready.handle, batch, [Headers(_HEADERS)] * len(batch)),
         }
         return {name: _median_ms(step) for name, step in steps.items()}
 

@@ -38,15 +38,15 @@ class DcganHandler:
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """One body a request; its status, content type and headers go into the context."""
-        from handler.wire import end_of_stream
+        from handler.wire import Headers
 
-        headers = [context.get_all_request_header(i) for i in range(len(data))]
+        headers = [Headers(context.get_all_request_header(i)) for i in range(len(data))]
         ids = [context.get_request_id(i) for i in range(len(data))]
         replies = self.service.handle(data, headers, ids)
         for i, reply in enumerate(replies):
             context.set_response_status(reply.status, reply.phrase, i)
             context.set_response_content_type(i, reply.content_type)
-            for name, value in {**reply.headers, **end_of_stream(headers[i])}.items():
+            for name, value in (reply.headers | headers[i].end_of_stream()).items():
                 context.set_response_header(i, name, value)
         # The replies still leave. Then TorchServe's loop finds no more to read, takes the front end
         # for gone and ends the process, and the front end starts another.

@@ -88,8 +88,11 @@ def compose_grid(
     fill = background if channels == 3 else (round(sum(background) / 3),)
     grid = np.empty((grid_height, grid_width, channels), np.uint8)
     grid.reshape(grid_height, -1)[:] = np.tile(np.array(fill, np.uint8), grid_width)  # row by row
-    for i in range(count):
-        top = padding + i // columns * (height + padding)
-        left = padding + i % columns * (width + padding)
-        grid[top : top + height, left : left + width] = images[i]
+    rows, inner = -(-count // columns), grid[padding:, padding:]
+    cells = inner.reshape(rows, height + padding, columns, width + padding, channels)
+    tiles = cells[:, :height, :, :width].swapaxes(1, 2)  # (rows, columns, H, W, C), a view
+    full = count // columns
+    tiles[:full] = images[: full * columns].reshape(full, columns, height, width, channels)
+    if full < rows:
+        tiles[full, : count - full * columns] = images[full * columns :]
     return grid

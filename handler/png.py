@@ -1,8 +1,11 @@
-"""A PNG encoder for speed: one filter for all rows and the fastest deflate at hand.
+"""A PNG encoder for speed: one filter for all rows and the fastest deflate at hand, or none.
 
 Source: W3C, "Portable Network Graphics (PNG) Specification (Second Edition)"; the chapters
 named below are its chapters. Filter 2 (Up) suits pictures with smooth columns and is one
 subtraction in numpy. The image needs no other chunk than IHDR, tEXt, IDAT and IEND.
+
+What is not deflated lies in stored blocks (RFC 1951, 3.2.4), which every decoder reads: nothing is
+left to do then but to copy and to add up.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,25 +21,30 @@ import numpy.typing as npt
 try:
     from isal import isal_zlib
 
-    _deflate, _crc32, COMPRESSOR = isal_zlib.compress, isal_zlib.crc32, "isal level 1"
+    _deflate, _crc32, _adler32 = isal_zlib.compress, isal_zlib.crc32, isal_zlib.adler32
+    _LIBRARY = "isal"
 except ImportError:  # no wheel for this processor
-    _deflate, _crc32, COMPRESSOR = zlib.compress, zlib.crc32, "zlib level 1"
+    _deflate, _crc32, _adler32 = zlib.compress, zlib.crc32, zlib.adler32
+    _LIBRARY = "zlib"
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHUNK_BYTES = 12  # length, type and checksum around each chunk's data
 _FIXED_BYTES = len(_SIGNATURE) + 3 * _CHUNK_BYTES + 13
 _COLOUR_TYPE = {1: 0, 3: 2}  # channels -> greyscale, truecolour (11.2.2)
-_UP = 2  # filter type (9.2)
+_NONE, _UP = 0, 2  # filter types (9.2)
+_BLOCK_BYTES = 65535  # the longest stored block; 5 bytes stand before each
+_END = b"\0\0\0\0IEND\xaeB`\x82"
 # 11.3.4: 1 to 79 printable Latin-1 characters, single blanks and only inside.
 _KEYWORD = re.compile(r"[!-~\xa1-\xff]+( [!-~\xa1-\xff]+)*")
 
 
-def encode(image: npt.NDArray[np.uint8], text: Mapping[str, str]) -> bytes:
+def encode(image: npt.NDArray[np.uint8], text: Mapping[str, str], small: bool) -> bytes:
     """Encode one picture.
 
     Args:
         image: uint8 (H, W, C), C-contiguous, C 1 (grey) or 3 (RGB), H and W >= 1.
         text: tEXt chunks, keyword -> text, both Latin-1.
+        small: deflate it, which takes 30 times as long and saves a third of the bytes.
 
     Returns:
         The file, of at most ``worst_case_bytes(H, W, C) + text_bytes(text)`` bytes.
@@ -52,23 +60,32 @@ def encode(image: npt.NDArray[np.uint8], text: Mapping[str, str]) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPE[channels], 0, 0, 0)
 
     rows = image.reshape(height, width * channels)
-    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
-    filtered[:, 0] = _UP
-    filtered[0, 1:] = rows[0]  # above the first row lies a row of zeros
-    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-    data = _deflate(filtered.data, 1)
-    if len(data) > _deflate_bound(filtered.size):
-        data = zlib.compress(filtered.data, 0)
+    lines = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    if small:
+        lines[:, 0] = _UP
+        lines[0, 1:] = rows[0]  # above the first row lies a row of zeros
+        np.subtract(rows[1:], rows[:-1], out=lines[1:, 1:])
+        data: list[bytes | memoryview] = [_deflate(lines.data, 1)]
+    else:
+        lines[:, 0] = _NONE
+        lines[:, 1:] = rows
+    if not small or len(data[0]) > _stored_bytes(lines.size):
+        data = _stored(lines.reshape(-1).data)
 
-    parts = [_SIGNATURE, _chunk(b"IHDR", header)]
-    parts += [_chunk(b"tEXt", _text(keyword, value)) for keyword, value in text.items()]
-    parts += [_chunk(b"IDAT", data), _chunk(b"IEND", b"")]
-    return b"".join(parts)
+    parts = [_SIGNATURE, *_chunk(b"IHDR", header)]
+    for keyword, value in text.items():
+        parts += _chunk(b"tEXt", _text(keyword, value))
+    return b"".join([*parts, *_chunk(b"IDAT", *data), _END])
+
+
+def method(small: bool) -> str:
+    """How the pictures are packed, in words."""
+    return f"{_LIBRARY} level 1" if small else "stored"
 
 
 def worst_case_bytes(height: int, width: int, channels: int) -> int:
     """Most bytes that ``encode`` can give for this size in px, without its text chunks."""
-    return _FIXED_BYTES + _deflate_bound(height * (1 + width * channels))
+    return _FIXED_BYTES + _stored_bytes(height * (1 + width * channels))
 
 
 def text_bytes(text: Mapping[str, str]) -> int:
@@ -76,9 +93,18 @@ def text_bytes(text: Mapping[str, str]) -> int:
     return sum(_CHUNK_BYTES + 1 + len(key) + len(value) for key, value in text.items())
 
 
-def _deflate_bound(size: int) -> int:
-    """zlib's own compressBound: stored blocks cost 5 bytes in 16 kB."""
-    return size + (size >> 12) + (size >> 14) + (size >> 25) + 13
+def _stored(data: memoryview) -> list[bytes | memoryview]:
+    """The pieces of a zlib stream (RFC 1950) of stored blocks, the data uncopied."""
+    pieces: list[bytes | memoryview] = [b"\x78\x01"]
+    for begin in range(0, len(data), _BLOCK_BYTES):
+        block = data[begin : begin + _BLOCK_BYTES]
+        last = begin + _BLOCK_BYTES >= len(data)
+        pieces += struct.pack("<?HH", last, len(block), len(block) ^ 0xFFFF), block
+    return [*pieces, struct.pack(">I", _adler32(data))]
+
+
+def _stored_bytes(size: int) -> int:
+    return 2 + size + 5 * -(-size // _BLOCK_BYTES) + 4
 
 
 def _text(keyword: str, value: str) -> bytes:
@@ -87,7 +113,10 @@ def _text(keyword: str, value: str) -> bytes:
     return keyword.encode("latin-1") + b"\0" + value.encode("latin-1")
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
+def _chunk(kind: bytes, *data: bytes | memoryview) -> Sequence[bytes | memoryview]:
     """Length, type, data, checksum of the last two (5.3)."""
-    checksum = _crc32(data, _crc32(kind))
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+    checksum, size = _crc32(kind), 0
+    for piece in data:
+        checksum = _crc32(piece, checksum)
+        size += len(piece)
+    return struct.pack(">I", size), kind, *data, struct.pack(">I", checksum)

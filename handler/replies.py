@@ -69,10 +69,12 @@ class Renderer:
     Args:
         card: the facts of the packed model.
         backend: what made the pictures.
+        small_png: deflate the PNGs.
     """
 
-    def __init__(self, card: Card, backend: Backend) -> None:
+    def __init__(self, card: Card, backend: Backend, small_png: bool) -> None:
         self._image_shape, self._nz = backend.image_shape, card.nz
+        self._small_png = small_png
         self._headers = {
             "X-Model-Version": card.version,
             "X-Weights-SHA256": card.weights_sha256,
@@ -145,12 +147,12 @@ class Renderer:
             np.save(buffer, images[0], allow_pickle=False)
             return buffer.getvalue()
         grid = compose_grid(images[0], item.columns, item.padding, item.colour)
-        return png.encode(grid, self._text(item.recipe))
+        return png.encode(grid, self._text(item.recipe), self._small_png)
 
     def _json_object(self, item: Request, latents: Latents, images: Images) -> dict[str, Any]:
         """Each image as a PNG of its own in base64, and what they are."""
         encoded = [
-            png.encode(image, self._text(item.recipe_alone(i, latents)))
+            png.encode(image, self._text(item.recipe_alone(i, latents)), self._small_png)
             for i, image in enumerate(images)
         ]
         return {

@@ -46,7 +46,7 @@ from handler.errors import Kind, RequestError, show
 from handler.latents import MAX_LATENT, MAX_SEED, Latents, Method, from_seeds
 from handler.pixels import default_columns
 from handler.settings import Limits
-from handler.wire import FORMATS, NO_HEADERS, Format
+from handler.wire import FORMATS, NO_HEADERS, Format, Headers
 
 Source = Literal["seed", "seeds", "noise", "walk", "mix"]
 SOURCES: tuple[Source, ...] = get_args(Source)
@@ -66,6 +66,7 @@ ENVELOPE: dict[str, tuple[Any, ...]] = {
 
 M = TypeVar("M", bound=BaseModel)
 
+_json = json.JSONEncoder(separators=(",", ":")).encode
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DIGITS = "[0-9]{1,16}"
 _AS_FLOAT32 = "array.astype('<f4').tobytes()"
@@ -127,18 +128,20 @@ class _Object(BaseModel):
         """Refuse the first unknown name, where ``extra`` would list all of a hostile body."""
         if not isinstance(value, dict):
             return value
-        for name in value:
-            if name not in cls.model_fields:
-                near = difflib.get_close_matches(name[:80], cls.model_fields, n=1)
-                hint = f"did you mean {near[0]}?" if near else "remove it"
-                raise _wrong(
-                    "unknown_field",
-                    f"is no field of this object, {hint}",
-                    show(name)[1:-1],
-                    seen=show(name),
-                    allowed=", ".join(cls.model_fields),
-                )
-        return {name: item for name, item in value.items() if item is not None}
+        if not value.keys() <= cls.model_fields.keys():
+            name = next(name for name in value if name not in cls.model_fields)
+            near = difflib.get_close_matches(name[:80], cls.model_fields, n=1)
+            hint = f"did you mean {near[0]}?" if near else "remove it"
+            raise _wrong(
+                "unknown_field",
+                f"is no field of this object, {hint}",
+                show(name)[1:-1],
+                seen=show(name),
+                allowed=", ".join(cls.model_fields),
+            )
+        if None in value.values():
+            return {name: item for name, item in value.items() if item is not None}
+        return value
 
 
 class Walk(_Object):
@@ -262,28 +265,26 @@ class Request(_Object):
     @cached_property
     def recipe(self) -> str:
         """JSON of the fields that, sent to the same model, give the same picture bit by bit."""
-        fields: dict[str, Any]
         if self.seeds is not None:
             first, count = self.seeds[0], self.num_images
-            if all(seed == first + i for i, seed in enumerate(self.seeds)):
-                fields = {"seed": first, "num_images": count}
+            if self.source == "seed" or all(seed == first + i for i, seed in enumerate(self.seeds)):
+                source = f'"seed":{first},"num_images":{count}'
             else:
-                fields = {"seeds": self.seeds}
+                source = f'"seeds":{_json(self.seeds)}'
         elif self.noise is not None:
-            fields = {"noise": _as_noise(self.noise)}
+            source = f'"noise":{_json(_as_noise(self.noise))}'
         elif self.walk is not None:
-            fields = {"walk": self.walk.model_dump()}
+            source = f'"walk":{_json(self.walk.model_dump())}'
         else:
-            fields = {"mix": [term.recipe for term in self.mix or ()]}
-        layout = {name: getattr(self, name) for name in ("columns", "padding", "background")}
-        return json.dumps(fields | layout, separators=(",", ":"))
+            source = f'"mix":{_json([term.recipe for term in self.mix or ()])}'
+        layout = f'"columns":{self.columns},"padding":{self.padding}'
+        return f'{{{source},{layout},"background":"{self.background}"}}'
 
     def recipe_alone(self, i: int, rows: Latents) -> str:
         """The same for image ``i`` alone, ``rows`` being the latents of all."""
         if self.seeds is not None:
             return f'{{"seed":{self.seeds[i]},"padding":0}}'
-        noise = json.dumps(_as_noise(rows[i : i + 1]), separators=(",", ":"))
-        return f'{{"noise":{noise},"padding":0}}'
+        return f'{{"noise":{_json(_as_noise(rows[i : i + 1]))},"padding":0}}'
 
     def compose(self, nz: int) -> Latents:
         """Latents of the images, float32 (n, nz), finite.
@@ -365,9 +366,7 @@ class Call:
         return sum(item.num_images for item in self.items)
 
 
-def parse(
-    raw: Mapping[str, Any], nz: int, limits: Limits, headers: Mapping[str, Any] = NO_HEADERS
-) -> Call:
+def parse(raw: Mapping[str, Any], nz: int, limits: Limits, headers: Headers = NO_HEADERS) -> Call:
     """Check one call.
 
     Args:

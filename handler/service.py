@@ -42,7 +42,7 @@ from handler.telemetry import (
     TorchServeMetrics,
     log_requests,
 )
-from handler.wire import FORMATS, MEDIA_TYPES, header
+from handler.wire import FORMATS, MEDIA_TYPES, NO_HEADERS, Headers
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class Service:
         observers: each is told of every batch.
         pace: how much time a batch has.
         threads: that encode; 0 is one a processor.
+        small_png: deflate the PNGs.
     """
 
     def __init__(
@@ -86,9 +87,10 @@ class Service:
         observers: Sequence[Observer] = (),
         pace: Pace = _UNHURRIED,
         threads: int = 0,
+        small_png: bool = True,
     ) -> None:
         self._backend, self._card, self._limits, self._pace = backend, card, limits, pace
-        self._renderer = Renderer(card, backend)
+        self._renderer, self._small_png = Renderer(card, backend, small_png), small_png
         request.models(card.nz, limits)  # made once, and not on a client's time
         self._threads = threads or processors()
         self._lost = False
@@ -96,7 +98,7 @@ class Service:
         self._observers = observers
 
     def handle(
-        self, raws: Sequence[Raw], headers: Sequence[Raw] = (), ids: Sequence[str] = ()
+        self, raws: Sequence[Raw], headers: Sequence[Headers] = (), ids: Sequence[str] = ()
     ) -> list[Reply]:
         """Answer every request of a batch.
 
@@ -110,7 +112,7 @@ class Service:
         """
         began = perf_counter()
         deadline = began + self._pace.batch_s
-        headers, ids = headers or [{}] * len(raws), ids or [""] * len(raws)
+        headers, ids = headers or [NO_HEADERS] * len(raws), ids or [""] * len(raws)
         plans = [
             _attempt(self._plan, raw, own, deadline) for raw, own in zip(raws, headers, strict=True)
         ]
@@ -125,7 +127,7 @@ class Service:
             tuple(
                 RequestReport(
                     id=id_,
-                    client_id=header(own, "X-Request-Id")[:_CLIENT_ID_CHARS],
+                    client_id=own.get("x-request-id")[:_CLIENT_ID_CHARS],
                     status=reply.status,
                     kind=reply.kind or "none",
                     images=plan.images if isinstance(plan, Call) and reply.status == 200 else 0,
@@ -164,11 +166,11 @@ class Service:
             "device": self._backend.device,
             "precision": self._backend.precision,
             "warnings": self._backend.warnings,
-            "png": png.COMPRESSOR,
+            "png": png.method(self._small_png),
             "versions": _versions(),
         }
 
-    def _plan(self, raw: Raw, headers: Raw, deadline: float) -> Call | Reply:
+    def _plan(self, raw: Raw, headers: Headers, deadline: float) -> Call | Reply:
         """A call that can be answered; or the answer, where it takes no images."""
         self._check_time(deadline)
         # TorchServe marks its describe and explain calls with these headers. A client can
@@ -258,7 +260,8 @@ class Service:
         latents: Sequence[list[Latents] | Reply],
         images: Sequence[list[Images] | Reply],
     ) -> list[Reply]:
-        """Encode in parallel, each thread a share of about equally many images.
+        """Encode; where that is more than copying in parallel, each thread a share of about equally
+        many images.
 
         With one task a request, handing over would cost more than a single image's encoding.
         """
@@ -266,8 +269,10 @@ class Service:
         def finish(part: slice) -> list[Reply]:
             return list(map(self._finish, calls[part], latents[part], images[part]))
 
-        parts = equal_shares([call.images for call in calls], self._threads)
-        return [reply for replies in self._encoders.map(finish, parts) for reply in replies]
+        threads = self._threads if self._small_png else 1
+        first, *others = equal_shares([call.images for call in calls], threads) or [slice(0)]
+        elsewhere = self._encoders.map(finish, others)
+        return [reply for replies in (finish(first), *elsewhere) for reply in replies]
 
     def _finish(
         self, call: Call, latents: list[Latents] | Reply, images: list[Images] | Reply
@@ -307,7 +312,8 @@ def open_service(
     backend = choose.open_backend(model_dir, card, settings, gpu_id)
     image_s = seconds_per_image(backend, settings.limits.max_batch_images)
     pace = Pace(batch_seconds(config), image_s)
-    reply_images = Renderer(card, backend).images_in_a_reply(settings.limits)
+    small = settings.png == "small"
+    reply_images = Renderer(card, backend, small).images_in_a_reply(settings.limits)
     limits = settings.limits.lowered(reply_images, pace)
     if limits != settings.limits:
         words = "the limits are lowered to what a reply holds and what is done in time: %s"
@@ -315,7 +321,7 @@ def open_service(
     observers: list[Observer] = [log_requests]
     if metrics is not None:
         observers.append(TorchServeMetrics(metrics, batch_size, limits.max_batch_images, backend))
-    return Service(backend, card, limits, observers, pace, settings.threads)
+    return Service(backend, card, limits, observers, pace, settings.threads, small)
 
 
 def rounds(weights: Sequence[int], most: int) -> list[slice]:

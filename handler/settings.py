@@ -103,6 +103,7 @@ class Settings(_Block):
             used where the pixels would be too far off, and a warning tells it.
         allow_cpu_fallback: let a worker that was given a GPU run on the CPU when the runtime
             cannot use it; otherwise the worker refuses to start.
+        png: ``small`` deflates, ``fast`` only copies, for two fifths more bytes.
         limits: how much one request may ask for.
     """
 
@@ -110,6 +111,7 @@ class Settings(_Block):
     threads: int = Field(default=0, ge=0)
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     allow_cpu_fallback: bool = False
+    png: Literal["fast", "small"] = "small"
     limits: Limits = Limits()
 
     def shared(self, config: Mapping[str, Any]) -> Self:

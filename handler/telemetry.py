@@ -18,9 +18,9 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from handler.backends.base import Backend
 from handler.errors import Kind
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 LEVEL_VARIABLE = "DCGAN_LOG_LEVEL"
 LEVELS = ("debug", "info", "warn", "error", "off")  # deploy/log4j2.xml reads the variable too
 
+_json = json.JSONEncoder(separators=(",", ":")).encode
 _NUMBERS = {"warn": logging.WARNING, "off": logging.CRITICAL + 1}
 _NOISE = (
     "Backend received inference at",  # once a batch
@@ -42,23 +43,27 @@ class JsonFormatter(logging.Formatter):
     """A record as one line of ASCII.
 
     Members: ``time`` (UTC, RFC 3339, ms), ``level``, ``logger``, ``message``, those of the
-    record's ``fields`` (``extra={"fields": {...}}``), and ``error`` with a traceback.
+    record's ``fields``, and ``error`` with a traceback. Of several ``fields``, as in
+    ``extra={"fields": [{...}, {...}]}``, each has a line of its own: one call for many lines is
+    cheaper by far, for the process and for who reads them.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
-        fields: Mapping[str, Any] = getattr(record, "fields", {})
+        """The line or lines, without the last one's end."""
         line = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}"
             f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower().replace("warning", "warn"),
             "logger": record.name,
             "message": record.getMessage(),
-            **fields,
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, separators=(",", ":"))
+        fields: Sequence[Mapping[str, Any]] = getattr(record, "fields", ())
+        if not fields:
+            return _json(line)
+        head = _json(line)[:-1]
+        return "\n".join(f"{head},{_json(each)[1:]}" for each in fields)
 
 
 def configure_log(environment: Mapping[str, str] = os.environ) -> None:
@@ -91,8 +96,7 @@ def _is_no_noise(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(_NOISE)
 
 
-@dataclass(frozen=True)
-class RequestReport:
+class RequestReport(NamedTuple):
     """One request, observed.
 
     Args:
@@ -152,8 +156,8 @@ def log_requests(report: BatchReport) -> None:
         "forward_ms": round(1000 * report.forward_s, 2),
         "encode_ms": round(1000 * report.encode_s, 2),
     }
-    for request in report.requests:
-        logger.info("request", extra={"fields": {**vars(request), **of_batch}})
+    lines = [{**request._asdict(), **of_batch} for request in report.requests]
+    logger.info("request", extra={"fields": lines})
 
 
 class TorchServeMetrics:

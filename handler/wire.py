@@ -8,7 +8,7 @@ that is no bytes is JSON that has been decoded.
 
 Headers come as one mapping of text, with names as sent; over gRPC there are none. Beside them the
 mapping holds, under the name of each field of the body, a mapping with that field's own
-``content-type``.
+``content-type``. ``Headers`` reads it once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from handler.errors import Kind, RequestError, show
@@ -31,8 +30,6 @@ MEDIA_TYPES: dict[Format, str] = {
     "json": "application/json",
     "npy": "application/x-npy",
 }
-
-NO_HEADERS: Mapping[str, Any] = MappingProxyType({})
 
 _HINT = "send a JSON object with the header Content-Type: application/json"
 _NOISE = ("", "application/octet-stream")  # what raw noise may be declared as; "": as nothing
@@ -54,8 +51,57 @@ _NUMBER = re.compile(r"[ \t]*(0?\.[0-9]+|[01](?:\.[0-9]*)?)[ \t]*")
 _LEAST = 1e-6
 
 
+class Headers:
+    """The headers of one request.
+
+    Args:
+        sent: as TorchServe gives them.
+    """
+
+    __slots__ = ("_sent", "_text")
+
+    def __init__(self, sent: Mapping[str, Any]) -> None:
+        self._sent = sent
+        self._text: dict[str, str] = {}
+        for name, value in sent.items():
+            if isinstance(value, str):
+                lower = name.lower()
+                before = self._text.get(lower)
+                self._text[lower] = value if before is None else f"{before},{value}"
+
+    def get(self, name: str) -> str:
+        """The values of a header, joined by commas; empty when there is none.
+
+        Args:
+            name: in lower case; it is found in any.
+        """
+        return self._text.get(name, "")
+
+    def media_type(self, field: str) -> str:
+        """The media type that a field of the body is declared as: lower case, without parameters;
+        empty when nothing declares it."""
+        own = self._sent.get(field)
+        declared = own.get("content-type") if isinstance(own, Mapping) else None
+        if declared is None:
+            declared = self.get("content-type")
+        return str(declared).partition(";")[0].strip().lower()
+
+    def end_of_stream(self) -> dict[str, str]:
+        """The header that a reply over gRPC needs: that it is the last.
+
+        Without it a call of StreamPredictions ends the worker with its batch, for TorchServe
+        compares what it finds there with a text. Over HTTP it would make the reply a stream, so it
+        must not be there; what comes over HTTP has a header at least, the length that TorchServe
+        itself adds.
+        """
+        return {} if self._text else {"ts_stream_next": "false"}
+
+
+NO_HEADERS = Headers({})
+
+
 def fields(
-    raw: Mapping[str, Any], nz: int, limits: Limits, headers: Mapping[str, Any] = NO_HEADERS
+    raw: Mapping[str, Any], nz: int, limits: Limits, headers: Headers = NO_HEADERS
 ) -> Mapping[str, Any]:
     """Field name -> value, from any of the ways a body arrives in.
 
@@ -73,11 +119,11 @@ def fields(
         RequestError: 400 for what is not JSON, not an object or no whole rows of noise, 413
             for a body too large, 415 for a packed one.
     """
-    # /invocations?model_name=dcgan: TorchServe has read it.
-    raw = {name: value for name, value in raw.items() if name != "model_name"}
+    if "model_name" in raw:  # /invocations?model_name=dcgan: TorchServe has read it
+        raw = {name: value for name, value in raw.items() if name != "model_name"}
     _check_readable(raw, headers)
     _check_size(raw.values(), limits)
-    key = "data" if set(raw) == {"data"} else "body"
+    key = "data" if raw.keys() == {"data"} else "body"
     others = {name: value for name, value in raw.items() if name != key}
     for name in others:
         if name.lstrip()[:1] in ("{", "["):
@@ -90,8 +136,10 @@ def fields(
             )
     body = raw.get(key)
     if isinstance(body, bytes | bytearray):
-        body = _decoded(bytes(body), _media_type(headers, key), nz)
+        body = _decoded(bytes(body), headers.media_type(key), nz)
     found = _object(body)
+    if not others:
+        return found
     for name in others:
         if found.get(name) is not None:
             raise RequestError(
@@ -176,7 +224,7 @@ def _is_text(body: bytes) -> bool:
 def _load(text: str) -> object:
     """Decode JSON; every way that can fail is the client's (RFC 8259)."""
     try:
-        return json.loads(text, object_pairs_hook=_without_doubles)
+        return _JSON.decode(text)
     except RecursionError:
         reason = "it is nested too deeply"
     except json.JSONDecodeError as error:
@@ -208,6 +256,9 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+_JSON = json.JSONDecoder(object_pairs_hook=_without_doubles)
+
+
 def _form_value(name: str, value: object) -> object:
     """A form field's text is JSON where it can be read as JSON, else a plain string."""
     if not isinstance(value, bytes | bytearray):
@@ -215,7 +266,7 @@ def _form_value(name: str, value: object) -> object:
     try:
         text = value.decode("utf-8-sig")
         try:
-            return json.loads(text, object_pairs_hook=_without_doubles)
+            return _JSON.decode(text)
         except json.JSONDecodeError:
             return text
     except (ValueError, RecursionError):
@@ -240,10 +291,10 @@ def _check_size(values: Iterable[object], limits: Limits) -> None:
 
 def foreign(data: bytes) -> str:
     """What bytes are that should have been JSON or bare numbers; empty when it does not show."""
-    return next((what for start, what in _FOREIGN.items() if data.startswith(start)), "")
+    return _FOREIGN.get(data[:4]) or _FOREIGN.get(data[:6], "")
 
 
-def _check_readable(raw: Mapping[str, Any], headers: Mapping[str, Any]) -> None:
+def _check_readable(raw: Mapping[str, Any], headers: Headers) -> None:
     """Refuse a body that is packed, and one that TorchServe's form decoder threw away.
 
     ``curl -d '{"seed": 1}'`` without a content type sends a form whose only item has no "=",
@@ -252,7 +303,7 @@ def _check_readable(raw: Mapping[str, Any], headers: Mapping[str, Any]) -> None:
     Raises:
         RequestError: 415 for a content coding; 400 when a body was announced, and there is none.
     """
-    coding = header(headers, "Content-Encoding")
+    coding = headers.get("content-encoding")
     if coding.strip().lower() not in ("", "identity"):
         raise RequestError(
             Kind.PACKED,
@@ -262,8 +313,8 @@ def _check_readable(raw: Mapping[str, Any], headers: Mapping[str, Any]) -> None:
             seen=show(coding),
             allowed="no Content-Encoding, or identity",
         )
-    length = header(headers, "Content-Length")
-    announced = length not in ("", "0") or header(headers, "Transfer-Encoding") != ""
+    length = headers.get("content-length")
+    announced = length not in ("", "0") or headers.get("transfer-encoding") != ""
     if announced and not raw:
         raise RequestError(
             Kind.INVALID_BODY,
@@ -274,34 +325,7 @@ def _check_readable(raw: Mapping[str, Any], headers: Mapping[str, Any]) -> None:
         )
 
 
-def header(headers: Mapping[str, Any], name: str) -> str:
-    """The values of a header, joined by commas; its name in any case, empty when there is none."""
-    wanted = name.lower()
-    return ",".join(v for k, v in headers.items() if k.lower() == wanted and isinstance(v, str))
-
-
-def _media_type(headers: Mapping[str, Any], field: str) -> str:
-    """The media type that a field of the body is declared as: lower case, without parameters;
-    empty when nothing declares it."""
-    own = headers.get(field)
-    declared = own.get("content-type") if isinstance(own, Mapping) else None
-    if declared is None:
-        declared = header(headers, "Content-Type")
-    return str(declared).partition(";")[0].strip().lower()
-
-
-def end_of_stream(headers: Mapping[str, Any]) -> dict[str, str]:
-    """The header that a reply over gRPC needs: that it is the last.
-
-    Without it a call of StreamPredictions ends the worker with its batch, for TorchServe compares
-    what it finds there with a text. Over HTTP it would make the reply a stream, so it must not be
-    there; what comes over HTTP has a header at least, the length that TorchServe itself adds.
-    """
-    over_http = any(isinstance(value, str) for value in headers.values())
-    return {} if over_http else {"ts_stream_next": "false"}
-
-
-def choose(headers: Mapping[str, Any], offered: tuple[Format, ...] = FORMATS) -> Format:
+def choose(headers: Headers, offered: tuple[Format, ...] = FORMATS) -> Format:
     """The form of a reply whose request names none, by its Accept header (RFC 9110, 12.5.1).
 
     Args:
@@ -311,7 +335,7 @@ def choose(headers: Mapping[str, Any], offered: tuple[Format, ...] = FORMATS) ->
     Raises:
         RequestError: status 406, nothing that is offered is acceptable.
     """
-    return _negotiate(header(headers, "Accept"), offered)
+    return _negotiate(headers.get("accept"), offered)
 
 
 @lru_cache(maxsize=256)  # clients say the same again and again

@@ -25,7 +25,7 @@ by kernel."""
 
 
 class Backend(Protocol):
-    """What runs the network: (N, nz) float32 -> (N, H, W, C) uint8, N >= 1."""
+    """What runs the network: (N, nz) float32 -> (N, H, W, C) uint8, C-contiguous, the caller's, N >= 1."""
 
     name: str
     device: str
@@ -95,7 +95,7 @@ def generate(
 
     Returns:
         One uint8 (n, H, W, C) a request, C-contiguous, in the order of the requests, which is
-        also that in which they are made.
+        also that in which they are made; of one pass they are views.
 
     Raises:
         Whatever the backend raises, memory that runs out only for a single image; then no
@@ -104,15 +104,32 @@ def generate(
     if not latents:
         return []
     flat = np.concatenate(latents)
-    images = np.empty((len(flat), *backend.image_shape), np.uint8)
-    done = 0
-    while done < len(flat) and perf_counter() < deadline:
-        batch = slice(done, done + max_batch_images)
-        images[batch] = _within_memory(backend, flat[batch])
-        done = min(batch.stop, len(flat))
-    ends = np.cumsum([len(rows) for rows in latents])
-    parts = np.split(images, ends[:-1])
-    return [part if end <= done else None for part, end in zip(parts, ends, strict=True)]
+    passes = []
+    for begin in range(0, len(flat), max_batch_images):
+        if perf_counter() >= deadline:
+            break
+        passes.append(_within_memory(backend, flat[begin : begin + max_batch_images]))
+    return _shared_out(passes, [len(rows) for rows in latents])
+
+
+def _shared_out(passes: Sequence[Images], counts: Sequence[int]) -> list[Images | None]:
+    """To each as many images as it counts, uncopied unless several passes made them; None where
+    they do not suffice."""
+    coming = iter(passes)
+    left: Images = np.empty(0, np.uint8)
+    shares: list[Images | None] = []
+    for count in counts:
+        pieces: list[Images] = []
+        missing = count
+        while missing and len(left := left if len(left) else next(coming, left)):
+            pieces.append(left[:missing])
+            left = left[missing:]
+            missing -= len(pieces[-1])
+        if missing:
+            shares.append(None)
+        else:
+            shares.append(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
+    return shares
 
 
 def seconds_per_image(backend: Backend, count: int) -> float:

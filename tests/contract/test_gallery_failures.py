@@ -17,6 +17,7 @@ from client.session import LONGEST_WAIT_S, RETRIED, Client
 from deploy.server import Server
 from handler.service import Service
 from handler.settings import Card, Limits
+from handler.wire import Headers
 from tests.support.gallery_browser import Visit, ask, draw, needs_chromium, wait_for_tiles
 
 pytestmark = [needs_chromium]
@@ -182,7 +183,9 @@ def test_what_it_asks_for_keeps_to_the_servers_limits(
     def answer(route: Route) -> None:
         request = route.request
         headers = {"Accept": request.headers["accept"], "Content-Type": "application/json"}
-        (reply,) = service.handle([{"body": json.loads(request.post_data or "")}], [headers])
+        (reply,) = service.handle(
+            [{"body": json.loads(request.post_data or "")}], [Headers(headers)]
+        )
         refused.extend([reply.body] if reply.status != 200 else [])
         route.fulfill(status=reply.status, content_type=reply.content_type, body=reply.body)
 

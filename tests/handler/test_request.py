@@ -20,6 +20,7 @@ from handler.errors import Kind, RequestError
 from handler.latents import MAX_SEED, Latents, from_seeds
 from handler.request import Call, Request, draw, parse, schema
 from handler.settings import Limits
+from handler.wire import Headers
 from tests.support.random_requests import FIELDS, RandomRequests
 
 NZ = 4
@@ -496,7 +497,7 @@ def test_sources_go_alone(fields: dict[str, Any]) -> None:
 def test_the_format_is_the_field_else_by_the_header_and_never_in_the_recipe(
     value: str | None,
 ) -> None:
-    headers = {"Accept": "application/x-npy"}
+    headers = Headers({"Accept": "application/x-npy"})
     (item,) = parse({"body": {"seed": 1, "format": value}}, NZ, Limits(), headers).items
     assert item.format == (value or "npy")
     assert "format" not in item.recipe

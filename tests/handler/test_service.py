@@ -32,6 +32,7 @@ from handler.request import Call
 from handler.service import Service, equal_shares, open_service, rounds
 from handler.settings import Card, Limits, Pace, Settings
 from handler.telemetry import BatchReport, RequestReport
+from handler.wire import NO_HEADERS, Headers
 from tests.support import tiny_models
 from tests.support.fake_service import CARD, NZ, POISON, Fake, one, pixels
 from tests.support.random_requests import RandomRequests
@@ -121,7 +122,7 @@ def test_as_many_images_as_are_described_fit_a_reply(
 ) -> None:
     backend = Fake()
     backend.image_shape = shape
-    renderer = Renderer(CARD, backend)
+    renderer = Renderer(CARD, backend, small_png=True)
     assert renderer.images_in_a_reply(limits) == most
 
     def fits(body: dict[str, Any]) -> bool:
@@ -164,10 +165,10 @@ def test_kserve_answers_each_instance_as_json(service: Service) -> None:
 
 
 def test_a_form_that_torchserve_dropped_is_no_random_picture(service: Service) -> None:
-    (reply,) = service.handle([{}], [{"content-length": "11"}])
+    (reply,) = service.handle([{}], [Headers({"content-length": "11"})])
     assert reply.status == 400
     assert "Content-Type: application/json" in json.loads(reply.body)["detail"]
-    assert service.handle([{}], [{"Content-Length": "0"}])[0].status == 200
+    assert service.handle([{}], [Headers({"Content-Length": "0"})])[0].status == 200
 
 
 def test_what_the_observer_is_told() -> None:
@@ -175,7 +176,7 @@ def test_what_the_observer_is_told() -> None:
     poison = [POISON] + [0] * (NZ - 1)
     replies = Service(Fake(), CARD, Limits(), [seen.append]).handle(
         [{"body": body} for body in ({"num_images": 4}, {"seed": -1}, {}, {"noise": poison})],
-        [{"x-request-id": "t" * 1000}, {}, {}, {}],
+        [Headers({"x-request-id": "t" * 1000}), *[NO_HEADERS] * 3],
         ["a", "b", "c", "d"],
     )
     (report,) = seen
@@ -244,7 +245,7 @@ def test_describe_and_explain_concern_one_request(service: Service) -> None:
         {"explain": "True"},
         {"describe": {"content-type": "True"}},  # a form field of that name
     ]
-    replies = service.handle(raws, headers)
+    replies = service.handle(raws, [Headers(own) for own in headers])
     assert [reply.status for reply in replies] == [200, 200, 501, 400]
     assert replies[0].content_type == "application/json"
     assert replies[1].content_type == "image/png"
@@ -626,7 +627,7 @@ def test_each_good_request_gets_the_bytes_it_gets_alone(
 ) -> None:
     raws = [well if is_good else ill for is_good, well, ill, _ in batch]
     headers = [{"Accept": accept} for *_, accept in batch]
-    replies = real_service.handle(raws, headers)
+    replies = real_service.handle(raws, [Headers(own) for own in headers])
     assert len(replies) == len(raws)
     for raw, own, reply, (is_good, *_) in zip(raws, headers, replies, batch, strict=True):
         if is_good:
@@ -634,7 +635,7 @@ def test_each_good_request_gets_the_bytes_it_gets_alone(
             kserve = isinstance(body, dict) and "instances" in body
             refused = kserve and own["Accept"] == "image/png"
             assert reply.status == (406 if refused else 200)
-            assert reply == real_service.handle([raw], [own])[0]
+            assert reply == real_service.handle([raw], [Headers(own)])[0]
 
 
 @settings(max_examples=200, deadline=None)

@@ -15,7 +15,7 @@ import pytest
 from handler import wire
 from handler.errors import Kind, RequestError
 from handler.settings import Limits
-from handler.wire import choose
+from handler.wire import Headers, choose
 
 NZ = 4
 ROW_BYTES = 4 * NZ
@@ -25,7 +25,7 @@ JSON_TYPES = ["application/json", "APPLICATION/JSON; charset=utf-8", "text/json"
 
 
 def fields(raw: dict[str, Any], headers: dict[str, Any] | None = None, **limits: int) -> Any:
-    return dict(wire.fields(raw, NZ, Limits(**limits), headers or {}))
+    return dict(wire.fields(raw, NZ, Limits(**limits), Headers(headers or {})))
 
 
 def refused(
@@ -359,7 +359,7 @@ def test_decoded_json_is_taken_as_it_is() -> None:
     ],
 )
 def test_the_best_acceptable_form(accept: str, expected: str) -> None:
-    assert choose({"aCCept": accept}) == expected
+    assert choose(Headers({"aCCept": accept})) == expected
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ def test_the_best_acceptable_form(accept: str, expected: str) -> None:
 )
 def test_nothing_acceptable(accept: str) -> None:
     with pytest.raises(RequestError) as caught:
-        choose({"Accept": accept})
+        choose(Headers({"Accept": accept}))
     assert caught.value.kind is Kind.NOT_ACCEPTABLE
     assert caught.value.field == "Accept"
     assert caught.value.seen.isascii()
@@ -385,10 +385,10 @@ def test_nothing_acceptable(accept: str) -> None:
 
 
 def test_a_form_field_is_no_header() -> None:
-    assert choose({"Accept": {"content-type": "text/plain"}}) == "png"
+    assert choose(Headers({"Accept": {"content-type": "text/plain"}})) == "png"
 
 
 def test_only_what_is_offered() -> None:
-    assert choose({}, offered=("json",)) == "json"
+    assert choose(Headers({}), offered=("json",)) == "json"
     with pytest.raises(RequestError):
-        choose({"Accept": "image/png"}, offered=("json",))
+        choose(Headers({"Accept": "image/png"}), offered=("json",))

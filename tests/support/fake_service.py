@@ -13,6 +13,7 @@ from handler.pixels import Images
 from handler.replies import Reply
 from handler.service import Service
 from handler.settings import Card
+from handler.wire import Headers
 
 NZ = 4
 FACTS = {
@@ -52,7 +53,7 @@ class Fake:
 
 
 def one(service: Service, fields: dict[str, Any], headers: dict[str, Any] | None = None) -> Reply:
-    (reply,) = service.handle([{"body": fields}], [headers or {}])
+    (reply,) = service.handle([{"body": fields}], [Headers(headers or {})])
     return reply
 
 
