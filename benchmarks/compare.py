@@ -53,6 +53,7 @@ TITLES = {
 _STEADY = 0.9  # of the fastest pulse; below it something else has the machine
 _REPEATS = 2  # of a round that was disturbed, at most; in a whole run as many for each --rounds
 _PULSE_S = 0.4
+_WARM_S = 3.0
 _IDLE_S = 2.0  # how long a server that does nothing is watched
 _KINDS: dict[Kind, tuple[str, tuple[int, ...]]] = {
     "image": ("1 image", (1,)),
@@ -123,6 +124,8 @@ class ServingConfig:
     installed (those that are there), or their names."""
     precision: str | None = None
     """Serve a copy of our archive with this precision in its handler block, such as float32."""
+    png: Literal["fast", "small"] | None = None
+    """The same with this way to write PNGs."""
     out: Path = Path("runs/serving.json")
     """Where everything measured goes."""
 
@@ -140,7 +143,8 @@ class ServingConfig:
 
     def settings(self) -> dict[str, str]:
         """Of the handler block, those that are to be others than in the archive."""
-        return {"precision": self.precision} if self.precision else {}
+        chosen = {"precision": self.precision, "png": self.png}
+        return {name: value for name, value in chosen.items() if value}
 
     def works(self) -> list[Work]:
         """Each kind of work at each number of connections."""
@@ -330,7 +334,11 @@ class Measurement:
     def _up(self, name: str, running: Running) -> None:
         """Take in a server that is ready: see what it does when idle, then hold it still."""
         self.stack.callback(running.resume)  # before it is stopped
-        time.sleep(_IDLE_S)  # what starting has left to do, such as Java's compiler
+        saturate(  # Java compiles what is used often
+            target(running.url, "application/json"), 32, _WARM_S,
+            asks(itertools.cycle((1, 1, 1, 64)), 0, running.body), Limits(timeout_s=60),
+        )  # fmt: skip
+        time.sleep(_IDLE_S / 2)
         before = running.cpu_s()
         time.sleep(_IDLE_S)
         self.idle_cores[name] = (running.cpu_s() - before) / _IDLE_S

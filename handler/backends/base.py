@@ -25,7 +25,10 @@ by kernel."""
 
 
 class Backend(Protocol):
-    """What runs the network: (N, nz) float32 -> (N, H, W, C) uint8, C-contiguous, the caller's, N >= 1."""
+    """What runs the network: (N, nz) float32 -> (N, H, W, C) uint8, N >= 1.
+
+    What it returns is C-contiguous, and nothing writes into it later.
+    """
 
     name: str
     device: str
