@@ -53,7 +53,7 @@ TITLES = {
 _STEADY = 0.9  # of the fastest pulse; below it something else has the machine
 _REPEATS = 2  # of a round that was disturbed, at most; in a whole run as many for each --rounds
 _PULSE_S = 0.4
-_WARM_S = 3.0
+_WARM_S = 3.0  # of work before a server is watched
 _IDLE_S = 2.0  # how long a server that does nothing is watched
 _KINDS: dict[Kind, tuple[str, tuple[int, ...]]] = {
     "image": ("1 image", (1,)),
