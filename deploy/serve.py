@@ -24,7 +24,7 @@ from client.files import write
 from deploy import lifecycle
 from deploy.java import NoJavaError
 from deploy.lifecycle import ServerError, check_archive, find_java, identity
-from deploy.server import ROOT, Ports, Server, ask
+from deploy.server import ROOT, START_S, Ports, Server, ask
 
 FOLDER = ROOT / ".server"
 STATE = FOLDER / "server.json"
@@ -40,7 +40,7 @@ class Start:
     ports: Annotated[Ports, tyro.conf.arg(name="")] = field(default_factory=Ports)
     grid: Path = Path("grid.png")
     """Where the first grid goes: 64 images, or as many as one request of this model may ask for."""
-    timeout_s: float = 120.0
+    timeout_s: float = START_S
     """How long to wait for readiness, and then for the grid while others keep the server busy."""
 
 

@@ -27,6 +27,9 @@ from deploy.lifecycle import check_archive, clear, launch, stop
 ROOT = Path(__file__).resolve().parent.parent
 LOG_CONFIG = ROOT / "deploy" / "log4j2.xml"
 HOST = "127.0.0.1"
+START_S = 360.0
+"""How long a start may take: longer than ``startupTimeout`` of model-config.yaml, after which
+TorchServe itself says what was wrong."""
 _LOAD_FAILURE = re.compile(
     r"Failed to load model|Load model failed|Backend worker monitoring thread interrupted or "
     r"backend worker process died|Backend worker process died\.|Invalid configuration"
@@ -155,7 +158,7 @@ class Server:
             return launch(config, temporary, logs, *arguments, env=own, **output, **group)
 
     @contextlib.contextmanager
-    def running(self, timeout_s: float = 180.0) -> Iterator[subprocess.Popen[bytes]]:
+    def running(self, timeout_s: float = START_S) -> Iterator[subprocess.Popen[bytes]]:
         """The server, ready, for the length of a ``with`` block; gives its launcher.
 
         Raises:
@@ -200,6 +203,7 @@ class Server:
             "model_store": str(self.model_store.resolve()),
             "load_models": self.archive,
             "metrics_config": str(ROOT / "handler" / "metrics.yaml"),
+            "system_metrics_cmd": _python(ROOT / "deploy" / "system_metrics.py"),
             # As a URI: TorchServe splits vmargs at blanks.
             "vmargs": f"-Dlog4j.configurationFile={LOG_CONFIG.as_uri()}",
             **dict(self.settings),
@@ -224,6 +228,13 @@ class Server:
     def _log_end(self) -> str:
         lines = "\n  ".join(telling(self._log_text()))
         return f"\n  {lines}\nThe whole log: {self.log}"
+
+
+def _python(script: Path) -> str:
+    """Arguments of a Python that runs the script. TorchServe splits them at blanks, and a path may
+    have some."""
+    name = ascii(str(script)).replace(" ", "\\x20")
+    return f"-c exec(open({name}).read())"
 
 
 def telling(text: str, count: int = 8) -> list[str]:

@@ -23,6 +23,7 @@ from export.archive import (
     build_archive,
     check_out,
     check_version,
+    check_workers,
     make_card,
 )
 from export.models import export_onnx, export_torchscript, fold_batchnorm
@@ -39,8 +40,11 @@ class ExportConfig:
     """generator.safetensors of a training run."""
     out: Path = Path("model_store")
     """Folder for dcgan.mar, its sha256 and parity.json."""
-    backend: Literal["auto", "torchscript", "onnx", "packed"] | None = None
+    backend: Literal["auto", "torch_gpu", "torchscript", "onnx", "packed"] | None = None
     """What runs the model; handler/model-config.yaml decides when left out."""
+    workers: int | None = None
+    """Processes that serve it, which share the processors, and the GPUs in turn; 4 for each GPU is
+    a good start. handler/model-config.yaml decides when left out."""
     model_version: str = "1.0"
     """Version that the served model reports."""
     keep_models: bool = False
@@ -69,6 +73,7 @@ def export(config: ExportConfig) -> dict[str, object]:
     """Export, verify, pack; returns what was made."""
     check_version(config.model_version)
     check_out(config.out)
+    check_workers(config.workers)
     generator, info = load_generator(config.weights)
     with tempfile.TemporaryDirectory(prefix="dcgan-export-") as work:
         torchscript, onnx = Path(work) / "generator.pt", Path(work) / "generator.onnx"
@@ -82,7 +87,7 @@ def export(config: ExportConfig) -> dict[str, object]:
         )
         card = make_card(config.weights, info, config.model_version, facts)
         archive = config.out / f"{MODEL_NAME}.mar"
-        digest = build_archive(archive, torchscript, onnx, card, config.backend)
+        digest = build_archive(archive, torchscript, onnx, card, config.backend, config.workers)
         with atomic_path(config.out / "parity.json") as beside:
             beside.write_text(json.dumps(parity, indent=2) + "\n", encoding="utf-8")
         for model in (torchscript, onnx) if config.keep_models else ():

@@ -46,6 +46,12 @@ def check_version(version: str) -> None:
         )
 
 
+def check_workers(workers: int | None) -> None:
+    """ValueError unless there is at least one, or nothing is said of them."""
+    if workers is not None and workers < 1:
+        raise ValueError(f"--workers {workers} is not allowed: at least 1, for example 4 for a GPU")
+
+
 def check_out(folder: Path) -> None:
     """ValueError if no file can be written into the folder, which need not be there yet."""
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
@@ -74,7 +80,12 @@ def make_card(weights: Path, info: WeightsInfo, version: str, onnx: OnnxFacts) -
 
 
 def build_archive(
-    path: Path, torchscript: Path, onnx: Path, card: Card, backend: str | None = None
+    path: Path,
+    torchscript: Path,
+    onnx: Path,
+    card: Card,
+    backend: str | None = None,
+    workers: int | None = None,
 ) -> str:
     """Write the archive atomically, and ``<path>.sha256`` beside it.
 
@@ -82,7 +93,7 @@ def build_archive(
         path: ``.../dcgan.mar``.
         torchscript, onnx: the exported model files.
         card: goes into the archive as ``card.json``.
-        backend: written into the archive's model-config.yaml; None leaves what is there.
+        backend, workers: written into the archive's model-config.yaml; None leaves what is there.
 
     Returns:
         the archive's SHA-256, hexadecimal.
@@ -100,7 +111,7 @@ def build_archive(
         shutil.copy(ENTRY, entry)
         extra = _stage(Path(private) / "extra", torchscript, onnx, card)
         config = Path(private) / MODEL_CONFIG
-        config.write_text(_configured(backend), encoding="utf-8")
+        config.write_text(_configured(backend, workers), encoding="utf-8")
         laid_out = _run_archiver(Path(private), entry, extra, config, card.version)
         _normalise_manifest(laid_out / "MAR-INF" / "MANIFEST.json")
         zipped = _zipped(laid_out)
@@ -131,15 +142,15 @@ def _stage(extra: Path, torchscript: Path, onnx: Path, card: Card) -> Path:
     return extra
 
 
-def _configured(backend: str | None) -> str:
-    """The text of model-config.yaml with the backend chosen; its comments stay."""
+def _configured(backend: str | None, workers: int | None) -> str:
+    """The text of model-config.yaml with what was chosen; its comments stay."""
     text = (PACKAGE / MODEL_CONFIG).read_text(encoding="utf-8")
-    if backend is None:
-        return text
-    changed, count = re.subn(r"(?m)^(  backend: +)\w+", rf"\g<1>{backend}", text)
-    if count != 1:
-        raise ArchiveError(f"{MODEL_CONFIG} has no line for the backend in its handler block")
-    return changed
+    for key, value in (("  backend", backend), ("minWorkers", workers), ("maxWorkers", workers)):
+        if value is not None:
+            text, count = re.subn(rf"(?m)^({key}: +)\w+", rf"\g<1>{value}", text)
+            if count != 1:
+                raise ArchiveError(f"{MODEL_CONFIG} has no line for {key.strip()}")
+    return text
 
 
 def _run_archiver(private: Path, entry: Path, extra: Path, config: Path, version: str) -> Path:

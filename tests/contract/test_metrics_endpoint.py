@@ -6,8 +6,9 @@ import re
 
 import pytest
 import requests
+import yaml
 
-from deploy.server import HOST, Server
+from deploy.server import HOST, ROOT, Server
 from handler.errors import Kind
 from tests.support import live
 
@@ -44,6 +45,21 @@ def test_every_outcome_is_there_before_it_happens(server: Server) -> None:
     assert {name for name in found if name.startswith("dcgan_requests_total")} == expected
     # The server is shared; of all kinds this one never happens to it.
     assert found['dcgan_requests_total|Status="500"|Kind="internal"'] == 0
+
+
+def test_the_machine_is_told_too(server: Server) -> None:
+    """By our own collector, which TorchServe runs once a minute."""
+    declared = yaml.safe_load((ROOT / "handler" / "metrics.yaml").read_text(encoding="utf-8"))
+    gauges = [gauge for gauge in declared["ts_metrics"]["gauge"] if "DeviceId" not in str(gauge)]
+    hosts = [gauge["name"] for gauge in gauges if gauge["unit"] != "Milliseconds"]
+    assert len(hosts) == 7
+
+    def all_told() -> bool:
+        url = f"http://{HOST}:{server.ports.metrics}/metrics"
+        text = requests.get(url, timeout=30).text
+        return all(re.search(rf"(?m)^{name}\{{Level=\"Host\"", text) for name in hosts)
+
+    live.wait(all_told, 90)
 
 
 def test_requests_images_and_times_are_counted(server: Server) -> None:

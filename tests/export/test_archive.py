@@ -51,8 +51,24 @@ def test_an_export_is_complete(exported: Path) -> None:
     assert batches == {(a, b) for a in ("torchscript", "onnx") for b in (1, 2, 5, 64)}
 
 
-def test_the_backend_can_be_chosen_at_export(weights: Path, exported: Path, tmp_path: Path) -> None:
-    assert main(["--weights", str(weights), "--out", str(tmp_path), "--backend", "onnx"]) == 0
+def test_backend_and_workers_can_be_chosen_at_export(
+    weights: Path, exported: Path, tmp_path: Path
+) -> None:
+    assert (
+        main(
+            [
+                "--weights",
+                str(weights),
+                "--out",
+                str(tmp_path),
+                "--backend",
+                "onnx",
+                "--workers",
+                "3",
+            ]
+        )
+        == 0
+    )
     configs = []
     for folder in (exported, tmp_path):
         with zipfile.ZipFile(folder / "dcgan.mar") as opened:
@@ -60,4 +76,5 @@ def test_the_backend_can_be_chosen_at_export(weights: Path, exported: Path, tmp_
             assert "handler/model-config.yaml" not in opened.namelist()
     assert configs[0]["handler"]["backend"] == "auto"
     configs[0]["handler"]["backend"] = "onnx"
+    configs[0] |= {"minWorkers": 3, "maxWorkers": 3}
     assert configs[1] == configs[0]

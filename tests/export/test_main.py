@@ -41,7 +41,8 @@ def test_a_file_of_another_network_exits_3(
 
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [("--model-version ../1", "version '../1' is not allowed: 1 to 32"),
+    [("--workers 0", "--workers 0 is not allowed: at least 1"),
+     ("--model-version ../1", "version '../1' is not allowed: 1 to 32"),
      (f"--model-version {'v' * 33}", "is not allowed: 1 to 32"),
      ("--out {}/file", "file: Not a directory; give another"),
      ("--out {}/file/new", "--out {}/file/new cannot be written to: {}/file: Not"),

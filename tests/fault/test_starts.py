@@ -461,6 +461,8 @@ def test_the_literal_torchserve_command(tmp_path: Path) -> None:
         live.wait(lambda: not server.reason_not_ready())
         reply = requests.post(server.predict_url, json={"seed": 3}, timeout=30)
         assert reply.headers["content-type"] == "image/png"
+        metrics = f"http://{HOST}:{server.ports.metrics}/metrics"
+        live.wait(lambda: "MemoryUtilization{" in requests.get(metrics, timeout=30).text)
     finally:
         try:
             run("torchserve --stop")

@@ -178,6 +178,10 @@ def test_one_gpu_a_pod() -> None:
     cpu, gpu = (rendered(FOLDER / f"overlays/{name}") for name in ("cpu", "gpu"))
     limit = container(gpu, "torchserve")["resources"]["limits"]["nvidia.com/gpu"]
     assert limit == 1
+    compose = yaml.safe_load((ROOT / "deploy/compose.gpu.yml").read_text(encoding="utf-8"))
+    workers = compose["services"]["torchserve"]["build"]["args"]["WORKERS"]
+    # PNGs are what is left to do, and a worker with one processor waits for each of them.
+    assert int(container(gpu, "torchserve")["resources"]["requests"]["cpu"]) >= 2 * workers
     assert "nvidia.com/gpu" not in str(cpu)
     assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod(gpu)[
         "tolerations"

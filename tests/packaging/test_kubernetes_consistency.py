@@ -8,7 +8,8 @@ from pathlib import Path
 import yaml
 
 from deploy import entrypoint
-from deploy.server import ROOT, Ports
+from deploy.serve import Start
+from deploy.server import ROOT, START_S, Ports
 from handler.settings import Limits
 from tests.support.manifests import (
     Manifest,
@@ -56,6 +57,10 @@ def test_the_probes_wait_as_long_as_torchserve_tries(manifests: list[Manifest]) 
     assert only(manifests, "Deployment")["spec"]["progressDeadlineSeconds"] > budget
     retries_s = MODEL_CONFIG.get("maxRetryTimeoutInSec", 300)
     assert liveness["periodSeconds"] * liveness["failureThreshold"] > given_up_s > retries_s
+
+
+def test_a_start_here_is_waited_for_as_long_as_torchserve_tries() -> None:
+    assert MODEL_CONFIG["startupTimeout"] < START_S == Start().timeout_s
 
 
 def test_the_probe_and_the_user_are_the_images(manifests: list[Manifest]) -> None:

@@ -40,12 +40,14 @@ def test_the_autoscalers_metrics_have_rules_over_series_that_exist(overlay: list
     for rule in rules.values():
         asked = {rule["seriesQuery"].partition("{")[0]}
         asked |= set(re.findall(r"(\w+)\{<<\.LabelMatchers>>\}", rule["metricsQuery"]))
-        assert asked <= declared_metrics()
+        assert asked <= declared_metrics() | {"dcgan_workers"}  # that one is the proxy's
+    assert "`dcgan_workers ${" in (ROOT / "deploy/proxy/proxy.js").read_text(encoding="utf-8")
 
 
 @needs_promtool
 def test_the_rules_compute_what_they_say(tmp_path: Path) -> None:
-    """Prometheus itself evaluates them, over 4 minutes of two pods: one half busy, one idle."""
+    """Prometheus itself evaluates them, over 4 minutes of two pods of two workers: one half
+    busy, one idle."""
     record = []
     for name, rule in adapter_rules().items():
         query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'namespace="dcgan"')
@@ -54,14 +56,17 @@ def test_the_rules_compute_what_they_say(tmp_path: Path) -> None:
         yaml.safe_dump({"groups": [{"name": "a", "rules": record}]})
     )
     labels = 'namespace="dcgan",pod="{}"'
-    # 15 s apart: 1.5 + 4.5 + 1.5 s of work, 60 requests that waited 6 s together.
-    rises = {"dcgan_latents_seconds_sum": 1.5, "dcgan_forward_seconds_sum": 4.5,
-             "dcgan_encode_seconds_sum": 1.5, "ts_inference_requests_total": 60,
+    # 15 s apart: 3 + 9 + 3 s of work, 60 requests that waited 6 s together.
+    rises = {"dcgan_latents_seconds_sum": 3, "dcgan_forward_seconds_sum": 9,
+             "dcgan_encode_seconds_sum": 3, "ts_inference_requests_total": 60,
              "ts_queue_latency_microseconds": 6_000_000}  # fmt: skip
     series = [
         {"series": f"{name}{{{labels.format(pod)}}}", "values": f"0+{rise if pod == 'a' else 0}x16"}
         for name, rise in rises.items()
         for pod in ("a", "b")
+    ]
+    series += [
+        {"series": f"dcgan_workers{{{labels.format(pod)}}}", "values": "2x16"} for pod in ("a", "b")
     ]
     expected = {"dcgan_worker_busy_ratio": 0.5, "dcgan_queue_wait_seconds": 0.1}
     checks = [
