@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import subprocess
 import sys
 from copy import deepcopy
 from typing import Any
 
-import pynvml
 import pytest
 import yaml
 from compose_spec import PyCompose
-from ts.metrics import system_metrics
 
 from deploy import entrypoint
 from deploy.server import ROOT
@@ -194,25 +191,11 @@ def test_the_proxys_body_limit_is_torchserves() -> None:
     assert f"at most {limit.group(1)} bytes" in (DEPLOY / "proxy/problems.conf").read_text()
 
 
-def test_what_torchserves_metrics_import_on_a_host_with_a_gpu() -> None:
-    """Else all of them vanish; what nvidia-smi and NVML say without one is another matter."""
-    without_a_gpu = (FileNotFoundError, subprocess.CalledProcessError, pynvml.NVMLError)
-    with contextlib.suppress(*without_a_gpu):
-        system_metrics.collect_all(system_metrics, 1)
-    assert "nvgpu.list_gpus" in sys.modules
-    # TorchServe catches it by this name.
-    assert issubclass(pynvml.nvml.NVMLError_NotSupported, pynvml.NVMLError)
-
-
-def test_the_gpu_image_has_them() -> None:
-    compose = load("deploy/compose.gpu.yml")
-    given = compose["services"]["torchserve"]["build"]["args"]["GPU_METRICS"].split()
-    assert given == ["nvgpu", "pynvml"]
-    pinned = (ROOT / "requirements.txt").read_text(encoding="utf-8")
-    assert all(f"\n{name}==" in pinned for name in given)
+def test_the_image_has_our_collector_of_system_metrics() -> None:
     dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
-    assert "\nARG GPU_METRICS=\n" in dockerfile  # the other image goes without
-    assert " ${GPU_METRICS} " in dockerfile
+    assert re.search(r"^COPY .*deploy/system_metrics\.py.* deploy/$", dockerfile, re.MULTILINE)
+    assert " pynvml " in dockerfile
+    assert "\npynvml==" in (ROOT / "requirements.txt").read_text(encoding="utf-8")
 
 
 # What may be open at once in the proxy fits the place where it waits.
