@@ -1,9 +1,10 @@
-"""Sampling of real processes, and the reading of Prometheus texts."""
+"""What runs beside a benchmark, and sampling of real processes."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 import types
 from collections.abc import Iterator
@@ -12,8 +13,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from benchmarks.load import difference, read_metrics
-from benchmarks.resources import Sampler
+from benchmarks.resources import Background, Sampler
 
 BUSY = "import time; e = time.process_time() + {s}\nwhile time.process_time() < e: pass\n"
 
@@ -102,52 +102,18 @@ def test_gpus_through_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     assert second["utilisation_percent_max"] is None
 
 
-BEFORE = """\
-# HELP ts_inference_requests_total Total number of inference requests.
-# TYPE ts_inference_requests_total counter
-ts_inference_requests_total{model_name="dcgan",model_version="default",} 10.0
-# TYPE Requests2XX counter
-Requests2XX{Level="Host",Hostname="a}b\\"c",} 4.0
-# TYPE forward_ms histogram
-forward_ms_bucket{le="5.0",} 3.0
-forward_ms_bucket{le="+Inf",} 9.0
-forward_ms_sum 30.5
-forward_ms_count 9.0
-# TYPE CPUUtilization gauge
-CPUUtilization{Level="Host",} 12.5
-"""
-AFTER = """\
-# TYPE ts_inference_requests_total counter
-ts_inference_requests_total{model_name="dcgan",model_version="default",} 70.0
-# TYPE Requests2XX counter
-Requests2XX{Level="Host",Hostname="a}b\\"c",} 1.0
-# TYPE Requests5XX counter
-Requests5XX 2.0 1700000000000
-# TYPE forward_ms histogram
-forward_ms_bucket{le="5.0",} 3.0
-forward_ms_bucket{le="+Inf",} 19.0
-forward_ms_sum 1.305e2
-forward_ms_count 19.0
-# TYPE CPUUtilization gauge
-CPUUtilization{Level="Host",} 99.0
-nothing NaN
-"""
+def test_it_repeats_until_the_block_ends() -> None:
+    seen = threading.Event()
+    calls: list[int] = []
 
+    def act() -> None:
+        calls.append(threading.get_ident())
+        if len(calls) == 3:
+            seen.set()
 
-def test_difference_of_two_readings() -> None:
-    change = difference(read_metrics(BEFORE), read_metrics(AFTER))
-    assert change["grown"] == {
-        'ts_inference_requests_total{model_name="dcgan",model_version="default"}': 60.0,
-        'Requests2XX{Level="Host",Hostname="a}b\\"c"}': 1.0,  # it restarted
-        "Requests5XX": 2.0,  # new
-        'forward_ms_bucket{le="+Inf"}': 10.0,
-        "forward_ms_sum": 100.0,
-        "forward_ms_count": 10.0,
-    }
-    assert change["now"] == {'CPUUtilization{Level="Host"}': 99.0}
-
-
-@pytest.mark.parametrize("text", ["broken line here\n", "<html>", "a{b} 1\n", "a one\n"])
-def test_what_is_no_metrics_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="not Prometheus' text format"):
-        read_metrics(text)
+    with Background(act, 0.001):
+        assert seen.wait(10)
+    done = len(calls)
+    time.sleep(0.05)
+    assert len(calls) == done
+    assert threading.get_ident() not in calls

@@ -1,35 +1,15 @@
-"""What runs beside a benchmark, and how a benchmark is ended."""
+"""How a benchmark is ended."""
 
 from __future__ import annotations
 
 import ast
 import os
 import signal
-import threading
-import time
 
 import pytest
 
 from benchmarks.command import end_on_sigterm
-from benchmarks.resources import Background
 from deploy.server import ROOT
-
-
-def test_it_repeats_until_the_block_ends() -> None:
-    seen = threading.Event()
-    calls: list[int] = []
-
-    def act() -> None:
-        calls.append(threading.get_ident())
-        if len(calls) == 3:
-            seen.set()
-
-    with Background(act, 0.001):
-        assert seen.wait(10)
-    done = len(calls)
-    time.sleep(0.05)
-    assert len(calls) == done
-    assert threading.get_ident() not in calls
 
 
 def test_sigterm_ends_with_blocks_as_ctrl_c_does() -> None:

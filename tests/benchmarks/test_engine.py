@@ -1,81 +1,105 @@
-"""The open loop against planted servers: what it must see, and each outcome counted apart."""
+"""When requests leave and what they ask for; and against planted servers what the open loop must
+see, each outcome counted apart, sends that are late."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks.engine import Ask, Limits, Tally, constant, run, saturate, target
-
-Answer = Callable[[BaseHTTPRequestHandler, int], None]
-
-
-@contextmanager
-def planted(answer: Answer, get: Callable[[], str] = str) -> Iterator[str]:
-    """A server whose ``answer`` gets each POST with its number, from 0; gives the URL.
-
-    ``get`` gives the text that a GET is answered with.
-    """
-    numbers = itertools.count()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            answer(self, next(numbers))
-
-        def do_GET(self) -> None:
-            text = get().encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 256
-
-        def handle_error(self, *_: object) -> None:
-            pass  # clients that gave up
-
-    server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/predictions/dcgan"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+from benchmarks.curve import summarize
+from benchmarks.engine import (
+    Ask,
+    Kind,
+    Limits,
+    Tally,
+    asks,
+    constant,
+    poisson,
+    run,
+    saturate,
+    sizes,
+    target,
+)
+from tests.support.planted import Answer, planted, say, slow_asks
 
 
-def say(handler: BaseHTTPRequestHandler, status: int, images: int = 1) -> None:
-    handler.send_response(status)
-    handler.send_header("Content-Length", "2")
-    handler.send_header("X-Num-Images", str(images))
-    handler.end_headers()
-    handler.wfile.write(b"ok")
+@pytest.mark.parametrize(
+    ("rate_per_s", "duration_s", "count"),
+    [(20, 3, 60), (0.5, 4, 2), (1 / 3, 3, 1), (10, 0.25, 3), (0.1, 0.3, 1), (1000, 0.1, 100)],
+)
+def test_constant_arrivals_are_equally_spaced(
+    rate_per_s: float, duration_s: float, count: int
+) -> None:
+    offsets = constant(rate_per_s, duration_s)
+    assert len(offsets) == count
+    assert offsets[0] == 0.0
+    assert offsets[-1] < duration_s
+    np.testing.assert_allclose(np.diff(offsets), 1 / rate_per_s)
+
+
+def test_poisson_arrivals_have_the_rate_and_exponential_gaps() -> None:
+    offsets = poisson(200.0, 100.0, seed=0)
+    assert abs(len(offsets) - 20_000) < 5 * np.sqrt(20_000)
+    gaps_s = np.diff(offsets)
+    assert (gaps_s >= 0).all()
+    # An exponential distribution's mean equals its standard deviation.
+    assert gaps_s.mean() == pytest.approx(1 / 200, rel=0.04)
+    assert gaps_s.std() == pytest.approx(1 / 200, rel=0.06)
+    assert offsets[0] >= 0
+    assert offsets[-1] < 100.0
+
+
+def test_the_number_of_poisson_arrivals_varies_as_it_should() -> None:
+    counts = [len(poisson(50.0, 1.0, seed=seed)) for seed in range(400)]
+    assert np.mean(counts) == pytest.approx(50, abs=2)
+    assert np.var(counts) == pytest.approx(50, rel=0.4)
+
+
+def test_a_seed_gives_the_same_poisson_arrivals_again() -> None:
+    first, again, other = (poisson(50.0, 2.0, seed) for seed in ([7, 1], [7, 1], [7, 2]))
+    np.testing.assert_array_equal(first, again)
+    assert first[:5].tolist() != other[:5].tolist()
+
+
+def decoded(kind: Kind, count: int, seed: int = 1, grid_share: float = 0.25) -> list[Any]:
+    endless = asks(sizes(kind, grid_share, seed), 2**20 * seed)
+    return [json.loads(ask.body) for ask in itertools.islice(endless, count)]
+
+
+@pytest.mark.parametrize("kind", ["image", "grid", "mix"])
+def test_no_image_is_asked_for_twice(kind: Kind) -> None:
+    asked = [body["seed"] + i for body in decoded(kind, 300) for i in range(body["num_images"])]
+    assert len(set(asked)) == len(asked)
+    assert min(asked) >= 0
+    assert max(asked) < 2**53
+
+
+def test_kinds_of_work() -> None:
+    assert all(body["num_images"] == 1 for body in decoded("image", 20))
+    assert all(body["num_images"] == 64 for body in decoded("grid", 20))
+    grids = sum(body["num_images"] == 64 for body in decoded("mix", 2000))
+    assert 420 < grids < 580
+
+
+def test_a_seed_gives_the_same_bodies_again() -> None:
+    assert decoded("mix", 50) == decoded("mix", 50)
+    assert decoded("mix", 50)[0] != decoded("mix", 50, seed=2)[0]
 
 
 def load(
     url: str, rate_per_s: float, duration_s: float, connections: int = 64, timeout_s: float = 10.0
 ) -> Tally:
-    return run(
-        target(url, "application/json"), constant(rate_per_s, duration_s), duration_s,
-        itertools.repeat(Ask(b"{}")), Limits(connections=connections, timeout_s=timeout_s),
-    )  # fmt: skip
+    to, some = target(url, "application/json"), itertools.repeat(Ask(b"{}"))
+    limits = Limits(connections=connections, timeout_s=timeout_s)
+    return run(to, constant(rate_per_s, duration_s), duration_s, some, limits)
 
 
 def stalling(stall_at: int, stall_s: float) -> Answer:
@@ -91,6 +115,14 @@ def stalling(stall_at: int, stall_s: float) -> Answer:
     return answer
 
 
+def slower_than_200_ms(tally: Tally) -> int:
+    return sum(
+        item.count_added_in_this_iter_step
+        for item in tally.latency_us.get_recorded_iterator()
+        if item.value_iterated_to > 0.2e6
+    )
+
+
 def test_open_loop_sees_a_stall_that_a_closed_loop_hides() -> None:
     rate_per_s, stall_s = 100, 2.0
     with planted(stalling(50, stall_s)) as url:
@@ -101,11 +133,7 @@ def test_open_loop_sees_a_stall_that_a_closed_loop_hides() -> None:
 
     assert opened.outcomes == {"2xx": 400}
     p50_s, p99_s = (opened.latency_us.get_value_at_percentile(p) / 1e6 for p in (50, 99))
-    affected = sum(
-        item.count_added_in_this_iter_step
-        for item in opened.latency_us.get_recorded_iterator()
-        if item.value_iterated_to > 0.2e6
-    )
+    affected = slower_than_200_ms(opened)
     # Users who come 100 times a second find the server standing still for 2 s: about 180 of
     # them wait longer than 0.2 s, which is nearly half of all.
     assert 1.5 < p99_s < 4.0
@@ -115,12 +143,7 @@ def test_open_loop_sees_a_stall_that_a_closed_loop_hides() -> None:
 
     # The closed loop sends 400 as well; while the server stands still it does not ask.
     assert closed.outcomes == {"2xx": 400}
-    slow = sum(
-        item.count_added_in_this_iter_step
-        for item in closed.latency_us.get_recorded_iterator()
-        if item.value_iterated_to > 0.2e6
-    )
-    assert slow < 20
+    assert slower_than_200_ms(closed) < 20
     assert closed.latency_us.get_value_at_percentile(99) / 1e6 < 0.5 * stall_s
 
 
@@ -151,10 +174,14 @@ def test_saturation_keeps_every_connection_busy_and_counts_the_images_asked_for(
     assert 0.5 <= tally.wall_s < 5
 
 
-def test_a_server_that_is_gone_is_not_asked_in_a_tight_loop() -> None:
+def nobody() -> str:
+    """An address where nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    to = target(f"http://127.0.0.1:{port}", "application/json")
+        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_a_server_that_is_gone_is_not_asked_in_a_tight_loop() -> None:
+    to = target(nobody(), "application/json")
     tally = saturate(to, 2, 0.3, itertools.repeat(Ask(b"{}")), Limits())
     assert set(tally.outcomes) == {"connection_error"}
     assert 2 <= tally.arrivals <= 2 * 31
@@ -208,9 +235,7 @@ def test_timeouts_are_counted_and_enter_the_latency() -> None:
 
 
 def test_nobody_there() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    tally = load(f"http://127.0.0.1:{port}/", 40, 0.25)
+    tally = load(nobody(), 40, 0.25)
     assert tally.outcomes == {"connection_error": 10}
     assert tally.throughput_per_s == 0
 
@@ -269,13 +294,61 @@ def test_images_bytes_and_the_cost_of_the_client() -> None:
     assert 0 < tally.cpu_s < tally.wall_s
 
 
-def test_progress_is_told_while_running() -> None:
-    told: list[int] = []
+def test_progress_is_shown_while_running() -> None:
+    shown: list[int] = []
+
+    def show(_: float, tally: Tally) -> None:
+        shown.append(tally.outcomes["2xx"])
+
     with planted(lambda handler, _: say(handler, 200)) as url:
-        run(
-            target(url, "application/json"), constant(20, 1.5), 1.5,
-            itertools.repeat(Ask(b"{}")), Limits(),
-            lambda _, tally: told.append(tally.outcomes["2xx"]),
-        )  # fmt: skip
-    assert len(told) == 1
-    assert 10 < told[0] <= 30
+        to, some = target(url, "application/json"), itertools.repeat(Ask(b"{}"))
+        run(to, constant(20, 1.5), 1.5, some, Limits(), show)
+    assert len(shown) == 1
+    assert 10 < shown[0] <= 30
+
+
+def test_too_few_connections_make_late_sends_that_count_from_their_moment() -> None:
+    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
+        time.sleep(0.1)
+        say(handler, 200)
+
+    with planted(answer) as url:
+        tally = load(url, 40, 0.5, connections=1)  # asks for four times what it can
+    assert tally.outcomes == {"2xx": 20}
+    assert tally.connections == 1
+    assert tally.late_no_connection >= 15
+    # The last one was due at 0.475 s and answered after 20 x 0.1 s.
+    assert tally.latency_us.get_max_value() / 1e6 > 1.3
+    assert 5 < tally.throughput_per_s < 11
+
+
+def test_sends_that_are_late_by_the_clients_own_fault_are_told_apart() -> None:
+    with planted(lambda handler, _: say(handler, 200)) as url:
+        to = target(url, "application/json")
+        tally = run(to, constant(100, 0.5), 0.5, slow_asks(), Limits())
+    assert tally.outcomes == {"2xx": 50}
+    assert tally.late_client > 40
+    assert tally.late_no_connection == 0
+    assert summarize(100, tally, {}).client_saturated
+    # The last one left a second late, and that counts.
+    assert tally.latency_us.get_max_value() / 1e6 > 0.8
+
+
+def test_requests_that_could_not_leave_in_time_are_unsent() -> None:
+    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
+        time.sleep(0.3)
+        say(handler, 200)
+
+    with planted(answer) as url:
+        tally = load(url, 40, 0.5, connections=1, timeout_s=0.5)
+    assert sum(tally.outcomes.values()) == 20
+    assert 1 <= tally.outcomes["2xx"] <= 4
+    assert tally.outcomes["unsent"] > 10
+    assert tally.latency_us.get_total_count() == 20
+    assert 0.5 < tally.latency_us.get_max_value() / 1e6 < 1.2
+
+
+def test_most_sends_leave_within_milliseconds_of_their_moment() -> None:
+    with planted(lambda handler, _: say(handler, 200)) as url:
+        tally = load(url, 50, 1.0)
+    assert tally.send_lag_us.get_value_at_percentile(50) < 5_000

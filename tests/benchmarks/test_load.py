@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,34 +13,34 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hdrh.histogram import HdrHistogram
 from PIL import Image
 
 from benchmarks import load
+from benchmarks.load import difference, read_metrics
 from deploy.server import ROOT
-from tests.benchmarks.test_load_lateness import slow_asks
-from tests.benchmarks.test_load_open_loop import planted, say
+from tests.support.planted import planted, say, slow_asks
+
+Captured = pytest.CaptureFixture[str]
 
 
 def fine(handler: BaseHTTPRequestHandler, _: int) -> None:
     say(handler, 200)
 
 
-def measured(url: str, folder: Path, *arguments: str) -> dict:  # type: ignore[type-arg]
+def measured(url: str, folder: Path, flags: str) -> Any:
     out = folder / "out.json"
-    given = ["--url", url, "--warmup-s", "0", "-o", str(out), *arguments]
-    assert load.main(given) == 0
-    return json.loads(out.read_text())  # type: ignore[no-any-return]
+    assert load.main(shlex.split(f"--url {url} --warmup-s 0 -o {out} {flags}")) == 0
+    return json.loads(out.read_text())
 
 
 def test_one_rate(tmp_path: Path) -> None:
     with planted(fine) as url:
-        result = measured(
-            url, tmp_path, "--rate", "50", "--duration-s", "1", "--arrivals", "constant",
-            "--report", str(tmp_path / "curve.png"), "--pid", str(os.getpid()),
-        )  # fmt: skip
+        flags = f"--rate 50 --duration-s 1 --report {tmp_path}/curve.png --pid {os.getpid()}"
+        result = measured(url, tmp_path, f"--arrivals constant {flags}")
     (point,) = result["points"]
     assert point["arrivals"] == point["outcomes"]["2xx"] == 50
     assert point["offered_per_s"] == 50
@@ -70,11 +71,8 @@ def test_a_sweep_finds_what_a_server_can_do_and_goes_on_a_little(tmp_path: Path)
         say(handler, 200)
 
     with planted(slow) as url:
-        result = measured(
-            url, tmp_path, "--start-rate", "10", "--growth", "2.5", "--beyond", "1",
-            "--duration-s", "1", "--arrivals", "constant", "--p99-factor", "1000",
-            "--late-ms", "500",
-        )  # fmt: skip
+        sweep = "--start-rate 10 --growth 2.5 --beyond 1 --p99-factor 1000 --late-ms 500"
+        result = measured(url, tmp_path, f"{sweep} --duration-s 1 --arrivals constant")
     assert [point["rate_per_s"] for point in result["points"]] == [10, 25, 62.5, 156.25]
     assert result["knee"]["index"] == 2
     assert 20 < result["knee"]["sustained_per_s"] <= 26
@@ -93,10 +91,9 @@ def test_a_body_from_a_file_and_headers_arrive(tmp_path: Path) -> None:
     body = tmp_path / "noise.bin"
     body.write_bytes(bytes(400))
     with planted(look) as url:
-        result = measured(
-            url, tmp_path, "--rate", "20", "--duration-s", "0.5", "--body", f"@{body}",
-            "--content-type", "application/octet-stream", "--header", "X-API-Key: secret",
-        )  # fmt: skip
+        sent = f"--body @{body} --content-type application/octet-stream"
+        header = "--header 'X-API-Key: secret'"
+        result = measured(url, tmp_path, f"--rate 20 --duration-s 0.5 {sent} {header}")
     assert set(seen) == {("application/octet-stream", "400", "secret")}
     assert result["work"] == "body"
 
@@ -104,11 +101,9 @@ def test_a_body_from_a_file_and_headers_arrive(tmp_path: Path) -> None:
 def test_a_seed_gives_the_same_arrivals_and_the_most_requests_bound_the_command(
     tmp_path: Path,
 ) -> None:
-    arguments = ["--rate", "20", "40", "4000", "--duration-s", "0.5", "--seed", "3"]
+    flags = "--rate 20 40 4000 --duration-s 0.5 --seed 3 --max-requests 100"
     with planted(fine) as url:
-        first, again = (
-            measured(url, tmp_path, *arguments, "--max-requests", "100") for _ in range(2)
-        )
+        first, again = (measured(url, tmp_path, flags) for _ in range(2))
     counts = [[point["arrivals"] for point in result["points"]] for result in (first, again)]
     assert counts[0] == counts[1]
     assert len(counts[0]) == 2
@@ -120,10 +115,8 @@ def test_a_sweep_ends_where_the_client_can_no_more(
 ) -> None:
     monkeypatch.setattr(load, "asks", lambda *_: slow_asks())
     with planted(fine) as url:
-        result = measured(
-            url, tmp_path, "--start-rate", "5", "--growth", "20", "--duration-s", "0.5",
-            "--arrivals", "constant", "--late-ms", "200", "--report", str(tmp_path / "curve.png"),
-        )  # fmt: skip
+        sweep = "--start-rate 5 --growth 20 --duration-s 0.5 --arrivals constant --late-ms 200"
+        result = measured(url, tmp_path, f"{sweep} --report {tmp_path}/curve.png")
     assert [point["client_saturated"] for point in result["points"]] == [False, True]
     assert result["knee"] is None  # it would be the client's
     assert "client is saturated" in result["stopped"]
@@ -138,21 +131,19 @@ def test_metrics_of_the_server_are_subtracted(tmp_path: Path) -> None:
         say(handler, 200)
 
     with planted(answer, get=lambda: f"# TYPE r counter\nr {next(requests)}\n") as url:
-        result = measured(
-            url, tmp_path, "--rate", "20", "--duration-s", "0.5", "--arrivals", "constant",
-            "--metrics-url", url,
-        )  # fmt: skip
+        flags = f"--rate 20 --duration-s 0.5 --arrivals constant --metrics-url {url}"
+        result = measured(url, tmp_path, flags)
     assert result["points"][0]["resources"]["metrics"]["grown"] == {"r": 11.0}  # and the scrape
 
 
-def test_metrics_that_cannot_be_read_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_that_cannot_be_read_are_an_error(capsys: Captured) -> None:
     with planted(fine) as url:
         arguments = ["--url", url, "--rate", "5", "--duration-s", "0.5", "--warmup-s", "0"]
         assert load.main([*arguments, "--metrics-url", "http://127.0.0.1:1/metrics"]) == 1
     assert "metrics_url" in capsys.readouterr().err
 
 
-def test_nothing_answered_2xx_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_answered_2xx_is_a_failure(capsys: Captured) -> None:
     with planted(lambda handler, _: say(handler, 400)) as url:
         code = load.main(["--url", url, "--rate", "20", "--duration-s", "0.5", "--warmup-s", "0"])
     assert code == 1
@@ -164,10 +155,7 @@ def test_nothing_answered_2xx_is_a_failure(capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize(("host", "named"), [("127.0.0.1", False), ("0.0.0.0", True)])
 def test_no_server_is_a_failure(
-    host: str,
-    named: bool,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    host: str, named: bool, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A proxy is never used, and named where others would reach the server by it."""
     monkeypatch.setenv("http_proxy", "http://a-proxy.example:3128")
@@ -199,8 +187,8 @@ def test_no_server_is_a_failure(
         (["--growth", "1"], "growth: seen 1"),
         (["--rate", "5", "--arrivals", "saturate"], "rate: busy connections have none"),
     ],
-)  # fmt: skip
-def test_bad_usage(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+)
+def test_bad_usage(arguments: list[str], told: str, capsys: Captured) -> None:
     assert load.main(arguments) == 2
     assert told in capsys.readouterr().err
 
@@ -219,10 +207,8 @@ def heed_ctrl_c() -> None:
 def test_nobody_reads_stdout_any_more() -> None:
     ours, theirs = os.pipe()
     os.close(ours)
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load", "--help"], cwd=ROOT, stdout=theirs,
-        stderr=subprocess.PIPE, check=False,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "benchmarks.load", "--help"]
+    done = subprocess.run(command, cwd=ROOT, stdout=theirs, stderr=subprocess.PIPE, check=False)
     os.close(theirs)
     assert (done.returncode, done.stderr) == (1, b"")
 
@@ -230,11 +216,11 @@ def test_nobody_reads_stdout_any_more() -> None:
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     with planted(fine) as url:
+        flags = f"--url {url} --rate 20 21 --duration-s 1 --warmup-s 0 -o {out}"
+        command = [sys.executable, "-m", "benchmarks.load", *flags.split()]
         process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.load", "--url", url, "--rate", "20", "21",
-             "--duration-s", "1", "--warmup-s", "0", "-o", str(out)],
-            cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c,
-        )  # fmt: skip
+            command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+        )
         assert process.stderr is not None
         assert process.stderr.readline().startswith("20/s: ")
         time.sleep(0.3)
@@ -252,14 +238,9 @@ def test_the_most_that_a_server_does(tmp_path: Path) -> None:
         say(handler, 200)
 
     with planted(answer) as url:
-        result = measured(
-            url, tmp_path, "--arrivals", "saturate", "--connections", "4", "--duration-s", "1",
-            "--report", str(tmp_path / "curve.png"),
-        )  # fmt: skip
-        bounded = measured(
-            url, tmp_path, "--arrivals", "saturate", "--connections", "4", "--duration-s", "60",
-            "--max-requests", "9",
-        )  # fmt: skip
+        flags = "--arrivals saturate --connections 4 --duration-s"
+        result = measured(url, tmp_path, f"{flags} 1 --report {tmp_path}/curve.png")
+        bounded = measured(url, tmp_path, f"{flags} 60 --max-requests 9")
     (point,) = result["points"]
     assert point["rate_per_s"] is None
     assert 10 < point["throughput_per_s"] <= 41
@@ -284,6 +265,57 @@ def test_an_address_alone_is_enough(
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     with planted(look, get=lambda: "# TYPE r counter\nr 1\n") as url:
         base = url.removesuffix("/predictions/dcgan") + end
-        arguments = ("--rate", "20", "--duration-s", "0.2", "--arrivals", "constant")
-        measured(base, tmp_path, *arguments, "--metrics-url", base)
+        flags = f"--rate 20 --duration-s 0.2 --arrivals constant --metrics-url {base}"
+        measured(base, tmp_path, flags)
     assert set(paths) == {"/predictions/dcgan"}
+
+
+BEFORE = """\
+# HELP ts_inference_requests_total Total number of inference requests.
+# TYPE ts_inference_requests_total counter
+ts_inference_requests_total{model_name="dcgan",model_version="default",} 10.0
+# TYPE Requests2XX counter
+Requests2XX{Level="Host",Hostname="a}b\\"c",} 4.0
+# TYPE forward_ms histogram
+forward_ms_bucket{le="5.0",} 3.0
+forward_ms_bucket{le="+Inf",} 9.0
+forward_ms_sum 30.5
+forward_ms_count 9.0
+# TYPE CPUUtilization gauge
+CPUUtilization{Level="Host",} 12.5
+"""
+AFTER = """\
+# TYPE ts_inference_requests_total counter
+ts_inference_requests_total{model_name="dcgan",model_version="default",} 70.0
+# TYPE Requests2XX counter
+Requests2XX{Level="Host",Hostname="a}b\\"c",} 1.0
+# TYPE Requests5XX counter
+Requests5XX 2.0 1700000000000
+# TYPE forward_ms histogram
+forward_ms_bucket{le="5.0",} 3.0
+forward_ms_bucket{le="+Inf",} 19.0
+forward_ms_sum 1.305e2
+forward_ms_count 19.0
+# TYPE CPUUtilization gauge
+CPUUtilization{Level="Host",} 99.0
+nothing NaN
+"""
+
+
+def test_difference_of_two_readings() -> None:
+    change = difference(read_metrics(BEFORE), read_metrics(AFTER))
+    assert change["grown"] == {
+        'ts_inference_requests_total{model_name="dcgan",model_version="default"}': 60.0,
+        'Requests2XX{Level="Host",Hostname="a}b\\"c"}': 1.0,  # it restarted
+        "Requests5XX": 2.0,  # new
+        'forward_ms_bucket{le="+Inf"}': 10.0,
+        "forward_ms_sum": 100.0,
+        "forward_ms_count": 10.0,
+    }
+    assert change["now"] == {'CPUUtilization{Level="Host"}': 99.0}
+
+
+@pytest.mark.parametrize("text", ["broken line here\n", "<html>", "a{b} 1\n", "a one\n"])
+def test_what_is_no_metrics_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not Prometheus' text format"):
+        read_metrics(text)
