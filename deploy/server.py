@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import socket
 import subprocess
@@ -208,6 +209,8 @@ class Server:
             "vmargs": f"-Dlog4j.configurationFile={LOG_CONFIG.as_uri()}",
             **dict(self.settings),
         }
+        if {**os.environ, **dict(self.environment)}.get("CUDA_VISIBLE_DEVICES") == "":
+            own["number_of_gpu"] = "0"  # which TorchServe takes for all of them, and CUDA for none
         kept = [
             line
             for line in BASE_CONFIG.read_text(encoding="utf-8").splitlines()

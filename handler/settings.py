@@ -34,7 +34,8 @@ class Limits(_Block):
             channel and fails the whole batch.
         max_body_bytes: a body that arrives as text or bytes. The default is TorchServe's
             max_request_size, which has cut longer ones off already.
-        max_batch_images: images in one forward pass; bounds the memory of the device.
+        max_batch_images: images in one forward pass, of which a GPU makes 64 at most in any case;
+            bounds the memory of the device.
     """
 
     max_images: int = Field(default=256, ge=1)

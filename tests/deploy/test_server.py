@@ -47,3 +47,15 @@ def test_another_digest_refuses_to_start(
     with pytest.raises(ServerError, match=rf"dcgan\.mar is damaged .*{seen}.*python -m export"):
         server.start()
     assert not server.folder.exists()
+
+
+@pytest.mark.parametrize("visible", [None, "", "0"])
+def test_gpus_that_are_hidden_are_given_to_no_worker(
+    tmp_path: Path, visible: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TorchServe asks nvidia-smi, which does not hide them."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    own = () if visible is None else (("CUDA_VISIBLE_DEVICES", visible),)
+    server = Server(tmp_path, tmp_path, Ports(), environment=own)
+    lines = server._properties().splitlines()
+    assert ("number_of_gpu=0" in lines) == (visible == "")

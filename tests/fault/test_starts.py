@@ -443,7 +443,8 @@ def test_the_literal_torchserve_command(tmp_path: Path) -> None:
     shutil.copy(Path(sys.prefix) / "bin" / "activate", script)
     add_settings(script)
     environment = {
-        **{k: v for k, v in os.environ.items() if k not in ("TS_CONFIG_FILE", "JAVA_HOME")},
+        **{k: v for k, v in os.environ.items()
+           if k not in ("TS_CONFIG_FILE", "JAVA_HOME", "CUDA_VISIBLE_DEVICES")},
         "TEMP": str(tmp_path), "TMPDIR": str(tmp_path), "LOG_LOCATION": str(tmp_path / "logs"),
     }  # fmt: skip
 
