@@ -38,9 +38,7 @@ def test_a_disturbed_round_is_done_again(monkeypatch: pytest.MonkeyPatch) -> Non
     assert benchmark.rows[0]["disturbed_rounds"] == 0
 
 
-def test_a_machine_that_is_never_quiet_is_measured_in_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_machine_that_is_never_quiet_is_measured_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds, benchmark = measured(monkeypatch, repeat(50.0))
     works = len(benchmark.rows)
     assert rounds == [0, 0, 0, 1, 1, 1, 2, 2, 2] + [0, 1, 2] * (works - 1)

@@ -23,6 +23,8 @@ from client import __main__ as command
 from client.__main__ import main, parse_mix, parse_seeds
 from tests.support.scripted import OK, Scripted, document
 
+Captured = pytest.CaptureFixture[str]
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -75,9 +77,8 @@ def test_what_is_no_mix(text: str) -> None:
      ("-o x.png --noise complex.npy", "noise is complex128")],
 )  # fmt: skip
 def test_bad_usage_is_exit_2(
-    arguments: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    arguments: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("hello")
     np.savez("two.npz", a=np.ones(2), b=np.ones(2))
@@ -90,7 +91,7 @@ def test_bad_usage_is_exit_2(
     assert not Path("x.png").exists()
 
 
-def test_read_needs_no_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_read_needs_no_server(tmp_path: Path, capsys: Captured) -> None:
     path, info = tmp_path / "cat.png", PngInfo()
     made_by = {"model": "dcgan", "request": {"seed": 7}}
     info.add_text("dcgan", json.dumps(made_by))
@@ -99,7 +100,7 @@ def test_read_needs_no_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert json.loads(capsys.readouterr().out) == made_by
 
 
-def test_read_of_a_foreign_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_read_of_a_foreign_picture(tmp_path: Path, capsys: Captured) -> None:
     path = tmp_path / "other.png"
     Image.new("RGB", (4, 3)).save(path)
     assert main(["--read", str(path)]) == 1
@@ -108,7 +109,7 @@ def test_read_of_a_foreign_picture(tmp_path: Path, capsys: pytest.CaptureFixture
     assert out == ""
 
 
-def test_nobody_listens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nobody_listens(tmp_path: Path, capsys: Captured) -> None:
     assert main(["--url", "http://127.0.0.1:1", "-o", str(tmp_path / "cat.png")]) == 1
     assert "is the server up" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -233,7 +234,7 @@ def test_files_follow_the_umask(server: Scripted, tmp_path: Path, mask: int) -> 
 
 
 def test_nothing_is_left_where_a_file_finds_no_room(
-    server: Scripted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Scripted, tmp_path: Path, capsys: Captured
 ) -> None:
     server.steps = [OK]
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

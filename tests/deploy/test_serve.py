@@ -20,6 +20,8 @@ from deploy import gallery, serve
 from deploy.lifecycle import ServerError, identity
 from deploy.server import Ports, Server
 
+Captured = pytest.CaptureFixture[str]
+
 
 @pytest.fixture
 def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[serve.Running]:
@@ -72,9 +74,8 @@ def test_one_that_serves_is_used(running: serve.Running, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(("most", "asked"), [(8, 8), (256, 64)])
 def test_the_first_grid_is_one_that_the_model_makes(
-    running: serve.Running, most: int, asked: int, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    running: serve.Running, most: int, asked: int, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
     monkeypatch.setattr(serve, "ask", replies(200, most=most))
     assert serve.main(["start"]) == 0
     assert f'"num_images": {asked}}}' in capsys.readouterr().out
@@ -82,7 +83,7 @@ def test_the_first_grid_is_one_that_the_model_makes(
 
 
 def test_a_refusal_says_why(
-    running: serve.Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    running: serve.Running, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setattr(serve, "ask", replies(413, b'{"detail": "ask for fewer"}'))
     assert serve.main(["start"]) == 1
@@ -91,7 +92,7 @@ def test_a_refusal_says_why(
 
 
 def test_one_that_is_busy_lives_on(
-    running: serve.Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    running: serve.Running, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setattr(serve, "ask", replies(503))
     assert serve.main(["start", "--timeout-s", "0.1"]) == 1
@@ -101,7 +102,7 @@ def test_one_that_is_busy_lives_on(
 
 
 def test_one_that_starts_is_waited_for(
-    running: serve.Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    running: serve.Running, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     reasons = ["not yet", "not yet", ""]
     monkeypatch.setattr(Server, "reason_not_ready", lambda _: reasons.pop(0))
@@ -148,7 +149,7 @@ def test_a_step_of_the_clock_does_not_hide_it(
 
 
 def test_a_pid_that_is_used_again_is_another_process(
-    running: serve.Running, capsys: pytest.CaptureFixture[str]
+    running: serve.Running, capsys: Captured
 ) -> None:
     other = dataclasses.replace(running, identity="an-earlier-boot 1")
     serve.STATE.write_text(json.dumps(dataclasses.asdict(other)))

@@ -11,10 +11,10 @@ from export import __main__ as command
 from export.models import export_torchscript
 from training.networks import Generator, new_generator
 
+Captured = pytest.CaptureFixture[str]
 
-def test_a_wrong_file_exits_2_and_says_what_it_is(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+
+def test_a_wrong_file_exits_2_and_says_what_it_is(tmp_path: Path, capsys: Captured) -> None:
     torch.jit.save(torch.jit.script(torch.nn.ReLU()), tmp_path / "script.pt")
     code = command.main(["--weights", str(tmp_path / "script.pt"), "--out", str(tmp_path)])
     assert code == 2
@@ -23,10 +23,7 @@ def test_a_wrong_file_exits_2_and_says_what_it_is(
 
 
 def test_a_file_of_another_network_exits_3(
-    weights: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     def wrong(generator: Generator, path: Path) -> None:
         export_torchscript(new_generator(generator.nz, 4, 3, 32).eval(), path)
@@ -50,9 +47,13 @@ def test_a_file_of_another_network_exits_3(
      ("--weights {}", "{} is a folder; give the generator.safetensors in it")],
 )  # fmt: skip
 def test_what_cannot_be_done_is_told_first_and_exits_2(
-    weights: Path, tmp_path: Path, flags: str, words: str, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    weights: Path,
+    tmp_path: Path,
+    flags: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+) -> None:
     monkeypatch.delattr(command, "fold_batchnorm")  # no work has begun
     (tmp_path / "file").touch()
     arguments = ["--weights", weights, "--out", tmp_path, *flags.format(tmp_path).split()]

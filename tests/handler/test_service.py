@@ -363,9 +363,7 @@ def test_a_batch_whose_replies_do_not_fit_in_one_frame_gives_up_the_longest(
 
 
 @pytest.mark.parametrize("fields", [{"padding": 64}, {"columns": 1, "padding": 64}])
-def test_a_reply_that_could_be_too_long_is_refused_before_any_work(
-    fields: dict[str, Any],
-) -> None:
+def test_a_reply_that_could_be_too_long_is_refused_before_any_work(fields: dict[str, Any]) -> None:
     backend = Fake()
     reply = one(
         Service(backend, CARD, Limits(max_reply_bytes=3_000_000)), {"num_images": 256, **fields}
@@ -488,9 +486,7 @@ def test_what_is_not_done_in_time_is_503_and_the_rest_is_answered(
     assert "9 of 12" in caplog.text
 
 
-def test_the_time_of_reading_and_encoding_counts(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_time_of_reading_and_encoding_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = Slow(monkeypatch)
 
     def slowly(work: Any) -> Any:

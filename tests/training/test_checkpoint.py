@@ -35,6 +35,8 @@ from training.networks import new_generator
 from training.step import Trainer
 from training.weights import load_generator, save_generator
 
+Captured = pytest.CaptureFixture[str]
+
 pytestmark = [pytest.mark.usefixtures("quick")]
 
 
@@ -76,10 +78,7 @@ def test_the_best_is_the_one_with_the_smallest_distance(pictures: Pictures, tmp_
     ],
 )
 def test_stopping_changes_nothing(
-    pictures: Pictures,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    extra: dict[str, object],
+    pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: dict[str, object]
 ) -> None:
     config = replace(TINY, max_steps=8, **extra)  # type: ignore[arg-type]
     whole = run(config, pictures, tmp_path / "whole")
@@ -145,9 +144,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     ids=str,
 )
 def test_what_is_no_whole_state_is_told(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    changed: dict[str, Any], words: str,
-) -> None:  # fmt: skip
+    folder: Path, tmp_path: Path, capsys: Captured, changed: dict[str, Any], words: str
+) -> None:
     out = tmp_path / "run"
     assert main(flags(folder, out)) == 0
     state = {k: v for k, v in (latest_state(out) | changed).items() if v is not None}
@@ -170,7 +168,7 @@ def test_what_is_no_whole_state_is_told(
     ],
 )
 def test_a_journal_of_something_else_is_told(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: bytes, words: str
+    folder: Path, tmp_path: Path, capsys: Captured, line: bytes, words: str
 ) -> None:
     out = tmp_path / "run"
     assert main(flags(folder, out)) == 0
@@ -239,7 +237,7 @@ def test_weights_on_a_full_disk_are_told_the_same_way(
 
 
 def test_what_an_earlier_version_has_left_is_gone_on_with(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     """Neither its settings nor its checkpoints know of what has come since."""
     out, whole = tmp_path / "run", tmp_path / "whole"
@@ -298,7 +296,7 @@ def test_ctrl_c_saves_and_exits_130(folder: Path, tmp_path: Path, number: int) -
 
 
 def test_a_second_ctrl_c_does_not_wait(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Captured
 ) -> None:
     """While the weights are measured, which takes the longest: the state is saved by then."""
     out = tmp_path / "run"

@@ -40,6 +40,8 @@ from training.start import starting_networks
 from training.step import Best, Start, StepStats, Trainer
 from training.weights import load_generator
 
+Captured = pytest.CaptureFixture[str]
+
 pytestmark = [pytest.mark.usefixtures("quick")]
 
 
@@ -66,7 +68,7 @@ def test_generator_rests_at_the_start_of_its_warmup(pictures: Pictures) -> None:
 
 
 def test_weights_of_another_shape_are_no_start(
-    tmp_path: Path, folder: Path, pictures: Pictures, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, folder: Path, pictures: Pictures, capsys: Captured
 ) -> None:
     run(replace(TINY, max_steps=1, nz=7), pictures, tmp_path / "first")
     weights = tmp_path / "first" / "generator.safetensors"
@@ -108,9 +110,14 @@ def test_starts_from_the_discriminator_of_another_run(
     ],
 )
 def test_what_is_no_discriminator_of_this_shape_is_no_start(
-    tmp_path: Path, folder: Path, pictures: Pictures, capsys: pytest.CaptureFixture[str],
-    file: str, options: list[str], words: str,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    folder: Path,
+    pictures: Pictures,
+    capsys: Captured,
+    file: str,
+    options: list[str],
+    words: str,
+) -> None:
     run(replace(TINY, max_steps=1), pictures, tmp_path / "first")
     given = ["--start-d-from", str(tmp_path / "first" / file), *options]
     assert main(flags(folder, tmp_path / "second", *given)) == 2
@@ -133,9 +140,7 @@ def test_a_run_leaves_what_it_promises(pictures: Pictures, tmp_path: Path) -> No
     assert not list(tmp_path.rglob(".*"))  # nothing half-written is left
 
 
-def test_a_log_file_is_not_flooded(
-    pictures: Pictures, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_log_file_is_not_flooded(pictures: Pictures, tmp_path: Path, capsys: Captured) -> None:
     """A line of numbers an update goes to stats.jsonl; the bar is drawn when it is due."""
     run(replace(TINY, max_steps=30), pictures, tmp_path)
     shown = capsys.readouterr().err
@@ -213,9 +218,8 @@ def unread() -> TextIO:
 
 @pytest.mark.parametrize("lost", [full, unread, lambda: None])
 def test_a_run_does_not_need_stderr(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], lost: Any,
-) -> None:  # fmt: skip
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, lost: Any
+) -> None:
     monkeypatch.setattr("sys.stderr", lost())
     assert main(flags(folder, tmp_path / "run")) == 0
     assert json.loads(capsys.readouterr().out)["ended"] == "finished"
@@ -224,9 +228,13 @@ def test_a_run_does_not_need_stderr(
 @pytest.mark.parametrize("lost", [full, unread])
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
 def test_a_result_that_nobody_reads(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], lost: Any, more: list[str],
-) -> None:  # fmt: skip
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+    lost: Any,
+    more: list[str],
+) -> None:
     monkeypatch.setattr("sys.stdout", lost())
     assert main(flags(folder, tmp_path / "run", *more)) == 1
     last = capsys.readouterr().err.splitlines()[-1]
@@ -235,7 +243,7 @@ def test_a_result_that_nobody_reads(
 
 
 def test_command_line_from_pictures_to_weights(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     out = tmp_path / "run"
     assert main(flags(folder, out)) == 0
@@ -253,9 +261,7 @@ def test_command_line_from_pictures_to_weights(
     assert "nz: the run has 6, asked for 7" in capsys.readouterr().err
 
 
-def test_dry_run_trains_nothing(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_dry_run_trains_nothing(folder: Path, tmp_path: Path, capsys: Captured) -> None:
     assert main(flags(folder, tmp_path / "run", "--dry-run")) == 0
     shown = capsys.readouterr().out
     assert '"max_steps": 6' in shown
@@ -270,9 +276,7 @@ def test_dry_run_trains_nothing(
      (["--resume", "--out", "no/such/run"], "no run to resume"),
      (["--out", "caf\udce9"], r"--out caf\xe9 is not UTF-8")],
 )  # fmt: skip
-def test_bad_usage_exits_2(
-    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_usage_exits_2(arguments: list[str], expected: str, capsys: Captured) -> None:
     try:
         code = main(arguments)
     except SystemExit as stopped:  # the flag parser's own way out
@@ -321,9 +325,13 @@ WON = {"loss_d": 0.01, "loss_g": 9.0, "d_g_z2": 0.0001}
     ],
 )
 def test_what_is_said_of_planted_numbers(
-    cats: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    numbers: dict[str, float], steps: int, said: list[str],
-) -> None:  # fmt: skip
+    cats: Pictures,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    numbers: dict[str, float],
+    steps: int,
+    said: list[str],
+) -> None:
     plant(monkeypatch, numbers)
     config = replace(SMALL, max_steps=steps, sample_every=10_000)
     assert verdicts(config, cats, tmp_path) == said
@@ -540,10 +548,7 @@ def test_grids_and_checkpoints_keep_a_distance_in_time(
 
 
 def test_the_batch_that_fits_is_found_by_trying(
-    folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     """Of a GPU whose memory holds five pictures."""
     update = Trainer.step
@@ -589,7 +594,7 @@ STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SI
 
 
 @pytest.mark.parametrize("number", STOPS)
-def test_each_signal_is_a_wish_to_stop(number: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_each_signal_is_a_wish_to_stop(number: int, capfd: Captured) -> None:
     """Heard at once; a second one, of any kind, is no wish any more."""
     with catch_stop_signals() as stop:
         assert not stop.made

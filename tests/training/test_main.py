@@ -85,7 +85,7 @@ def test_an_unknown_flag_is_bad_usage() -> None:
 
 
 @pytest.mark.parametrize("name", ["evaluat", "layer", "comparee"])
-def test_an_unknown_command_is_bad_usage(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_is_bad_usage(name: str, capsys: Captured) -> None:
     assert main([name]) == 2
     said = capsys.readouterr().err
     assert f"no command {name!r}" in said
@@ -94,9 +94,7 @@ def test_an_unknown_command_is_bad_usage(name: str, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_says_what_it_does_and_helps(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_command_says_what_it_does_and_helps(name: str, capsys: Captured) -> None:
     assert command_class(name).__name__ == name.capitalize()
     assert summary(name)[-1] in ".:,"
     with pytest.raises(SystemExit) as stopped:
@@ -107,7 +105,7 @@ def test_each_command_says_what_it_does_and_helps(
     assert summary(name) in said
 
 
-def test_help_has_a_line_for_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_a_line_for_every_command(capsys: Captured) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     assert stopped.value.code == 0
@@ -117,7 +115,7 @@ def test_help_has_a_line_for_every_command(capsys: pytest.CaptureFixture[str]) -
     assert "--image-size" in said  # those of training itself
 
 
-def test_train_may_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_may_be_named(capsys: Captured) -> None:
     flags = ["--dry-run", "--image-size", "32", "--ngf", "2", "--ndf", "2"]
     assert main(["train", *flags]) == main(flags) == 0
     first, second = capsys.readouterr().out.split('{\n  "data"')[1:]

@@ -195,9 +195,7 @@ def test_gradients_are_those_of_finite_differences(
 
 
 @pytest.mark.parametrize("function", [Halve, Double])
-def test_only_the_gradients_that_are_asked_for_are_computed(
-    function: type[Halve | Double],
-) -> None:
+def test_only_the_gradients_that_are_asked_for_are_computed(function: type[Halve | Double]) -> None:
     channels = 3 if function is Halve else 5
     pictures, weight = drawn(2, channels, 4, 4), drawn(5, 3, 4, 4)
     weight.requires_grad_(False)

@@ -51,9 +51,14 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     ("step", "words"), [(0, "no checkpoint yet: starting at update 0"), (5, "")]
 )
 def test_killed_before_its_first_checkpoint(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured,
-    caplog: pytest.LogCaptureFixture, step: int, words: str,
-) -> None:  # fmt: skip
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+    caplog: pytest.LogCaptureFixture,
+    step: int,
+    words: str,
+) -> None:
     """At update 0, and at 5, after a grid: its state was the best, and kept."""
     more = ["--sample-every", "4", "--log-every", "1"]
     whole, out = tmp_path / "whole", tmp_path / "run"

@@ -117,9 +117,12 @@ def test_weights_that_overflow_together(tmp_path: Path) -> None:
     ids=["walk", "evaluate", "start-from", "export"],
 )
 def test_each_command_names_the_tensor(
-    generator: Generator, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    generator: Generator,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     command: list[str],
-) -> None:  # fmt: skip
+) -> None:
     path = tmp_path / "g.safetensors"
     save_generator(path, generator, {})
     poison(path)
@@ -153,9 +156,12 @@ def poison(path: Path) -> None:
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("network", ["generator", "discriminator", "ema"])
 def test_checkpoints_too(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture, network: str,
-) -> None:  # fmt: skip
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    network: str,
+) -> None:
     out = tmp_path / "run"
     assert training_main(flags(folder, out, "--checkpoint-every", "3")) == 0
 

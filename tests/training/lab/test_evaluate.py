@@ -12,6 +12,8 @@ from tests.support.generators import BACKGROUND, photos, trained_on_avatars, wei
 from training.__main__ import main
 from training.lab.judge import Origin, load_or_fit
 
+Captured = pytest.CaptureFixture[str]
+
 EVERY_NUMBER = {"name", "value", "real", "samples", "reference", "extractor", "resize"}
 
 
@@ -22,7 +24,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict[str, Any], str]:
+def evaluated(capsys: Captured, *arguments: str) -> tuple[dict[str, Any], str]:
     cache = Path(arguments[arguments.index("--weights") + 1]).parent / "cache"
     assert main(["evaluate", "--cache", str(cache), *arguments]) == 0
     printed = capsys.readouterr()
@@ -35,7 +37,7 @@ def cells(table: str, first: str) -> list[str]:
     return next(row for row in rows if row and row[0] == first)
 
 
-def test_avatars(tmp_path: Path, judge: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_avatars(tmp_path: Path, judge: Path, capsys: Captured) -> None:
     path = weights(tmp_path, **trained_on_avatars(128))
     report, table = evaluated(
         capsys, "--weights", str(path), "--samples", "32", "--classifier", str(judge)
@@ -62,7 +64,7 @@ def test_avatars(tmp_path: Path, judge: Path, capsys: pytest.CaptureFixture[str]
     assert f"| {body['class']}: {body['share_of_samples']:.1%} (real " in table
 
 
-def test_pictures_of_a_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_of_a_user(tmp_path: Path, capsys: Captured) -> None:
     folder = photos(tmp_path / "photos", 40)
     path = weights(tmp_path, data=str(folder))
     report, table = evaluated(capsys, "--weights", str(path), "--samples", "16")
@@ -89,9 +91,7 @@ def test_pictures_of_a_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "16 samples, and 10 real pictures (from 10 pictures of" in table
 
 
-def test_a_result_beside_an_earlier_one(
-    tmp_path: Path, judge: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_result_beside_an_earlier_one(tmp_path: Path, judge: Path, capsys: Captured) -> None:
     path = weights(tmp_path, **trained_on_avatars(128) | {"start_from": "old.safetensors"})
     flags = ["--weights", str(path), "--samples", "16", "--classifier", str(judge)]
     report, _ = evaluated(capsys, *flags)
@@ -120,9 +120,13 @@ BAD = [
 
 @pytest.mark.parametrize(("arguments", "words"), BAD)
 def test_bad_input_is_told(
-    arguments: list[str], words: str, tmp_path: Path, judge: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    judge: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+) -> None:
     path = weights(tmp_path, **trained_on_avatars(64))
     monkeypatch.chdir(tmp_path)
     start = ["evaluate", "--weights", str(path), "--samples", "16", "--classifier", str(judge)]

@@ -18,6 +18,8 @@ from training.data.sources import load_folder
 from training.lab import reals
 from training.lab.evaluate import Evaluate
 
+Captured = pytest.CaptureFixture[str]
+
 
 def reals_of(path: Path, count: int = 100, held_out: Path | None = None) -> reals.Reals:
     other = held_out and str(held_out)
@@ -100,7 +102,7 @@ def test_a_part_of_the_held_out_pictures_is_random(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_what_the_starting_weights_have_learned_from_is_looked_at_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: Captured
 ) -> None:
     start: list[str] = []
     runs = [tmp_path / "0", tmp_path / "1"]
@@ -145,7 +147,7 @@ def test_pictures_that_have_changed_since_are_missing(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_pictures_are_decoded_once_for_training_and_all_commands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     cache, run = tmp_path / "cache", tmp_path / "run"
     folder = photos(tmp_path / "photos", 40)
@@ -165,8 +167,6 @@ def test_pictures_are_decoded_once_for_training_and_all_commands(
     capsys.readouterr()
 
 
-def test_weights_of_unknown_origin_need_data(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_of_unknown_origin_need_data(tmp_path: Path, capsys: Captured) -> None:
     assert main(["evaluate", "--weights", str(weights(tmp_path))]) == 2
     assert "does not say what it was trained on; give --data" in capsys.readouterr().err
