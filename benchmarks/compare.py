@@ -9,7 +9,7 @@ tutorials write it, taking turns too (``benchmarks.training_loops``).
 
 Progress goes to stderr, what was measured as Markdown (serving) or JSON (training) to stdout;
 everything of serving to a JSON file, after Ctrl-C too what there is. A peer that cannot be set up
-or started is told in both, with the reason, and so are requests that failed. Exit codes: 0
+or started is named in both, with the reason, and so are requests that failed. Exit codes: 0
 measured, 1 our server or the stock one does not start, or ours answered nothing in some turn, 2 bad
 usage, 130 after Ctrl-C or SIGTERM.
 """

@@ -111,7 +111,7 @@ class LoadConfig:
     max_requests: Annotated[int, Range(1, 10_000_000)] = 200_000
     """Most requests of the whole command; a point that would exceed it is not begun."""
     seed: Annotated[int | None, Range(0, 2**32 - 1)] = None
-    """Of arrivals and bodies, 0..2^32-1; drawn and told when left out."""
+    """Of arrivals and bodies, 0..2^32-1; drawn, and part of the result, when left out."""
 
     pid: int | None = None
     """The server's process: also sample processor time and memory of it and its descendants."""

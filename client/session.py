@@ -234,8 +234,8 @@ class Retries(Retry):
     def sleep(self, response: BaseHTTPResponse | None = None) -> None:
         """Wait before the next try; a warning in the log tells of a wait that is noticed. Where
         nothing has set up logging, Python shows it on stderr."""
-        told = None if response is None else self.get_retry_after(response)
-        wait_s = told or self.get_backoff_time()
+        asked_s = None if response is None else self.get_retry_after(response)
+        wait_s = asked_s or self.get_backoff_time()
         if wait_s >= TOLD_WAIT_S:
             tries, left = len(self.history), int(self.total or 0)
             _LOG.warning(

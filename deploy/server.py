@@ -242,7 +242,7 @@ def _python(script: Path) -> str:
 
 def telling(text: str, count: int = 8) -> list[str]:
     """The last lines that tell of a failure, or the last ones where none does, 300 characters
-    each; JSON lines as ``level: message``. What is said again and again is told once."""
+    each; JSON lines as ``level: message``. What is said again and again is given once."""
     lines = [_readable(line) for line in text.splitlines() if line.strip()]
     chosen = [line for line in lines if _TELLING.search(line)] or lines
     distinct = list(dict.fromkeys(line[:_LINE_CHARS] for line in reversed(chosen)))

@@ -60,7 +60,7 @@ class Journal:
         traceback: TracebackType | None,
     ) -> None:
         if self.writes:
-            # What could not be written before cannot be now, and that is being told already.
+            # What could not be written before cannot be now, and the error says that already.
             with suppress(OSError) if error else nullcontext():
                 self._close()
 

@@ -175,7 +175,7 @@ def batch_that_fits(
 class _Run:
     """The state of a running loop, so that an interrupt finds all it has to save.
 
-    What the first process measures is told to the others, so all of them come to the same
+    What the first process measures is sent to the others, so all of them come to the same
     verdicts and decisions.
     """
 

@@ -186,7 +186,7 @@ def settled_precision(config: TrainConfig) -> TrainConfig:
 
 def _check_resumed(config: TrainConfig, out: Path) -> None:
     saved = saved_settings(out)
-    if (out / PICTURES).exists():  # they are told by their content, wherever they lie now
+    if (out / PICTURES).exists():  # they are known by their content, wherever they lie now
         config = replace(config, data=saved.data)
     changed = differences(saved, config)
     if changed:
@@ -301,10 +301,10 @@ def _starting_discriminator(
     comparing = {n for n, _ in discriminator.named_parameters() if n.endswith("deviation_weight")}
     saved = checkpoint.read_discriminator(path)
     try:
-        told = discriminator.load_state_dict(saved, strict=False)
+        loaded = discriminator.load_state_dict(saved, strict=False)
     except RuntimeError as error:
         raise _other_discriminator(config, path, channels, str(error).splitlines()[-1]) from None
-    other = [*(set(told.missing_keys) - comparing), *told.unexpected_keys]
+    other = [*(set(loaded.missing_keys) - comparing), *loaded.unexpected_keys]
     if other:
         raise _other_discriminator(config, path, channels, f"it differs in {', '.join(other)}")
     return discriminator.state_dict()

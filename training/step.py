@@ -56,8 +56,8 @@ class Best:
 
 @dataclass(frozen=True)
 class Start:
-    """What a run begins with; None: a new network. Of D its state, which other processes can be
-    told (a network with spectral norm cannot be pickled).
+    """What a run begins with; None: a new network. Of D its state, which can be sent to other
+    processes (a network with spectral norm cannot be pickled).
 
     ``inherited``: the sets of pictures that these networks have learned from, see
     ``training.weights.picture_sets``.

@@ -205,7 +205,7 @@ def _read_info(path: Path, metadata: dict[str, str]) -> WeightsInfo:
 
 
 def identify(path: Path) -> str:
-    """What kind of model file this is, in words, told from its bytes; nothing is executed."""
+    """What kind of model file this is, in words, by its bytes; nothing is executed."""
     with path.open("rb") as file:
         head = file.read(16)
     if not head:

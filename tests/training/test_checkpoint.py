@@ -214,11 +214,11 @@ def test_a_full_disk_leaves_what_there_is(
     limit = str(longest.stat().st_size + room)
     more = ["--out", str(out), "--resume", "--max-steps", "60", "--checkpoint-every", "1"]
     process = spawn([sys.executable, "-c", FULL, limit, *more])
-    _, told = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert told.count("error") == 1
-    assert f"error: [Errno 27] File too large: '{out / file}'; {out} is as after" in told
-    assert "Traceback" not in told
+    assert said.count("error") == 1
+    assert f"error: [Errno 27] File too large: '{out / file}'; {out} is as after" in said
+    assert "Traceback" not in said
     assert {p.name: p.read_bytes() for p in (out / "checkpoints").iterdir()} == before
     assert not list(out.rglob(".*"))
 
@@ -303,10 +303,10 @@ def test_a_second_ctrl_c_does_not_wait(
     _stop_after(4, monkeypatch)
     monkeypatch.setattr("training.loop.recalibrate", lambda *_: signal.raise_signal(signal.SIGINT))
     assert main(flags(folder, out, "--sample-every", "100")) == 130
-    told = capfd.readouterr().err
-    assert "SIGTERM: stopping after this update" in told
-    assert "saving the state after update 4; then BatchNorm is measured over 64 latents" in told
-    assert f"interrupted at once; {out} is as after its last checkpoint" in told
+    said = capfd.readouterr().err
+    assert "SIGTERM: stopping after this update" in said
+    assert "saving the state after update 4; then BatchNorm is measured over 64 latents" in said
+    assert f"interrupted at once; {out} is as after its last checkpoint" in said
     assert latest_state(out)["step"] == 4
     assert not (out / "generator.safetensors").exists()
     assert not (out / "run.lock").exists()
@@ -319,9 +319,9 @@ def test_ctrl_c_before_anything_is_read() -> None:
     assert process.stderr is not None
     assert any(line.split()[-1].startswith("torch.") for line in process.stderr)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    _, printed = process.communicate(timeout=60)
     assert process.returncode == 130
-    said = [line for line in told.splitlines() if not line.startswith("import time:")]
+    said = [line for line in printed.splitlines() if not line.startswith("import time:")]
     assert said == ["interrupted; nothing was written"]
 
 

@@ -121,15 +121,15 @@ def test_a_signal_to_torchrun_saves_the_run(folder: Path, tmp_path: Path) -> Non
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    told = json.loads(stdout)
-    assert told["ended"] == "interrupted", stderr
-    assert latest_state(out)["step"] == told["steps"]
+    result = json.loads(stdout)
+    assert result["ended"] == "interrupted", stderr
+    assert latest_state(out)["step"] == result["steps"]
     assert load_file(out / "generator.safetensors")
     code, stdout, stderr = run(
-        2, ["--out", str(out), "--resume", "--max-steps", str(told["steps"] + 2)]
+        2, ["--out", str(out), "--resume", "--max-steps", str(result["steps"] + 2)]
     )
     assert code == 0, stderr
-    assert json.loads(stdout)["steps"] == told["steps"] + 2
+    assert json.loads(stdout)["steps"] == result["steps"] + 2
 
 
 @pytest.mark.parametrize(("rank", "code"), [(0, 2), (1, 1)])
@@ -151,8 +151,8 @@ def test_more_processes_than_gpus_is_told_once(
     for name in ("init_process_group", "destroy_process_group", "all_reduce"):
         monkeypatch.setattr(dist, name, lambda *_: None)
     assert main([]) == code
-    told = capsys.readouterr().err
-    assert told.count("error: ") == told.count("(this one 2 and 1)") == (1 if rank == 0 else 0)
+    said = capsys.readouterr().err
+    assert said.count("error: ") == said.count("(this one 2 and 1)") == (1 if rank == 0 else 0)
 
 
 @pytest.mark.parametrize(

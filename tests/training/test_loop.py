@@ -305,8 +305,8 @@ def verdicts(config: TrainConfig, pictures: Pictures, out: Path) -> list[str]:
 def plant(monkeypatch: pytest.MonkeyPatch, numbers: dict[str, float]) -> None:
     """Let each update do nothing, and have these numbers beside those of a healthy one."""
     healthy = {"loss_d": 1.2, "loss_g": 1.1, "d_x": 0.6, "d_g_z1": 0.4, "d_g_z2": 0.35}
-    told = {"grad_d": 3.0, "grad_g": 2.0, **healthy, **numbers}
-    stats = StepStats(**{name: torch.tensor(value) for name, value in told.items()})
+    measured = {"grad_d": 3.0, "grad_g": 2.0, **healthy, **numbers}
+    stats = StepStats(**{name: torch.tensor(value) for name, value in measured.items()})
     monkeypatch.setattr(Trainer, "step", lambda *_: stats)
 
 

@@ -115,10 +115,10 @@ def test_other_pictures_are_no_continuation(
     assert main(flags(own_folder, out)) == 0
     change(own_folder)
     assert main(["--out", str(out), "--resume", "--max-steps", "8"]) == 2
-    told = capsys.readouterr().err
-    assert "was started on 12 RGB pictures" in told
-    assert words in told
-    assert f"--start-from {out}/generator.safetensors" in told
+    said = capsys.readouterr().err
+    assert "was started on 12 RGB pictures" in said
+    assert words in said
+    assert f"--start-from {out}/generator.safetensors" in said
     assert len(journal(out)) == len({json.dumps(e) for e in journal(out)})
     assert latest_state(out)["step"] == 6
 
@@ -152,8 +152,8 @@ def test_identity_is_of_content_and_order() -> None:
     images[[7, 30]] = images[3]
     images[40:] = 0
     images[45, 0, 0, 0] = 1
-    told = batches.first_equal(images).tolist()
-    assert told == [*range(7), 3, *range(8, 30), 3, *range(31, 41), *[40] * 4, 45, *[40] * 4]
+    equal = batches.first_equal(images).tolist()
+    assert equal == [*range(7), 3, *range(8, 30), 3, *range(31, 41), *[40] * 4, 45, *[40] * 4]
     many = np.zeros((3 * LOOKED_AT, 1, 1, 1), np.uint8)
     many[0] = 1
     assert identity_of(many) != identity_of(np.roll(many, -1, axis=0))
@@ -196,8 +196,8 @@ def test_the_same_pictures_in_another_place(
     (out / "pictures.json").unlink()  # an older run cannot tell that they are the same
     capsys.readouterr()
     assert main([*given, "--data", str(own_folder)]) == 2
-    told = capsys.readouterr().err
-    assert f"data: the run has '{moved}', asked for '{own_folder}'" in told
+    said = capsys.readouterr().err
+    assert f"data: the run has '{moved}', asked for '{own_folder}'" in said
 
 
 def test_a_run_among_its_own_pictures(own_folder: Path, capsys: Captured) -> None:
@@ -217,10 +217,11 @@ def test_a_run_among_its_own_pictures(own_folder: Path, capsys: Captured) -> Non
     assert main(flags(own_folder, own_folder / "third", *cache)) == 0
     assert "24 pictures (12 different), 32 x 32 px" in capsys.readouterr().err
     path = own_folder / "third" / "pictures.json"
-    told = json.loads(path.read_text())
-    assert told["different"] == 12
-    del told["different"]  # an earlier version held out some pictures whose doubles it trained on
-    path.write_text(json.dumps(told))
+    recorded = json.loads(path.read_text())
+    assert recorded["different"] == 12
+    # An earlier version held out some pictures whose doubles it trained on.
+    del recorded["different"]
+    path.write_text(json.dumps(recorded))
     assert main(["--out", str(path.parent), "--resume", "--max-steps", "8"]) == 0
     _, info = load_generator(path.parent / "generator.safetensors")
     assert (info.provenance["pictures"], info.provenance["different"]) == (24, None)
@@ -332,6 +333,6 @@ def test_no_folder_for_temporary_files_is_told(
 
     monkeypatch.setattr("tempfile.gettempdir", nowhere)
     assert main(flags(folder, tmp_path / "run", "--cache", "None")) == 2
-    told = capsys.readouterr().err
-    assert "error: decoded pictures need a temporary folder: No usable" in told
-    assert "set TMPDIR" in told
+    said = capsys.readouterr().err
+    assert "error: decoded pictures need a temporary folder: No usable" in said
+    assert "set TMPDIR" in said

@@ -130,9 +130,9 @@ def test_each_command_names_the_tensor(
         command = flags(folder, tmp_path / "run", *command)
     main = training_main if command else export_main
     assert main([*(command or ["--weights"]), str(path)]) == 2
-    told = capsys.readouterr()
-    assert "g.safetensors: layers.0.weight holds nan (1 such of " in told.err
-    assert told.out == ""
+    said = capsys.readouterr()
+    assert "g.safetensors: layers.0.weight holds nan (1 such of " in said.err
+    assert said.out == ""
     assert not (tmp_path / "run").exists()
 
 

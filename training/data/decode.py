@@ -224,8 +224,8 @@ def decode(file: IO[bytes], spec: PictureSpec) -> Decoded:
 def _decode(file: IO[bytes], spec: PictureSpec) -> Decoded:
     with Image.open(file, formats=FORMATS) as opened:
         check_pixels(opened)  # only the header has been read so far
-        told = (opened.info.get("Software"), opened.info.get("comment"))
-        if DRAWN in told or DRAWN.encode() in told:  # of a PNG, of a GIF
+        by = (opened.info.get("Software"), opened.info.get("comment"))
+        if DRAWN in by or DRAWN.encode() in by:  # of a PNG, of a GIF
             raise UnusablePictureError(f"drawn by {DRAWN}: nothing to train on")
         opened.draft(None, (spec.image_size * 2, spec.image_size * 2))  # JPEG: decode smaller
         return from_image(opened, spec)

@@ -92,9 +92,9 @@ def write_mixed(root: Path) -> Path:
     """Three pictures, runs (one of an earlier version), a cache, and what commands have drawn."""
     for i in range(3):
         Image.new("RGB", (40, 40), (90 * i, 0, 9)).save(root / f"{i}.png")
-    for run, told in (("a/run", "pictures.json"), ("old", "stats.jsonl")):
+    for run, proof in (("a/run", "pictures.json"), ("old", "stats.jsonl")):
         (root / run / "samples").mkdir(parents=True)
-        for name in ("config.json", told):
+        for name in ("config.json", proof):
             (root / run / name).write_text("{}")
         (root / run / "samples" / "real.png").write_bytes(plain())
     (root / "settings").mkdir()
@@ -124,8 +124,8 @@ def test_what_the_project_wrote_itself_is_no_picture(tmp_path: Path, cache: str)
     for _ in range(2):
         pictures = load_folder(root, replace(SPEC, cache=root / cache))
         assert len(pictures.images) == 4
-        told = reasons_of(pictures)
-        assert {name: told[name].split(" (")[0] for name in told} == expected
+        reasons = reasons_of(pictures)
+        assert {name: reasons[name].split(" (")[0] for name in reasons} == expected
     assert len(list((root / cache).glob("*.u8"))) == 1  # found again: its files are no change
 
 
