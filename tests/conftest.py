@@ -24,8 +24,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before torch is imported: the suite is the same with and without GPUs."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    # A shell gives its background jobs a Ctrl-C that is ignored, and children inherit that.
+    # A shell gives its background jobs a Ctrl-C that is ignored, nohup the end of the terminal,
+    # and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -116,6 +116,16 @@ def test_the_deviations_of_a_group_are_added_to_its_logits() -> None:
         assert compared == pytest.approx([5.5**0.5] * 4)
 
 
+def taught(discriminator: Discriminator, real: Tensor, fake: Tensor) -> None:
+    """60 updates of D on always the same pictures."""
+    adam = torch.optim.Adam(discriminator.parameters(), 0.01, (0.5, 0.999))
+    for _ in range(60):
+        adam.zero_grad()
+        loss = loss_real(discriminator(real), "hinge") + loss_fake(discriminator(fake), "hinge")
+        loss.backward()  # type: ignore[no-untyped-call]
+        adam.step()
+
+
 def test_a_group_shows_what_no_picture_shows() -> None:
     """Real: two pictures in equal parts. Generated: only one of the two, which is real as well."""
     torch.manual_seed(0)
@@ -124,13 +134,7 @@ def test_a_group_shows_what_no_picture_shows() -> None:
     gap = {}
     for group in (0, 8):
         discriminator = Discriminator(4, 1, 32, "none", group)
-        adam = torch.optim.Adam(discriminator.parameters(), 0.01, (0.5, 0.999))
-        for _ in range(60):
-            adam.zero_grad()
-            loss = loss_real(discriminator(real), "hinge")
-            loss = loss + loss_fake(discriminator(collapsed), "hinge")
-            loss.backward()  # type: ignore[no-untyped-call]
-            adam.step()
+        taught(discriminator, real, collapsed)
         with torch.no_grad():
             gap[group] = float(discriminator(real)[0] - discriminator(collapsed)[0])
     assert gap[0] == pytest.approx(0.0, abs=1e-5)  # the same picture
@@ -145,17 +149,12 @@ def test_init_leaves_other_layers_alone() -> None:
 
 
 @pytest.mark.parametrize("norm", ["batch", "spectral", "none"])
-def test_a_grey_picture_can_be_told_from_real_ones(norm: str) -> None:
+def test_a_grey_picture_is_told_apart_from_real_ones(norm: str) -> None:
     """A network of convolutions without biases says 0 to it, whatever it learns."""
     torch.manual_seed(0)
     discriminator = Discriminator(4, 1, 32, norm)  # type: ignore[arg-type]
-    adam = torch.optim.Adam(discriminator.parameters(), 0.01, (0.5, 0.999))
     real, grey = torch.rand(8, 1, 32, 32) * 2 - 1, torch.zeros(8, 1, 32, 32)
-    for _ in range(60):
-        adam.zero_grad()
-        loss = loss_real(discriminator(real), "hinge") + loss_fake(discriminator(grey), "hinge")
-        loss.backward()  # type: ignore[no-untyped-call]
-        adam.step()
+    taught(discriminator, real, grey)
     assert discriminator(grey).max() < -0.5
     assert discriminator(real).min() > 0.5
 
@@ -165,39 +164,27 @@ def drawn(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=dtype).requires_grad_()
 
 
-@pytest.mark.parametrize("channels_last", [True, False])
-def test_halving_is_the_convolution(channels_last: bool) -> None:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    pictures, weight = drawn(2, 3, 6, 8), drawn(5, 3, 4, 4)
-    ours = Halve.apply(
-        pictures.contiguous(memory_format=layout), weight.contiguous(memory_format=layout)
-    )
-    torch.testing.assert_close(ours, F.conv2d(pictures, weight, stride=2, padding=1))
+# The channels that come in, for a kernel (5, 3, 4, 4).
+WAYS = pytest.mark.parametrize(("function", "channels"), [(Halve, 3), (Double, 5)])
 
 
-@pytest.mark.parametrize("channels_last", [True, False])
-def test_doubling_is_the_transposed_convolution(channels_last: bool) -> None:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    pictures, weight = drawn(2, 5, 3, 4), drawn(5, 3, 4, 4)
-    ours = Double.apply(
-        pictures.contiguous(memory_format=layout), weight.contiguous(memory_format=layout)
-    )
-    torch.testing.assert_close(ours, F.conv_transpose2d(pictures, weight, stride=2, padding=1))
-
-
-@pytest.mark.parametrize(
-    ("function", "shape"), [(Halve, (2, 3, 4, 6)), (Double, (2, 5, 2, 3))], ids=["halve", "double"]
-)
-def test_gradients_are_those_of_finite_differences(
-    function: type[Halve | Double], shape: tuple[int, ...]
+@WAYS
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_products_are_the_convolution(
+    function: type[Halve | Double], channels: int, layout: torch.memory_format
 ) -> None:
-    assert torch.autograd.gradcheck(function.apply, (drawn(*shape), drawn(5, 3, 4, 4)))
+    given = [drawn(2, channels, 6, 8), drawn(5, 3, 4, 4)]
+    ours = function.apply(*(each.contiguous(memory_format=layout) for each in given))
+    convolution = F.conv2d if function is Halve else F.conv_transpose2d
+    torch.testing.assert_close(ours, convolution(*given, stride=2, padding=1))
 
 
-@pytest.mark.parametrize("function", [Halve, Double])
-def test_only_the_gradients_that_are_asked_for_are_computed(function: type[Halve | Double]) -> None:
-    channels = 3 if function is Halve else 5
-    pictures, weight = drawn(2, channels, 4, 4), drawn(5, 3, 4, 4)
+@WAYS
+def test_gradients_are_those_of_finite_differences_and_only_those_asked_for(
+    function: type[Halve | Double], channels: int
+) -> None:
+    pictures, weight = drawn(2, channels, 4, 6), drawn(5, 3, 4, 4)
+    assert torch.autograd.gradcheck(function.apply, (pictures, weight))
     weight.requires_grad_(False)
     function.apply(pictures, weight).sum().backward()
     assert pictures.grad is not None
