@@ -105,8 +105,11 @@ def test_what_is_no_archive_is_refused(archive: Path, content: bytes | None) -> 
         check_archive(archive)
 
 
-def test_a_zip_without_a_manifest_is_refused(archive: Path) -> None:
+def test_a_zip_without_a_manifest_is_refused_and_so_is_nothing(archive: Path) -> None:
     with zipfile.ZipFile(archive, "w") as other:
         other.writestr("x", "")
     with pytest.raises(ServerError, match=r"no model archive .*MANIFEST"):
+        check_archive(archive)
+    archive.unlink()
+    with pytest.raises(ServerError, match=r"dcgan\.mar does not exist.*python -m export"):
         check_archive(archive)

@@ -3,72 +3,27 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import secrets
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
-import requests
 
 from benchmarks.engine import Limits, Tally, asks, poisson, run, target
-from deploy.server import HOST, ROOT, Ports, Server, ask
+from deploy.server import HOST, Ports, Server, ask
 from tests.support import live
-from tests.support.proxies import NEEDS_NGINX
+from tests.support.proxies import ALICE, NEEDS_NGINX, running, without_tls
 
 SECONDS, RATE_PER_S = 9.0, 10.0
 pytestmark = NEEDS_NGINX
 
 
-@contextmanager
-def proxy(folder: Path, servers: Sequence[Server]) -> Iterator[tuple[str, str]]:
-    """deploy/proxy in front of the servers, without TLS (the engine speaks plain HTTP) and
-    practically without a rate limit; gives its URL and an API key."""
-    settings = shutil.copytree(ROOT / "deploy" / "proxy", folder / "settings")
-    script = (settings / "proxy.sh").read_text(encoding="utf-8")
-    assert "' ssl http2'" in script
-    (settings / "proxy.sh").write_text(script.replace("' ssl http2'", "''"), encoding="utf-8")
-    key, ports = secrets.token_hex(32), Ports.free()
-    for name in ("secrets", "state"):
-        (folder / name).mkdir()
-    (folder / "secrets" / "api_keys").write_text(f"load {key}\n", encoding="ascii")
-    # Started by root, nginx works as a user who may not enter a private folder.
-    own = tempfile.mkdtemp(prefix="dcgan-proxy-")
-
-    def at(name: str) -> str:
-        return " ".join(f"{HOST}:{getattr(server.ports, name)}" for server in servers)
-
-    environment = {
-        **os.environ, "SECRETS": str(folder / "secrets"), "STATE": str(folder / "state"),
-        "RUN": own, "LISTEN": f"{HOST}:{ports.inference}",
-        "METRICS_LISTEN": f"{HOST}:{ports.metrics}", "RESOLVER": HOST, "SERVERS": at("inference"),
-        "MANAGEMENT_SERVERS": at("management"), "METRICS_SERVERS": at("metrics"),
-        "RATE": "10000r/s", "BURST": "10000", "CONNECTIONS": "1000", "ALL_CONNECTIONS": "1000",
-        "ACCESS_LOG": str(folder / "access.log"),
-    }  # fmt: skip
-    with (folder / "stderr").open("wb") as stderr:
-        process = subprocess.Popen([settings / "proxy.sh"], env=environment, stderr=stderr)
-    url = f"http://{HOST}:{ports.inference}"
-
-    def answers() -> bool:
-        assert process.poll() is None, (folder / "stderr").read_text(encoding="utf-8")
-        try:
-            return ask("GET", f"{url}/healthz", timeout=5).ok
-        except requests.RequestException:
-            return False
-
-    try:
-        live.wait(answers)
-        yield url, key
-    finally:
-        process.terminate()
-        process.wait(20)
-        shutil.rmtree(own)
+def addresses(servers: Sequence[Server]) -> dict[str, str]:
+    ports = (("", "inference"), ("MANAGEMENT_", "management"), ("METRICS_", "metrics"))
+    return {
+        f"{prefix}SERVERS": " ".join(f"{HOST}:{getattr(s.ports, name)}" for s in servers)
+        for prefix, name in ports
+    }
 
 
 def test_no_request_is_lost_and_the_last_server_goes_on(tmp_path: Path) -> None:
@@ -81,8 +36,14 @@ def test_no_request_is_lost_and_the_last_server_goes_on(tmp_path: Path) -> None:
         for server in servers:
             server.folder.mkdir()
             launchers.append(psutil.Process(stack.enter_context(server.running()).pid))
-        (tmp_path / "proxy").mkdir()
-        url, key = stack.enter_context(proxy(tmp_path / "proxy", servers))
+        # Practically without limits, and without TLS, which the engine does not speak.
+        script = without_tls(tmp_path / "settings")
+        wide = {"RATE": "10000r/s", "BURST": "10000"}
+        wide |= {"CONNECTIONS": "1000", "ALL_CONNECTIONS": "1000"}
+        given = {**addresses(servers), **wide}
+        proxy = stack.enter_context(running(tmp_path / "proxy", Ports(), script=script, **given))
+        url = proxy.url.replace("https:", "http:")
+        live.wait(lambda: ask("GET", f"{url}/healthz", timeout=5).ok)
 
         def progress(passed_s: float, tally: Tally) -> None:
             if not killed_s and passed_s >= SECONDS / 3:
@@ -93,14 +54,11 @@ def test_no_request_is_lost_and_the_last_server_goes_on(tmp_path: Path) -> None:
                 answered_until_stop.append(tally.outcomes["2xx"])
                 launchers[1].children()[0].terminate()  # Java, as an init system would
 
-        tally = run(
-            target(url, "application/json", (f"X-API-Key: {key}",)),
-            poisson(RATE_PER_S, SECONDS, 1), SECONDS, asks(itertools.repeat(1), 0),
-            Limits(timeout_s=60), progress,
-        )  # fmt: skip
-    log = (tmp_path / "proxy" / "access.log").read_text(encoding="utf-8").splitlines()
+        to = target(url, "application/json", (f"X-API-Key: {ALICE}",))
+        offsets, some = poisson(RATE_PER_S, SECONDS, 1), asks(itertools.repeat(1), 0)
+        tally = run(to, offsets, SECONDS, some, Limits(timeout_s=60), progress)
     assert killed_s
     # Those in flight on the killed server and on the stopped one were sent again.
     assert tally.outcomes == {"2xx": tally.arrivals}
-    assert sum("," in json.loads(line)["upstream"] for line in log) >= 1
+    assert sum("," in line["upstream"] for line in proxy.log()) >= 1
     assert tally.outcomes["2xx"] > answered_until_stop[0]

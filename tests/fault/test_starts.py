@@ -3,7 +3,6 @@ in spite of."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -13,7 +12,7 @@ import stat
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from deploy.java import NoJavaError, add_settings, find_java_home
 from deploy.lifecycle import ServerError, stop
 from deploy.server import BASE_CONFIG, HOST, ROOT, Ports, Server, telling
 from tests.support import live
-from tests.support.live import ARCHIVE, edited_archive
+from tests.support.live import edited_archive
 
 
 @contextmanager
@@ -42,58 +41,6 @@ def started(server: Server) -> Iterator[subprocess.Popen[bytes]]:
     _, left = psutil.wait_procs(family, timeout=10)
     assert [p for p in left if not live.is_gone(p)] == []
     assert server.ports.taken() == []
-
-
-def truncated(content: bytes) -> bytes:
-    return content[: len(content) // 2]
-
-
-def flipped(content: bytes) -> bytes:
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-
-
-def empty(_: bytes) -> bytes:
-    return b""
-
-
-def a_page(_: bytes) -> bytes:
-    return b"<html>404</html>"
-
-
-@pytest.mark.parametrize("damage", [truncated, flipped, empty])
-def test_a_damaged_archive_beside_its_digest(
-    tmp_path: Path, damage: Callable[[bytes], bytes]
-) -> None:
-    (tmp_path / "dcgan.mar").write_bytes(damage(ARCHIVE.read_bytes()))
-    shutil.copy(ARCHIVE.with_name("dcgan.mar.sha256"), tmp_path)
-    with pytest.raises(ServerError, match=r"SHA-256.*python -m export"):
-        Server(tmp_path, tmp_path, Ports.free()).start()
-
-
-@pytest.mark.parametrize("damage", [truncated, empty, a_page])
-def test_a_damaged_archive_without_a_digest(
-    tmp_path: Path, damage: Callable[[bytes], bytes]
-) -> None:
-    """TorchServe alone would unpack it to an empty folder and serve nothing, for ever."""
-    (tmp_path / "dcgan.mar").write_bytes(damage(ARCHIVE.read_bytes()))
-    with pytest.raises(ServerError, match=r"dcgan\.mar is no model archive .*python -m export"):
-        Server(tmp_path, tmp_path, Ports.free()).start()
-
-
-def test_an_archive_without_a_manifest_and_none_at_all(tmp_path: Path) -> None:
-    server = Server(tmp_path / "server", tmp_path, Ports.free())
-    with pytest.raises(ServerError, match="python -m export"):
-        server.start()
-    edited_archive(tmp_path, {live.MANIFEST: None})
-    with pytest.raises(ServerError, match=r"no model archive .*MANIFEST"):
-        server.start()
-
-
-def test_the_digest_is_of_the_archive() -> None:
-    """Or the tests above would prove nothing."""
-    told = ARCHIVE.with_name("dcgan.mar.sha256").read_text().split()[0]
-    assert told == hashlib.sha256(ARCHIVE.read_bytes()).hexdigest()
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:

@@ -96,9 +96,23 @@ def environment(folder: Path, ports: Ports, **more: str) -> dict[str, str]:
     }  # fmt: skip
 
 
+def without_tls(folder: Path) -> Path:
+    """A copy of proxy.sh and its settings that speaks plain HTTP."""
+    script = shutil.copytree(SCRIPT.parent, folder) / SCRIPT.name
+    text = script.read_text(encoding="utf-8")
+    assert "' ssl http2'" in text
+    script.write_text(text.replace("' ssl http2'", "''"), encoding="utf-8")
+    return script
+
+
 @contextlib.contextmanager
 def running(
-    folder: Path, upstream: Ports, keys: str = KEYS, address: str = f"{HOST}:", **more: str
+    folder: Path,
+    upstream: Ports,
+    keys: str = KEYS,
+    address: str = f"{HOST}:",
+    script: Path = SCRIPT,
+    **more: str,
 ) -> Iterator[Proxy]:
     """Args: ``address`` stands before the ports that it listens on; empty is every address."""
     folder.mkdir(exist_ok=True)
@@ -113,7 +127,7 @@ def running(
     if keys:
         (folder / "secrets" / "api_keys").write_text(keys)
     with (folder / "stderr").open("wb") as stderr:
-        process = subprocess.Popen([SCRIPT], env=variables, stderr=stderr)
+        process = subprocess.Popen([script], env=variables, stderr=stderr)
     proxy = Proxy(f"https://{HOST}:{port}", f"http://{HOST}:{metrics_port}", folder, variables)
     try:
         deadline = time.monotonic() + 20
