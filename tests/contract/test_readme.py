@@ -49,7 +49,7 @@ def test_curl(server: Server, tmp_path: Path) -> None:
     for command in commands(README, "curl"):
         run(f"cd {tmp_path} && {at(server, command)}")
     image = Image.open(tmp_path / "grid.png")
-    assert image.size == (530, 530)
+    assert image.size == (266, 266)
 
 
 def test_the_client(server: Server, tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""Every size of pictures, trained, exported, served: what the README asks for is to be had."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deploy.server import HOST, Ports
+from export.__main__ import main as export
+from tests.support import checkouts
+from tests.support.checkouts import command, flags, said
+from tests.support.documents import commands, run
+from tests.support.tiny_runs import shorten
+from training.__main__ import main as train
+
+README = "README.md"
+SERVED = [(32, "L"), (256, "RGB")]
+LONG = [(32, "RGB"), (64, "L"), (64, "RGB"), (128, "L"), (128, "RGB"), (256, "L")]
+
+
+@pytest.mark.parametrize(
+    ("size", "mode"), [*SERVED, *(pytest.param(*one, marks=pytest.mark.long) for one in LONG)]
+)
+def test_the_first_requests(
+    size: int,
+    mode: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shorten(monkeypatch)
+    checkout = checkouts.checkout(tmp_path / "checkout")
+    _train(tmp_path, size, mode)
+    weights = tmp_path / "run" / "generator.safetensors"
+    assert export(["--weights", str(weights), "--out", str(checkout / "model_store")]) == 0
+    capsys.readouterr()
+    ports = Ports.free()
+    try:
+        code, curl, told = said(command(checkout, "deploy.serve", "start", *flags(ports)))
+        assert code == 0, told
+        assert _pixels(checkout / "grid.png") >= 16 * size**2
+        (checkout / "grid.png").unlink()
+        run(f"cd {checkout} && {curl}")  # as it is printed
+        assert _pixels(checkout / "grid.png") >= 16 * size**2
+        for asked in (*commands(README, "/predictions/"), *commands(README, "-m client")):
+            here = asked.replace("127.0.0.1:8080", f"{HOST}:{ports.inference}")
+            for name in ("grid.png", "walk.gif", "mix.png"):
+                here = here.replace(name, str(tmp_path / name))
+            if "-m client" in here and "--read" not in here:
+                here += f" --url http://{HOST}:{ports.inference}"
+            run(here)
+        with Image.open(tmp_path / "walk.gif") as walk:
+            assert (walk.size, walk.n_frames) == ((size, size), 12)
+        with Image.open(tmp_path / "grid.png") as grid:
+            assert grid.mode == mode
+    finally:
+        assert said(command(checkout, "deploy.serve", "stop"))[0] == 0
+
+
+def _train(folder: Path, size: int, mode: str) -> None:
+    (folder / "pictures").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+        small.convert(mode).resize((size, size)).save(folder / "pictures" / f"{i}.png")
+    assert train(["--data", str(folder / "pictures"), "--out", str(folder / "run"), "--cache",
+                  "None", "--image-size", str(size), "--ngf", "8", "--ndf", "8", "--batch-size",
+                  "4", "--max-steps", "3"]) == 0  # fmt: skip
+    shutil.rmtree(folder / "pictures")
+
+
+def _pixels(path: Path) -> int:
+    with Image.open(path) as image:
+        return image.width * image.height
