@@ -26,6 +26,7 @@ from tests.support.scripted import OK, Scripted, document
 Captured = pytest.CaptureFixture[str]
 
 ROOT = Path(__file__).resolve().parents[2]
+COMMAND = [sys.executable, "-m", "client"]
 
 
 @pytest.mark.parametrize(
@@ -123,18 +124,13 @@ def test_a_name_that_stdout_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None
     assert shown.getvalue() == os.fsencode("é\udce9.png\n")
 
 
-def heed_ctrl_c() -> None:
-    """A test run that a shell put in the background was told to ignore Ctrl-C, and passes it on."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_an_interrupted_call(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = [*COMMAND, "--url", url, "-o", str(tmp_path / "cat.npy")]
         process = subprocess.Popen(
-            [sys.executable, "-m", "client", "--url", url, "-o", str(tmp_path / "cat.npy")],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c,
-        )  # fmt: skip
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         silent.settimeout(60)
         connection, _ = silent.accept()
         with connection:
@@ -188,19 +184,13 @@ def test_no_call_asks_for_more_than_the_server_takes(server: Scripted, tmp_path:
 def test_stdout_that_takes_nothing(flags: list[str]) -> None:
     ours, theirs = os.pipe()
     os.close(ours)
-    done = subprocess.run(
-        [sys.executable, "-m", "client", *flags], cwd=ROOT, stdout=theirs, stderr=subprocess.PIPE,
-        check=False,
-    )  # fmt: skip
-    os.close(theirs)
-    assert (done.returncode, done.stderr) == (1, b"")
-    with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "client", *flags], cwd=ROOT, stdout=full, stderr=subprocess.PIPE,
-            check=False,
-        )  # fmt: skip
-    assert done.returncode == 1
-    assert re.fullmatch(rb"error: .*No space left on device\n", done.stderr)
+    with os.fdopen(theirs, "wb") as unread, Path("/dev/full").open("wb") as full:
+        for stdout, said in ((unread, rb""), (full, rb"error: .*No space left on device\n")):
+            done = subprocess.run(
+                [*COMMAND, *flags], cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, check=False
+            )
+            assert done.returncode == 1
+            assert re.fullmatch(said, done.stderr)
 
 
 def test_each_frame_of_a_gif_is_there(server: Scripted, tmp_path: Path) -> None:

@@ -32,16 +32,14 @@ def flags(ports: Ports) -> list[str]:
 
 def command(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
     """A module of the checkout with its arguments."""
-    module, *rest = arguments
-    # A background shell ignores Ctrl-C, and its children inherit that.
-    code = (
-        f"import signal, sys; from {module} import main; "
-        "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main())"
-    )
     return subprocess.Popen(
-        [sys.executable, "-c", code, *rest], cwd=folder, text=True,
-        env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        text=True,
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def said(process: subprocess.Popen[str]) -> tuple[int, str, str]:
