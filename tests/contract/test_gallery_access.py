@@ -189,7 +189,9 @@ def test_the_policy_lets_nothing_else_in(browser: Browser, gallery_url: str) -> 
           for (const [tag, name] of [["script", "src"], ["p", "innerHTML"]]) {
             try { document.createElement(tag)[name] = "x"; stopped.push(tag); } catch {}
           }
-          await new Promise((resolve) => setTimeout(resolve, 300));
+          for (let i = 0; i < 50 && stopped.length < 4; i++) {
+            await new Promise((resolve) => setTimeout(resolve, 20));
+          }
           return stopped;
         }"""
     )

@@ -161,7 +161,7 @@ def test_a_late_refusal_wipes_nothing(proxy: Proxy, visit: Visit) -> None:
     expect(page.locator("#key-error")).to_contain_text("no blanks")
     with page.expect_response(lambda reply: reply.status == 401):
         held[0].continue_()
-    page.wait_for_timeout(500)  # for what the page makes of it
+    page.evaluate("fetch('icon.svg').then((reply) => reply.text())")  # it has seen that reply
     expect(page.locator("#key-error")).to_contain_text("no blanks")
 
 
