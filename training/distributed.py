@@ -257,18 +257,20 @@ def arithmetic(precision: torch.dtype, *, deterministic: bool) -> Iterator[None]
         precision: of the run.
         deterministic: only kernels that give the same bits each time.
     """
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled()
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.conv.fp32_precision
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
     cudnn.benchmark = not deterministic
-    cudnn.allow_tf32 = precision is not torch.float32  # it keeps 10 bits of 23
+    # TF32 keeps 10 bits of 23. (Products of matrices are not in it unless asked for.)
+    cudnn.conv.fp32_precision = "ieee" if precision is torch.float32 else "tf32"
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at its first product
     torch.use_deterministic_algorithms(deterministic)
     try:
         yield
     finally:
-        cudnn.benchmark, cudnn.allow_tf32 = before[:2]
-        torch.use_deterministic_algorithms(before[2])
+        cudnn.benchmark, cudnn.conv.fp32_precision = before
+        torch.use_deterministic_algorithms(was_deterministic)
 
 
 def choose_precision(

@@ -572,16 +572,17 @@ def test_the_batch_that_fits_is_found_by_trying(
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_float32_is_float32_on_a_gpu_too(precision: torch.dtype, deterministic: bool) -> None:
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled()
+    def flags() -> tuple[bool, str, bool, str]:
+        cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+        exact = torch.are_deterministic_algorithms_enabled()
+        return cudnn.benchmark, cudnn.conv.fp32_precision, exact, products.fp32_precision
+
+    before = flags()
     with arithmetic(precision, deterministic=deterministic):
-        assert cudnn.allow_tf32 == (precision is torch.bfloat16)
-        assert cudnn.benchmark == (not deterministic)
-        assert torch.are_deterministic_algorithms_enabled() == deterministic
-        assert not torch.backends.cuda.matmul.allow_tf32
-    assert before == (
-        cudnn.benchmark, cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled()
-    )  # fmt: skip
+        convolutions = "ieee" if precision is torch.float32 else "tf32"
+        assert flags()[:3] == (not deterministic, convolutions, deterministic)
+        assert flags()[3] != "tf32"
+    assert flags() == before
 
 
 def test_a_deterministic_run_uses_no_other_kernels(tmp_path: Path) -> None:
