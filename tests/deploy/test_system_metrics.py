@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.resources
+import io
+import logging
 import re
 import subprocess
 import sys
@@ -52,15 +54,25 @@ def test_it_tells_what_torchserves_own_tells() -> None:
     assert int(memory[0]) > 1e7
 
 
-def test_the_use_of_the_processors_is_that_of_a_second() -> None:
-    """TorchServe's own tells that of the moment in which it looks, 0 or 100 %."""
-    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        told, _ = run(str(ROOT / "deploy" / "system_metrics.py"))
-    finally:
-        busy.kill()
-        busy.wait()
-    assert told["CPUUtilization.Percent", "Level:Host"] > 50 / (psutil.cpu_count() or 1)
+def test_the_use_of_the_processors_is_that_of_a_second(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """psutil's figure is of the time since it was imported: of a moment it is 0 or 100 %."""
+    used = iter([0.0, 42.0])
+
+    def later(seconds: float) -> None:
+        assert seconds == 1
+        next(used)
+
+    monkeypatch.setattr(system_metrics.time, "sleep", later)
+    monkeypatch.setattr(psutil, "cpu_percent", lambda: next(used))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    monkeypatch.setattr(system_metrics.system_metrics, "system_metrics", [])
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", logging.INFO)
+    system_metrics.main()
+    assert "CPUUtilization.Percent:42.0|" in capsys.readouterr().out
 
 
 def with_blanks(folder: Path) -> str:

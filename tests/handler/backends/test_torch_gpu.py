@@ -137,6 +137,24 @@ def test_pixels_are_those_of_the_network(channels: int, image_size: int, latent:
     assert wanted.std() > 20
 
 
+def test_what_overflows_becomes_no_nan() -> None:
+    """For latents that few send: in a batch of others they are noticed by no comparison."""
+    generator = vivid()
+    first, second, *_ = (m for m in generator.modules() if isinstance(m, nn.ConvTranspose2d))
+    with torch.no_grad():
+        first.weight.mul_(2**14)
+        second.weight.div_(2**14)
+    layers = layers_of(generator.named_parameters(), "x")
+    short, full = (ConvolutionNetwork(layers, d, "cpu") for d in (torch.float16, torch.float32))
+    full._most = torch.finfo(torch.float16).max
+    latents = torch.from_numpy(100 * from_seeds(range(5), 8))
+    with torch.inference_mode():
+        off = (short(latents).int() - full(latents).int()).abs()
+        full._most = torch.inf
+        assert (short(latents).int() - full(latents).int()).abs().float().mean() > 10
+    assert off.float().mean() < 3
+
+
 @pytest.mark.parametrize(("most", "size"), [(4, 4), (64, 64), (256, 64)])
 def test_a_larger_batch_is_several_passes_of_the_one_that_was_recorded(
     tmp_path: Path, recorder: Recorder, most: int, size: int
