@@ -261,8 +261,9 @@ def _reason(said: str, gpu_id: int) -> str:
     which TorchServe takes for a lack of memory.)"""
     import torch
 
-    reason = said.partition("\n")[0].rstrip(".").replace("CUDA", "GPU")
-    if "no kernel image" in reason:
+    first = said.partition("\n")[0].replace("CUDA", "GPU")
+    reason = f'torch says "{first}"'
+    if "no kernel image" in first:
         major, minor = torch.cuda.get_device_capability(gpu_id)
         kernels = " ".join(torch.cuda.get_arch_list())
         reason = f"it is sm_{major}{minor}, and torch has kernels for {kernels} only"
