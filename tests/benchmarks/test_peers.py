@@ -98,10 +98,8 @@ def test_an_environment_sees_the_torch_of_this_one(own_folders: Path) -> None:
     assert not launch.is_installed("fastapi")
     launch.install("fastapi")
     assert launch.is_installed("fastapi")
-    said = subprocess.run(
-        [str(launch.programs("fastapi") / "python"), "-c", "import torch; print(torch)"],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    command = [launch.programs("fastapi") / "python", "-c", "import torch; print(torch)"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     import torch
 
     assert str(torch.__file__) in said

@@ -39,10 +39,8 @@ def test_a_peer_gives_pictures(name: str, torchscript: Path, tmp_path: Path) -> 
     with launch.running(name, tmp_path, torchscript) as server:
         pictures = []
         for seed, count in ((7, 1), (7, 64), (8, 64)):
-            reply = requests.post(
-                server.url, server.body(seed, count),
-                headers={"Content-Type": "application/json"}, timeout=60,
-            )  # fmt: skip
+            headers, body = {"Content-Type": "application/json"}, server.body(seed, count)
+            reply = requests.post(server.url, body, headers=headers, timeout=60)
             assert reply.status_code == 200
             content = reply.content
             with Image.open(io.BytesIO(content[content.index(b"\x89PNG") :])) as picture:
@@ -103,11 +101,9 @@ def test_a_whole_run_with_a_peer_that_cannot_be_set_up_and_one_that_dies(
     dies = Peer("Triton", lambda folder, port: [f"{folder}/python", str(program), str(port)])
     monkeypatch.setitem(PEERS, "triton", dies)
     out = tmp_path / "new" / "result.json"
-    code = compare.main(
-        ["serving", "--rounds", "2", "--seconds", "0.3", "--work", "image", "--connections", "2",
-         "--peers", "litserve", "triton", "--precision", "float32", "--out", str(out)]
-    )  # fmt: skip
-    assert code == 0
+    work = "--rounds 2 --seconds 0.3 --work image --connections 2"
+    arguments = f"serving {work} --peers litserve triton --precision float32 --out {out}"
+    assert compare.main(arguments.split()) == 0
     result = json.loads(out.read_text(encoding="utf-8"))
     assert list(result["servers"]) == ["ours", "stock", "triton"]
     assert list(result["left_out"]) == ["LitServe"]
@@ -165,10 +161,8 @@ def held_still(process: subprocess.Popen[bytes]) -> bool:
 
 
 def test_sigterm_leaves_no_server_behind(tmp_path: Path) -> None:
-    command = [
-        sys.executable, "-m", "benchmarks.compare", "serving", "--work", "image",
-        "--connections", "1", "--seconds", "60", "--out", str(tmp_path / "result.json"),
-    ]  # fmt: skip
+    flags = f"--work image --connections 1 --seconds 60 --out {tmp_path}/result.json".split()
+    command = [sys.executable, "-m", "benchmarks.compare", "serving", *flags]
     family: list[psutil.Process] = []
     with subprocess.Popen(command, cwd=ROOT) as process:
         try:

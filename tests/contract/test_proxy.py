@@ -296,10 +296,9 @@ def test_a_broken_reply_is_502_and_not_sent_twice(tmp_path: Path) -> None:
 
 
 def test_one_json_line_a_request_with_the_keys_name(proxy: Proxy) -> None:
-    proxy.call(
-        "POST", '/predictions/dcgan?token=hushhush"', ALICE, json={"seed": 1},
-        headers={"X-Request-Id": "my-request-0001", "User-Agent": 'odd "agent"'},
-    )  # fmt: skip
+    headers = {"X-Request-Id": "my-request-0001", "User-Agent": 'odd "agent"'}
+    path = '/predictions/dcgan?token=hushhush"'
+    proxy.call("POST", path, ALICE, json={"seed": 1}, headers=headers)
     proxy.predict("z" * 32)
     mine, refused = proxy.log()[-2:]
     assert mine["request_id"] == "my-request-0001"

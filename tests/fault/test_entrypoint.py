@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -60,10 +61,9 @@ class Image:
         proxy = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": ""}
         environment = {**os.environ, **proxy, "TMPDIR": str(self.tmp), **variables}
         with self.output.open("ab") as output:
-            return subprocess.Popen(
-                [sys.executable, "-m", module], cwd=self.root, env=environment,
-                stdout=output, stderr=output,
-            )  # fmt: skip
+            how: dict[str, Any] = {"cwd": self.root, "env": environment}
+            command = [sys.executable, "-m", module]
+            return subprocess.Popen(command, stdout=output, stderr=output, **how)
 
     def is_healthy(self) -> bool:
         return self.run("deploy.healthcheck").wait(60) == 0
@@ -77,10 +77,9 @@ class Image:
 
     def draw(self) -> bytes:
         """On a connection of its own, as the proxy asks."""
-        reply = requests.post(
-            f"http://{HOST}:{self.ports.inference}/predictions/dcgan", timeout=120,
-            json={"seed": 1, "num_images": 100}, headers={"Connection": "close"},
-        )  # fmt: skip
+        url = f"http://{HOST}:{self.ports.inference}/predictions/dcgan"
+        fields, headers = {"seed": 1, "num_images": 100}, {"Connection": "close"}
+        reply = requests.post(url, json=fields, headers=headers, timeout=120)
         assert reply.status_code == 200
         return reply.content
 

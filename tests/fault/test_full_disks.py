@@ -51,10 +51,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("small")
     server = Server(folder, live.STORE, Ports.free())
     archive_mb = live.ARCHIVE.stat().st_size // 1_000_000
-    with (
-        small_disk(folder / "logs", 1), small_disk(folder / "tmp", 2 * archive_mb),
-        server.running(),
-    ):  # fmt: skip
+    temporary = small_disk(folder / "tmp", 2 * archive_mb)
+    with small_disk(folder / "logs", 1), temporary, server.running():
         yield server
 
 

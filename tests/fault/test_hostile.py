@@ -38,9 +38,8 @@ def right(server: Server) -> list[bytes]:
 
 def send(server: Server, hostile: Hostile) -> requests.Response:
     body = hostile.body.encode() if isinstance(hostile.body, str) else hostile.body
-    return requests.post(
-        server.predict_url, data=body, headers=dict(hostile.headers), timeout=60
-    )  # fmt: skip
+    headers = dict(hostile.headers)
+    return requests.post(server.predict_url, data=body, headers=headers, timeout=60)
 
 
 def among_good_ones(server: Server, right: list[bytes], **asked: Any) -> requests.Response:

@@ -24,9 +24,8 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     code = live.packed(BASE)
     assert LINE in code
     sleeping = code.replace(LINE, b"        __import__('time').sleep(0.02 * len(latents))\n" + LINE)
-    store = live.edited_archive(
-        folder / "store", {BASE: sleeping}, {"responseTimeout": TIMEOUT_S}
-    )  # fmt: skip
+    impatient = {"responseTimeout": TIMEOUT_S}
+    store = live.edited_archive(folder / "store", {BASE: sleeping}, impatient)
     made = Server(folder / "server", store, Ports.free())
     with made.running():
         yield made

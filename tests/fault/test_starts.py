@@ -55,10 +55,8 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
 def test_make_serve_exits_1_with_the_reason() -> None:
     with socket.create_server((HOST, 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = subprocess.run(
-            [sys.executable, "-m", "deploy.serve", "start", "--inference", port],
-            cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
+        command = [sys.executable, "-m", "deploy.serve", "start", "--inference", port]
+        done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert port in done.stderr or "make stop" in done.stderr
@@ -146,10 +144,10 @@ def test_a_worker_without_the_gpu_that_it_is_given(tmp_path: Path) -> None:
     edited_archive(tmp_path / "dcgan.mar", config=allowed)
     edited_archive(tmp_path / "refused.mar", config=ONNX, manifest={"modelVersion": "refused"})
     hidden = (("CUDA_VISIBLE_DEVICES", "-1"),)
+    others = ("refused.mar",)
     server = Server(
-        tmp_path / "server", tmp_path, Ports.free(), other_archives=("refused.mar",),
-        environment=hidden,
-    )  # fmt: skip
+        tmp_path / "server", tmp_path, Ports.free(), other_archives=others, environment=hidden
+    )
     refusal = r"this worker was given GPU 0, but .*allow_cpu_fallback"
 
     def answers() -> bool:
@@ -233,10 +231,8 @@ def hostile_store(store: Path, marks: Path) -> None:
     model, function = (
         code.format(mark=str(marks / name), name=name).encode() for name in ("handle", "draw")
     )
-    edited_archive(
-        store / "other.mar", {"other.py": model},
-        manifest={"modelName": "other", "handler": "other.py", "configFile": ""},
-    )  # fmt: skip
+    other = {"modelName": "other", "handler": "other.py", "configFile": ""}
+    edited_archive(store / "other.mar", {"other.py": model}, manifest=other)
     workflow = {"workflowName": "evil", "specFile": "spec.yaml", "handler": "code.py"}
     with zipfile.ZipFile(store / "evil.war", "w") as war:
         facts = {"createdOn": "now", "archiverVersion": "0.2.15", "workflow": workflow}
@@ -267,9 +263,8 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     store = odd_archive(folder)
     hostile_store(store, folder / "marks")
     environment = hard_environment(folder)
-    server = Server(
-        folder / "server", store, Ports.free(), environment=tuple(environment.items())
-    )  # fmt: skip
+    variables = tuple(environment.items())
+    server = Server(folder / "server", store, Ports.free(), environment=variables)
     leftovers(server, folder)
     bind = ["mount", "--bind", "-o", "ro", str(store), str(store)]
     mounted = subprocess.run(bind, capture_output=True, check=False).returncode == 0
@@ -376,11 +371,9 @@ def test_activate_script_gets_one_block(tmp_path: Path) -> None:
     once = script.read_text()
     add_settings(script)
     assert script.read_text() == once
-    shown = subprocess.run(
-        ["bash", "-c", f". {script} && echo $TS_CONFIG_FILE"],
-        env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert shown.stdout.strip() == str(BASE_CONFIG)
+    command, path = f". {script} && echo $TS_CONFIG_FILE", {"PATH": os.environ["PATH"]}
+    shown = subprocess.check_output(["bash", "-c", command], env=path, text=True)
+    assert shown.strip() == str(BASE_CONFIG)
 
 
 @pytest.mark.skipif(bool(Ports().taken()), reason="the documented default ports are in use")
@@ -389,18 +382,16 @@ def test_the_literal_torchserve_command(tmp_path: Path) -> None:
     script = tmp_path / "activate"
     shutil.copy(Path(sys.prefix) / "bin" / "activate", script)
     add_settings(script)
-    environment = {
-        **{k: v for k, v in os.environ.items()
-           if k not in ("TS_CONFIG_FILE", "JAVA_HOME", "CUDA_VISIBLE_DEVICES")},
-        "TEMP": str(tmp_path), "TMPDIR": str(tmp_path), "LOG_LOCATION": str(tmp_path / "logs"),
-    }  # fmt: skip
+    ours = {"TEMP": str(tmp_path), "TMPDIR": str(tmp_path), "LOG_LOCATION": str(tmp_path / "logs")}
+    environment = {**os.environ, **ours}
+    for name in ("TS_CONFIG_FILE", "JAVA_HOME", "CUDA_VISIBLE_DEVICES"):
+        environment.pop(name, None)
 
     def run(command: str) -> None:
+        activated = ["bash", "-c", f". {script} && {command}"]
         with (tmp_path / "out").open("ab") as out:
-            subprocess.run(
-                ["bash", "-c", f". {script} && {command}"],
-                cwd=ROOT, env=environment, stdout=out, stderr=out, check=True, timeout=60,
-            )  # fmt: skip
+            output = {"stdout": out, "stderr": out}
+            subprocess.run(activated, cwd=ROOT, env=environment, **output, check=True, timeout=60)
 
     run("torchserve --start --models dcgan.mar")
     java_process = psutil.Process(int((tmp_path / ".model_server.pid").read_text()))

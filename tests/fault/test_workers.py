@@ -25,9 +25,8 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("fragile")
     impatient = {"responseTimeout": 8, "jobQueueSize": 80}
     store = live.edited_archive(folder / "store", config=impatient)
-    made = Server(
-        folder / "server", store, Ports.free(), environment=(("DCGAN_LOG_LEVEL", "error"),)
-    )  # fmt: skip
+    quiet = (("DCGAN_LOG_LEVEL", "error"),)
+    made = Server(folder / "server", store, Ports.free(), environment=quiet)
     with made.running():
         yield made
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import textwrap
 from pathlib import Path
 
@@ -33,6 +32,8 @@ from tests.support.manifests import (
     rendered,
     seconds,
 )
+from tests.support.proxies import environment as proxy_environment
+from tests.support.proxies import refused
 
 NGINX = (ROOT / "deploy" / "proxy" / "nginx.conf").read_text(encoding="utf-8")
 MODEL_CONFIG = yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text(encoding="utf-8"))
@@ -223,15 +224,8 @@ def test_the_placeholder_of_the_keys_does_not_start(
     manifests: list[Manifest], tmp_path: Path
 ) -> None:
     only(manifests, "Secret", "dcgan-api-keys")
-    (tmp_path / "state").mkdir()
-    done = subprocess.run(
-        ["sh", str(ROOT / "deploy" / "proxy" / "proxy.sh")],
-        env={"PATH": os.environ["PATH"], "SECRETS": str(FOLDER / "base"),
-             "STATE": str(tmp_path / "state"), "RUN": str(tmp_path / "run")},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "the key of replace-me has 11 characters" in done.stderr
+    given = proxy_environment(tmp_path, Ports(), SECRETS=str(FOLDER / "base"))
+    assert "the key of replace-me has 11 characters" in refused(given)
 
 
 def test_an_overlay_of_ones_own_as_the_documentation_shows_it(tmp_path: Path) -> None:

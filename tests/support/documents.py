@@ -22,10 +22,7 @@ def commands(document: str, part: str = "") -> list[str]:
 def run(command: str) -> str:
     """Run by bash in the repository's root; gives stdout."""
     # On a tiny network more threads wait for one another.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True,
-        check=False, timeout=300,
-    )  # fmt: skip
+    how = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "timeout": 300}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, **how)  # type: ignore[call-overload]
     assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
     return done.stdout

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.server import ROOT
@@ -37,7 +38,7 @@ def build_all(log: Path) -> None:
             )  # fmt: skip
 
 
-def _run(command: list[str | Path], output: object, *, check: bool = True) -> int:
+def _run(command: Sequence[str | Path], output: object, *, check: bool = True) -> int:
     done = subprocess.run(command, stdout=output, stderr=output, check=False)  # type: ignore[call-overload]
     if check and done.returncode:
         raise RuntimeError(f"{command[0]} {command[1]} failed ({done.returncode}); see the log")
@@ -46,11 +47,9 @@ def _run(command: list[str | Path], output: object, *, check: bool = True) -> in
 
 def _build(tag: str, file: Path, context: Path, output: object, *more: str) -> None:
     # The default isolation wants cgroups of one version; chroot needs none.
-    _run(
-        ["podman", "build", "--isolation", "chroot", "--network", "host",
-         "--build-arg", f"DEBIAN={BASE}", *more, "--tag", tag, "--file", file, context],
-        output,
-    )  # fmt: skip
+    command = ["podman", "build", "--isolation", "chroot", "--network", "host", "--tag", tag]
+    command += ["--build-arg", f"DEBIAN={BASE}", *more, "--file", str(file), str(context)]
+    _run(command, output)
 
 
 def _debootstrap(output: object) -> None:
@@ -66,10 +65,9 @@ def _debootstrap(output: object) -> None:
 
 def _pip(conf: Path) -> list[str]:
     """Build options that let pip in the build see what pip on this machine sees."""
-    listed = subprocess.run(
-        ["python3", "-m", "pip", "config", "list"],
-        capture_output=True, text=True, check=True, env={**os.environ, "PIP_CONFIG_FILE": ""},
-    ).stdout  # fmt: skip
+    environment = {**os.environ, "PIP_CONFIG_FILE": ""}
+    command = ["python3", "-m", "pip", "config", "list"]
+    listed = subprocess.check_output(command, env=environment, text=True)
     settings = dict(re.findall(r"^(?:global|:env:)\.([\w-]+)='(.*)'$", listed, re.MULTILINE))
     options = []
     if certificates := settings.pop("cert", None):

@@ -120,10 +120,8 @@ def running(
     port, metrics_port = own.inference, own.metrics
     # Started by root, nginx works as another user, who cannot enter pytest's folders.
     run = tempfile.mkdtemp(prefix="dcgan-proxy-")
-    variables = environment(
-        folder, upstream, LISTEN=f"{address}{port}", METRICS_LISTEN=f"{address}{metrics_port}",
-        RUN=run, **more,
-    )  # fmt: skip
+    listen = {"LISTEN": f"{address}{port}", "METRICS_LISTEN": f"{address}{metrics_port}"}
+    variables = environment(folder, upstream, **listen, RUN=run, **more)
     if keys:
         (folder / "secrets" / "api_keys").write_text(keys)
     with (folder / "stderr").open("wb") as stderr:

@@ -39,19 +39,16 @@ class Stack:
 
     def podman(self, *arguments: str, check: bool = True, given: str = "") -> str:
         """Run podman; gives what it printed on stdout, and fails with what it printed elsewhere."""
-        done = subprocess.run(
-            ["podman", *arguments], env=self.environment, capture_output=True, text=True,
-            input=given, check=False, timeout=120,
-        )  # fmt: skip
+        how = {"env": self.environment, "input": given, "text": True, "timeout": 120}
+        done = subprocess.run(["podman", *arguments], capture_output=True, **how)  # type: ignore[call-overload]
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout
 
     def compose(self, *arguments: str) -> None:
+        command = ["podman-compose", "-p", PROJECT, *FILES, *arguments]
         with (self.folder / "compose.log").open("ab") as log:
-            subprocess.run(
-                ["podman-compose", "-p", PROJECT, *FILES, *arguments], env=self.environment,
-                cwd=ROOT, stdout=log, stderr=log, check=True, timeout=300,
-            )  # fmt: skip
+            how = {"env": self.environment, "stdout": log, "stderr": log, "timeout": 300}
+            subprocess.run(command, cwd=ROOT, check=True, **how)  # type: ignore[call-overload]
 
     def container(self, service: str) -> str:
         return f"{PROJECT}_{service}_1"
@@ -72,18 +69,15 @@ class Stack:
         return self.podman("exec", "-i", name, "/opt/venv/bin/python", "-", given=code)
 
     def logs(self, service: str) -> str:
-        done = subprocess.run(
-            ["podman", "logs", self.container(service)], env=self.environment,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True,
-        )  # fmt: skip
-        return done.stdout
+        command = ["podman", "logs", self.container(service)]
+        return subprocess.check_output(
+            command, env=self.environment, stderr=subprocess.STDOUT, text=True
+        )
 
     def call(self, method: str, path: str, key: str = ALICE, **options: Any) -> requests.Response:
-        headers = {"X-API-Key": key} if key else {}
-        return requests.request(
-            method, f"https://{HOST}:{self.port}{path}", headers=headers, timeout=60,
-            verify=str(self.folder / "tls.crt"), **options,
-        )  # fmt: skip
+        options = {"headers": {"X-API-Key": key} if key else {}, "timeout": 60, **options}
+        options["verify"] = str(self.folder / "tls.crt")
+        return requests.request(method, f"https://{HOST}:{self.port}{path}", **options)
 
     def predict(self, key: str = ALICE, **fields: Any) -> requests.Response:
         return self.call("POST", "/predictions/dcgan", key, json=fields)

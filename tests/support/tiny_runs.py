@@ -62,9 +62,9 @@ def noise_folder(path: Path, count: int = 12) -> Path:
 
 
 def flags(folder: Path, out: Path, *more: str) -> list[str]:
-    return ["--data", str(folder), "--out", str(out), "--batch-size", "4", "--image-size", "32",
-            "--nz", "6", "--ngf", "2", "--ndf", "2", "--max-steps", "6",
-            "--cache", str(out.parent / "cache"), *more]  # fmt: skip
+    places = ["--data", str(folder), "--out", str(out), "--cache", str(out.parent / "cache")]
+    tiny = ["--batch-size", "4", "--image-size", "32", "--nz", "6", "--ngf", "2", "--ndf", "2"]
+    return [*places, *tiny, "--max-steps", "6", *more]
 
 
 def printed(capsys: pytest.CaptureFixture[str], command: str, **options: object) -> dict[str, Any]:
@@ -89,21 +89,19 @@ def run(config: TrainConfig, pictures: Pictures, out: Path) -> dict[str, torch.T
     return load_file(outcome.weights)
 
 
-def spawn(command: list[str]) -> subprocess.Popen[str]:
+def spawn(command: list[str], **options: Any) -> subprocess.Popen[str]:
     # On so small a network more threads wait for one another, the more the busier the machine.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment}
+    return subprocess.Popen(command, text=True, **options)
 
 
 def start(
     folder: Path, out: Path, *more: str, until: str = "checkpoints/step_*.pt"
 ) -> subprocess.Popen[str]:
     """A run of its own, started and left behind when there is a file of that pattern."""
-    command = [sys.executable, "-m", "training", *flags(folder, out), "--max-steps", "100000",
-               "--checkpoint-every", "2", "--log-every", "1", *more]  # fmt: skip
-    process = spawn(command)
+    endless = ["--max-steps", "100000", "--checkpoint-every", "2", "--log-every", "1"]
+    process = spawn([sys.executable, "-m", "training", *flags(folder, out), *endless, *more])
     deadline = time.monotonic() + 120
     while not list(out.glob(until)):
         assert process.poll() is None, process.communicate()

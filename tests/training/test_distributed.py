@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
+from tests.support import tiny_runs
 from tests.support.tiny_runs import flags, journal, latest_state, noise_folder
 from training.__main__ import main
 from training.config import ConfigError
@@ -28,9 +29,9 @@ pytestmark = [pytest.mark.usefixtures("quick")]
 # All that draws numbers, takes gradients of gradients or looks at the whole batch; of which R1's
 # half is three pictures, two of one process and one of the other.
 # In float32: in bfloat16 six updates are further apart than the tolerance.
-SETTINGS = ["--precision", "float32", "--diffaugment", "--instance-noise", "0.1",
-            "--r1-every", "2", "--batch-size", "6", "--lr-decay-steps", "3",
-            "--log-every", "1", "--sample-every", "6"]  # fmt: skip
+SETTINGS = ["--precision", "float32", "--diffaugment", "--instance-noise", "0.1"]
+SETTINGS += ["--r1-every", "2", "--batch-size", "6", "--lr-decay-steps", "3"]
+SETTINGS += ["--log-every", "1", "--sample-every", "6"]
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +40,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def spawn(processes: int, arguments: list[str]) -> subprocess.Popen[str]:
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return subprocess.Popen(
-        [sys.executable, *(command if processes > 1 else []), "-m", "training", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    torchrun = f"-m torch.distributed.run --standalone --nproc-per-node {processes}".split()
+    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "training", *arguments]
+    return tiny_runs.spawn(command, start_new_session=True)
 
 
 def run(processes: int, arguments: list[str]) -> tuple[int, str, str]:
@@ -111,8 +109,8 @@ def test_what_is_refused_is_told_once(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_signal_to_torchrun_saves_the_run(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = spawn(2, flags(folder, out, "--batch-size", "8", "--max-steps", "100000",
-                             "--checkpoint-every", "2"))  # fmt: skip
+    endless = ["--batch-size", "8", "--max-steps", "100000", "--checkpoint-every", "2"]
+    process = spawn(2, flags(folder, out, *endless))
     try:
         while not list((out / "checkpoints").glob("step_*.pt")):
             assert process.poll() is None, process.communicate()

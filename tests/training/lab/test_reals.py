@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.support.generators import AVATARS, BACKGROUND, photos, weights
+from tests.support.tiny_runs import flags, printed
 from training.__main__ import main
 from training.data.batches import identity_of, split
 from training.data.decode import PictureSpec
@@ -108,9 +108,7 @@ def test_what_the_starting_weights_have_learned_from_is_looked_at_too(
     runs = [tmp_path / "0", tmp_path / "1"]
     for number, count in enumerate((24, 30)):
         data, run = photos(tmp_path / f"photos{number}", count, seed=number), runs[number]
-        assert main(["--data", str(data), "--out", str(run), "--batch-size", "4", "--image-size",
-                     "32", "--nz", "6", "--ngf", "2", "--ndf", "2", "--max-steps", "1",
-                     "--cache", "None", *start]) == 0  # fmt: skip
+        assert main(flags(data, run, "--max-steps", "1", "--cache", "None", *start)) == 0
         start = ["--start-from", str(runs[0] / "generator.safetensors")]
     path, unseen = runs[1] / "generator.safetensors", photos(tmp_path / "unseen", 9, seed=2)
     shutil.copy(tmp_path / "photos0" / "3.png", unseen)  # what the first of them was trained on
@@ -126,9 +124,7 @@ def test_what_the_starting_weights_have_learned_from_is_looked_at_too(
     (what,) = found.missing
     assert what == f"what {start[1]} was trained on, from which this run started"
     capsys.readouterr()
-    assert main(["evaluate", "--weights", str(path), "--held-out", str(unseen), "--samples", "9",
-                 "--cache", "None"]) == 0  # fmt: skip
-    report = json.loads(capsys.readouterr().out)
+    report = printed(capsys, "evaluate --samples 9 --cache None", weights=path, held_out=unseen)
     assert report["memorisation"]["verdict"].startswith("cannot be told: it was not compared with")
     assert f"copies of {what}" in report["left_out"]
 
@@ -151,9 +147,7 @@ def test_pictures_are_decoded_once_for_training_and_all_commands(
 ) -> None:
     cache, run = tmp_path / "cache", tmp_path / "run"
     folder = photos(tmp_path / "photos", 40)
-    assert main(["--data", str(folder), "--out", str(run), "--batch-size", "4", "--image-size",
-                 "32", "--nz", "6", "--ngf", "2", "--ndf", "2", "--max-steps", "1",
-                 "--cache", str(cache)]) == 0  # fmt: skip
+    assert main(flags(folder, run, "--max-steps", "1")) == 0
 
     def again(*_: object) -> None:
         raise AssertionError("decoded again")
