@@ -46,7 +46,7 @@ class Ceiling:
     def __init__(self, archive: Path, folder: Path, network: bool = True) -> None:
         import torch
 
-        gpu_id = 0 if torch.cuda.is_available() else None  # as TorchServe gives its first worker
+        gpu_id = 0 if torch.cuda.is_available() else None  # one of them, as a worker has
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(folder)
         config = yaml.safe_load((folder / "model-config.yaml").read_text(encoding="utf-8"))

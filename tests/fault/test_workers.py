@@ -147,7 +147,7 @@ def test_a_gpu_that_is_lost_to_the_worker(tmp_path: Path) -> None:
         batch = [pool.submit(live.post, server, each) for each in (loses, *[live.GOOD] * 3)]
         for reply in (future.result() for future in batch):
             assert (reply.status_code, reply.json()["type"]) == (500, "urn:dcgan:problem:internal")
-        live.wait(lambda: live.is_gone(before), 5)
+        live.wait(lambda: live.is_gone(before), 30)
         assert server.reason_not_ready()
         assert live.post(server, live.GOOD, 120).content == right  # it waits for the next worker
         live.wait(lambda: not server.reason_not_ready())

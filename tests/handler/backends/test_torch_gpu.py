@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +27,7 @@ from handler.backends.torch_gpu import (
     ConvolutionNetwork,
     Run,
     TorchGpuBackend,
+    capture,
     in_passes,
     take_gpu,
 )
@@ -272,6 +275,62 @@ def test_without_a_graph_smaller_passes_are_made_of_what_does_not_fit(
     fits = 0
     with pytest.raises(RuntimeError, match="unable to find an engine"):
         generate(made, [latents], 64)
+
+
+class Cuda:
+    """As much of torch.cuda as ``capture`` uses, on the CPU: what is recorded runs at a replay."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def note(self, event: str) -> Callable[..., None]:
+        return lambda *_: self.events.append(event)
+
+    def forward(self, noise: torch.Tensor) -> torch.Tensor:
+        """The pixels are the first number of each latent, in a place that stays."""
+        self.events.append("forward")
+        if not hasattr(self, "pixels"):
+            self.pixels = noise.new_zeros((len(noise), 3, 4, 1), dtype=torch.uint8)
+        self.noise = noise
+        return self.pixels.copy_(noise[:, :1, None, None].expand(self.pixels.shape))
+
+    def stream(self, *_: object) -> Any:
+        return SimpleNamespace(wait_stream=self.note("wait"), synchronize=self.note("synchronize"))
+
+    @contextlib.contextmanager
+    def within(self, thing: Any) -> Iterator[None]:
+        name = "graph" if hasattr(thing, "replay") else "side"
+        self.events.append(f"{name} begins")
+        yield
+        self.events.append(f"{name} ends")
+
+    def graph(self) -> Any:
+        return SimpleNamespace(replay=lambda: self.forward(self.noise))
+
+
+def unpinned(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def made(*shape: Any, **options: Any) -> torch.Tensor:
+        assert options.pop("pin_memory") is True
+        return make(*shape, **options)
+
+    return made
+
+
+def test_what_is_recorded_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Cuda()
+    for name, stand_in in (("Stream", cuda.stream), ("current_stream", cuda.stream),
+                           ("stream", cuda.within), ("graph", cuda.within),
+                           ("CUDAGraph", cuda.graph)):  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    for make in (torch.zeros, torch.empty):
+        monkeypatch.setattr(torch, make.__name__, unpinned(make))
+    run = capture(cuda.forward, 4, 2, "cpu")
+    warmed_up = ["wait", "side begins", *["forward"] * 3, "side ends", "wait"]
+    assert cuda.events == [*warmed_up, "graph begins", "forward", "graph ends"]
+    cuda.events.clear()
+    first, second = (run(np.full((4, 2), value, np.float32)) for value in (5, 6))
+    assert cuda.events == ["forward", "synchronize"] * 2
+    assert ((first == 5).all(), (second == 6).all()) == (True, True)  # no place of the graph's
 
 
 def test_a_gpu_that_is_lost_ends_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
