@@ -32,7 +32,7 @@ class DcganHandler:
             Path(properties["model_dir"]),
             context.model_yaml_config,
             properties.get("gpu_id"),
-            context.metrics,
+            context.model_name,
             int(properties.get("batch_size") or 1),
         )
 

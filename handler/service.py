@@ -288,7 +288,7 @@ def open_service(
     model_dir: Path,
     config: Mapping[str, Any] | None,
     gpu_id: int | None,
-    metrics: Any = None,
+    model_name: str = "",
     batch_size: int = 1,
 ) -> Service:
     """A warm Service from an extracted archive.
@@ -297,7 +297,7 @@ def open_service(
         model_dir: the folder with ``card.json`` and the model files.
         config: model-config.yaml, of which the ``handler`` block is ours; may be missing.
         gpu_id: index of the GPU; None for the CPU.
-        metrics: ``context.metrics`` of TorchServe; None keeps no metrics.
+        model_name: the name that metrics have for it; without one there are none.
         batch_size: requests that fill a batch.
 
     Raises:
@@ -319,8 +319,10 @@ def open_service(
         words = "the limits are lowered to what a reply holds and what is done in time: %s"
         logger.warning(words, vars(limits))
     observers: list[Observer] = [log_requests]
-    if metrics is not None:
-        observers.append(TorchServeMetrics(metrics, batch_size, limits.max_batch_images, backend))
+    if model_name:
+        observers.append(
+            TorchServeMetrics(model_name, batch_size, limits.max_batch_images, backend)
+        )
     return Service(backend, card, limits, observers, pace, settings.threads, small)
 
 

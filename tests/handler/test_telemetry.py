@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+from ts.metrics.metric_type_enum import MetricTypes
 
 from deploy.server import ROOT
 from handler.errors import Kind
@@ -36,6 +37,8 @@ REPORT = BatchReport(
     ),
     1e-5, 0.25, 0.5,
 )  # fmt: skip
+CACHE = MetricsCacheYamlImpl(str(CONFIG))
+CACHE.initialize_cache()
 # What TorchServe 0.12 takes for a metric; another line is only a line of the log.
 LINE = re.compile(
     r"\[METRICS\]([\w\s]+)\.([\w\s]+):([0-9\-,.e]+)\|#([^|]*)\|#type:(\w+)\|#hostname:.+"
@@ -46,34 +49,28 @@ def worker(name: str, device: str, *warned: str) -> Any:
     return SimpleNamespace(name=name, device=device, warnings=dict.fromkeys(warned, "why"))
 
 
-@pytest.fixture
-def cache() -> MetricsCacheYamlImpl:
-    made = MetricsCacheYamlImpl(str(CONFIG))
-    made.initialize_cache()
-    made.model_name = "dcgan"
-    made.set_request_ids({0: "a", 1: "b", 2: "c"})
-    return made
-
-
 def emitted(caplog: pytest.LogCaptureFixture) -> dict[str, list[tuple[str, str, str]]]:
+    """The metrics of the only write since the last call, by name."""
+    (record,) = caplog.records
+    caplog.clear()
     found: dict[str, list[tuple[str, str, str]]] = {}
-    for record in caplog.records:
-        line = LINE.fullmatch(record.getMessage())
-        assert line, record.getMessage()
-        name, _, value, dimensions, kind = line.groups()
+    for text in record.getMessage().split("\n"):
+        line = LINE.fullmatch(text)
+        assert line, text
+        name, unit, value, dimensions, kind = line.groups()
+        # As metrics.yaml declares it; TorchServe drops any other.
+        declared = CACHE.get_metric(name, MetricTypes(kind.lower()))
+        assert declared.unit == unit
+        assert declared.dimension_names == [pair.split(":")[0] for pair in dimensions.split(",")]
         found.setdefault(name, []).append((value, dimensions, kind))
     return found
 
 
-def test_each_line_is_declared_and_readable(
-    cache: MetricsCacheYamlImpl, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_each_line_is_declared_and_readable(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    known = set(cache.cache_keys())
-    observe = TorchServeMetrics(cache, 32, 64, worker("onnx", "cpu", "fallback"))
+    observe = TorchServeMetrics("dcgan", 32, 64, worker("onnx", "cpu", "fallback"))
     caplog.clear()
     observe(REPORT)
-    assert set(cache.cache_keys()) == known  # nothing that metrics.yaml does not declare
     lines = emitted(caplog)
     common = "ModelName:dcgan,Level:Model"
     assert lines["dcgan_requests_total"] == [
@@ -89,12 +86,11 @@ def test_each_line_is_declared_and_readable(
 
 
 def test_every_series_starts_with_0_before_the_first_request(
-    cache: MetricsCacheYamlImpl, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Once a start, in the same series as what is counted later: Prometheus' increase() sees 1."""
     caplog.set_level(logging.INFO)
-    cache.set_request_ids("0b2f")  # as TorchServe does while a worker loads
-    observe = TorchServeMetrics(cache, 32, 64, worker("onnx", "cpu", "graphs", "precision"))
+    observe = TorchServeMetrics("dcgan", 32, 64, worker("onnx", "cpu", "graphs", "precision"))
     common = "ModelName:dcgan,Level:Model"
     outcomes = [(200, "none"), *((kind.status, kind.slug) for kind in Kind)]
     info = f"Backend:onnx,Device:cpu,Warnings:graphs_precision,{common}"
@@ -105,29 +101,29 @@ def test_every_series_starts_with_0_before_the_first_request(
         "dcgan_images_total": [("0", common, "COUNTER")],
         "dcgan_backend_info": [("1", info, "GAUGE")],
     }
-    caplog.clear()
-    cache.set_request_ids({0: "a", 1: "b", 2: "c"})
     observe(REPORT)
     assert "0" not in {value for value, _, _ in emitted(caplog)["dcgan_requests_total"]}
 
 
-def test_every_dimension_reaches_torchserve(
-    cache: MetricsCacheYamlImpl, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_every_dimension_reaches_torchserve(caplog: pytest.LogCaptureFixture) -> None:
     """Its front end takes a dimension for one only if it has a single colon."""
     caplog.set_level(logging.INFO)
-    TorchServeMetrics(cache, 32, 64, worker("torch_gpu", "cuda:1"))(REPORT)
-    lines = emitted(caplog)
-    pairs = [d for line in lines.values() for _, text, _ in line for d in text.split(",")]
-    assert all(pair.count(":") == 1 for pair in pairs)
-    assert "Device:cuda_1" in pairs
+    TorchServeMetrics("dcgan", 32, 64, worker("torch_gpu", "cuda:1"))
+    ((_, dimensions, _),) = emitted(caplog)["dcgan_backend_info"]
+    assert all(pair.count(":") == 1 for pair in dimensions.split(","))
+    assert "Device:cuda_1" in dimensions.split(",")
 
 
-def test_a_failure_is_logged_once_and_never_raised(caplog: pytest.LogCaptureFixture) -> None:
-    broken = TorchServeMetrics(object(), 32, 64, worker("onnx", "cpu"))
-    broken(REPORT)
-    broken(REPORT)
-    assert [record.levelname for record in caplog.records] == ["ERROR"]
+def test_a_line_is_as_torchserve_writes_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    TorchServeMetrics("dcgan", 32, 64, worker("onnx", "cpu"))
+    ours = caplog.records[0].getMessage().split("\n")[-2]
+    caplog.clear()
+    CACHE.model_name = "dcgan"
+    CACHE.set_request_ids({0: ""})
+    CACHE.add_counter("dcgan_images_total", 0, idx=0)
+    (record,) = caplog.records
+    assert re.sub(r",\d+$", "", ours) == re.sub(r",\d+(,.*)?$", "", record.getMessage())
 
 
 def test_one_line_a_request_with_the_times_of_its_batch(caplog: pytest.LogCaptureFixture) -> None:
@@ -173,7 +169,9 @@ def a_record(message: str, **extra: object) -> logging.LogRecord:
 @pytest.mark.parametrize("place", ["message", "field"])
 def test_whatever_a_client_sends_is_one_line_of_ascii(place: str) -> None:
     line = JsonFormatter().format(
-        a_record(HOSTILE) if place == "message" else a_record("m", fields=[{"client_id": HOSTILE}])
+        a_record(HOSTILE)
+        if place == "message"
+        else a_record("m", fields=[{"client_id": HOSTILE}], common={"a": 1})
     )
     assert line.isascii()
     assert line.isprintable()  # no line break, no escape sequence, no NUL
@@ -181,11 +179,11 @@ def test_whatever_a_client_sends_is_one_line_of_ascii(place: str) -> None:
 
 
 def test_what_a_line_holds() -> None:
-    made = a_record("m", fields=[{"status": 200}])
+    made = a_record("m", fields=[{"status": 200}], common={"images": 3})
     made.created, made.msecs = 1_700_000_000.25, 250.0
     assert json.loads(JsonFormatter().format(made)) == {
         "time": "2023-11-14T22:13:20.250Z", "level": "warn", "logger": "handler.x",
-        "message": "m", "status": 200,
+        "message": "m", "status": 200, "images": 3,
     }  # fmt: skip
 
 
