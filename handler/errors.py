@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from enum import Enum
+from functools import lru_cache
 from http import HTTPStatus
 
 CONTENT_TYPE = "application/problem+json"
@@ -121,6 +122,7 @@ def problem_document(error: RequestError) -> bytes:
     return json.dumps(document).encode("ascii")
 
 
+@lru_cache
 def reason_phrase(status: int) -> str:
     """The fixed ASCII reason phrase of a status."""
     return HTTPStatus(status).phrase

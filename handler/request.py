@@ -251,7 +251,7 @@ class Request(_Object):
         )
         return self
 
-    @property
+    @cached_property
     def source(self) -> Source:
         """Where the latents come from; ``seed`` also when the seed is a random one."""
         return next(name for name in SOURCES if getattr(self, name) is not None)
@@ -360,7 +360,7 @@ class Call:
         """Where item ``i`` stands in the body, for errors."""
         return f"instances[{i}]" if self.kserve else ""
 
-    @property
+    @cached_property
     def images(self) -> int:
         """Images of all items."""
         return sum(item.num_images for item in self.items)
@@ -384,7 +384,8 @@ def parse(raw: Mapping[str, Any], nz: int, limits: Limits, headers: Headers = NO
     try:
         if "instances" not in body:
             item = one.model_validate(body)
-            item.format = item.format or wire.choose(headers)
+            if item.format is None:
+                item.__dict__["format"] = wire.choose(headers)  # as in _complete
             return Call([item], kserve=False)
         items = many.model_validate(body).instances
     except ValidationError as error:
