@@ -124,18 +124,27 @@ class Renderer:
         one = -(-(png.worst_case_bytes(height, width, channels) + longest) // 3) * 4
         return _JSON_FRAME_BYTES + count * (one + 4 + _JSON_SEED_BYTES)
 
-    def reply(self, call: Call, latents: Sequence[Latents], images: Sequence[Images]) -> Reply:
+    def reply(
+        self,
+        call: Call,
+        latents: Sequence[Latents],
+        images: Sequence[Images],
+        run: png.Run = map,
+    ) -> Reply:
         """The pictures in the form that the call asks for.
 
         Args:
             latents: float32 (n, nz) an item.
             images: uint8 (n, H, W, C) an item.
+            run: as ``png.encode`` takes it.
         """
-        body = self._body(call, latents, images)
+        body = self._body(call, latents, images, run)
         headers = _item_headers(call) | self._headers
         return Reply(200, MEDIA_TYPES[call.items[0].format], body, headers)
 
-    def _body(self, call: Call, latents: Sequence[Latents], images: Sequence[Images]) -> bytes:
+    def _body(
+        self, call: Call, latents: Sequence[Latents], images: Sequence[Images], run: png.Run
+    ) -> bytes:
         if call.kserve:
             answers = map(self._json_object, call.items, latents, images)
             return to_json({"predictions": list(answers)})
@@ -147,7 +156,7 @@ class Renderer:
             np.save(buffer, images[0], allow_pickle=False)
             return buffer.getvalue()
         grid = compose_grid(images[0], item.columns, item.padding, item.colour)
-        return png.encode(grid, self._text(item.recipe), self._small_png)
+        return png.encode(grid, self._text(item.recipe), self._small_png, run)
 
     def _json_object(self, item: Request, latents: Latents, images: Images) -> dict[str, Any]:
         """Each image as a PNG of its own in base64, and what they are."""

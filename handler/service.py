@@ -52,6 +52,7 @@ B = TypeVar("B")
 
 _CLIENT_ID_CHARS = 64
 _FRAME_BYTES = 2**20  # what TorchServe puts around the replies of a batch, and some room
+_IMAGES_A_THREAD = 32  # at least, that are worth the waking of one
 _UNHURRIED = Pace()
 _LIBRARIES = ("torch", "onnxruntime-gpu", "onnxruntime", "numpy", "pydantic", "isal")
 
@@ -260,28 +261,39 @@ class Service:
         latents: Sequence[list[Latents] | Reply],
         images: Sequence[list[Images] | Reply],
     ) -> list[Reply]:
-        """Encode; where that is more than copying in parallel, each thread a share of about equally
-        many images.
+        """Encode; where pixels are deflated in parallel, each thread a share of about equally many
+        images, or segments of a grid that is alone.
 
-        With one task a request, handing over would cost more than a single image's encoding.
+        Of single images a thread gets many: handing over costs more than the encoding of a few.
         """
+        images_in_all = sum(call.images for call in calls)
+        threads = min(self._threads, images_in_all // _IMAGES_A_THREAD) if self._small_png else 1
+        parts = equal_shares([call.images for call in calls], max(threads, 1))
+        # Threads that wait for others of their own pool could wait for ever.
+        run = self._encoders.map if threads > len(parts) == 1 else map
 
         def finish(part: slice) -> list[Reply]:
-            return list(map(self._finish, calls[part], latents[part], images[part]))
+            return [
+                self._finish(*each, run)
+                for each in zip(calls[part], latents[part], images[part], strict=True)
+            ]
 
-        threads = self._threads if self._small_png else 1
-        first, *others = equal_shares([call.images for call in calls], threads) or [slice(0)]
+        first, *others = parts or [slice(0)]
         elsewhere = self._encoders.map(finish, others)
         return [reply for replies in (finish(first), *elsewhere) for reply in replies]
 
     def _finish(
-        self, call: Call, latents: list[Latents] | Reply, images: list[Images] | Reply
+        self,
+        call: Call,
+        latents: list[Latents] | Reply,
+        images: list[Images] | Reply,
+        run: png.Run,
     ) -> Reply:
         if isinstance(latents, Reply):
             return latents
         if isinstance(images, Reply):
             return images
-        return _attempt(self._renderer.reply, call, latents, images)
+        return _attempt(self._renderer.reply, call, latents, images, run)
 
 
 def open_service(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -52,10 +52,18 @@ def test_what_is_not_deflated_has_as_many_bytes_as_the_bound(shape: tuple[int, i
     assert len(png.encode(flat, {}, small=True)) < png.worst_case_bytes(*shape) / 10
 
 
+def test_a_grid_is_the_same_file_from_any_number_of_threads() -> None:
+    image = picture(300, 300, 3, "flat")
+    image[::7] = picture(43, 300, 3, "noise")
+    alone = png.encode(image, {}, small=True)
+    with ThreadPoolExecutor(3) as threads:
+        assert png.encode(image, {}, small=True, run=threads.map) == alone
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(alone))), image)
+    assert len(alone) < 50_000  # of 270,000
+
+
 def test_a_compressor_that_expands_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        png, "_deflate", lambda data, level: zlib.compress(data, level) + b"x" * 999
-    )
+    monkeypatch.setattr(png, "_segment", lambda data, _: bytes(data) + b"x" * 999)
     image = picture(5, 5, 3, "noise")
     data = png.encode(image, {}, small=True)
     assert len(data) <= png.worst_case_bytes(5, 5, 3)
