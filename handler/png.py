@@ -111,8 +111,8 @@ def _deflated(data: memoryview, run: Run) -> list[bytes | memoryview]:
 def _segment(data: memoryview, last: bool) -> bytes:
     """Deflated without a look at what lies before it, up to a whole byte."""
     compressor = _fastest.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
-    begun: bytes = compressor.compress(data)
-    return begun + compressor.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
+    begun = compressor.compress(data)
+    return bytes(begun + compressor.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH))
 
 
 def _stored(data: memoryview) -> list[bytes | memoryview]:
