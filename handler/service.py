@@ -52,7 +52,7 @@ B = TypeVar("B")
 
 _CLIENT_ID_CHARS = 64
 _FRAME_BYTES = 2**20  # what TorchServe puts around the replies of a batch, and some room
-_IMAGES_A_THREAD = 32  # at least, that are worth the waking of one
+_IMAGES_A_THREAD = 4  # at least, that are worth the waking of one
 _UNHURRIED = Pace()
 _LIBRARIES = ("torch", "onnxruntime-gpu", "onnxruntime", "numpy", "pydantic", "isal")
 
