@@ -14,7 +14,7 @@ EXPORT_SOURCES := $(wildcard export/*.py handler/*.py handler/*/*.py handler/*.y
 
 PROMETHEUS_RULE := deploy/kubernetes/components/monitoring/prometheusrule.yaml
 
-.PHONY: help setup serve gallery stop test test-tools test-long lint export bench bench-peers clean
+.PHONY: help setup serve gallery stop test test-tools test-long lint export bench bench-peers gpu-check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -22,7 +22,7 @@ help:  ## this list
 setup: .venv/ready  ## make .venv from the pins in requirements.txt
 
 .venv/ready: requirements.txt deploy/java.py
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v == (3, 11) or sys.exit(f"error: Python 3.11 is needed, $(PYTHON) is {v[0]}.{v[1]}; run: make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12)) or sys.exit(f"error: Python 3.11 or 3.12 is needed, $(PYTHON) is {v[0]}.{v[1]}; run: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.txt
 	$(BIN)/python -m deploy.java
@@ -72,6 +72,9 @@ bench: model_store/dcgan.mar  ## ours, the stock handler, the ceiling, the peers
 
 bench-peers: model_store/dcgan.mar  ## the same with all peers, set up in .peers/ (0.5 GB)
 	$(BIN)/python -m benchmarks.compare serving --peers all
+
+gpu-check: model_store/dcgan.mar  ## check and measure what a GPU does here (below 8 minutes)
+	$(BIN)/python -m benchmarks.gpu
 
 clean: stop  ## remove what make made, but for .venv
 	rm -rf .server model_store/dcgan.mar model_store/dcgan.mar.sha256 model_store/parity.json grid.png logs
