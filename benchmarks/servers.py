@@ -104,22 +104,24 @@ def _peak_rss_bytes(pid: int) -> float:
     return 1024.0 * int(lines[0].split()[1]) if lines else 0.0
 
 
-def archive(folder: Path, settings: Mapping[str, str]) -> Path:
-    """The archive of the model store, or a copy with other settings in its handler block.
+def archive(folder: Path, settings: Mapping[str, str], workers: int = 0) -> Path:
+    """The archive of the model store, or a copy with other settings.
 
     Args:
         folder: for the copy.
-        settings: keys of the handler block in model-config.yaml and their values; where there are
-            none the archive is as it is.
+        settings: keys of the handler block in model-config.yaml and their values.
+        workers: how many there are; 0 leaves that as it is.
 
     Raises:
         ValueError: there is no such setting, or no archive.
     """
     packed = _packed()
-    if not settings:
+    if not settings and not workers:
         return packed
     config = _config()
     config["handler"] |= settings
+    if workers:
+        config |= {"minWorkers": workers, "maxWorkers": workers}
     Settings.from_yaml(config["handler"])
     return _changed(packed, made(folder) / packed.name, {CONFIG: yaml.safe_dump(config).encode()})
 

@@ -1,0 +1,187 @@
+"""``python -m benchmarks.gpu``: rehearsed on the CPU, and stages that go wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from benchmarks.gpu import __main__ as command
+from benchmarks.gpu import runner, stages
+from benchmarks.gpu.runner import Bench, Results, Row, Stage, report, run
+from deploy.server import ROOT
+from handler.latents import Latents
+from handler.pixels import Images
+from handler.service import Service
+from tests.support.tiny_models import save_torchscript, tiny_card, tiny_generator
+
+UNSERVED = [stage.name for stage in command.STAGES if stage.name != "served"]
+HERE = "tests.support.gpu_stages"
+
+
+def rehearse(out: Path, *names: str) -> list[Row]:
+    """The rows of these stages, all of which have passed."""
+    given = ["--device", "cpu", "--quick", "--out", str(out), "--only", *names]
+    assert command.main(given) == 0, (out / "table.md").read_text()
+    lines = (out / "results.jsonl").read_text().splitlines()
+    rows: list[Row] = [json.loads(line) for line in lines]
+    ends = {row["stage"]: row["ended"] for row in rows if "ended" in row}
+    assert ends == dict.fromkeys(names, "passed")
+    return [row for row in rows if "ended" not in row]
+
+
+def test_every_stage_without_a_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    rows = rehearse(tmp_path / "out", *UNSERVED)
+    table = capsys.readouterr().out
+    assert (tmp_path / "out" / "table.md").read_text() == table.removesuffix("\n")
+    for name in UNSERVED:
+        own = [row for row in rows if row["stage"] == name]
+        assert own
+        assert f"\n{name}:\n" in table
+        assert all(f"| {key}" in table for row in own for key in row if key != "stage")
+    same = [row for row in rows if row["stage"] == "sameness"]
+    assert {row["where"] for row in same} >= {"in a batch of 9", "in process 3"}
+    assert {row["precision"] for row in same} == {"float32", "bfloat16"}
+    assert {row["ok"] for row in same} == {True}
+
+
+@pytest.mark.long
+def test_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    rows = rehearse(tmp_path / "out", "served")
+    assert [row["server"] for row in rows] == ["stock, 1 worker"] * 2 + ["ours, 1 worker"] * 2
+    assert all(row["images/s"] > 10 for row in rows)
+    assert all("of stock" in row for row in rows[2:])
+
+
+@pytest.fixture
+def settings_of_cudnn() -> Iterator[None]:
+    """They are the process's: other tests have them as they were."""
+    conv, cudnn = torch.backends.cudnn.conv, torch.backends.cudnn
+    before = (conv.fp32_precision, cudnn.benchmark, cudnn.deterministic)
+    yield
+    conv.fp32_precision, cudnn.benchmark, cudnn.deterministic = before
+
+
+@pytest.mark.usefixtures("settings_of_cudnn")
+def test_a_wrong_pixel_and_a_worker_that_goes_on_are_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = bench(tmp_path)
+    given.model.mkdir()
+    save_torchscript(tiny_generator(), given.model / "generator.pt")
+    (given.model / "card.json").write_text(tiny_card().model_dump_json())
+    worker = stages._backend(given, "float32")
+    assert {row.get("ok") for row in stages.pixels(given)} == {True, None}
+    assert [row["ok"] for row in stages.lost(given)] == [True, True]
+
+    def off(latents: Latents) -> Images:
+        images = worker(latents)
+        images[-1, 0, 0, 0] ^= 2
+        return images
+
+    monkeypatch.setattr(stages, "_backend", lambda *_: off)
+    (first, *_) = stages.pixels(given)
+    assert (first["levels off, at most"], first["ok"]) == (2, False)
+    monkeypatch.setattr(stages, "_backend", lambda *_: worker)
+    monkeypatch.setattr(Service, "if_lost", lambda *_: None)
+    assert [row["ok"] for row in stages.lost(given)] == [True, False]
+
+
+def bench(folder: Path) -> Bench:
+    return Bench(False, True, folder / "model", folder)
+
+
+Ends = dict[str, tuple[str, str]]
+
+
+def ends(folder: Path, *chosen: Stage, seconds: float = 60) -> tuple[Ends, Results]:
+    """How each stage ended and why, and all results."""
+    results = Results(folder / "out")
+    run(chosen, bench(folder), results, seconds)
+    rows = results.rows()
+    return {row["stage"]: (row["ended"], row["reason"]) for row in rows if "ended" in row}, results
+
+
+def test_a_stage_that_goes_wrong_costs_only_itself(tmp_path: Path) -> None:
+    names = ["wrong", "fault", "crash", "crash_at_the_end", "unfit", "lacking", "broken", "good"]
+    found, results = ends(tmp_path, *(Stage(name, 30, HERE) for name in names))
+    assert found == {
+        "wrong": ("failed", "rows that are not ok: 1"),
+        "fault": ("failed", "ValueError: a planted fault"),
+        "crash": ("failed", f"its process crashed (SIGSEGV); see {results.log}"),
+        "crash_at_the_end": ("passed", ""),
+        "unfit": ("skipped", "there is no Java"),
+        "lacking": ("skipped", "a_package_that_is_not_installed is not installed"),
+        "broken": ("failed", "ModuleNotFoundError: No module named 'handler.no_such_module'"),
+        "good": ("passed", ""),
+    }
+    measured = [row for row in results.rows() if "ended" not in row]
+    assert [row["stage"] for row in measured] == [
+        "wrong", "wrong", "fault", "crash", "crash_at_the_end", "good",
+    ]  # fmt: skip
+    log = results.log.read_text()
+    assert "and its second line" in log
+    assert "a word of good" in log
+    table = report(results.rows())
+    assert "before the crash" in table
+    assert "| no " in table.partition("wrong:")[2]
+
+
+def test_a_stage_that_hangs_is_ended_with_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_GRACE_S", 0.5)
+    found, results = ends(tmp_path, Stage("hang", 5, HERE), Stage("good", 30, HERE))
+    assert found == {"hang": ("failed", "no end after 5 s"), "good": ("passed", "")}
+    child = results.rows()[0]["child"]
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_nothing_is_begun_when_the_time_is_up(tmp_path: Path) -> None:
+    found, _ = ends(tmp_path, Stage("good", 30, HERE), seconds=4)
+    assert found == {"good": ("skipped", "the 4 s were over")}
+
+
+def test_without_a_gpu_nothing_is_tried(tmp_path: Path) -> None:
+    """``machine`` is looked for in a module that has none."""
+    found, _ = ends(tmp_path, Stage("machine", 30, HERE), Stage("good", 30, HERE))
+    ended, reason = found["machine"]
+    assert ended == "failed"
+    assert found["good"] == ("skipped", f"machine failed: {reason}")
+
+
+def test_bad_usage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "file").write_text("")
+    assert command.main(["--out", str(tmp_path / "file")]) == 2
+    assert "--out" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["--out", str(tmp_path / "out")]) == 2
+    assert "python -m export" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--only", "speeds"])
+    assert ended.value.code == 2
+
+
+def test_ctrl_c_leaves_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object, __: object, results: Results, ___: float) -> None:
+        results.add({"stage": "speed", "what": "the first row"})
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(command, "run", interrupted)
+    assert command.main(["--device", "cpu", "--out", str(tmp_path)]) == 130
+    assert "the first row" in capsys.readouterr().out
