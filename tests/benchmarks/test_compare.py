@@ -1,0 +1,112 @@
+"""What ``python -m benchmarks.compare serving`` takes, and what it does on a machine that other work
+disturbs."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import yaml
+
+from benchmarks import servers
+from benchmarks.compare import Measurement, ServingConfig, main
+from benchmarks.peers import launch
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, pulses: Iterator[float]) -> tuple[list[int], Any]:
+    """Rounds done by each row, and the object, when the machine beats like that."""
+    turns = Mock(return_value={})
+    monkeypatch.setattr(Measurement, "_pulse", Mock(side_effect=pulses))
+    monkeypatch.setattr(Measurement, "_ceiling", Mock(return_value=[]))
+    monkeypatch.setattr(Measurement, "_round", turns)
+    benchmark = object.__new__(Measurement)  # without its servers
+    benchmark.config = ServingConfig(rounds=3)
+    benchmark.running, benchmark.rows = {}, []
+    benchmark._best_pulse = 100.0
+    benchmark.run()
+    return [number for (_, number, _), _ in turns.call_args_list], benchmark
+
+
+def test_a_quiet_machine_needs_no_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds, benchmark = measured(monkeypatch, repeat(95.0))
+    assert rounds == [0, 1, 2] * len(benchmark.rows)
+    assert [row["disturbed_rounds"] for row in benchmark.rows] == [0] * len(benchmark.rows)
+
+
+def test_a_disturbed_round_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds, benchmark = measured(monkeypatch, chain([95.0, 50.0], repeat(95.0)))
+    assert rounds[:4] == [0, 0, 1, 2]
+    assert benchmark.rows[0]["disturbed_rounds"] == 0
+
+
+def test_a_machine_that_is_never_quiet_is_measured_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds, benchmark = measured(monkeypatch, repeat(50.0))
+    works = len(benchmark.rows)
+    assert rounds == [0, 0, 0, 1, 1, 1, 2, 2, 2] + [0, 1, 2] * (works - 1)
+    assert [row["disturbed_rounds"] for row in benchmark.rows] == [3] * works
+
+
+def test_the_usual_work_and_a_part_of_it() -> None:
+    assert [(work.num_images, work.connections) for work in ServingConfig().works()] == [
+        ((1,), 1), ((1,), 8), ((1,), 32), ((1,), 64), ((64,), 2), ((64,), 8), ((1, 1, 1, 64), 8),
+    ]  # fmt: skip
+    assert [work.name for work in ServingConfig(network="none").works()] == [
+        "1 image, 1 connection", "1 image, 64 connections", "1 image, 256 connections",
+        "64-image grid, 1 connection", "64-image grid, 2 connections",
+        "64-image grid, 8 connections",
+    ]  # fmt: skip
+    part = ServingConfig(work=("grid",), connections=(1, 4)).works()
+    assert [work.name for work in part] == [
+        "64-image grid, 1 connection", "64-image grid, 4 connections",
+    ]  # fmt: skip
+
+
+def test_which_peers_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "is_installed", lambda name: name == "triton")
+    assert ServingConfig().named_peers() == []
+    assert ServingConfig(peers=("all",)).named_peers() == [
+        "fastapi", "litserve", "bentoml", "triton",
+    ]  # fmt: skip
+    assert ServingConfig(peers=("installed",)).named_peers() == ["triton"]
+    assert ServingConfig(peers=("installed", "bentoml")).named_peers() == ["bentoml", "triton"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rounds", "0"], "rounds: seen 0; allowed is 1 to 100"),
+        (["--seconds", "nan"], "seconds: seen nan; allowed is 0.1 to 600"),
+        (["--connections", "8", "0"], "connections: seen 0; allowed is 1 to 1000"),
+        (["--precision", "float8"], "precision is 'float8'"),
+        (["--out", "/tmp"], "out: seen /tmp, a folder"),
+        (["--network", "none", "--peers", "all"], "peers: seen all; without the network"),
+    ],
+)
+def test_bad_usage(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2  # serving is what is compared where no other word says so
+    assert said in capsys.readouterr().err
+
+
+def test_an_unknown_peer_is_bad_usage() -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serving", "--peers", "flask"])
+    assert ended.value.code == 2
+
+
+def test_a_precision_changes_the_handler_block_of_a_copy_alone(tmp_path: Path) -> None:
+    original = servers.archive(tmp_path / "none", {})
+    changed = servers.archive(tmp_path, {"precision": "bfloat16"})
+    assert original == servers.STORE / "dcgan.mar"
+    with zipfile.ZipFile(original) as before, zipfile.ZipFile(changed) as after:
+        assert before.namelist() == after.namelist()
+        differing = [name for name in before.namelist() if before.read(name) != after.read(name)]
+        assert differing == [servers.CONFIG]
+        was, now = (yaml.safe_load(packed.read(servers.CONFIG)) for packed in (before, after))
+    assert now["handler"].pop("precision") == "bfloat16"
+    assert was["handler"].pop("precision") != "bfloat16"
+    assert was == now
