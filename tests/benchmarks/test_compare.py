@@ -1,5 +1,5 @@
-"""What ``python -m benchmarks.compare serving`` takes, and what it does on a machine that other work
-disturbs."""
+"""What ``python -m benchmarks.compare serving`` takes, and what it does on a machine that other
+work disturbs."""
 
 from __future__ import annotations
 
