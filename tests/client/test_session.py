@@ -9,7 +9,6 @@ import pickle
 import re
 import shutil
 import ssl
-import subprocess
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -25,6 +24,7 @@ from urllib3 import HTTPResponse
 import client
 from client import Client
 from client.session import LONGEST_WAIT_S, at_most, read
+from tests.support.certificates import certify
 from tests.support.scripted import OK, Scripted, Step, document, png
 
 NAN = float("nan")
@@ -232,17 +232,12 @@ def tls(server: Scripted, tmp_path: Path) -> Path:
     """Lets the server speak TLS with a certificate of its own for localhost; returns that."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not there")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-subj", "/CN=cats", "-addext", "subjectAltName=DNS:localhost",
-         "-keyout", tmp_path / "key", "-out", tmp_path / "crt"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    certify(tmp_path, host="DNS:localhost")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "crt", tmp_path / "key")
+    context.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
     server.socket = context.wrap_socket(server.socket, server_side=True)
     server.steps = [OK]
-    return tmp_path / "crt"
+    return tmp_path / "tls.crt"
 
 
 def test_a_certificate_of_its_own(

@@ -22,6 +22,7 @@ import requests
 
 from deploy.server import HOST, Ports, Server
 from tests.support import live
+from tests.support.certificates import certify
 from tests.support.proxies import (
     ALICE,
     KEYS,
@@ -60,19 +61,6 @@ def test_keys_change_without_a_restart(server: Server, tmp_path: Path) -> None:
         subprocess.run([SCRIPT, "reload"], env=proxy.variables, check=True)
         live.wait(lambda: proxy.predict("d" * 24, seed=1).status_code == 200, 10)
         check_problem(proxy.predict(ALICE, seed=1), 401, "unauthorized")
-
-
-def certify(folder: Path, days: int, name: str = "tls") -> None:
-    """A certificate and its key in the folder, good for this long; a negative number: expired."""
-    folder.mkdir(exist_ok=True)
-    crt, key = f"{folder}/{name}.crt", f"{folder}/{name}.key"
-    kind = "ec -pkeyopt ec_paramgen_curve:P-256 -noenc -addext subjectAltName=IP:127.0.0.1"
-    files = f"-keyout {key} -out {crt} -days {max(days, 1)}"
-    commands = [f"req -x509 -newkey {kind} -subj /CN=mine {files}"]
-    if days < 0:  # which req does not take
-        commands.append(f"x509 -in {crt} -signkey {key} -days {days} -out {crt}")
-    for command in commands:
-        subprocess.run(["openssl", *command.split()], check=True, capture_output=True)
 
 
 def days_left(proxy: Proxy) -> float:
