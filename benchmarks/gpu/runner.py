@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -46,12 +46,14 @@ class Bench:
         quick: small numbers.
         model: the unpacked archive.
         folder: for files that go away at the end.
+        seconds: most time of the stage, which can choose what to leave out.
     """
 
     on_gpu: bool
     quick: bool
     model: Path
     folder: Path
+    seconds: float = 0.0
 
     @property
     def device(self) -> str:
@@ -112,7 +114,7 @@ def run(chosen: Sequence[Stage], bench: Bench, results: Results, seconds: float)
             ended, reason = "skipped", barred
         else:
             print(f"{stage.name} (at most {limit_s:.0f} s)", file=sys.stderr)
-            ended, reason = run_stage(stage, bench, results, limit_s)
+            ended, reason = run_stage(stage, replace(bench, seconds=limit_s), results)
         took_s = round(time.monotonic() - began, 1)
         results.add({"stage": stage.name, "ended": ended, "reason": reason, "seconds": took_s})
         print(f"{stage.name} {ended} after {took_s:g} s. {reason}".rstrip(), file=sys.stderr)
@@ -120,8 +122,8 @@ def run(chosen: Sequence[Stage], bench: Bench, results: Results, seconds: float)
             barred = f"machine {ended}: {reason}"
 
 
-def run_stage(stage: Stage, bench: Bench, results: Results, limit_s: float) -> End:
-    """Run one in a new process (not a fork: CUDA does not survive one)."""
+def run_stage(stage: Stage, bench: Bench, results: Results) -> End:
+    """Run one in a new process (not a fork: CUDA does not survive one) for ``bench.seconds``."""
     context = multiprocessing.get_context("spawn")
     told, tell = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(stage, bench, results, tell))
@@ -129,14 +131,14 @@ def run_stage(stage: Stage, bench: Bench, results: Results, limit_s: float) -> E
     tell.close()
     late = True
     try:
-        late = not told.poll(limit_s)  # true too when the process has ended without a word
+        late = not told.poll(bench.seconds)  # true too when the process has ended without a word
         process.join(0 if late else _GRACE_S)
     finally:
         if process.is_alive() and process.pid is not None:
             _end(process.pid)
         process.join()
     if late:
-        return "failed", f"no end after {limit_s:.0f} s"
+        return "failed", f"no end after {bench.seconds:.0f} s"
     with suppress(EOFError):
         end: End = told.recv()
         return end

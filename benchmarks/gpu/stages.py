@@ -196,13 +196,15 @@ def memory(bench: Bench) -> Iterator[Row]:
     for left_mib in (8, 64, 400):
         large = _Changed(backend, partial(_eager, network, bench.device))
         held = _fill(bench, left_mib)
-        rows = {
-            "an open worker": seen(partial(backend, latents), 0, may_refuse=False),
-            "a worker that is opened": seen(opened, 1, may_refuse=True),
-            "no graph, all at once": seen(partial(_all, large, latents), 1, may_refuse=True),
+        works: dict[str, tuple[Callable[[], Images], int, bool]] = {
+            "an open worker": (partial(backend, latents), 0, False),
+            "a worker that is opened": (opened, 1, True),
+            "no graph, all at once": (partial(_all, large, latents), 1, True),
         }
-        rows["no graph, all at once"]["passes of"] = str(sorted(set(large.sizes)))
-        yield from ({"MiB left": left_mib, "what": what, **row} for what, row in rows.items())
+        for what, (work, most_off, may_refuse) in works.items():
+            row = {"MiB left": left_mib, "what": what}
+            row |= seen(work, most_off, may_refuse=may_refuse)
+            yield row | {"passes of": str(sorted(set(large.sizes))) if large.sizes else None}
         del held
         backend.free_memory()
     yield {"what": "a worker that is opened afterwards", **seen(opened, 0, may_refuse=False)}
