@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -14,9 +17,12 @@ from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import runner, stages
 from benchmarks.gpu.runner import Bench, Results, Row, Stage, report, run
 from deploy.server import ROOT
+from handler.backends import torch_gpu
+from handler.backends.torch_gpu import ConvolutionNetwork, TorchGpuBackend
 from handler.latents import Latents
 from handler.pixels import Images
 from handler.service import Service
+from handler.settings import Card, Settings
 from tests.support.tiny_models import save_torchscript, tiny_card, tiny_generator
 
 UNSERVED = [stage.name for stage in command.STAGES if stage.name != "served"]
@@ -75,10 +81,7 @@ def settings_of_cudnn() -> Iterator[None]:
 def test_a_wrong_pixel_and_a_worker_that_goes_on_are_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = bench(tmp_path)
-    given.model.mkdir()
-    save_torchscript(tiny_generator(), given.model / "generator.pt")
-    (given.model / "card.json").write_text(tiny_card().model_dump_json())
+    given = tiny_bench(tmp_path)
     worker = stages._backend(given, "float32")
     assert {row.get("ok") for row in stages.pixels(given)} == {True, None}
     assert [row["ok"] for row in stages.lost(given)] == [True, True]
@@ -94,6 +97,62 @@ def test_a_wrong_pixel_and_a_worker_that_goes_on_are_seen(
     monkeypatch.setattr(stages, "_backend", lambda *_: worker)
     monkeypatch.setattr(Service, "if_lost", lambda *_: None)
     assert [row["ok"] for row in stages.lost(given)] == [True, False]
+
+
+@pytest.mark.usefixtures("settings_of_cudnn")
+def test_what_only_a_card_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's answers are stand-ins, and the card is the CPU, with room for passes of 4 images."""
+    answers = {
+        "mem_get_info": (2**29, 2**36), "max_memory_reserved": 2**27, "device_count": 1,
+        "get_device_properties": SimpleNamespace(major=9, minor=0, total_memory=2**36),
+        "empty_cache": None, "reset_peak_memory_stats": None, "synchronize": None,
+    }  # fmt: skip
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, partial(lambda answer, *_: answer, answer))
+    eager = stages._eager
+
+    def opened(model: Path, card: Card, settings: Settings, gpu_id: int) -> TorchGpuBackend:
+        assert gpu_id == 0
+        return TorchGpuBackend(model / "generator.pt", card, settings, "cpu", settings.precision)
+
+    def captured(network: ConvolutionNetwork, size: int, nz: int, device: str) -> torch_gpu.Run:
+        def run(latents: Latents) -> Images:
+            assert latents.shape == (size, nz)  # a graph has one size
+            return eager(network, device, latents)
+
+        return run
+
+    def small(network: ConvolutionNetwork, device: str, latents: Latents) -> Images:
+        if len(latents) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return eager(network, device, latents)
+
+    monkeypatch.setattr(Bench, "device", "cpu")
+    monkeypatch.setattr(stages, "take_gpu", lambda _: "")
+    monkeypatch.setattr(stages, "open_backend", opened)
+    monkeypatch.setattr(torch_gpu, "capture", captured)
+    given = replace(tiny_bench(tmp_path), on_gpu=True)
+    names = ("machine", "capture", "pixels", "speed")
+    rows = {name: list(getattr(stages, name)(given)) for name in names}
+    monkeypatch.setattr(stages, "_eager", small)
+    rows["memory"] = list(stages.memory(given))
+    assert [row for own in rows.values() for row in own if row.get("ok") is False] == []
+    assert {row["precision"] for row in rows["speed"]} == {"float32", "bfloat16", "float16"}
+    assert {"what": "card", "seen": "sm_90, 64.0 GiB, 1 of 1"} in rows["machine"]
+    (worker, *_) = rows["capture"]
+    assert (worker["graph"], worker["peak MiB"], worker["card MiB"]) == (True, 128, 65024)
+    assert [row["passes of"] for row in rows["memory"] if row["what"].startswith("no graph")] == [
+        "[4]"
+    ] * 3
+
+
+def tiny_bench(folder: Path) -> Bench:
+    """With a network of a few channels."""
+    given = bench(folder)
+    given.model.mkdir()
+    save_torchscript(tiny_generator(), given.model / "generator.pt")
+    (given.model / "card.json").write_text(tiny_card().model_dump_json())
+    return given
 
 
 def bench(folder: Path) -> Bench:
