@@ -1,8 +1,8 @@
 """The default pictures: the cats of the ``robohash`` package, composed from their parts.
 
 The art is by David Revoy, CC-BY-4.0 (see NOTICE). A cat is a body, a fur pattern, eyes, a
-mouth and an accessory, each one of 10 to 16 drawings, painted over one another: 360,000
-combinations. The drawings are scaled once, the cats composed with numpy, so thousands take
+mouth and an accessory, each one of 9 to 16 drawings, painted over one another: 324,000
+different cats. The drawings are scaled once, the cats composed with numpy, so thousands take
 seconds; the part numbers are kept as labels.
 
 One cat in 20 is reserved: no training is ever given it, of a Generator or of a classifier, so that
@@ -24,7 +24,7 @@ from training.data.decode import Pictures, parse_colour
 ATTRIBUTES = ("body", "fur", "eyes", "mouth", "accessory")
 DEFAULT_COUNT = 20_000
 RESERVED_ONE_IN = 20
-_FUR, _FUR_AGAIN = 2, 6
+_AGAIN = "006#fur6.png"  # the same drawing as 002#fur2.png
 
 Labels = dict[str, npt.NDArray[np.int64]]
 
@@ -67,10 +67,7 @@ def are_reserved(labels: Labels) -> npt.NDArray[np.bool_]:
     """
     mixed = np.zeros(len(labels["fur"]), np.uint64)
     for name in ATTRIBUTES:
-        part = labels[name]
-        if name == "fur":  # two of them are the same drawing, so the same cats
-            part = np.where(part == _FUR_AGAIN, _FUR, part)
-        mixed = mixed * np.uint64(16) + part.astype(np.uint64)
+        mixed = mixed * np.uint64(16) + labels[name].astype(np.uint64)
     mixed += np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -84,7 +81,7 @@ def _load(
 ) -> Pictures:
     labels = _choose(seed, count, of_reserved=of_reserved)
     indices = list(labels.values())
-    parts = [_load_part(folder, image_size) for folder in _part_folders()]
+    parts = [_load_part(paths, image_size) for paths in _drawings()]
     canvas = np.empty((count, image_size, image_size, 3), np.uint8)
     for start in range(0, count, 1024):  # float32 work space stays below 100 MB at 64 px
         rows = slice(start, start + 1024)
@@ -94,7 +91,7 @@ def _load(
 
 def _choose(seed: int, count: int, *, of_reserved: bool) -> Labels:
     """Which drawing of each part a cat has."""
-    sizes = tuple(len([*folder.glob("*.png")]) for folder in _part_folders())
+    sizes = tuple(map(len, _drawings()))
     every = np.unravel_index(np.arange(np.prod(sizes)), sizes)
     labels = {name: part.astype(np.int64) for name, part in zip(ATTRIBUTES, every, strict=True)}
     numbers = np.flatnonzero(are_reserved(labels) == of_reserved)
@@ -104,7 +101,8 @@ def _choose(seed: int, count: int, *, of_reserved: bool) -> Labels:
     return {name: part[chosen] for name, part in labels.items()}
 
 
-def _part_folders() -> list[Path]:
+def _drawings() -> list[tuple[Path, ...]]:
+    """The files of each part."""
     spec = importlib.util.find_spec("robohash")
     if spec is None or spec.origin is None:
         raise FileNotFoundError("the robohash package is not installed; run: make setup")
@@ -115,14 +113,17 @@ def _part_folders() -> list[Path]:
             f"{root} holds {len(folders)} part folders, {len(ATTRIBUTES)} are needed; "
             "reinstall the pinned robohash: make setup"
         )
-    return folders
+    return [
+        tuple(sorted(path for path in folder.glob("*.png") if path.name != _AGAIN))
+        for folder in folders
+    ]
 
 
 @lru_cache(maxsize=len(ATTRIBUTES))  # of one size: seconds, where avatars are drawn again
-def _load_part(folder: Path, image_size: int) -> npt.NDArray[np.float32]:
+def _load_part(paths: tuple[Path, ...], image_size: int) -> npt.NDArray[np.float32]:
     """All drawings of one part, alpha premultiplied: float32 (K, H, W, 4) in [0, 1]."""
     drawings = []
-    for path in sorted(folder.glob("*.png")):
+    for path in paths:
         with Image.open(path) as drawing:
             # "RGBa" is premultiplied: scaling straight alpha would bleed hidden colours.
             small = drawing.convert("RGBA").convert("RGBa")

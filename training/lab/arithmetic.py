@@ -28,15 +28,14 @@ from training.samples import Latents, draw
 
 Rows = npt.NDArray[np.intp]
 
-# What the avatars can have, by name: the classes of the labelled attributes, whose numbers are
-# those of the drawings in robohash's set4, in file order.
+# What the avatars can have, by name: the classes of the labelled attributes.
 NAMES: dict[str, dict[str, int]] = {
     "body": {
         "maroon": 0, "green": 1, "black": 2, "lilac": 3, "red": 4, "sand": 5, "pink": 6,
         "brown": 7, "blue": 8, "yellow": 9, "ochre": 10, "grey": 11, "caramel": 12, "cream": 13,
         "orange": 14,
     },
-    "fur": {"tiger": 1, "swirls": 3, "dark-eye-patch": 4, "white-patches": 5, "spots": 9},
+    "fur": {"tiger": 1, "swirls": 3, "dark-eye-patch": 4, "white-patches": 5, "spots": 8},
     "eyes": {"dots": 2, "monocle": 4, "smiling": 6, "lashes": 10, "glasses": 12},
     "mouth": {"curl": 1, "shout": 3, "teeth": 8},
     "accessory": {

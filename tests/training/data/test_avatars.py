@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from handler.pixels import Images
+from training.data import avatars
 from training.data.avatars import (
     ATTRIBUTES,
     RESERVED_ONE_IN,
@@ -54,7 +56,7 @@ def test_labels_are_in_range_and_all_used(cats: Pictures) -> None:
         assert values.shape == (COUNT,)
         assert values.dtype == np.int64
         assert values.min() == 0
-        assert 9 <= values.max() <= 15
+        assert 8 <= values.max() <= 15
         assert len(np.unique(values)) == values.max() + 1
 
 
@@ -109,33 +111,32 @@ def test_reserved_cats_are_like_the_others() -> None:
         shares = np.bincount(values) / len(values)
         np.testing.assert_allclose(shares, 1 / len(shares), atol=0.02, err_msg=name)
     with pytest.raises(ValueError, match=r"choose 1 to (\d+)") as caught:
-        load_reserved_avatars(32, SKY, 360_000)
+        load_reserved_avatars(32, SKY, 324_000)
     count = int(str(caught.value).split()[-1])
-    assert count == pytest.approx(360_000 / RESERVED_ONE_IN, rel=0.03)
+    assert count == pytest.approx(324_000 / RESERVED_ONE_IN, rel=0.03)
 
 
 def test_which_cats_are_reserved_never_changes() -> None:
-    every = np.unravel_index(np.arange(360_000), (15, 10, 15, 10, 16))
+    every = np.unravel_index(np.arange(324_000), (15, 9, 15, 10, 16))
     reserved = are_reserved(dict(zip(ATTRIBUTES, every, strict=True)))
-    assert hashlib.sha256(np.packbits(reserved).tobytes()).hexdigest()[:16] == "db45d7356d8526ec"
+    assert hashlib.sha256(np.packbits(reserved).tobytes()).hexdigest()[:16] == "236ff69013c50fad"
 
 
 def test_neighbours_of_a_cat_are_as_often_reserved_as_any() -> None:
     """Else every sample would be nearer to some training picture than the reference is."""
-    every = np.unravel_index(np.arange(360_000), (15, 10, 15, 10, 16))
-    reserved = are_reserved(dict(zip(ATTRIBUTES, every, strict=True))).reshape(15, 10, 15, 10, 16)
+    every = np.unravel_index(np.arange(324_000), (15, 9, 15, 10, 16))
+    reserved = are_reserved(dict(zip(ATTRIBUTES, every, strict=True))).reshape(15, 9, 15, 10, 16)
     share = reserved.mean()
     for axis in range(5):
         both = (reserved & np.roll(reserved, 1, axis)).mean() / share
         assert both == pytest.approx(share, rel=0.15), ATTRIBUTES[axis]
 
 
-def test_the_two_furs_that_are_one_are_on_one_side() -> None:
-    reserved = load_reserved_avatars(32, SKY, 10_000)
-    twins = {name: values.copy() for name, values in reserved.labels.items()}
-    twins["fur"] = np.where(twins["fur"] == 2, 6, twins["fur"])
-    assert (reserved.labels["fur"] == 2).sum() > 500
-    assert are_reserved(twins).all()
+def test_no_drawing_is_there_twice() -> None:
+    """Two files of set4 are: a judge could not tell them apart."""
+    for paths in avatars._drawings():
+        drawings = {np.asarray(Image.open(path).convert("RGBA")).tobytes() for path in paths}
+        assert len(drawings) == len(paths)
 
 
 @pytest.mark.parametrize("count", [0, -1, 10**9])

@@ -22,7 +22,7 @@ from training.networks import new_generator
 from training.samples import Latents
 from training.weights import save_generator
 
-CLASSES = {"body": 15, "fur": 10, "eyes": 15, "mouth": 10, "accessory": 16}
+CLASSES = {"body": 15, "fur": 9, "eyes": 15, "mouth": 10, "accessory": 16}
 HAT = Concept("hat", 1)
 
 
@@ -137,7 +137,7 @@ def test_names_are_classes_of_the_avatars() -> None:
     ("text", "concept"),
     [
         ("glasses", Concept("eyes", 12)),
-        ("fur:9", Concept("fur", 9)),
+        ("fur:8", Concept("fur", 8)),
         ("bare", Concept("accessory", 15)),
     ],
 )
