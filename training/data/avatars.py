@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from training.data.decode import Pictures, parse_colour
+from training.data.decode import DataError, Pictures, parse_colour
 
 ATTRIBUTES = ("body", "fur", "eyes", "mouth", "accessory")
 DEFAULT_COUNT = 20_000
@@ -44,7 +44,8 @@ def load_avatars(
         uint8 RGB pictures (count, H, W, 3) with one int64 label array (count,) an attribute.
 
     Raises:
-        ValueError: ``count`` is out of range or the colour is malformed.
+        DataError: ``count`` is out of range.
+        ValueError: the colour is malformed.
         FileNotFoundError: the robohash package or its drawings are not installed.
     """
     return _load(image_size, background, seed, count, of_reserved=False)
@@ -96,7 +97,7 @@ def _choose(seed: int, count: int, *, of_reserved: bool) -> Labels:
     labels = {name: part.astype(np.int64) for name, part in zip(ATTRIBUTES, every, strict=True)}
     numbers = np.flatnonzero(are_reserved(labels) == of_reserved)
     if not 1 <= count <= len(numbers):
-        raise ValueError(f"{count} avatars asked for; choose 1 to {len(numbers)}")
+        raise DataError(f"{count} avatars asked for; choose 1 to {len(numbers)}")
     chosen = np.random.default_rng(seed).choice(numbers, size=count, replace=False)
     return {name: part[chosen] for name, part in labels.items()}
 

@@ -13,7 +13,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -31,7 +31,11 @@ REASON_LENGTH = 160
 MAX_BARE_BYTES = 256 * 1024 * 1024  # of a file whose pixels are looked for a second time
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8"
-PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # of a PNG: all that a pixel needs
+TIFF = (b"II*\0", b"MM\0*")
+PIXEL_CHUNKS = (b"IHDR", b"IDAT", b"IEND")  # of a PNG: all that a pixel needs, but for a palette
+PALETTE = b"\3"  # the colour type
+CLEAR_BYTES = {b"\0": 2, b"\2": 6}  # colour type -> what tRNS must hold, PNG 11.3.2.1
+TIFF_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4)  # of a value of each type, TIFF 6.0 page 15
 JPEG_EXIF, JPEG_ADOBE, JPEG_COMMENT, JPEG_SCAN = 0xE1, 0xEE, 0xFE, 0xDA
 ADOBE_BYTES = 12  # a shorter segment does not say how the colours are stored
 # Pillow knows more, but drawings (EPS would start Ghostscript) and formats without a
@@ -61,6 +65,7 @@ IMPOSTORS = (
 # In the metadata of each picture that training and its commands draw. With them among its
 # pictures a run would learn from itself.
 DRAWN = "python -m training"
+SERVED = "dcgan"  # the name of the text in each PNG of the handler
 
 _large_ones = Lock()
 
@@ -215,7 +220,7 @@ def decode(file: IO[bytes], spec: PictureSpec) -> Decoded:
             raise
         except Exception:
             # Pillow reads a damaged text or a profile of many MB before the pixels, and gives up.
-            bare = _pixels_alone(file) if head.startswith((PNG, JPEG)) else None
+            bare = _pixels_alone(file) if head.startswith((PNG, JPEG, *TIFF)) else None
             if bare is None:
                 raise
             return _decode(io.BytesIO(bare), spec)._replace(bare=True)
@@ -227,12 +232,14 @@ def _decode(file: IO[bytes], spec: PictureSpec) -> Decoded:
         by = (opened.info.get("Software"), opened.info.get("comment"))
         if DRAWN in by or DRAWN.encode() in by:  # of a PNG, of a GIF
             raise UnusablePictureError(f"drawn by {DRAWN}: nothing to train on")
+        if SERVED in opened.info:
+            raise UnusablePictureError("drawn by a model that is served: nothing to train on")
         opened.draft(None, (spec.image_size * 2, spec.image_size * 2))  # JPEG: decode smaller
         return from_image(opened, spec)
 
 
 def _pixels_alone(file: IO[bytes]) -> bytes | None:
-    """A PNG or JPEG without what its pixels do not need, but with its EXIF if that is whole.
+    """A PNG, JPEG or TIFF without what its pixels do not need, but with its EXIF if that is whole.
 
     None if it is too large to be held in memory.
     """
@@ -240,16 +247,20 @@ def _pixels_alone(file: IO[bytes]) -> bytes | None:
     data = file.read(MAX_BARE_BYTES + 1)
     if len(data) > MAX_BARE_BYTES:
         return None
+    if data.startswith(TIFF):
+        return _tiff_alone(data)
     return _png_alone(data) if data.startswith(PNG) else _jpeg_alone(data)
 
 
 def _png_alone(data: bytes) -> bytes:
-    kept, at = [PNG], len(PNG)
+    kept, at, colour = [PNG], len(PNG), data[25:26]
+    needed = (*PIXEL_CHUNKS, b"PLTE") if colour == PALETTE else PIXEL_CHUNKS
     while at < len(data):
         size, kind = struct.unpack(">I4s", data[at : at + 8].ljust(8, b"\0"))
         chunk = data[at : at + 12 + size]  # size, kind, body, checksum of kind and body
         sound = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
-        if kind in PIXEL_CHUNKS or (kind == b"eXIf" and sound):
+        clear = kind == b"tRNS" and size >= CLEAR_BYTES.get(colour, 0)
+        if kind in needed or (sound and (clear or kind == b"eXIf")):
             kept.append(chunk)
         at += len(chunk)
     return b"".join(kept)
@@ -267,6 +278,20 @@ def _jpeg_alone(data: bytes) -> bytes:
             kept.append(segment)
         at += len(segment)
     return b"".join([*kept, data[at:]])
+
+
+def _tiff_alone(data: bytes) -> bytes:
+    """Fields whose values lie outside of the file get a type that there is not: none reads them."""
+    order, kept = "<" if data.startswith(b"II") else ">", bytearray(data)
+    with suppress(struct.error):
+        (at,) = struct.unpack_from(f"{order}I", data, 4)
+        (count,) = struct.unpack_from(f"{order}H", data, at)
+        for entry in range(at + 2, at + 2 + 12 * count, 12):
+            kind, values, where = struct.unpack_from(f"{order}2xHII", data, entry)
+            size = values * (TIFF_BYTES[kind] if kind < len(TIFF_BYTES) else 0)
+            if size > 4 and where + size > len(data):  # up to 4 bytes stand in the field itself
+                struct.pack_into("H", kept, entry + 2, 0)
+    return bytes(kept)
 
 
 def from_image(image: Image.Image, spec: PictureSpec) -> Decoded:

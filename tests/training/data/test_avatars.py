@@ -19,7 +19,7 @@ from training.data.avatars import (
     load_avatars,
     load_reserved_avatars,
 )
-from training.data.decode import Pictures, PictureSpec
+from training.data.decode import DataError, Pictures, PictureSpec
 from training.data.sources import load
 from training.lab import judge
 
@@ -141,7 +141,7 @@ def test_no_drawing_is_there_twice() -> None:
 
 @pytest.mark.parametrize("count", [0, -1, 10**9])
 def test_count_out_of_range(count: int) -> None:
-    with pytest.raises(ValueError, match=r"choose 1 to \d+"):
+    with pytest.raises(DataError, match=r"choose 1 to \d+"):
         load_avatars(32, SKY, seed=1, count=count)
 
 

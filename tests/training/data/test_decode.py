@@ -197,6 +197,8 @@ BODIES = {
     b"cHRM": bytes(32),
     b"iCCP": b"x\0\0" + zlib.compress(b"profile"),
     b"acTL": bytes(8),
+    b"PLTE": bytes(6),  # only proposes colours, and this says what is transparent
+    b"tRNS": bytes(6),
 }
 MUCH = zlib.compress(bytes(50_000_000))
 TOO_LARGE = {
@@ -225,6 +227,19 @@ def spoilt_pngs() -> dict[str, bytes]:
     }
 
 
+def spoilt_tiff(order: str, where: int) -> bytes:
+    """NOISE with a text of 9 bytes that would begin ``where``."""
+    pixels, bits = 8 + 2 + 10 * 12 + 4, 8 + 2 + 10 * 12 + 4 + 40 * 40 * 3
+    fields = [(256, 3, 1, 40), (257, 3, 1, 40), (258, 3, 3, bits), (259, 3, 1, 1), (262, 3, 1, 2),
+              (270, 2, 9, where), (273, 4, 1, pixels), (277, 3, 1, 3), (278, 3, 1, 40),
+              (279, 4, 1, 40 * 40 * 3)]  # fmt: skip
+    parts = [b"II*\0" if order == "<" else b"MM\0*", struct.pack(f"{order}IH", 8, len(fields))]
+    for tag, kind, count, value in fields:
+        form = "HHIHxx" if (kind, count) == (3, 1) else "HHII"
+        parts.append(struct.pack(order + form, tag, kind, count, value))
+    return b"".join([*parts, bytes(4), NOISE.tobytes(), struct.pack(f"{order}3H", 8, 8, 8)])
+
+
 def spoilt_jpegs() -> dict[str, bytes]:
     """Segments that are too short for what their names promise."""
     clean = encode(NOISE, "JPEG")
@@ -241,10 +256,12 @@ def spoilt_jpegs() -> dict[str, bytes]:
 
 
 SPOILT = {"PNG": spoilt_pngs(), "JPEG": spoilt_jpegs(),
+          "TIFF": {f"{order}, {where}": spoilt_tiff(order, where)
+                   for order in "<>" for where in (4936, 2**32 - 1)},
           "WEBP": {"no EXIF": encode(NOISE, "WEBP", lossless=True, exif=b"junk" * 10)}}  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:Invalid APNG")
+@pytest.mark.filterwarnings("ignore:Invalid APNG", "ignore:Truncated File Read")
 @pytest.mark.parametrize(
     ("kind", "what"), [(kind, what) for kind, files in SPOILT.items() for what in files]
 )
@@ -256,7 +273,16 @@ def test_damage_beside_the_pixels_costs_no_picture(kind: str, what: str) -> None
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (decoded.pixels == clean).all()
+    assert decoded.bare or kind != "TIFF"
     assert peak_bytes < 5_000_000  # what is 50 MB when unpacked was not unpacked
+
+
+def test_a_damaged_transparency_leaves_the_colours_of_a_palette() -> None:
+    clean = encode(palette())
+    at = clean.index(b"IDAT") - 4
+    decoded = decode(io.BytesIO(clean[:at] + chunk(b"tRNS", b"\0", 1) + clean[at:]), SPEC)
+    assert decoded.bare
+    assert decoded.pixels[16, ::31].tolist() == [[255, 0, 0], [0, 255, 0]]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
