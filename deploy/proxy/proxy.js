@@ -55,7 +55,9 @@ const MULTIPART = new RegExp(
 const HEADERS_OF_A_PART = {
     'content-disposition': new RegExp(
         '^form-data[ \\t]*;[ \\t]*name=("[^"\\\\]*[^\\s:;,="\\\\][^"\\\\]*"|[^\\s:;,="\\\\]+)'
-        + '(?:[ \\t]*;[ \\t]*filename="[^"\\\\]*")?$', 'i'),
+        + '(?:[ \\t]*;[ \\t]*filename="[^"\\\\]*")?'
+        + "(?:[ \\t]*;[ \\t]*filename\\*=(?:utf-8|us-ascii|iso-8859-1)'[a-z-]*'(?:[^\\s\";%]|%[0-9a-f]{2})*)?$",
+        'i'),
     'content-type': new RegExp(`^(?!multipart/)[^;]*${CHARSET}$`, 'i'),
     'content-transfer-encoding': /^(?:7bit|8bit|binary)$/i,
 };

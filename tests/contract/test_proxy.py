@@ -186,6 +186,7 @@ PART = 'Content-Disposition: form-data; name="seed"'
                          PART.replace("seed", " "), PART.replace("; name", " name"),
                          PART.replace("form-data", "attachment"),
                          PART.replace("name", "filename"), PART + "; filename*=x",
+                         PART + "; filename*=none''x", PART + "; filename*=utf-8''%zz",
                          PART + "\r\nContent-Type: a/b; charset=none",
                          PART + "\r\nContent-Type: multipart/mixed", PART + '; name=""')
         ],
@@ -213,6 +214,10 @@ def test_forms_that_torchserve_fails_on_are_refused(
          "headers": {"Content-Type": "application/x-www-form-urlencoded; charset=UTF-8"}},
         {"files": {"seed": (None, "1"), "padding": (None, "0")}},
         {"files": {"seed": ("s", "1", "text/plain; charset=UTF-8"), "padding": ("p.txt", b"0")}},
+        {"data": f"--b\r\n{PART}; filename*=UTF-8'en'caf%C3%A9.txt\r\n\r\n1\r\n"
+                 "--b\r\nContent-Disposition: form-data; name=padding; filename=\"p\"; "
+                 "filename*=utf-8''p\r\n\r\n0\r\n--b--",
+         "headers": {"Content-Type": "multipart/form-data; boundary=b"}},
     ],
 )  # fmt: skip
 def test_forms_of_every_usual_kind_are_read(proxy: Proxy, sent: dict[str, Any]) -> None:
