@@ -92,7 +92,10 @@ def _page(request: Request) -> Response | HTTPException:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    command = tyro.cli(Gallery, prog="python -m deploy.gallery", args=arguments)
+    try:
+        command = tyro.cli(Gallery, prog="python -m deploy.gallery", args=arguments)
+    except BrokenPipeError:  # who reads --help has seen enough
+        return 1
     if not 0 <= command.port <= 65535:
         print(f"error: port is {command.port}; it must be 0 to 65535", file=sys.stderr)
         return 2

@@ -67,8 +67,8 @@ class Running:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    command = tyro.cli(Start | Stop, prog="python -m deploy.serve", args=arguments)
     try:
+        command = tyro.cli(Start | Stop, prog="python -m deploy.serve", args=arguments)
         if isinstance(command, Stop):
             print("stopped" if stop() else "no server is running", file=sys.stderr)
         else:

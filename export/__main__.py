@@ -53,9 +53,9 @@ class ExportConfig:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    config = tyro.cli(ExportConfig, prog="python -m export", args=arguments)
     try:
-        result = export(config)
+        config = tyro.cli(ExportConfig, prog="python -m export", args=arguments)
+        print(json.dumps(export(config), indent=2), flush=True)
     except (WeightsError, FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -65,7 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ArchiveError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(result, indent=2))
     return 0
 
 

@@ -19,6 +19,7 @@ import requests
 from deploy import gallery, serve
 from deploy.lifecycle import ServerError, identity
 from deploy.server import Ports, Server
+from export.__main__ import main as export_main
 
 Captured = pytest.CaptureFixture[str]
 
@@ -136,6 +137,17 @@ def test_what_the_command_started_it_stops(
         assert serve.main(["start"]) == (130 if isinstance(ended, KeyboardInterrupt) else 1)
     assert not serve.STATE.exists()
     assert identity(running.pid) == running.identity
+
+
+@pytest.mark.parametrize("main", [serve.main, gallery.main, export_main])
+def test_help_that_nobody_reads_to_its_end(
+    main: Callable[[list[str]], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: str) -> NoReturn:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("sys.stdout.write", gone)
+    assert main(["--help"]) == 1
 
 
 def test_a_step_of_the_clock_does_not_hide_it(
