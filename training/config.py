@@ -21,7 +21,7 @@ from training.losses import Loss
 from training.networks import DiscriminatorNorm, LatentLaw, check_geometry
 
 Recipe = Literal["stable", "paper"]
-Count = Annotated[int, Ge(1)]
+Count = Annotated[int, Ge(1), Lt(10**8)]  # a checkpoint's name has eight digits
 Amount = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Lt(1)]
 
@@ -116,13 +116,13 @@ class TrainConfig(Schedule, PictureSpec):
     """Checkpoint (.pt) of another run, to start D from; it knows what real pictures look like."""
     batch_size: Annotated[int, Ge(2)] = 32
     """Real pictures (and as many generated ones) an update, over all processes."""
-    nz: Count = 100
+    nz: Annotated[int, Ge(1), Lt(2**14)] = 100
     """Length of a latent."""
     latent: LatentLaw = "normal"
     """What G's first layer sees: normal (the tutorial) or uniform (arXiv:1511.06434)."""
-    ngf: Count = 64
+    ngf: Annotated[int, Ge(1), Lt(2**11)] = 64
     """Feature maps of the Generator before its last layer."""
-    ndf: Count = 64
+    ndf: Annotated[int, Ge(1), Lt(2**11)] = 64
     """Feature maps of the Discriminator after its first layer."""
     loss: Loss = "non-saturating"
     """non-saturating (arXiv:1406.2661), hinge (arXiv:1705.02894) or lsgan (arXiv:1611.04076)."""

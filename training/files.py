@@ -44,8 +44,9 @@ def check_writable(path: Path) -> None:
     Raises:
         OSError: no file can be made there, or the disk takes no byte more.
     """
+    path = path.absolute()
     with naming(path):
-        there = next(folder for folder in path.absolute().parents if folder.exists())
+        there = next(folder for folder in path.parents if folder.exists())
         with tempfile.TemporaryFile(dir=there) as probe:
             probe.write(b"?")
 

@@ -29,6 +29,7 @@ from training.networks import Generator, LatentLaw
 
 METADATA_KEY = "dcgan"
 LARGEST = torch.finfo(torch.float16).max  # a GPU serves in float16
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TRIED = 8  # latents that are drawn to see whether there are pixels
 PICTURE_SET = ("data", "pictures", "seed", "background", "digest")
 _PREFIXES = ("module.", "_orig_mod.")
@@ -118,15 +119,16 @@ def load_generator(path: Path) -> tuple[Generator, WeightsInfo]:
             "give the generator.safetensors that a training run leaves in its folder"
         ) from None
     info = _read_info(path, metadata)
+    tensors = strip_prefixes(tensors)
+    check_numbers(str(path), tensors)
     try:
         generator = Generator(info.nz, info.ngf, info.channels, info.image_size, info.latent)
-        generator.load_state_dict(strip_prefixes(tensors))
+        generator.load_state_dict(tensors)
     except (RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(
             f"{path} says nz {info.nz}, ngf {info.ngf}, {info.channels} channels, "
             f"{info.image_size} px, but its tensors do not fit: {error}"
         ) from None
-    check_numbers(str(path), generator.state_dict())
     if fault := fault_of(generator.eval()):
         raise WeightsError(
             f"{path}: {fault}, though each weight by itself is a number. A run that died leaves "
@@ -143,12 +145,14 @@ def check_numbers(where: str, tensors: Mapping[str, Tensor]) -> None:
         tensors: a state dict; a name that ends in ``running_var`` is a variance.
 
     Raises:
-        WeightsError: a number is NaN, infinite, or beyond ``LARGEST``, or a variance is not
-            between 0 and its square.
+        WeightsError: a tensor is of another type than ``FLOATS``, or a number is NaN, infinite,
+            or beyond ``LARGEST``, or a variance is not between 0 and its square.
     """
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
+        if name.endswith("num_batches_tracked"):
             continue
+        if tensor.dtype not in FLOATS:
+            raise WeightsError(f"{where}: {name} is of {tensor.dtype}; weights are torch.float32")
         bad, allowed = ~(tensor.abs() <= LARGEST), f"numbers from -{LARGEST:g} to {LARGEST:g}"
         if name.endswith("running_var"):
             bad = ~((tensor > 0) & (tensor <= LARGEST**2))
@@ -199,7 +203,7 @@ def _read_info(path: Path, metadata: dict[str, str]) -> WeightsInfo:
         info = WeightsInfo(**json.loads(metadata[METADATA_KEY]))
         if not isinstance(info.provenance, dict):
             raise TypeError(f"provenance is {info.provenance!r}, not an object")
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: its metadata is malformed: {error}") from None
     return info
 

@@ -81,7 +81,7 @@ def test_unknown_flag_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
     ("setting", "value"),
     [("batch_size", 1), ("max_steps", 0), ("image_size", 48), ("seed", -1), ("seed", 2**53),
      ("ema_decay", 1.0), ("label_smoothing", -0.1), ("background", "white"), ("workers", 0),
-     ("lr_g", float("nan"))],
+     ("lr_g", float("nan")), ("nz", 2**14), ("ngf", 2**11), ("ndf", 2**11), ("max_steps", 10**8)],
 )  # fmt: skip
 def test_out_of_range(setting: str, value: object) -> None:
     with pytest.raises(ConfigError, match=str(value)):

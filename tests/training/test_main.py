@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from deploy.server import ROOT
@@ -48,6 +49,8 @@ BAD = [
     (["evaluate", "--samples", "4"], "--samples is 4; it must be >= 8"),
     (["neighbours", "--shown", "0"], "--shown is 0; it must be >= 1"),
     (["filters", "--checkpoint", "x", "--pictures", "1"], "--pictures is 1; it must be >= 2"),
+    (["walk", "--out", "f/w.png"], "f/w.png'"),
+    (["train", "--out", "f/run"], "Not a directory: 'f/run'"),
     (["walk", "--steps", "1"], "--steps is 1; it must be >= 2"),
     (["walk", "--weights", "absent.safetensors"], "absent.safetensors does not exist"),
     (["enlarge", "--rows", "400"], "8192 is the most"),
@@ -68,6 +71,7 @@ def test_bad_input_is_told(
     capsys: Captured,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "f").touch()
     if arguments[0] in OF_WEIGHTS and "--weights" not in arguments:
         arguments = [*arguments, "--weights", str(weights(tmp_path, lively(), **AVATARS))]
     assert main(arguments) == 2
@@ -76,6 +80,12 @@ def test_bad_input_is_told(
     assert words in printed.err
     assert printed.out == ""
     assert not (tmp_path / "runs").exists()  # nothing was written
+
+
+def test_too_little_memory_is_told(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setattr("training.__main__.settle", lambda *_: torch.empty(2**50))
+    assert main([]) == 1
+    assert "error: there is not enough memory (" in capsys.readouterr().err
 
 
 def test_an_unknown_flag_is_bad_usage() -> None:

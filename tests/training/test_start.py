@@ -278,7 +278,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_is_loaded(
 ) -> None:
     monkeypatch.setattr("training.data.sources.load", never)
     (tmp_path / "file").write_text("")
-    assert main(flags(folder, tmp_path / "file" / "run")) == 1
+    assert main(flags(folder, tmp_path / "file" / "run")) == 2
     assert f"Not a directory: '{tmp_path}/file/run'" in capsys.readouterr().err
 
 

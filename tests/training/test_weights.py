@@ -3,12 +3,14 @@
 import json
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from export.__main__ import main as export_main
 from tests.support.tiny_runs import flags
@@ -73,6 +75,13 @@ def test_a_wrong_file_is_named(generator: Generator, tmp_path: Path, name: str, 
         load_generator(wrong_files(generator, tmp_path)[name])
 
 
+def test_metadata_without_end(generator: Generator, tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    save_file(generator.state_dict(), path, {"dcgan": '{"nz": ' + "[" * 100_000})
+    with pytest.raises(WeightsError, match="its metadata is malformed"):
+        load_generator(path)
+
+
 def test_truncated_weights(generator: Generator, tmp_path: Path) -> None:
     path = tmp_path / "g.safetensors"
     save_generator(path, generator, {})
@@ -98,6 +107,16 @@ def test_weights_that_are_no_numbers(
         WeightsError, match=rf"{name} holds {value:g} \(1 such of ".replace("+", ".")
     ):
         load_generator(tmp_path / "g.safetensors")
+
+
+@pytest.mark.parametrize("kind", [torch.complex64, torch.bool, torch.int8, torch.float8_e4m3fn])
+def test_weights_of_another_type(generator: Generator, tmp_path: Path, kind: torch.dtype) -> None:
+    """Even where the values fit: what they were meant to be is not known."""
+    path = tmp_path / "g.safetensors"
+    save_generator(path, generator, {})
+    change(path, lambda tensor: tensor.to(kind))
+    with pytest.raises(WeightsError, match=rf"layers\.0\.weight is of {kind}; weights are"):
+        load_generator(path)
 
 
 def test_weights_that_overflow_together(tmp_path: Path) -> None:
@@ -144,13 +163,18 @@ def test_the_judge_is_looked_at_too(tmp_path: Path) -> None:
         load_or_fit(tmp_path / "judge.safetensors", origin)
 
 
-def poison(path: Path) -> None:
-    """Let a weight of a safetensors file be no number."""
+def change(path: Path, to: Callable[[Tensor], Tensor]) -> None:
+    """The first weight of a safetensors file."""
     with safe_open(path, "pt") as opened:
         metadata = opened.metadata()
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    next(t for name, t in tensors.items() if name.endswith(".weight")).view(-1)[0] = NAN
-    save_file(tensors, path, metadata)
+    name = next(name for name in tensors if name.endswith(".weight"))
+    save_file(tensors | {name: to(tensors[name])}, path, metadata)
+
+
+def poison(path: Path) -> None:
+    """Let a weight of a safetensors file be no number."""
+    change(path, lambda tensor: tensor.put(torch.tensor([0]), torch.tensor([NAN])))
 
 
 @pytest.mark.usefixtures("quick")

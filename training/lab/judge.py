@@ -82,8 +82,9 @@ class Judge:
 
 
 def has_labels(info: WeightsInfo) -> bool:
-    """Whether weights were trained on what the judge knows: RGB avatars."""
-    return info.provenance.get("data") == "avatars" and info.channels == 3
+    """Whether weights were trained on what the judge knows: RGB avatars, on a known background."""
+    made = info.provenance
+    return made.get("data") == "avatars" and "background" in made and info.channels == 3
 
 
 def judge_of(path: Path | None, info: WeightsInfo, weights: Path) -> Judge:
@@ -104,7 +105,7 @@ def judge_of(path: Path | None, info: WeightsInfo, weights: Path) -> Judge:
             f"{weights} was trained on {info.provenance.get('data')!r} with {info.channels} "
             "channels; only RGB avatars have labels, which the judge needs"
         )
-    wanted = Origin(info.image_size, str(info.provenance["background"]), SEED, PICTURES)
+    wanted = Origin(info.image_size, info.provenance["background"], SEED, PICTURES)
     if path is None:
         path = KEPT / f"{wanted.image_size}px-{wanted.background.lstrip('#')}.safetensors"
         if SHIPPED.is_file() and (shipped := _load(SHIPPED)).origin.shows_as(wanted):

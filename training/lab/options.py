@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Lt
 
 from handler.latents import MAX_SEED
-from training.config import ConfigError, check
+from training.config import ConfigError, TrainConfig, check, from_mapping
 from training.networks import Generator
 from training.weights import WeightsInfo, load_generator
 
@@ -19,6 +19,8 @@ class UsageError(ValueError):
     """The command cannot do it with what was given; the message says what to give."""
 
 
+# Settings of its run by which the commands find the pictures of a Generator again.
+ORIGIN = ("data", "background", "seed", "held_out", "batch_size")
 Seed = Annotated[int, Ge(0), Lt(MAX_SEED + 1)]
 
 
@@ -77,5 +79,15 @@ class OfWeights(Command):
 
         Raises:
             WeightsError, FileNotFoundError: the weights cannot be read.
+            UsageError: what the file says of its run cannot be.
         """
-        return load_generator(self.weights)
+        generator, info = load_generator(self.weights)
+        made = info.provenance
+        try:
+            from_mapping({name: made[name] for name in ORIGIN if name in made}, TrainConfig())
+            for name in ("pictures", "steps"):
+                if name in made and not (type(made[name]) is int and 0 <= made[name] < 10**8):
+                    raise ConfigError(f"{name} is {made[name]!r}; it must be a whole number")
+        except ConfigError as error:
+            raise UsageError(f"{self.weights} says of its training: {str(error)[:200]}") from None
+        return generator, info

@@ -98,12 +98,11 @@ class OfPictures(OfWeights):
         if not isinstance(data, str):
             raise UsageError(f"{self.weights} does not say what it was trained on; give --data")
         background = made.get("background", "#ffffff")
+        seed = made.get("seed", 0)
         if data == "avatars" and info.channels == 3 and "pictures" in made:
-            seed, count = int(made["seed"]), int(made["pictures"])
-            return load_avatars(info.image_size, background, seed, count)
+            return load_avatars(info.image_size, background, seed, made["pictures"])
 
         def loaded(channels: Channels) -> Pictures:
-            seed = int(made.get("seed", 0))
             return load(
                 PictureSpec(
                     data, self.data_root, self.cache, info.image_size, channels, background, seed
@@ -231,7 +230,8 @@ def _held_out_by_the_run(
         moved: they may be others: they come from another place than the weights say.
     """
     made, images = info.provenance, pictures.images
-    if not made.get("held_out") or made.get("pictures") != len(images):
+    known = {"held_out", "batch_size", "seed"} <= made.keys()
+    if not known or not made["held_out"] or made.get("pictures") != len(images):
         return np.empty(0, np.int64)
     if moved and made.get("digest") != identity_of(images).digest:
         return np.empty(0, np.int64)
@@ -239,8 +239,8 @@ def _held_out_by_the_run(
     equal = pictures.first_equal
     parts = split(
         equal if together else np.arange(len(images)),
-        int(made["held_out"]),
-        int(made["batch_size"]),
-        int(made["seed"]),
+        made["held_out"],
+        made["batch_size"],
+        made["seed"],
     )
     return np.setdiff1d(equal[parts.held_out], equal[parts.train])

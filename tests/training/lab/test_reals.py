@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,6 +160,28 @@ def test_pictures_are_decoded_once_for_training_and_all_commands(
     assert main(["neighbours", *kept, "--samples", "8", "--out", str(tmp_path / "n.png")]) == 0
     assert main(["filters", "--checkpoint", str(run), "--out", str(tmp_path / "f.png")]) == 0
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        ({"seed": "x"}, "seed is 'x'; it must be of type int"),
+        ({"seed": -1}, "seed is -1; it must be >= 0"),
+        ({"background": "red"}, "colour 'red' is not of the form #rrggbb"),
+        ({"background": 5}, "background is 5; it must be of type str"),
+        ({"data": 5}, "data is 5; it must be of type str"),
+        ({"held_out": [[1]]}, "held_out is [[1]]; it must be of type int"),
+        ({"batch_size": None}, "batch_size is None;"),
+        ({"pictures": 1.5}, "pictures is 1.5; it must be a whole number"),
+        ({"steps": {}}, "steps is {}; it must be a whole number"),
+    ],
+    ids=str,
+)
+def test_an_origin_that_cannot_be_is_told(
+    tmp_path: Path, made: dict[str, Any], words: str, capsys: Captured
+) -> None:
+    assert main(["evaluate", "--weights", str(weights(tmp_path, **AVATARS | made))]) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_weights_of_unknown_origin_need_data(tmp_path: Path, capsys: Captured) -> None:
