@@ -12,16 +12,19 @@ import os
 import signal
 import sys
 
+from training import SIGNALS
+
 if __name__ == "__main__":
 
     def _leave(*_: object) -> None:
         os.write(2, b"interrupted; nothing was written\n")
         os._exit(130)
 
-    # The imports below take seconds, and some of them hide a KeyboardInterrupt. A process in the
-    # background of a script ignores the signal, and goes on doing so.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _leave)
+    # The imports below take seconds, and some of them hide a KeyboardInterrupt. What is ignored, as
+    # SIGINT in the background of a script and SIGHUP under nohup, stays so.
+    _caught = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    for _number in _caught:
+        signal.signal(_number, _leave)
 
 import json
 import logging
@@ -51,6 +54,7 @@ UNUSABLE = (
     DataError,
     DevicesError,
     FileNotFoundError,
+    NotADirectoryError,
     UsageError,
     WeightsError,
 )
@@ -102,6 +106,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except PeerError:
+        return 1
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate" not in str(error):
+            raise
+        print(
+            f"error: there is not enough memory ({str(error).splitlines()[0]}); lower "
+            "--batch-size, --image-size, --ngf or --ndf",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
@@ -261,6 +274,6 @@ def _describe(config: TrainConfig, channels: int) -> str:
 
 
 if __name__ == "__main__":
-    if signal.getsignal(signal.SIGINT) is _leave:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for _number in _caught:
+        signal.signal(_number, signal.default_int_handler)  # a KeyboardInterrupt
     sys.exit(main())

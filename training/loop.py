@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training import checkpoint
+from training import SIGNALS, checkpoint
 from training.config import TrainConfig
 from training.data.batches import Split, batches, identity_of, split, to_pictures
 from training.data.decode import Pictures
@@ -58,8 +58,6 @@ PREVIEW_SEEDS = range(64)
 DISTANCE_SEEDS = range(128)  # images compared with as many real ones
 DIVERSITY_PICTURES = 256
 MOST_ROLLBACKS = 3
-# What terminals, services and batch systems send before they kill.
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 STAT_NAMES = tuple(f.name for f in fields(StepStats))
 # The settings that the metadata of the weights holds.
 PROVENANCE = (
@@ -516,8 +514,7 @@ def catch_stop_signals(patient: bool = False, speaks: bool = True) -> Iterator[S
             say(f"{signal.Signals(number).name}: stopping after this update, then saving{again}")
         request.made = True
 
-    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     before = {n: handler for n, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     for number in before:
         signal.signal(number, note)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support import live
 from tests.support.tiny_runs import (
     CPU,
     TINY,
@@ -22,12 +23,13 @@ from tests.support.tiny_runs import (
     flags,
     journal,
     latest_state,
+    noise_folder,
     run,
     shorten,
     spawn,
     start,
 )
-from training import checkpoint
+from training import SIGNALS, checkpoint
 from training.__main__ import main
 from training.data.decode import Pictures
 from training.loop import train
@@ -136,7 +138,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     [
         ({"adam_d": None}, "it holds no adam_d"),
         ({"step": None}, "it holds no step"),
-        ({"step": "x"}, "its step is 'x'; it must be a whole number >= 0"),
+        ({"step": "x"}, "its step is 'x'; it must be a whole number of at most eight digits"),
+        ({"step": 10**8}, "its step is 100000000;"),
         ({"step": -3}, "its step is -3;"),
         ({"adam_g": {}}, "update 6 is damaged beside its networks (KeyError"),
         ({"lr_scale": "x"}, "update 6 is damaged beside its networks (ValueError"),
@@ -312,13 +315,14 @@ def test_a_second_ctrl_c_does_not_wait(
     assert not (out / "run.lock").exists()
 
 
-def test_ctrl_c_before_anything_is_read() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_anything_is_read(number: int) -> None:
     """While torch is being imported, which takes seconds."""
     command = [sys.executable, "-X", "importtime", "-m", "training", "--dry-run"]
     process = spawn(command)
     assert process.stderr is not None
     assert any(line.split()[-1].startswith("torch.") for line in process.stderr)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 130
     said = [line for line in printed.splitlines() if not line.startswith("import time:")]
@@ -330,6 +334,24 @@ def test_in_the_background_of_a_script_ctrl_c_is_not_for_it() -> None:
     command = ["sh", "-c", 'trap "" INT; exec "$0" -m training walk --help', sys.executable]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_pictures_are_decoded(tmp_path: Path, number: int) -> None:
+    """Of the cache nothing is left, nor a folder of the run."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    picture = noise_folder(folder, 1) / "0.png"
+    for i in range(1, 4000):
+        (folder / f"{i}.png").hardlink_to(picture)
+    out = tmp_path / "run"
+    process = spawn([sys.executable, "-m", "training", *flags(folder, out)])
+    live.wait(lambda: any((tmp_path / "cache").glob("*.partial")) or process.poll() is not None)
+    process.send_signal(number)
+    _, printed = process.communicate(timeout=60)
+    assert (process.returncode, printed) == (130, "interrupted; nothing was written\n")
+    assert not out.exists()
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("more", [0, pytest.param(8, marks=pytest.mark.long)])

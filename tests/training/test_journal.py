@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from training.journal import FOLDER, Journal
 from training.networks import new_generator
@@ -53,6 +57,26 @@ def test_weights_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
         journal.show(20, tmp_path / "grid.png", broken)
     names = {f"G/{name}" for name, _ in broken.named_parameters()}
     assert set(read(tmp_path).Tags()["histograms"]) == names - {"G/layers.1.bias"}
+
+
+def test_a_full_disk_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the call, and not by the thread that writes as well."""
+
+    def full(*_: object) -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    def fill() -> None:
+        with Journal(tmp_path / "stats.jsonl", 0, writes=True) as journal:
+            monkeypatch.setattr(RecordWriter, "write", full)
+            for step in range(10_000):
+                journal.write(step, loss_d=1.0)
+
+    shown: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", shown.append)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / FOLDER}'"):
+        fill()
+    assert shown == []
+    assert threading.excepthook == shown.append
 
 
 def test_a_resumed_run_hides_what_was_lost(tmp_path: Path) -> None:

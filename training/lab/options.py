@@ -82,12 +82,18 @@ class OfWeights(Command):
             UsageError: what the file says of its run cannot be.
         """
         generator, info = load_generator(self.weights)
-        made = info.provenance
+        inherited = info.provenance.get("inherited") or []
         try:
-            from_mapping({name: made[name] for name in ORIGIN if name in made}, TrainConfig())
-            for name in ("pictures", "steps"):
-                if name in made and not (type(made[name]) is int and 0 <= made[name] < 10**8):
-                    raise ConfigError(f"{name} is {made[name]!r}; it must be a whole number")
+            if type(inherited) is not list or not all(
+                isinstance(made, dict) and isinstance(made.get("weights"), str)
+                for made in inherited
+            ):
+                raise ConfigError(f"inherited is {inherited!r}; it must be a list of sets")
+            for made in (info.provenance, *inherited):
+                from_mapping({name: made[name] for name in ORIGIN if name in made}, TrainConfig())
+                for name in ("pictures", "steps"):
+                    if name in made and not (type(made[name]) is int and 0 <= made[name] < 10**8):
+                        raise ConfigError(f"{name} is {made[name]!r}; it must be a whole number")
         except ConfigError as error:
             raise UsageError(f"{self.weights} says of its training: {str(error)[:200]}") from None
         return generator, info

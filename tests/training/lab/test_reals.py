@@ -174,6 +174,8 @@ def test_pictures_are_decoded_once_for_training_and_all_commands(
         ({"batch_size": None}, "batch_size is None;"),
         ({"pictures": 1.5}, "pictures is 1.5; it must be a whole number"),
         ({"steps": {}}, "steps is {}; it must be a whole number"),
+        ({"inherited": [{}]}, "inherited is [{}]; it must be a list of sets"),
+        ({"inherited": [{"weights": "old", "seed": "x"}]}, "seed is 'x'; it must be of type int"),
     ],
     ids=str,
 )
