@@ -99,11 +99,26 @@ def test_each_image_of_a_json_reply_holds_its_recipe(
 
 @pytest.mark.parametrize("fields", SOURCES, ids=str)
 @pytest.mark.parametrize("form", ["png", "json", "npy"])
-def test_no_reply_is_longer_than_was_foreseen(fields: dict[str, Any], form: str) -> None:
+@pytest.mark.parametrize("small", [False, True])
+def test_no_reply_is_longer_than_was_foreseen(
+    fields: dict[str, Any], form: str, small: bool
+) -> None:
     body = {**fields, "format": form}
-    size = len(one(Service(Fake(), CARD, Limits()), body).body)
+    size = len(one(Service(Fake(), CARD, Limits(), small_png=small), body).body)
     least = Limits(max_reply_bytes=size - 1)
-    assert one(Service(Fake(), CARD, least), body).status == 413
+    assert one(Service(Fake(), CARD, least, small_png=small), body).status == 413
+
+
+@pytest.mark.parametrize("body", [{"seed": 1}, {"seed": 1, "num_images": 70}])
+def test_fast_pngs_hold_the_same_pixels_and_say_the_same(body: dict[str, Any]) -> None:
+    small, fast = (
+        one(Service(Fake(), CARD, Limits(), small_png=small), body) for small in (True, False)
+    )
+    assert np.array_equal(pixels(small), pixels(fast))
+    small_picture, fast_picture = (Image.open(io.BytesIO(reply.body)) for reply in (small, fast))
+    assert small_picture.info == fast_picture.info
+    assert small.headers == fast.headers
+    assert len(fast.body) > pixels(fast).nbytes
 
 
 @pytest.mark.parametrize(
@@ -614,6 +629,14 @@ def real_service(request: pytest.FixtureRequest, model_dir: Path) -> Service:
     card = Card.read(model_dir)
     chosen = Settings(backend=request.param, precision="float32", limits=REAL_LIMITS)
     return Service(open_backend(model_dir, card, chosen, None), card, REAL_LIMITS)
+
+
+@pytest.mark.parametrize(("png", "told"), [("fast", "stored"), ("small", "level 1")])
+def test_the_setting_for_pngs_reaches_the_encoder(model_dir: Path, png: str, told: str) -> None:
+    chosen = open_service(model_dir, {"handler": {"backend": "onnx", "png": png}}, None)
+    (reply,) = chosen.handle([{"body": {"seed": 1}}])
+    assert told in chosen.describe()["png"]
+    assert (len(reply.body) > pixels(reply).nbytes) == (png == "fast")
 
 
 @settings(max_examples=60, deadline=None)
