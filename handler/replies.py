@@ -25,6 +25,9 @@ _HEADER_SEEDS = 60  # of 16 digits and a comma each: a header below 1 kB
 _NPY_HEADER_BYTES = 128  # NEP 1, format 1.0, for any shape of four numbers
 _JSON_FRAME_BYTES = 1024  # names, model and grid of one JSON object
 _JSON_SEED_BYTES = 18  # 16 digits, a comma and a blank
+# Pixels that leave in TCP's first window (RFC 6928: 14,600 bytes) with all headers: deflating them
+# would take as long as all else of a single image, and bring it no sooner.
+_FEW_BYTES = 13_000
 _LONGEST = -np.finfo(np.float32).tiny  # no float32 has more digits, and rows of it go as digits
 
 
@@ -69,7 +72,7 @@ class Renderer:
     Args:
         card: the facts of the packed model.
         backend: what made the pictures.
-        small_png: deflate the PNGs.
+        small_png: deflate PNGs of more than a few pixels.
     """
 
     def __init__(self, card: Card, backend: Backend, small_png: bool) -> None:
@@ -124,6 +127,11 @@ class Renderer:
         one = -(-(png.worst_case_bytes(height, width, channels) + longest) // 3) * 4
         return _JSON_FRAME_BYTES + count * (one + 4 + _JSON_SEED_BYTES)
 
+    def deflates(self, call: Call) -> bool:
+        """Whether the body takes more than copying."""
+        form, pixels = call.items[0].format, call.images * math.prod(self._image_shape)
+        return self._small_png and (form == "json" or (form == "png" and pixels > _FEW_BYTES))
+
     def reply(
         self,
         call: Call,
@@ -145,23 +153,29 @@ class Renderer:
     def _body(
         self, call: Call, latents: Sequence[Latents], images: Sequence[Images], run: png.Run
     ) -> bytes:
+        small = self.deflates(call)
         if call.kserve:
-            answers = map(self._json_object, call.items, latents, images)
-            return to_json({"predictions": list(answers)})
+            answers = [
+                self._json_object(*each, small)
+                for each in zip(call.items, latents, images, strict=True)
+            ]
+            return to_json({"predictions": answers})
         item = call.items[0]
         if item.format == "json":
-            return to_json(self._json_object(item, latents[0], images[0]))
+            return to_json(self._json_object(item, latents[0], images[0], small))
         if item.format == "npy":
             buffer = io.BytesIO()
             np.save(buffer, images[0], allow_pickle=False)
             return buffer.getvalue()
         grid = compose_grid(images[0], item.columns, item.padding, item.colour)
-        return png.encode(grid, self._text(item.recipe), self._small_png, run)
+        return png.encode(grid, self._text(item.recipe), small, run)
 
-    def _json_object(self, item: Request, latents: Latents, images: Images) -> dict[str, Any]:
+    def _json_object(
+        self, item: Request, latents: Latents, images: Images, small: bool
+    ) -> dict[str, Any]:
         """Each image as a PNG of its own in base64, and what they are."""
         encoded = [
-            png.encode(image, self._text(item.recipe_alone(i, latents)), self._small_png)
+            png.encode(image, self._text(item.recipe_alone(i, latents)), small)
             for i, image in enumerate(images)
         ]
         return {

@@ -77,7 +77,7 @@ class Service:
         observers: each is told of every batch.
         pace: how much time a batch has.
         threads: that encode; 0 is one a processor.
-        small_png: deflate the PNGs.
+        small_png: deflate PNGs of more than a few pixels.
     """
 
     def __init__(
@@ -264,10 +264,10 @@ class Service:
         """Encode; where pixels are deflated in parallel, each thread a share of about equally many
         images, or segments of a grid that is alone.
 
-        Of single images a thread gets many: handing over costs more than the encoding of a few.
+        A thread gets several images: handing over costs more than the encoding of one.
         """
-        images_in_all = sum(call.images for call in calls)
-        threads = min(self._threads, images_in_all // _IMAGES_A_THREAD) if self._small_png else 1
+        deflated = sum(call.images for call in calls if self._renderer.deflates(call))
+        threads = min(self._threads, deflated // _IMAGES_A_THREAD)
         parts = equal_shares([call.images for call in calls], max(threads, 1))
         # Threads that wait for others of their own pool could wait for ever.
         run = self._encoders.map if threads > len(parts) == 1 else map

@@ -104,7 +104,8 @@ class Settings(_Block):
             used where the pixels would be too far off, and a warning tells it.
         allow_cpu_fallback: let a worker that was given a GPU run on the CPU when the runtime
             cannot use it; otherwise the worker refuses to start.
-        png: ``small`` deflates, ``fast`` only copies, for two fifths more bytes.
+        png: ``small`` deflates what is more than one small picture, ``fast`` only copies, for two
+            fifths more bytes.
         limits: how much one request may ask for.
     """
 

@@ -109,16 +109,23 @@ def test_no_reply_is_longer_than_was_foreseen(
     assert one(Service(Fake(), CARD, least, small_png=small), body).status == 413
 
 
-@pytest.mark.parametrize("body", [{"seed": 1}, {"seed": 1, "num_images": 70}])
-def test_fast_pngs_hold_the_same_pixels_and_say_the_same(body: dict[str, Any]) -> None:
+def test_fast_pngs_hold_the_same_pixels_and_say_the_same() -> None:
     small, fast = (
-        one(Service(Fake(), CARD, Limits(), small_png=small), body) for small in (True, False)
+        one(Service(Fake(), CARD, Limits(), small_png=small), {"seed": 1, "num_images": 70})
+        for small in (True, False)
     )
     assert np.array_equal(pixels(small), pixels(fast))
     small_picture, fast_picture = (Image.open(io.BytesIO(reply.body)) for reply in (small, fast))
     assert small_picture.info == fast_picture.info
     assert small.headers == fast.headers
-    assert len(fast.body) > pixels(fast).nbytes
+    assert len(fast.body) > pixels(fast).nbytes > len(small.body)
+
+
+def test_one_small_picture_fits_the_first_window_without_deflating(service: Service) -> None:
+    alone, two = (one(service, {"num_images": count}) for count in (1, 2))
+    assert len(alone.body) > pixels(alone).nbytes
+    assert len(alone.body) + sum(map(len, [*alone.headers, *alone.headers.values()])) < 14_000
+    assert len(two.body) < pixels(two).nbytes
 
 
 @pytest.mark.parametrize(
@@ -363,9 +370,10 @@ def test_latents_that_do_not_fit_together_are_drawn_alone(
 
 
 def test_a_batch_whose_replies_do_not_fit_in_one_frame_gives_up_the_longest(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """TorchServe copies them all into one, where running out of memory would end the worker."""
+    service = Service(Fake(), CARD, Limits(), small_png=False)
     raws = [{"body": {"seed": s, "num_images": n}} for s, n in ((1, 1), (2, 99), (9, 1))]
     right = [one(service, raw["body"]).body for raw in raws]
     monkeypatch.setattr(module, "_has_room", lambda size: size < 2**20 + 3 * len(right[1]))
@@ -634,7 +642,7 @@ def real_service(request: pytest.FixtureRequest, model_dir: Path) -> Service:
 @pytest.mark.parametrize(("png", "told"), [("fast", "stored"), ("small", "level 1")])
 def test_the_setting_for_pngs_reaches_the_encoder(model_dir: Path, png: str, told: str) -> None:
     chosen = open_service(model_dir, {"handler": {"backend": "onnx", "png": png}}, None)
-    (reply,) = chosen.handle([{"body": {"seed": 1}}])
+    (reply,) = chosen.handle([{"body": {"seed": 1, "num_images": 64}}])
     assert told in chosen.describe()["png"]
     assert (len(reply.body) > pixels(reply).nbytes) == (png == "fast")
 
