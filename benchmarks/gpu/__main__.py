@@ -21,7 +21,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.command import end_on_sigterm, today
+from benchmarks.command import end_on_sigterm, today, within
 from benchmarks.gpu.runner import Bench, Results, Stage, report, run
 
 ARCHIVE = Path("model_store/dcgan.mar")
@@ -87,7 +87,12 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     add("--only", nargs="+", choices=names, default=names, metavar="STAGE", help=", ".join(names))
     add("--minutes", type=float, default=8.0, help="most time in all; 8 if left out")
     add("--out", type=Path, help="a folder; runs/gpu-check/DATE-TIME if left out")
-    return parser.parse_args(words)
+    given = parser.parse_args(words)
+    try:
+        within("--minutes", given.minutes, 0.1, 60)
+    except ValueError as error:
+        parser.error(str(error))
+    return given
 
 
 if __name__ == "__main__":

@@ -228,9 +228,11 @@ def test_bad_usage(
     monkeypatch.chdir(tmp_path)
     assert command.main(["--out", str(tmp_path / "out")]) == 2
     assert "python -m export" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as ended:
-        command.main(["--only", "speeds"])
-    assert ended.value.code == 2
+    for wrong in (["--only", "speeds"], ["--minutes", "0"], ["--minutes", "nan"]):
+        with pytest.raises(SystemExit) as ended:
+            command.main(wrong)
+        assert ended.value.code == 2
+    assert "seen nan; allowed is 0.1 to 60" in capsys.readouterr().err
 
 
 def test_ctrl_c_leaves_what_there_is(
