@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,9 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import runner, stages
+from benchmarks.gpu import runner, served, stages
 from benchmarks.gpu.runner import Bench, Results, Row, Stage, report, run
-from deploy.server import ROOT
+from deploy.server import ROOT, ServerError
 from handler.backends import torch_gpu
 from handler.backends.torch_gpu import ConvolutionNetwork, TorchGpuBackend
 from handler.latents import Latents
@@ -66,6 +67,48 @@ def test_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row["server"] for row in rows] == ["stock, 1 worker"] * 2 + ["ours, 1 worker"] * 2
     assert all(row["images/s"] > 10 for row in rows)
     assert all("of stock" in row for row in rows[2:])
+
+
+@pytest.mark.parametrize("broken", ["stock", "1", None])
+def test_servers_that_do_not_start_or_have_no_time_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str | None
+) -> None:
+    now = 0.0
+
+    @contextmanager
+    def server(_: Path, packed: Path = Path("stock")) -> Iterator[float]:
+        nonlocal now
+        now += 30
+        if packed.name == broken:
+            raise ServerError("the model failed to load.\n  its log")
+        yield 10.0 if packed.name == "stock" else 50.0
+
+    monkeypatch.setattr(served, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(served, "find_java_home", lambda: Path("java"))
+    monkeypatch.setattr(served.servers, "archive", lambda _, __, workers: Path(str(workers)))
+    monkeypatch.setattr(served.servers, "stock", server)
+    monkeypatch.setattr(served.servers, "ours", server)
+    monkeypatch.setattr(
+        served,
+        "loads",
+        lambda _, rate, *__: [{"images each": 1, "connections": 8, "images/s": rate}],
+    )
+    rows = {
+        row.pop("server"): row
+        for row in served.served(Bench(False, False, tmp_path, tmp_path, 130))
+    }
+    assert list(rows) == [
+        "stock, 1 worker",
+        *(f"ours, {n}" for n in ("1 worker", "4 workers", "2 workers", "6 workers")),
+    ]
+    wrong = {"ok": False, "note": "the model failed to load."}
+    work = {"images each": 1, "connections": 8}
+    ours = {**work, "images/s": 50.0} | ({} if broken == "stock" else {"of stock": 5.0})
+    late = {"note": "left out: the time would not do"}
+    assert list(rows.values()) == [
+        wrong if broken == "stock" else {**work, "images/s": 10.0},
+        wrong if broken == "1" else ours, ours, ours, late,
+    ]  # fmt: skip
 
 
 @pytest.fixture
