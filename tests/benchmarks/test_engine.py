@@ -264,6 +264,29 @@ def test_connections_that_the_server_closes_between_requests_are_no_errors() -> 
     assert tally.connections == 1
 
 
+@pytest.mark.parametrize("close", [False, True])
+def test_long_replies_are_read_to_their_end(close: bool) -> None:
+    seen = set()
+
+    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
+        seen.add(handler.client_address)
+        handler.send_response(200)
+        handler.send_header("Content-Length", "3000000")
+        if close:
+            handler.send_header("connection", "Close")
+        handler.end_headers()
+        handler.wfile.write(bytes(3_000_000))
+        if close:
+            time.sleep(0.01)  # what comes now is not read
+
+    with planted(answer) as url:
+        to, some = target(url, "application/json"), itertools.repeat(Ask(b"{}"), 4)
+        tally = saturate(to, 1, 60.0, some, Limits())
+    assert tally.outcomes == {"2xx": 4}
+    assert len(seen) == (4 if close else 1)
+    assert tally.size_bytes > 12_000_000
+
+
 def test_a_body_that_ends_with_the_connection() -> None:
     def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
         handler.wfile.write(b"HTTP/1.0 200 OK\r\nX-Num-Images: 3\r\n\r\nall of it")

@@ -384,6 +384,12 @@ def test_nothing_acceptable(accept: str) -> None:
     assert len(caught.value.seen) <= 80
 
 
+def test_a_header_that_comes_twice_says_both() -> None:
+    headers = Headers({"Accept": "image/png;q=0.1", "accept": "application/json"})
+    assert headers.get("accept") == "image/png;q=0.1,application/json"
+    assert choose(headers) == "json"
+
+
 def test_a_form_field_is_no_header() -> None:
     assert choose(Headers({"Accept": {"content-type": "text/plain"}})) == "png"
 
