@@ -177,8 +177,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config: ServingConfig | TrainingConfig = tyro.cli(
         Annotated[ServingConfig, tyro.conf.subcommand("serving")]
         | Annotated[TrainingConfig, tyro.conf.subcommand("training")],
-        prog="python -m benchmarks.compare", description=__doc__, args=given,
-    )  # fmt: skip
+        prog="python -m benchmarks.compare",
+        description=__doc__,
+        args=given,
+    )
     end_on_sigterm()
     if isinstance(config, ServingConfig):
         return serving(config, shlex.join(["python", "-m", "benchmarks.compare", *given]))
@@ -335,9 +337,12 @@ class Measurement:
         """Take in a server that is ready: see what it does when idle, then hold it still."""
         self.stack.callback(running.resume)  # before it is stopped
         saturate(  # Java compiles what is used often
-            target(running.url, "application/json"), 32, _WARM_S,
-            asks(itertools.cycle((1, 1, 1, 64)), 0, running.body), Limits(timeout_s=60),
-        )  # fmt: skip
+            target(running.url, "application/json"),
+            32,
+            _WARM_S,
+            asks(itertools.cycle((1, 1, 1, 64)), 0, running.body),
+            Limits(timeout_s=60),
+        )
         time.sleep(_IDLE_S / 2)
         before = running.cpu_s()
         time.sleep(_IDLE_S)

@@ -506,8 +506,10 @@ def _draw_latency(axes: Axes, points: list[dict[str, Any]]) -> None:
         axes.plot(
             [point["offered_per_s"] for point in measured],
             [point["latency_ms"][key] for point in measured],
-            marker="o", markersize=4, label=name,
-        )  # fmt: skip
+            marker="o",
+            markersize=4,
+            label=name,
+        )
     axes.set_yscale("log")
     axes.set_ylabel("latency from the intended moment, ms")
 

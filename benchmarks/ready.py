@@ -28,8 +28,11 @@ class Ready:
 
     def __init__(self, of: Backend) -> None:
         self.name, self.device, self.precision, self.warnings = (
-            of.name, of.device, of.precision, of.warnings,
-        )  # fmt: skip
+            of.name,
+            of.device,
+            of.precision,
+            of.warnings,
+        )
         self.nz, self.image_shape = of.nz, of.image_shape
         self._images = of(from_seeds(range(_MOST), of.nz))
 

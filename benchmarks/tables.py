@@ -106,9 +106,12 @@ def _servers(rows: Sequence[Any], servers: dict[str, Any]) -> str:
             ]
         )
     head = [
-        "server", "start to first image, s", "worker, peak MB", "all processes, private MB",
+        "server",
+        "start to first image, s",
+        "worker, peak MB",
+        "all processes, private MB",
         "cores when idle",
-    ]  # fmt: skip
+    ]
     return markdown(head, lines)
 
 

@@ -72,10 +72,14 @@ class FolderDataset(Dataset[Tensor]):
 
     def __init__(self, folder: Path, image_size: int) -> None:
         self.paths = sorted(folder.iterdir())
-        self.transform = transforms.Compose([
-            transforms.Resize(image_size), transforms.CenterCrop(image_size),
-            transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3),
-        ])  # fmt: skip
+        self.transform = transforms.Compose(
+            [
+                transforms.Resize(image_size),
+                transforms.CenterCrop(image_size),
+                transforms.ToTensor(),
+                transforms.Normalize([0.5] * 3, [0.5] * 3),
+            ]
+        )
 
     def __len__(self) -> int:
         return len(self.paths)

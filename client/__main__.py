@@ -131,8 +131,11 @@ def _run(arguments_: Sequence[str] | None) -> int:
 
 def _check_alone(config: ClientConfig) -> None:
     """ArgumentError if something stands beside --read, which would be ignored."""
-    given = [each.name for each in dataclasses.fields(config)
-             if each.name != "read" and getattr(config, each.name) != each.default]  # fmt: skip
+    given = [
+        each.name
+        for each in dataclasses.fields(config)
+        if each.name != "read" and getattr(config, each.name) != each.default
+    ]
     if given:
         raise ArgumentError(
             f"--read asks no server and writes no file; leave out --{given[0].replace('_', '-')}"

@@ -240,8 +240,11 @@ class Retries(Retry):
             tries, left = len(self.history), int(self.total or 0)
             _LOG.warning(
                 "the server is busy (%s): waiting %.0f s before try %d of %d",
-                self.history[-1].status, wait_s, tries + 1, tries + 1 + left,
-            )  # fmt: skip
+                self.history[-1].status,
+                wait_s,
+                tries + 1,
+                tries + 1 + left,
+            )
         time.sleep(wait_s)
 
     def parse_retry_after(self, retry_after: str) -> float:

@@ -192,10 +192,12 @@ class TorchServeMetrics:
             *(self._requests(status, kind, 0) for status, kind in outcomes),
             ("dcgan_images_total", 0, "COUNTER", ""),
             (
-                "dcgan_backend_info", 1, "GAUGE",
+                "dcgan_backend_info",
+                1,
+                "GAUGE",
                 f"Backend:{backend.name},Device:{device},Warnings:{warned},",
             ),
-        )  # fmt: skip
+        )
 
     def __call__(self, report: BatchReport) -> None:
         """Emit the metrics of one batch."""

@@ -81,8 +81,12 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("--device", choices=("cuda", "cpu"), default="cuda",
-        help="cuda: the first GPU of CUDA_VISIBLE_DEVICES; cpu: a rehearsal")  # fmt: skip
+    add(
+        "--device",
+        choices=("cuda", "cpu"),
+        default="cuda",
+        help="cuda: the first GPU of CUDA_VISIBLE_DEVICES; cpu: a rehearsal",
+    )
     add("--quick", action="store_true", help="small numbers, which say little")
     add("--only", nargs="+", choices=names, default=names, metavar="STAGE", help=", ".join(names))
     add("--minutes", type=float, default=8.0, help="most time in all; 8 if left out")

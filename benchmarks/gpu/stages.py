@@ -332,8 +332,10 @@ def resume(bench: Bench) -> Iterator[Row]:
         train(one, max_steps=steps)
         train(two, max_steps=steps // 2)
         train(two, max_steps=steps, resume=True)
-        states = [load_generator(bench.folder / name / "generator.safetensors")[0].state_dict()
-                  for name in (one, two)]  # fmt: skip
+        states = [
+            load_generator(bench.folder / name / "generator.safetensors")[0].state_dict()
+            for name in (one, two)
+        ]
         off = max(float((states[0][key] - states[1][key]).abs().max()) for key in states[0])
         row = {
             "precision": _name(precision),

@@ -145,10 +145,19 @@ def install(name: str) -> None:
     own = home(name) / "lib" / version / "site-packages"
     (own / "project.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     _call(
-        "pip", sys.executable, "-m", "pip", "--python", str(programs(name) / "python"), "install",
-        "--quiet", "--no-input", "--disable-pip-version-check",
-        "--requirement", str(requirements(name)),
-    )  # fmt: skip
+        "pip",
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(programs(name) / "python"),
+        "install",
+        "--quiet",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--requirement",
+        str(requirements(name)),
+    )
     (home(name) / "ready").write_text(_digest(name), encoding="utf-8")
 
 
@@ -195,9 +204,14 @@ def running(
     began = time.perf_counter()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            peer.command(programs(name), port), cwd=ROOT, env=environment,
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
+            peer.command(programs(name), port),
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     try:
         url = f"http://{HOST}:{port}{peer.path}"
         while not _answers(url, peer.body(0, 1)):

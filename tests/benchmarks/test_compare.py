@@ -62,16 +62,20 @@ def test_the_usual_work_and_a_part_of_it() -> None:
     ]  # fmt: skip
     part = ServingConfig(work=("grid",), connections=(1, 4)).works()
     assert [work.name for work in part] == [
-        "64-image grid, 1 connection", "64-image grid, 4 connections",
-    ]  # fmt: skip
+        "64-image grid, 1 connection",
+        "64-image grid, 4 connections",
+    ]
 
 
 def test_which_peers_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "is_installed", lambda name: name == "triton")
     assert ServingConfig().named_peers() == []
     assert ServingConfig(peers=("all",)).named_peers() == [
-        "fastapi", "litserve", "bentoml", "triton",
-    ]  # fmt: skip
+        "fastapi",
+        "litserve",
+        "bentoml",
+        "triton",
+    ]
     assert ServingConfig(peers=("installed",)).named_peers() == ["triton"]
     assert ServingConfig(peers=("installed", "bentoml")).named_peers() == ["bentoml", "triton"]
 

@@ -9,12 +9,22 @@ def made(
     rate_per_s: float, throughput_per_s: float, p99_ms: float | None, errors: int = 0
 ) -> Point:
     return Point(
-        rate_per_s=rate_per_s, duration_s=1.0, arrivals=1000, offered_per_s=rate_per_s,
-        throughput_per_s=throughput_per_s, images_per_s=None, received_mb_per_s=0.0,
-        outcomes={"2xx": 1000 - errors}, latency_ms=None if p99_ms is None else {"p99": p99_ms},
-        send_lag_ms=None, late_sends={}, connections=1, client_cores=0.1, resources={},
+        rate_per_s=rate_per_s,
+        duration_s=1.0,
+        arrivals=1000,
+        offered_per_s=rate_per_s,
+        throughput_per_s=throughput_per_s,
+        images_per_s=None,
+        received_mb_per_s=0.0,
+        outcomes={"2xx": 1000 - errors},
+        latency_ms=None if p99_ms is None else {"p99": p99_ms},
+        send_lag_ms=None,
+        late_sends={},
+        connections=1,
+        client_cores=0.1,
+        resources={},
         histogram="",
-    )  # fmt: skip
+    )
 
 
 def test_none_while_every_rate_is_carried() -> None:

@@ -107,8 +107,11 @@ def test_servers_that_do_not_start_or_have_no_time_are_left_out(
     late = {"note": "left out: the time would not do"}
     assert list(rows.values()) == [
         wrong if broken == "stock" else {**work, "images/s": 10.0},
-        wrong if broken == "1" else ours, ours, ours, late,
-    ]  # fmt: skip
+        wrong if broken == "1" else ours,
+        ours,
+        ours,
+        late,
+    ]
 
 
 @pytest.fixture

@@ -84,12 +84,14 @@ def test_gpus_through_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
         return value
 
     nvml = types.SimpleNamespace(
-        NVMLError=NVMLError, nvmlInit=lambda: None, nvmlDeviceGetCount=lambda: 2,
+        NVMLError=NVMLError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
         nvmlDeviceGetHandleByIndex=lambda index: index,
         nvmlDeviceGetName=lambda handle: f"GPU {handle}",
         nvmlDeviceGetUtilizationRates=lambda h: of_first(h, types.SimpleNamespace(gpu=70)),
         nvmlDeviceGetMemoryInfo=lambda h: of_first(h, types.SimpleNamespace(used=5_000_000_000)),
-    )  # fmt: skip
+    )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     with Sampler(None) as sampler:
         pass

@@ -32,8 +32,11 @@ def turn(images_per_s: float, failed: int = 0) -> dict[str, Any]:
 
 def pooled(turns: list[dict[str, Any]]) -> dict[str, Any]:
     requests = sum(turn["load"]["requests"] for turn in turns)
-    return {"requests": requests, "p50_ms": 7.5 if requests else None,
-            "p99_ms": 15.0 if requests else None}  # fmt: skip
+    return {
+        "requests": requests,
+        "p50_ms": 7.5 if requests else None,
+        "p99_ms": 15.0 if requests else None,
+    }
 
 
 def result(**turns: list[dict[str, Any]]) -> dict[str, Any]:
@@ -64,10 +67,12 @@ def result(**turns: list[dict[str, Any]]) -> dict[str, Any]:
 def test_every_figure_stands_where_it_belongs() -> None:
     text = tables(
         result(
-            ours=[turn(200), turn(100)], stock=[turn(100), turn(50)],
-            litserve=[turn(25), turn(20)], triton=[turn(40), turn(50)],
+            ours=[turn(200), turn(100)],
+            stock=[turn(100), turn(50)],
+            litserve=[turn(25), turn(20)],
+            triton=[turn(40), turn(50)],
         )
-    )  # fmt: skip
+    )
     lines = lines_of(text)
     assert (
         "| 1 image, 8 connections | 150 (100 to 200) | 75 (50 to 100) | 22 (20 to 25) "
@@ -140,9 +145,10 @@ def test_the_documents_show_the_measurement(precision: str) -> None:
         rates = {server: median(of) for server, of in images_per_s.items()}
         best = max(rates.keys() - {"ours", "stock"}, key=rates.__getitem__)
         cells = [
-            f"{rates['ours']:.0f}", f"{rates['stock']:.0f}",
+            f"{rates['ours']:.0f}",
+            f"{rates['stock']:.0f}",
             f"{rates[best]:.0f} ({measured['servers'][best]['title']})",
-        ]  # fmt: skip
+        ]
         of_the_limit = [
             ours / most for ours, most in zip(images_per_s["ours"], limit, strict=False)
         ]

@@ -60,8 +60,10 @@ def test_too_fast_429_with_retry_after(stack: Stack) -> None:
 def test_only_the_proxys_port_is_published(stack: Stack) -> None:
     published = {s: stack.podman("port", stack.container(s)).split("\n")[:-1] for s in SERVICES}
     assert published == {
-        "torchserve": [], "prometheus": [], "proxy": [f"8443/tcp -> {HOST}:{stack.port}"],
-    }  # fmt: skip
+        "torchserve": [],
+        "prometheus": [],
+        "proxy": [f"8443/tcp -> {HOST}:{stack.port}"],
+    }
 
 
 @pytest.mark.parametrize("port", [8080, 8081, 8082, 7070, 7071])

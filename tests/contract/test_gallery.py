@@ -148,8 +148,11 @@ def test_arithmetic(visit: Visit, server: Server) -> None:
 def test_the_file_is_the_servers_own_and_so_is_that_of_curl(
     visit: Visit, server: Server, tmp_path: Path
 ) -> None:
-    page = visit("#seed=20&count=6&columns=3&keep=5,2", permissions=["clipboard-read",
-                 "clipboard-write"], viewport={"width": 1400, "height": 900})  # fmt: skip
+    page = visit(
+        "#seed=20&count=6&columns=3&keep=5,2",
+        permissions=["clipboard-read", "clipboard-write"],
+        viewport={"width": 1400, "height": 900},
+    )
     wait_for_tiles(page, 6)
     name, png = saved(page, "#draw-download")
     assert name == "dcgan-seed-20-6.png"

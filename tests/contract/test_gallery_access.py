@@ -64,14 +64,22 @@ def test_by_keyboard_alone(visit: Visit, server: Server) -> None:
     assert sources(page, "#grid img") == ask(server, seed=30, num_images=9)
 
 
-VIEWS = ("#seed=1&count=12", "#seed=1&count=12&keep=1,2,3,4,5,6,7,8,9,10&a=1,2&b=3&c=4&view=mix",
-         f"#seed={LARGEST - 30}&count=24&columns=12&keep={LARGEST},2,{LARGEST - 1}")  # fmt: skip
+VIEWS = (
+    "#seed=1&count=12",
+    "#seed=1&count=12&keep=1,2,3,4,5,6,7,8,9,10&a=1,2&b=3&c=4&view=mix",
+    f"#seed={LARGEST - 30}&count=24&columns=12&keep={LARGEST},2,{LARGEST - 1}",
+)
 
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_on_a_phone(visit: Visit, view: str) -> None:
-    page = visit(view, viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True,
-                 device_scale_factor=2)  # fmt: skip
+    page = visit(
+        view,
+        viewport={"width": 360, "height": 740},
+        is_mobile=True,
+        has_touch=True,
+        device_scale_factor=2,
+    )
     expect(page.locator("#grid .open").first).to_be_visible()
     if "a=1" in view:
         expect(page.locator("#mix-result")).to_be_visible()
@@ -130,8 +138,11 @@ def test_the_grid_fills_the_width_with_whole_rows(visit: Visit, width: int) -> N
 
 @pytest.mark.parametrize("width", [390, 1320])
 def test_nothing_covers_a_picture(visit: Visit, width: int) -> None:
-    page = visit("#seed=1&count=12&keep=1,2,3,4,5,6", viewport={"width": width, "height": 2000},
-                 has_touch=width == 390)  # fmt: skip
+    page = visit(
+        "#seed=1&count=12&keep=1,2,3,4,5,6",
+        viewport={"width": width, "height": 2000},
+        has_touch=width == 390,
+    )
     wait_for_tiles(page, 12)
     expect(page.locator("#shelf img[src]")).to_have_count(6)
     covered = page.locator("#grid .open").evaluate_all(

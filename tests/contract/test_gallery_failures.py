@@ -48,8 +48,11 @@ def test_storage_that_the_browser_keeps_shut(visit: Visit, gallery_url: str, sto
 
 
 def pictures(images: list[str], **others: Any) -> str:
-    reply = {"images": images, "seeds": [*range(len(images))],
-             "model": {"name": "dcgan", "version": "1.0", "weights_sha256": "ab" * 32}}  # fmt: skip
+    reply = {
+        "images": images,
+        "seeds": [*range(len(images))],
+        "model": {"name": "dcgan", "version": "1.0", "weights_sha256": "ab" * 32},
+    }
     return json.dumps({**reply, **others})
 
 

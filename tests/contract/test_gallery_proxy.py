@@ -43,13 +43,19 @@ def proxy(
 
 def allowed(reply: requests.Response) -> dict[str, str]:
     start = "access-control-"
-    return {k.lower().removeprefix(start): v for k, v in reply.headers.items()
-            if k.lower().startswith(start)}  # fmt: skip
+    return {
+        k.lower().removeprefix(start): v
+        for k, v in reply.headers.items()
+        if k.lower().startswith(start)
+    }
 
 
 def test_a_preflight_needs_no_key(proxy: Proxy) -> None:
-    asks = {"Origin": FRIEND, "Access-Control-Request-Method": "POST",
-            "Access-Control-Request-Headers": "content-type,x-api-key"}  # fmt: skip
+    asks = {
+        "Origin": FRIEND,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type,x-api-key",
+    }
     for path in ("/predictions/dcgan", "/v1/models/dcgan:predict", "/models/dcgan"):
         reply = proxy.call("OPTIONS", path, headers=asks)
         assert (reply.status_code, reply.content) == (204, b"")
@@ -120,8 +126,12 @@ def everything_is_drawn(page: Page) -> None:
 
 @needs_chromium
 def test_the_page_asks_for_the_key(proxy: Proxy, visit: Visit, server: Server) -> None:
-    page = visit("#seed=1&count=4&keep=1,2", proxy.url + PATH, ignore_https_errors=True,
-                 permissions=["clipboard-read", "clipboard-write"])  # fmt: skip
+    page = visit(
+        "#seed=1&count=4&keep=1,2",
+        proxy.url + PATH,
+        ignore_https_errors=True,
+        permissions=["clipboard-read", "clipboard-write"],
+    )
     expect(page.locator("#key-dialog")).to_be_visible()
     expect(page.locator("#problem")).to_contain_text("No valid API key")
     page.fill("#key", "two words")

@@ -69,8 +69,9 @@ def test_the_walk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", commands(API))
 def test_each_command_of_the_api_page(server: Server, tmp_path: Path, command: str) -> None:
-    said = run(at(server, command) if "client" in command else f"cd {tmp_path} && "
-               + at(server, command))  # fmt: skip
+    said = run(
+        at(server, command) if "client" in command else f"cd {tmp_path} && " + at(server, command)
+    )
     for path in tmp_path.iterdir():
         documented = ROOT / "docs" / "api" / path.name
         if documented.exists():

@@ -58,9 +58,7 @@ def test_hanging_up_at_every_stage(server: Server, alone: bytes, unharmed: psuti
             with connect(server) as opened:
                 opened.sendall(request[:end])
                 if linger:  # a reset instead of an orderly end
-                    opened.setsockopt(
-                        socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
-                    )  # fmt: skip
+                    opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     assert live.post(server, live.GOOD).content == alone
     live.wait(lambda: descriptors(unharmed) <= before + 5)
 

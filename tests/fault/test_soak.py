@@ -53,8 +53,9 @@ def test_a_planted_leak_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[s
     code, result = run(tmp_path, store, 8)
     assert code == 1
     assert {name for name, trend in result["trends"].items() if trend["leaks"]} >= {
-        "worker_rss_mb", "worker_fds",
-    }  # fmt: skip
+        "worker_rss_mb",
+        "worker_fds",
+    }
     said = capsys.readouterr().err
     assert "error: worker_rss_mb grows" in said
     assert "error: worker_fds grows" in said

@@ -165,8 +165,10 @@ def test_tricks_in_the_path(server: Server, path: str) -> None:
 
 def multipart(disposition: bytes, value: bytes, more: bytes = b"") -> bytes:
     return b"--x\r\nContent-Disposition: form-data; %b\r\n%b\r\n%b\r\n--x--\r\n" % (
-        disposition, more, value,
-    )  # fmt: skip
+        disposition,
+        more,
+        value,
+    )
 
 
 @pytest.mark.parametrize(

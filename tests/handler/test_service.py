@@ -88,8 +88,10 @@ def test_each_image_of_a_json_reply_holds_its_recipe(
     assert reply.content_type == "application/json"
     assert set(document) == {"images", "source", "seeds", "model", "grid"}
     assert document["model"] == {
-        "name": "dcgan", "version": "1.2", "weights_sha256": "ab" * 32,
-    }  # fmt: skip
+        "name": "dcgan",
+        "version": "1.2",
+        "weights_sha256": "ab" * 32,
+    }
     for text in document["images"]:
         image = Image.open(io.BytesIO(base64.b64decode(text)))
         assert image.size == (64, 64)

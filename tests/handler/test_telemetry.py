@@ -35,8 +35,10 @@ REPORT = BatchReport(
         RequestReport("b", "", 200, "none", 1, 1000),
         RequestReport("c", "", 400, "invalid-field", 0, 200),
     ),
-    1e-5, 0.25, 0.5,
-)  # fmt: skip
+    1e-5,
+    0.25,
+    0.5,
+)
 CACHE = MetricsCacheYamlImpl(str(CONFIG))
 CACHE.initialize_cache()
 # What TorchServe 0.12 takes for a metric; another line is only a line of the log.
@@ -213,9 +215,14 @@ for level in ("debug", "info", "warning", "error"):
 def log_of(level: str) -> subprocess.CompletedProcess[str]:
     """What a worker prints. A process of its own: logging is set up once in each."""
     return subprocess.run(
-        [sys.executable, "-c", WORKER], cwd=ROOT, env={"DCGAN_LOG_LEVEL": level},
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+        [sys.executable, "-c", WORKER],
+        cwd=ROOT,
+        env={"DCGAN_LOG_LEVEL": level},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
 
 @pytest.mark.parametrize(

@@ -209,8 +209,11 @@ def test_no_apply_sets_the_number_of_pods(manifests: list[Manifest]) -> None:
 def test_the_autoscaler_owns_the_number_of_pods(overlay: list[Manifest]) -> None:
     deployment = only(overlay, "Deployment")
     spec = only(overlay, "HorizontalPodAutoscaler")["spec"]
-    target = {"apiVersion": deployment["apiVersion"], "kind": "Deployment",
-              "name": deployment["metadata"]["name"]}  # fmt: skip
+    target = {
+        "apiVersion": deployment["apiVersion"],
+        "kind": "Deployment",
+        "name": deployment["metadata"]["name"],
+    }
     assert spec["scaleTargetRef"] == target
     assert 2 <= spec["minReplicas"] < spec["maxReplicas"]
     behaviour = spec["behavior"]
@@ -248,9 +251,10 @@ def test_an_overlay_of_ones_own_as_the_documentation_shows_it(tmp_path: Path) ->
         if manifest["kind"] not in OPERATORS:
             kubernetes_validate.validate(manifest, NEWEST, strict=True)
     keys = only(manifests, "Secret", "dcgan-api-keys")
-    assert keys["data"]["api_keys"] != only(
-        rendered(FOLDER / "base"), "Secret", "dcgan-api-keys"
-    )["data"]["api_keys"]  # fmt: skip
+    assert (
+        keys["data"]["api_keys"]
+        != only(rendered(FOLDER / "base"), "Secret", "dcgan-api-keys")["data"]["api_keys"]
+    )
     assert keys["metadata"]["name"] in str(pod(manifests)["volumes"])
     assert only(manifests, "ServiceAccount")["imagePullSecrets"] == [{"name": "registry"}]
     images = {each["name"]: each["image"] for each in pod(manifests)["containers"]}

@@ -70,11 +70,16 @@ def test_the_rules_compute_what_they_say(tmp_path: Path) -> None:
     ]
     expected = {"dcgan_worker_busy_ratio": 0.5, "dcgan_queue_wait_seconds": 0.1}
     checks = [
-        {"expr": name, "eval_time": "4m",
-         "exp_samples": [{"labels": f'{name}{{pod="a"}}', "value": value},
-                         {"labels": f'{name}{{pod="b"}}', "value": 0}]}
+        {
+            "expr": name,
+            "eval_time": "4m",
+            "exp_samples": [
+                {"labels": f'{name}{{pod="a"}}', "value": value},
+                {"labels": f'{name}{{pod="b"}}', "value": 0},
+            ],
+        }
         for name, value in expected.items()
-    ]  # fmt: skip
+    ]
     inputs = {"interval": "15s", "input_series": series, "promql_expr_test": checks}
     test = {"rule_files": ["rules.yml"], "evaluation_interval": "15s", "tests": [inputs]}
     (tmp_path / "test.yml").write_text(yaml.safe_dump(test))

@@ -72,8 +72,10 @@ def test_every_label_is_one_that_the_metric_has() -> None:
     declared = yaml.safe_load((ROOT / "handler" / "metrics.yaml").read_text())
     labels = {
         metric["name"]: {*metric["dimensions"], "le"}
-        for block in declared.values() for metrics in block.values() for metric in metrics
-    } | {"dcgan_proxy_replies_total": {"status", "by"}}  # fmt: skip
+        for block in declared.values()
+        for metrics in block.values()
+        for metric in metrics
+    } | {"dcgan_proxy_replies_total": {"status", "by"}}
     seen = 0
     for name, expression in expressions().items():
         for metric, inside in re.findall(r"(\w+)\{([^}]*)\}", expression):

@@ -33,9 +33,12 @@ def build_all(log: Path) -> None:
         _build(PROMETHEUS, HERE / "Dockerfile.prometheus", HERE, output)
         with tempfile.TemporaryDirectory() as folder:
             _build(
-                TORCHSERVE, ROOT / "deploy" / "Dockerfile", ROOT, output,
+                TORCHSERVE,
+                ROOT / "deploy" / "Dockerfile",
+                ROOT,
+                output,
                 *_pip(Path(folder) / "pip.conf"),
-            )  # fmt: skip
+            )
 
 
 def _run(command: Sequence[str | Path], output: object, *, check: bool = True) -> int:
@@ -98,9 +101,10 @@ def missing() -> str:
     """Why the containers cannot be run here; empty if they can."""
     tools = ("podman", "podman-compose", "runc", "catatonit", "iptables", "debootstrap")
     absent = [
-        tool for tool in tools
+        tool
+        for tool in tools
         if not (shutil.which(tool) or Path(f"/usr/libexec/podman/{tool}").exists())
-    ]  # fmt: skip
+    ]
     if absent:
         return (
             f"needs {', '.join(absent)}: apt-get install podman podman-compose runc catatonit "

@@ -23,8 +23,12 @@ from training.start import parse
 def test_paper_recipe_is_the_tutorial() -> None:
     paper = recipe_defaults("paper")
     assert (paper.batch_size, paper.nz, paper.ngf, paper.ndf, paper.image_size) == (
-        128, 100, 64, 64, 64,
-    )  # fmt: skip
+        128,
+        100,
+        64,
+        64,
+        64,
+    )
     assert (paper.lr_g, paper.lr_d, paper.beta1, paper.seed) == (2e-4, 2e-4, 0.5, 999)
     assert (paper.r1_gamma, paper.ema_decay, paper.label_smoothing) == (0, 0, 0)
     assert (paper.instance_noise, paper.diffaugment, paper.d_norm) == (0, False, "batch")

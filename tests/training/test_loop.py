@@ -60,8 +60,9 @@ def test_generator_rests_at_the_start_of_its_warmup(pictures: Pictures) -> None:
     before = {name: value.clone() for name, value in trainer.generator.named_parameters()}
     real = to_pictures(next(batches(pictures.images, np.arange(22), 4, 0, 0)), CPU)
     trainer.step(real, 0)
-    assert all(torch.equal(value, before[name])
-               for name, value in trainer.generator.named_parameters())  # fmt: skip
+    assert all(
+        torch.equal(value, before[name]) for name, value in trainer.generator.named_parameters()
+    )
     trainer.step(real, 1)
     assert trainer.adam_g.param_groups[0]["lr"] == pytest.approx(TINY.lr_g / 4)
     assert not torch.equal(next(trainer.generator.parameters()), before["layers.0.weight"])
@@ -286,9 +287,17 @@ def test_bad_usage_exits_2(arguments: list[str], expected: str, capsys: Captured
 
 
 SMALL = TrainConfig(
-    batch_size=16, image_size=32, nz=16, ngf=8, ndf=8, max_steps=220, log_every=10,
-    sample_every=50, checkpoint_every=10_000, on_dead="warn",
-)  # fmt: skip
+    batch_size=16,
+    image_size=32,
+    nz=16,
+    ngf=8,
+    ndf=8,
+    max_steps=220,
+    log_every=10,
+    sample_every=50,
+    checkpoint_every=10_000,
+    on_dead="warn",
+)
 
 
 @pytest.fixture(scope="module")
@@ -451,8 +460,9 @@ def test_killed_after_a_rollback_goes_on_from_there(
     monkeypatch.undo()
     shorten(monkeypatch)
     assert go(replace(ROLLBACK, resume=True), out).ended == "finished"
-    states = [torch.load(p / "checkpoints" / "step_00000012.pt", weights_only=True)
-              for p in (whole, out)]  # fmt: skip
+    states = [
+        torch.load(p / "checkpoints" / "step_00000012.pt", weights_only=True) for p in (whole, out)
+    ]
     assert_same(*states)
 
 
@@ -562,8 +572,10 @@ def test_the_batch_that_fits_is_found_by_trying(
     assert main(flags(folder, tmp_path / "run", "--batch-size", "8")) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("error: an update of --batch-size 8 at 32 px does not fit into")
-    assert said.endswith("; --batch-size 4 fits, in a new run with another --out (CUDA out of "
-                         "memory. Tried to allocate 2 GiB.)")  # fmt: skip
+    assert said.endswith(
+        "; --batch-size 4 fits, in a new run with another --out (CUDA out of "
+        "memory. Tried to allocate 2 GiB.)"
+    )
     more = ["--batch-size", "8", "--d-group", "4", "--d-norm", "none"]
     assert main(flags(folder, tmp_path / "groups", *more)) == 1
     assert "; try a smaller --batch-size, --ngf" in capsys.readouterr().err.splitlines()[-1]

@@ -50,8 +50,12 @@ def test_feature_maps_double_from_4_px_to_64() -> None:
     table = layer_table(Generator().layers, (1, 100, 1, 1))
     shapes = [line.split("  ")[-1].strip() for line in table if "Conv" in line]
     assert shapes == [
-        "(1, 512, 4, 4)", "(1, 256, 8, 8)", "(1, 128, 16, 16)", "(1, 64, 32, 32)", "(1, 3, 64, 64)",
-    ]  # fmt: skip
+        "(1, 512, 4, 4)",
+        "(1, 256, 8, 8)",
+        "(1, 128, 16, 16)",
+        "(1, 64, 32, 32)",
+        "(1, 3, 64, 64)",
+    ]
 
 
 @pytest.mark.parametrize(("size", "channels"), [(48, 3), (0, 3), (512, 3), (64, 2), (64, 4)])

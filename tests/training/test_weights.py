@@ -55,9 +55,10 @@ def wrong_files(generator: Generator, folder: Path) -> dict[str, Path]:
     save_file({"w": torch.zeros(2)}, paths["foreign"])
     info = {"nz": 9, "ngf": 2, "channels": 3, "image_size": 32, "provenance": {}}
     save_file(
-        {k: v.contiguous() for k, v in generator.state_dict().items()}, paths["nz"],
+        {k: v.contiguous() for k, v in generator.state_dict().items()},
+        paths["nz"],
         metadata={"dcgan": json.dumps(info)},
-    )  # fmt: skip
+    )
     with zipfile.ZipFile(paths["mar"], "w") as archive:
         archive.writestr("MAR-INF/MANIFEST.json", "{}")
     return paths

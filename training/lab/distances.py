@@ -79,9 +79,12 @@ def inception_extractor(weights: Path | None) -> Extractor:
     device = choose_device()
     try:
         network = create_feature_extractor(
-            "inception-v3-compat", ["2048"], cuda=device.type == "cuda", verbose=False,
+            "inception-v3-compat",
+            ["2048"],
+            cuda=device.type == "cuda",
+            verbose=False,
             feature_extractor_weights_path=None if weights is None else str(weights),
-        )  # fmt: skip
+        )
     except (OSError, RuntimeError) as error:
         what = f"{weights} is no Inception v3 of torch-fidelity" if weights else "download failed"
         raise UsageError(f"{what}: {str(error)[:300]}") from None
@@ -98,9 +101,11 @@ def inception_extractor(weights: Path | None) -> Extractor:
     is_inception = sha256 == INCEPTION_SHA256
     name = "Inception v3 of FID" if is_inception else "Inception v3 with other weights"
     return Extractor(
-        f"{name}, SHA-256 {sha256[:12]}", "299 px, bilinear as TensorFlow 1 did it",
-        is_inception, extract,
-    )  # fmt: skip
+        f"{name}, SHA-256 {sha256[:12]}",
+        "299 px, bilinear as TensorFlow 1 did it",
+        is_inception,
+        extract,
+    )
 
 
 def _digest_of_state_dict(path: Path) -> str:

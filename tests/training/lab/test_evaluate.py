@@ -100,9 +100,13 @@ def test_a_result_beside_an_earlier_one(tmp_path: Path, judge: Path, capsys: Cap
     report["measures"][0]["value"] = 4321
     (tmp_path / "earlier.json").write_text(json.dumps(report))
     _, err = evaluated(
-        capsys, *flags, "--beside", str(tmp_path / "earlier.json"),
-        "--markdown", str(tmp_path / "table.md"),
-    )  # fmt: skip
+        capsys,
+        *flags,
+        "--beside",
+        str(tmp_path / "earlier.json"),
+        "--markdown",
+        str(tmp_path / "table.md"),
+    )
     assert "|" not in err
     table = (tmp_path / "table.md").read_text()
     assert cells(table, "")[:4] == ["", "before", "now", "real"]

@@ -36,11 +36,15 @@ def test_the_classes_that_are_farthest_from_their_share() -> None:
     samples = sure_of([0, 0, 0, 3], [True] * 4)
     found = by_attribute({"fur": samples}, {"fur": real}, {"fur": labels})["fur"]
     assert found["most_too_often"] == {
-        "class": 0, "share_of_samples": 0.75, "share_of_real": 0.25,
-    }  # fmt: skip
+        "class": 0,
+        "share_of_samples": 0.75,
+        "share_of_real": 0.25,
+    }
     assert found["most_too_seldom"] == {
-        "class": 1, "share_of_samples": 0.0, "share_of_real": 0.25,
-    }  # fmt: skip
+        "class": 1,
+        "share_of_samples": 0.0,
+        "share_of_real": 0.25,
+    }
 
 
 def test_tiles_are_clean_as_real_pictures_are() -> None:
