@@ -58,7 +58,8 @@ lint: .venv/ready  ## style and types
 	$(BIN)/mypy
 
 test: lint model_store/dcgan.mar  ## style, types and every test but the long ones
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	@# In the order of the names: the files of few and slow tests are not the last then.
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-tools:  ## install what tests can use: the packages of tests/tools.txt (Debian, root)
 	apt-get update -qq
