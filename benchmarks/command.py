@@ -6,11 +6,12 @@ import json
 import os
 import platform
 import signal
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import psutil
 from tabulate import tabulate  # type: ignore[import-untyped]
@@ -48,6 +49,18 @@ def within(name: str, number: float, low: float, high: float) -> None:
     """
     if not low <= number <= high:
         raise ValueError(f"{name}: seen {number:g}; allowed is {low:g} to {high:g}")
+
+
+def run_main(main: Callable[[], int]) -> NoReturn:
+    """Call it and exit with its code; quietly, with 1, where who reads stdout has seen enough."""
+    try:
+        try:
+            sys.exit(main())
+        finally:  # --help too
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def end_on_sigterm() -> None:

@@ -34,7 +34,7 @@ from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 
 from benchmarks import servers
 from benchmarks.ceiling import Ceiling
-from benchmarks.command import Range, check, end_on_sigterm, machine, today, write
+from benchmarks.command import Range, check, end_on_sigterm, machine, run_main, today, write
 from benchmarks.engine import Kind, Limits, Tally, asks, histogram, saturate, target
 from benchmarks.peers import launch
 from benchmarks.peers.launch import PEERS, PeerError
@@ -457,4 +457,4 @@ def _latency(turns: Sequence[Turn]) -> dict[str, float | int | None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

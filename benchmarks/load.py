@@ -34,7 +34,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.command import Range, check, today, within, write
+from benchmarks.command import Range, check, run_main, today, within, write
 from benchmarks.curve import Knee, Point, Thresholds, find_knee, summarize
 from benchmarks.engine import (
     Ask,
@@ -528,11 +528,4 @@ def _draw_throughput(axes: Axes, points: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        try:
-            sys.exit(main())
-        finally:  # --help too
-            sys.stdout.flush()
-    except BrokenPipeError:  # who reads stdout has seen enough: nothing to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    run_main(main)

@@ -29,7 +29,16 @@ import tyro
 from matplotlib.figure import Figure
 
 from benchmarks import leaks
-from benchmarks.command import Range, check, end_on_sigterm, machine, markdown, today, write
+from benchmarks.command import (
+    Range,
+    check,
+    end_on_sigterm,
+    machine,
+    markdown,
+    run_main,
+    today,
+    write,
+)
 from benchmarks.curve import summarize
 from benchmarks.engine import (
     OUTCOMES,
@@ -470,4 +479,4 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -199,10 +199,11 @@ def test_an_unknown_flag_is_bad_usage() -> None:
     assert ended.value.code == 2
 
 
-def test_nobody_reads_stdout_any_more() -> None:
+@pytest.mark.parametrize("module", ["load", "compare", "soak"])
+def test_nobody_reads_stdout_any_more(module: str) -> None:
     ours, theirs = os.pipe()
     os.close(ours)
-    command = [sys.executable, "-m", "benchmarks.load", "--help"]
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--help"]
     done = subprocess.run(command, cwd=ROOT, stdout=theirs, stderr=subprocess.PIPE, check=False)
     os.close(theirs)
     assert (done.returncode, done.stderr) == (1, b"")
