@@ -152,7 +152,10 @@ def query(stack: Stack, expression: str) -> list[dict[str, object]]:
 
 def test_prometheus_has_what_every_panel_asks_for(stack: Stack) -> None:
     deadline = time.monotonic() + 150
-    while not query(stack, "rate(dcgan_images_total[1m]) > 0"):
+    while not (
+        query(stack, "rate(dcgan_images_total[1m]) > 0")
+        and query(stack, "rate(dcgan_proxy_replies_total[1m]) > 0")  # scraped twice as well
+    ):
         stack.predict(seed=1, num_images=8)
         stack.predict(sede=1)
         assert time.monotonic() < deadline

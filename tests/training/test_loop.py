@@ -363,7 +363,7 @@ def test_nothing_is_said_of_a_healthy_run(
 @pytest.mark.long
 @pytest.mark.parametrize("loss", ["non-saturating", "hinge"])
 def test_d_that_learns_a_hundred_times_as_fast(cats: Pictures, tmp_path: Path, loss: Any) -> None:
-    config = replace(SMALL, loss=loss, lr_d=2e-2, lr_g=2e-5, r1_gamma=0.0, max_steps=400)
+    config = replace(SMALL, loss=loss, lr_d=2e-2, lr_g=2e-5, r1_gamma=0.0, max_steps=800)
     assert verdicts(config, cats, tmp_path) == ["D too strong", "D has won"]
 
 
