@@ -159,7 +159,7 @@ def test_a_model_that_cannot_be_loaded_ends_it(image: Image) -> None:
 
 def test_a_worker_that_is_gone_for_good_ends_it(image: Image) -> None:
     store(image, FAILS_THE_SECOND_TIME)
-    patience_s = "40"  # in which the second start has failed, on a busy machine too
+    patience_s = "30"  # in which the second start has failed, on a busy machine too
     process = image.run("deploy.entrypoint", DCGAN_NO_WORKER_S=patience_s)
     # Not before it is READY: the time of TorchServe's tries is counted from the first failure.
     live.wait(image.has_worker)
