@@ -78,6 +78,7 @@ PROVENANCE = (
     "lr_decay_steps",
     "lr_g_warmup_steps",
     "held_out",
+    "deterministic",
     "background",
     "seed",
 )
