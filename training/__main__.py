@@ -45,7 +45,13 @@ from training.data.sources import load, report
 from training.distributed import DevicesError, PeerError, World, choose_device, choose_precision
 from training.lab.options import Command, UsageError
 from training.loop import batch_that_fits, train
-from training.start import identify_pictures, settle, starting_networks, write_start
+from training.start import (
+    identify_pictures,
+    settle,
+    settled_augmentation,
+    starting_networks,
+    write_start,
+)
 from training.weights import WeightsError
 
 UNUSABLE = (
@@ -201,6 +207,9 @@ def _train(arguments: Sequence[str], world: World, held: ExitStack) -> int:
         if config.resume:
             raise DataError(f"{error} If they were moved, say where to: --data") from None
         raise
+    if world.is_first:
+        print(report(pictures), file=sys.stderr)
+    config = settled_augmentation(config, pictures.different)
     identity = world.from_first(lambda: identify_pictures(config, out, pictures))
     start = world.from_first(lambda: starting_networks(config, pictures.images.shape[-1]))
     if not config.dry_run:
@@ -210,7 +219,6 @@ def _train(arguments: Sequence[str], world: World, held: ExitStack) -> int:
     device = choose_device(world.local_rank)
     precision = choose_precision(config.precision, device)
     if world.is_first:
-        print(report(pictures), file=sys.stderr)
         print(f"device {device}, {precision}, folder {out}", file=sys.stderr)
         if config.dry_run:
             tell(_describe(config, pictures.images.shape[-1]))

@@ -46,6 +46,7 @@ RESUMABLE = {
 }
 # What a run did that was started before there was the setting.
 BEFORE = {"held_out": 0}
+AUGMENTED_BELOW = 2000  # different pictures: D begins to learn fewer by heart (docs/training.md)
 
 
 class ConfigError(ValueError):
@@ -144,8 +145,9 @@ class TrainConfig(Schedule, PictureSpec):
     """Real targets are 1 minus this (one-sided, arXiv:1606.03498); for non-saturating only."""
     instance_noise: Amount = 0.0
     """Standard deviation of noise on D's input, falling to 0 at max_steps (arXiv:1610.04490)."""
-    diffaugment: bool = False
-    """Colour, translation and cutout on D's input (arXiv:2006.10738)."""
+    diffaugment: Literal["auto", "on", "off"] = "auto"
+    """Colour, translation and cutout on D's input (arXiv:2006.10738); auto: of fewer than 2,000
+    different pictures."""
     ema_decay: Share = 0.999
     """Decay of the Generator's weight average, ramped up; 0 turns it off (arXiv:1806.04498)."""
     held_out: Annotated[int, Ge(0)] = 256
@@ -199,6 +201,7 @@ def recipe_defaults(recipe: Recipe) -> TrainConfig:
         recipe="paper",
         batch_size=128,
         r1_gamma=0.0,
+        diffaugment="off",
         ema_decay=0.0,
         held_out=0,
         precision="float32",
@@ -223,6 +226,18 @@ def from_mapping(values: dict[str, Any], base: TrainConfig) -> TrainConfig:
             value = float(value)
         clean[key] = value
     return replace(base, **clean)
+
+
+def from_saved(values: dict[str, Any], base: TrainConfig) -> TrainConfig:
+    """As ``from_mapping``, of the config.json of a run, which an earlier version may have written.
+
+    Raises:
+        ConfigError: as of ``from_mapping``.
+    """
+    values = BEFORE | values
+    if type(augmented := values.get("diffaugment")) is bool:
+        values["diffaugment"] = "on" if augmented else "off"
+    return from_mapping(values, base)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -196,7 +196,7 @@ class HealthMonitor:
         return None
 
     def _by_heart(self) -> Verdict | None:
-        advice = "Give more pictures, or use --diffaugment."
+        advice = "Give more pictures; --diffaugment on helps where it is off."
         if self.too_few is not None:
             return Verdict(
                 False,

@@ -18,11 +18,12 @@ from filelock import FileLock, Timeout
 
 from training import checkpoint, networks
 from training.config import (
-    BEFORE,
+    AUGMENTED_BELOW,
     ConfigError,
     TrainConfig,
     differences,
     from_mapping,
+    from_saved,
     recipe_defaults,
 )
 from training.data.batches import Identity, identity_of
@@ -86,8 +87,8 @@ def parse(arguments: Sequence[str] | None) -> TrainConfig:
     )
     base = recipe_defaults(first.recipe)
     if first.resume:
-        saved = BEFORE | _read(_run_folder(first) / SETTINGS)
-        base = replace(from_mapping(saved, base), resume=False, dry_run=False)
+        saved = from_saved(_read(_run_folder(first) / SETTINGS), base)
+        base = replace(saved, resume=False, dry_run=False)
     return _from_flags(arguments, from_mapping(given, base))
 
 
@@ -175,13 +176,33 @@ def saved_settings(out: Path) -> TrainConfig:
     Raises:
         ConfigError: there is no run, or they cannot be read.
     """
-    return settled_precision(from_mapping(BEFORE | _read(out / SETTINGS), TrainConfig()))
+    return settled_precision(from_saved(_read(out / SETTINGS), TrainConfig()))
 
 
 def settled_precision(config: TrainConfig) -> TrainConfig:
     """``auto`` decided, once for the whole run: another machine may decide otherwise."""
     chosen = choose_precision(config.precision, choose_device())
     return replace(config, precision="bfloat16" if chosen is torch.bfloat16 else "float32")
+
+
+def settled_augmentation(config: TrainConfig, different: int) -> TrainConfig:
+    """``auto`` decided, and why it is on said in a line.
+
+    Args:
+        config: the settings of a run.
+        different: how many different pictures it has.
+    """
+    if config.diffaugment != "auto":
+        return config
+    few = different < AUGMENTED_BELOW
+    if few:
+        log.info(
+            "%s different pictures are fewer than %s: D sees them, and the samples, shifted, in "
+            "other colours and in part (--diffaugment off: as they are)",
+            f"{different:,}",
+            f"{AUGMENTED_BELOW:,}",
+        )
+    return replace(config, diffaugment="on" if few else "off")
 
 
 def _check_resumed(config: TrainConfig, out: Path) -> None:

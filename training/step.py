@@ -220,7 +220,7 @@ class Trainer:
     def _seen(self, pictures: Tensor, step: int, draws: StepDraws) -> Tensor:
         """What D gets to see of real or generated pictures."""
         config = self.config
-        if config.diffaugment:
+        if config.diffaugment == "on":
             pictures = diff_augment(pictures, draws)
         if config.instance_noise:
             std = config.instance_noise * config.fall(step)

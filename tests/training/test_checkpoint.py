@@ -69,7 +69,7 @@ def test_the_best_is_the_one_with_the_smallest_distance(pictures: Pictures, tmp_
     "extra",
     [
         {},
-        {"r1_gamma": 0.0, "diffaugment": True, "d_norm": "spectral", "d_group": 2},
+        {"r1_gamma": 0.0, "diffaugment": "on", "d_norm": "spectral", "d_group": 2},
         {
             "loss": "hinge",
             "latent": "uniform",

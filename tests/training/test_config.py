@@ -31,7 +31,7 @@ def test_paper_recipe_is_the_tutorial() -> None:
     )
     assert (paper.lr_g, paper.lr_d, paper.beta1, paper.seed) == (2e-4, 2e-4, 0.5, 999)
     assert (paper.r1_gamma, paper.ema_decay, paper.label_smoothing) == (0, 0, 0)
-    assert (paper.instance_noise, paper.diffaugment, paper.d_norm) == (0, False, "batch")
+    assert (paper.instance_noise, paper.diffaugment, paper.d_norm) == (0, "off", "batch")
     assert (paper.held_out, paper.precision, paper.compile) == (0, "float32", False)
 
 

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.usefixtures("quick")]
 # All that draws numbers, takes gradients of gradients or looks at the whole batch; of which R1's
 # half is three pictures, two of one process and one of the other.
 # In float32: in bfloat16 six updates are further apart than the tolerance.
-SETTINGS = ["--precision", "float32", "--diffaugment", "--instance-noise", "0.1"]
+SETTINGS = ["--precision", "float32", "--diffaugment", "on", "--instance-noise", "0.1"]
 SETTINGS += ["--r1-every", "2", "--batch-size", "6", "--lr-decay-steps", "3"]
 SETTINGS += ["--log-every", "1", "--sample-every", "6"]
 

@@ -599,7 +599,7 @@ def test_float32_is_float32_on_a_gpu_too(precision: torch.dtype, deterministic: 
 
 def test_a_deterministic_run_uses_no_other_kernels(tmp_path: Path) -> None:
     """Torch raises where an operation has none; on a GPU other ones are in question."""
-    config = replace(TINY, deterministic=True, max_steps=2, diffaugment=True, d_group=2)
+    config = replace(TINY, deterministic=True, max_steps=2, diffaugment="on", d_group=2)
     assert go(config, tmp_path).ended == "finished"
 
 

@@ -298,6 +298,31 @@ def test_the_precision_is_decided_once(
     assert "precision: the run has 'float32', asked for 'bfloat16'" in capsys.readouterr().err
 
 
+def test_few_pictures_are_augmented_and_a_run_of_before_stays_as_it_was(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def decided(out: Path, *flags: str) -> str:
+        assert main([*flags, "--out", str(out)]) == 0
+        _, info = load_generator(out / "generator.safetensors")
+        settings = json.loads((out / "config.json").read_text())
+        assert settings["diffaugment"] == info.provenance["diffaugment"]
+        return str(settings["diffaugment"])
+
+    few = tmp_path / "few"
+    with caplog.at_level("INFO"):
+        assert decided(few, *flags(folder, few)) == "on"
+    assert caplog.text.count("12 different pictures are fewer than 2,000") == 1
+    # A continuation does what its run did, which may have been one of an earlier version.
+    settings = json.loads((few / "config.json").read_text())
+    (few / "config.json").write_text(json.dumps(settings | {"diffaugment": True}))
+    monkeypatch.setattr(start, "AUGMENTED_BELOW", 12)
+    assert decided(few, "--resume", "--max-steps", "7") == "on"
+    assert decided(tmp_path / "many", *flags(folder, tmp_path / "many")) == "off"
+
+
 def test_links_to_nowhere_are_no_runs(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

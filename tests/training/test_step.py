@@ -21,10 +21,10 @@ from training.weights import recalibrate
 OPTIONS: list[dict[str, Any]] = [
     {}, {"loss": "hinge"}, {"loss": "lsgan"}, {"latent": "uniform"}, {"d_norm": "spectral"},
     {"d_norm": "none", "r1_gamma": 0.0}, {"d_norm": "none", "d_group": 2},
-    {"diffaugment": True}, {"instance_noise": 0.1}, {"label_smoothing": 0.1},
+    {"diffaugment": "on"}, {"instance_noise": 0.1}, {"label_smoothing": 0.1},
     {"lr_g": 1e-4, "lr_d": 4e-4}, {"ema_decay": 0.0},
     {"lr_decay_steps": 2, "lr_g_warmup_steps": 2},
-    {"loss": "hinge", "latent": "uniform", "d_norm": "spectral", "diffaugment": True},
+    {"loss": "hinge", "latent": "uniform", "d_norm": "spectral", "diffaugment": "on"},
 ]  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def test_gs_step_leaves_no_gradient_in_d() -> None:
 
 def test_asking_for_opinions_changes_nothing() -> None:
     for norm in ("batch", "spectral"):
-        trainer, _ = updated({"d_norm": norm, "diffaugment": True})
+        trainer, _ = updated({"d_norm": norm, "diffaugment": "on"})
         networks = (trainer.generator, trainer.discriminator)
         before = [{k: v.clone() for k, v in n.state_dict().items()} for n in networks]
         on_real, on_fake = trainer.outputs(real_batch(), 3)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from handler.pixels import Images
 from training.checkpoint import read_discriminator
-from training.config import ConfigError, Count, TrainConfig, from_mapping
+from training.config import ConfigError, Count, TrainConfig, from_saved
 from training.data import sources
 from training.data.decode import Pictures
 from training.lab.judge import to_tensor
@@ -109,8 +109,8 @@ def find_checkpoint(path: Path) -> tuple[Path, TrainConfig]:
         raise UsageError(f"--checkpoint {path} does not exist; give a run's checkpoints/step_*.pt")
     settings = path.parent.parent / "config.json"
     try:
-        return path, from_mapping(json.loads(settings.read_bytes()), TrainConfig())
-    except (OSError, ValueError, ConfigError, AttributeError) as error:
+        return path, from_saved(json.loads(settings.read_bytes()), TrainConfig())
+    except (OSError, ValueError, ConfigError, TypeError) as error:
         raise UsageError(
             f"cannot read the settings of the run from {settings} ({error}); leave the checkpoint "
             "in the folder of its run"
