@@ -25,6 +25,8 @@ class Kind(Enum):
     INVALID_FIELD = ("invalid-field", 400, "A field has a value that is not allowed")
     UNKNOWN_FIELD = ("unknown-field", 400, "There is no such field")
     CONFLICT = ("conflicting-fields", 400, "These fields do not go together")
+    INVALID_ADDRESS = ("invalid-address", 400, "The address cannot be read")
+    NOT_FOUND = ("not-found", 404, "There is nothing at that address")
     NOT_ACCEPTABLE = ("not-acceptable", 406, "No reply format that the request accepts")
     TOO_LARGE = ("too-large", 413, "The request asks for more than the limits allow")
     PACKED = ("unsupported-encoding", 415, "The body has a content coding that is not taken")

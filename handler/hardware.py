@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
+import platform
+import re
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -35,6 +38,22 @@ def _quota(cgroup: Path) -> int | None:
         except (OSError, ValueError):  # no such file, or the word max
             continue
     return None
+
+
+def processor_name(device: str) -> str:
+    """What the arithmetic runs on, for other hardware may give other last bits.
+
+    Args:
+        device: ``cpu``, or ``cuda:`` and the index of a GPU.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):  # no such file on macOS and Windows
+        if found := re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M):
+            return found[1]
+    return platform.processor() or platform.machine()
 
 
 def cpu_has_bfloat16() -> bool:

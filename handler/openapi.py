@@ -7,6 +7,7 @@ default limits; a server with others tells its own schema in its describe reply.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import yaml
 from boltons.fileutils import atomic_save
 
 from handler.errors import CONTENT_TYPE, Kind
-from handler.latents import MAX_LATENT
+from handler.latents import MAX_LATENT, MAX_SEED
 from handler.request import ENVELOPE, SOURCES, schema
 from handler.settings import Limits
+from handler.wire import FORMATS, MEDIA_TYPES
 
 PATH = Path(__file__).with_name("openapi.yaml").resolve()
 NZ = 100
@@ -45,6 +47,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }
 
 _SOURCE_FIELDS = (*SOURCES, "num_images")
+_STATUSES = sorted({kind.status for kind in Kind})
 _REPLY_HEADERS = {
     "X-Source": "where the latents came from: seed, seeds, noise, walk or mix",
     "X-Seed": "the first seed, when the images are of consecutive ones",
@@ -56,6 +59,36 @@ _REPLY_HEADERS = {
     "X-Backend": "torch_gpu, onnx, packed or torchscript",
     "X-Precision": "float32, bfloat16 or float16",
     "X-Device": "cpu or cuda:<index>",
+}
+_CACHE_HEADERS = {
+    "ETag": "of the picture; none of a random one",
+    "Cache-Control": "how long a copy is good",
+    "Cache-Status": "whether the proxy had it (RFC 9211)",
+}
+_SEEDS = "^[0-9]{1,16}(-[0-9]{1,16})?(,[0-9]{1,16}(-[0-9]{1,16})?)*$"
+# Path -> what it is, its parameter with an example, further fields of the query.
+_ADDRESSES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "/seed/{seed}.{format}": (
+        "The picture of a seed",
+        {"type": "integer", "minimum": 0, "maximum": MAX_SEED, "examples": [42]},
+        ("num_images",),
+    ),
+    "/seeds/{seeds}.{format}": (
+        "Pictures of seeds and of ranges of them",
+        {"type": "string", "pattern": _SEEDS, "examples": ["1-64", "1,5,9"]},
+        (),
+    ),
+    "/walk/{between}.{format}": (
+        "A walk through seeds",
+        {"type": "string", "pattern": "^[0-9]{1,16}(-[0-9]{1,16})+$", "examples": ["1-7-42"]},
+        ("steps", "method"),
+    ),
+    "/name/{name}.{format}": (
+        "The picture of a name: its seed is the first 53 bits of the SHA-256 of its UTF-8 in NFC",
+        {"type": "string", "minLength": 1, "examples": ["alice"]},
+        ("num_images",),
+    ),
+    "/random.{format}": ("A random picture, which no cache keeps", {}, ("num_images",)),
 }
 
 
@@ -70,13 +103,26 @@ def document() -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "http://127.0.0.1:8080"}],
-        "paths": {"/predictions/dcgan": {"post": _operation()}},
+        "paths": {
+            "/predictions/dcgan": {"post": _operation()},
+            **{path: {"get": _address(path, *about)} for path, about in _ADDRESSES.items()},
+        },
         "components": {
             "schemas": {**_requests(), **_replies()},
             "headers": {
                 name: {"description": words, "schema": {"type": "string"}}
-                for name, words in _REPLY_HEADERS.items()
+                for name, words in {**_REPLY_HEADERS, **_CACHE_HEADERS}.items()
             },
+            "parameters": _query(),
+            "responses": {
+                "Reply": _pictures(
+                    {"anyOf": [_ref("Images"), _ref("Predictions")]}, _REPLY_HEADERS
+                ),
+                "Pictures": _pictures(_ref("Images"), {**_REPLY_HEADERS, **_CACHE_HEADERS}),
+                "304": {"description": "The copy that If-None-Match names is still good"},
+                **{str(status): _problem(status) for status in _STATUSES},
+            },
+            "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}},
         },
     }
 
@@ -91,7 +137,6 @@ def _operation() -> dict[str, Any]:
         "type": "string",
         "minLength": 1,
     }
-    binary = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
     return {
         "operationId": "generate",
         "summary": "Draw pictures",
@@ -102,21 +147,62 @@ def _operation() -> dict[str, Any]:
                 "application/octet-stream": {"schema": raw},
             },
         },
-        "responses": {
-            "200": {
-                "description": "The pictures, in the form that `format` or `Accept` asks for",
-                "headers": {
-                    name: {"$ref": f"#/components/headers/{name}"} for name in _REPLY_HEADERS
-                },
-                "content": {
-                    "image/png": binary,
-                    "application/json": {
-                        "schema": {"anyOf": [_ref("Images"), _ref("Predictions")]}
-                    },
-                    "application/x-npy": binary,
-                },
-            },
-            **{str(status): _problem(status) for status in sorted({k.status for k in Kind})},
+        "responses": _answers("Reply"),
+    }
+
+
+def _answers(good: str, *others: str) -> dict[str, Any]:
+    """Status -> reply, ``good`` being that of 200."""
+    named = {"200": good} | {status: status for status in (*others, *map(str, _STATUSES))}
+    return {status: {"$ref": f"#/components/responses/{name}"} for status, name in named.items()}
+
+
+def _address(
+    path: str, summary: str, parameter: dict[str, Any], more: tuple[str, ...]
+) -> dict[str, Any]:
+    """One kind of address; the fields of a POST are its query."""
+    in_path = {name: parameter for name in re.findall("{([a-z]+)}", path) if name != "format"}
+    layout = (name for name in _query() if name not in ("num_images", "steps", "method"))
+    return {
+        "operationId": path.split("/")[1].partition(".")[0],
+        "summary": summary,
+        "description": "Behind the proxy. /v/ and the first 8 digits of X-Weights-SHA256 before "
+        "it name the weights: such an address has the same bytes for ever. Fields of an object "
+        "also go by their names: `walk.method=linear`.",
+        "servers": [{"url": "https://127.0.0.1:8443"}],
+        "security": [{"key": []}],
+        "parameters": [
+            *(
+                {"name": name, "in": "path", "required": True, "schema": words}
+                for name, words in {**in_path, "format": {"enum": list(FORMATS)}}.items()
+            ),
+            *({"$ref": f"#/components/parameters/{name}"} for name in (*more, *layout)),
+        ],
+        "responses": _answers("Pictures", "304"),
+    }
+
+
+def _query() -> dict[str, Any]:
+    """The fields that a query may have, each value JSON where it reads as JSON."""
+    found = schema(NZ, Limits())
+    walk = found["$defs"]["Walk"]["properties"]
+    fields = {
+        name: _ref(name) for name in found["properties"] if name not in (*SOURCES, "format")
+    } | {name: _moved(walk[name]) for name in ("steps", "method")}
+    return {
+        name: {"name": name, "in": "query", "content": {"application/json": {"schema": words}}}
+        for name, words in fields.items()
+    }
+
+
+def _pictures(in_json: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+    binary = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+    return {
+        "description": "The pictures, in the form that is asked for",
+        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in headers},
+        "content": {
+            media: {"schema": in_json} if form == "json" else binary
+            for form, media in MEDIA_TYPES.items()
         },
     }
 

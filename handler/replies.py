@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import math
+import platform
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from handler import errors, png
 from handler.backends.base import Backend
+from handler.hardware import processor_name
 from handler.latents import Latents
 from handler.pixels import Images, compose_grid, grid_size
 from handler.request import Call, Request, parse
 from handler.settings import Card, Limits
 from handler.wire import MEDIA_TYPES
 
+_LIBRARIES = ("torch", "onnxruntime-gpu", "onnxruntime", "numpy", "pydantic", "isal")
 _HEADER_SEEDS = 60  # of 16 digits and a comma each: a header below 1 kB
 _NPY_HEADER_BYTES = 128  # NEP 1, format 1.0, for any shape of four numbers
 _JSON_FRAME_BYTES = 1024  # names, model and grid of one JSON object
@@ -87,6 +94,15 @@ class Renderer:
         } | ({"X-Fallback": "cpu"} if "fallback" in backend.warnings else {})
         facts = {"version": card.version, "weights_sha256": card.weights_sha256}
         self._model = {"name": card.model, **facts}
+        self._maker = to_json(
+            {
+                "model": self._model,
+                "backend": [backend.name, backend.precision, processor_name(backend.device)],
+                "png": small_png,
+                "versions": versions(),
+                "code": _code_sha256(),
+            }
+        ).decode("ascii")
         self._head = to_json({"model": card.model, **facts}).decode("ascii")[:-1]
 
     def most_bytes(self, call: Call) -> int:
@@ -147,8 +163,16 @@ class Renderer:
             run: as ``png.encode`` takes it.
         """
         body = self._body(call, latents, images, run)
-        headers = _item_headers(call) | self._headers
+        headers = _item_headers(call) | self._headers | call.caching
         return Reply(200, MEDIA_TYPES[call.items[0].format], body, headers)
+
+    def etag(self, item: Request) -> str:
+        """A strong validator of the body (RFC 9110, 8.8.3), known before it is made.
+
+        It differs where the request or anything of this worker does that bytes may depend on.
+        """
+        made_by = f"{self._maker},{item.format},{item.source},{item.recipe}"
+        return f'"{hashlib.sha256(made_by.encode("ascii")).hexdigest()[:32]}"'
 
     def _body(
         self, call: Call, latents: Sequence[Latents], images: Sequence[Images], run: png.Run
@@ -194,6 +218,26 @@ class Renderer:
     def _text(self, recipe: str) -> dict[str, str]:
         """The chunk ``dcgan``: the model, and the request that makes the picture once more."""
         return {"dcgan": f'{self._head},"request":{recipe}}}'}
+
+
+def versions() -> dict[str, str]:
+    """Name -> version of Python and of the libraries that are installed."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@lru_cache
+def _code_sha256() -> str:
+    """Digest of this package's own code."""
+    code = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        code.update(path.read_bytes())
+    return code.hexdigest()
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:

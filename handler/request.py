@@ -18,7 +18,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -351,10 +351,12 @@ class Call:
     Args:
         items: what to draw; exactly one, unless ``kserve``.
         kserve: answer ``{"predictions": [...]}``, one element an item (KServe v1 protocol).
+        caching: headers of the reply that tell caches how long it is good.
     """
 
     items: Sequence[Request]
     kserve: bool
+    caching: dict[str, str] = field(default_factory=dict)
 
     def place(self, i: int) -> str:
         """Where item ``i`` stands in the body, for errors."""

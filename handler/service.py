@@ -13,19 +13,17 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import platform
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from importlib import metadata
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
 
-from handler import png, replies, request
+from handler import address, png, replies, request
 from handler.backends import choose
 from handler.backends.base import Backend, generate, is_lost, is_out_of_memory, seconds_per_image
 from handler.errors import Kind, RequestError
@@ -54,7 +52,6 @@ _CLIENT_ID_CHARS = 64
 _FRAME_BYTES = 2**20  # what TorchServe puts around the replies of a batch, and some room
 _IMAGES_A_THREAD = 4  # at least, that are worth the waking of one
 _UNHURRIED = Pace()
-_LIBRARIES = ("torch", "onnxruntime-gpu", "onnxruntime", "numpy", "pydantic", "isal")
 
 
 @dataclass(frozen=True)
@@ -168,7 +165,7 @@ class Service:
             "precision": self._backend.precision,
             "warnings": self._backend.warnings,
             "png": png.method(self._small_png),
-            "versions": _versions(),
+            "versions": replies.versions(),
         }
 
     def _plan(self, raw: Raw, headers: Headers, deadline: float) -> Call | Reply:
@@ -182,9 +179,19 @@ class Service:
             )
         if headers.get("describe") == "True":
             return Reply(200, "application/json", replies.to_json(self.describe()))
+        asked = address.read(headers, raw, self._limits.max_images)
+        if asked is not None:
+            asked.check(self._card.weights_sha256)
+            raw = {"body": asked.fields}
         call = request.parse(raw, self._card.nz, self._limits, headers)
         self._check_reply_size(call)
-        return call
+        if asked is None:
+            return call
+        etag = self._renderer.etag(call.items[0])
+        caching = asked.headers(etag)
+        if "ETag" in caching and address.is_among(etag, headers.get("if-none-match")):
+            return Reply(304, MEDIA_TYPES[call.items[0].format], b"", caching)
+        return replace(call, caching=caching)
 
     def _check_reply_size(self, call: Call) -> None:
         """Refuse before any work: TorchServe kills the worker over a reply that is too long."""
@@ -421,17 +428,6 @@ def _out_of_memory() -> RequestError:
     return RequestError(
         Kind.OUT_OF_MEMORY, "the memory ran out on this request; ask for fewer images"
     )
-
-
-def _versions() -> dict[str, str]:
-    """Name -> version of Python and of the libraries that are installed."""
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _attempt(work: Callable[..., A], *args: Any) -> A | Reply:

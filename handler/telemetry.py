@@ -187,7 +187,7 @@ class TorchServeMetrics:
         self._common, self._host = f"ModelName:{model_name},Level:Model", socket.gethostname()
         # TorchServe splits name:value at every colon, and drops what is not two parts.
         device, warned = backend.device.replace(":", "_"), "_".join(backend.warnings) or "none"
-        outcomes = [(200, "none"), *((kind.status, kind.slug) for kind in Kind)]
+        outcomes = [(200, "none"), (304, "none"), *((kind.status, kind.slug) for kind in Kind)]
         self._write(
             *(self._requests(status, kind, 0) for status, kind in outcomes),
             ("dcgan_images_total", 0, "COUNTER", ""),

@@ -149,7 +149,7 @@ def fields(
                 seen=show(name),
                 allowed="each field once",
             )
-    return {**found, **{name: _form_value(name, value) for name, value in others.items()}}
+    return {**found, **{name: form_value(name, value) for name, value in others.items()}}
 
 
 def _object(body: object) -> Mapping[str, Any]:
@@ -259,7 +259,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _JSON = json.JSONDecoder(object_pairs_hook=_without_doubles)
 
 
-def _form_value(name: str, value: object) -> object:
+def form_value(name: str, value: object) -> object:
     """A form field's text is JSON where it can be read as JSON, else a plain string."""
     if not isinstance(value, bytes | bytearray):
         return value

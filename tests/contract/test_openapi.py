@@ -27,7 +27,10 @@ from handler import openapi
 DOCUMENT = openapi.document()
 # 413 refuses as well: what asks for more than the limits allow.
 REFUSED = {"checks": {"negative_data_rejection": {"expected-statuses": [400, 406, 413]}}}
-FORM = schemathesis.openapi.from_dict(DOCUMENT, config=schemathesis.Config.from_dict(REFUSED))
+# Without the addresses, which are the proxy's (test_addresses.py).
+FORM = schemathesis.openapi.from_dict(
+    DOCUMENT, config=schemathesis.Config.from_dict(REFUSED)
+).include(path="/predictions/dcgan")
 CHECKS: list[CheckFunction] = [
     not_a_server_error, status_code_conformance, content_type_conformance,
     response_headers_conformance, response_schema_conformance, negative_data_rejection,
@@ -55,7 +58,7 @@ def test_each_example_is_answered_as_described(server: Server, name: str) -> Non
     reply = requests.post(server.predict_url, json=body, timeout=60)
     assert reply.status_code == 200, reply.text
     media = reply.headers["content-type"]
-    assert media in DOCUMENT["paths"]["/predictions/dcgan"]["post"]["responses"]["200"]["content"]
+    assert media in DOCUMENT["components"]["responses"]["Reply"]["content"]
     if media == "application/json":
         validator("Predictions" if "instances" in body else "Images").validate(reply.json())
 

@@ -94,7 +94,7 @@ def test_every_series_starts_with_0_before_the_first_request(
     caplog.set_level(logging.INFO)
     observe = TorchServeMetrics("dcgan", 32, 64, worker("onnx", "cpu", "graphs", "precision"))
     common = "ModelName:dcgan,Level:Model"
-    outcomes = [(200, "none"), *((kind.status, kind.slug) for kind in Kind)]
+    outcomes = [(200, "none"), (304, "none"), *((kind.status, kind.slug) for kind in Kind)]
     info = f"Backend:onnx,Device:cpu,Warnings:graphs_precision,{common}"
     assert emitted(caplog) == {
         "dcgan_requests_total": [
