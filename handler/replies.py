@@ -21,7 +21,7 @@ import numpy as np
 from handler import errors, png
 from handler.backends.base import Backend
 from handler.hardware import processor_name
-from handler.latents import Latents
+from handler.latents import Latents, from_seeds
 from handler.pixels import Images, compose_grid, grid_size
 from handler.request import Call, Request, parse
 from handler.settings import Card, Limits
@@ -73,6 +73,14 @@ def problem_reply(error: errors.RequestError) -> Reply:
     )
 
 
+def deflated_share(backend: Backend) -> float:
+    """What the pictures of a model take as deflated PNGs, of what they take at most: the largest
+    of 16. A grid takes the mean, so that one of several is likely below it."""
+    images = backend(from_seeds(range(16), backend.nz))
+    most = png.worst_case_bytes(*images.shape[1:])
+    return max(len(png.encode(image, {}, small=True)) for image in images) / most
+
+
 class Renderer:
     """Writes the pictures of one worker.
 
@@ -80,11 +88,12 @@ class Renderer:
         card: the facts of the packed model.
         backend: what made the pictures.
         small_png: deflate PNGs of more than a few pixels.
+        share: what pixels likely take as a PNG, of what they take at most; 0 to 1.
     """
 
-    def __init__(self, card: Card, backend: Backend, small_png: bool) -> None:
+    def __init__(self, card: Card, backend: Backend, small_png: bool, share: float = 1.0) -> None:
         self._image_shape, self._nz = backend.image_shape, card.nz
-        self._small_png = small_png
+        self._small_png, self._share = small_png, share
         self._headers = {
             "X-Model-Version": card.version,
             "X-Weights-SHA256": card.weights_sha256,
@@ -105,30 +114,34 @@ class Renderer:
         ).decode("ascii")
         self._head = to_json({"model": card.model, **facts}).decode("ascii")[:-1]
 
-    def most_bytes(self, call: Call) -> int:
-        """Most bytes that the body can take, known before any image is."""
-        return sum(map(self._most_bytes, call.items))
+    def likely_bytes(self, call: Call) -> int:
+        """What the body takes, told before any image is there: surely no more where ``share`` is 1,
+        likely no more where it is less."""
+        return sum(map(self._likely_bytes, call.items))
 
     def images_in_a_reply(self, limits: Limits) -> int:
-        """As many of ``limits.max_images`` as a reply surely holds, >= 1: as one PNG whose layout
-        is left to the server, and as JSON, also where each is an instance of its own.
+        """As many of ``limits.max_images`` as a reply likely holds, >= 1: as one PNG whose layout
+        is left to the server, as JSON, also where each is an instance of its own, and as npy.
         """
 
-        def most_bytes(fields: Mapping[str, Any]) -> int:
-            return self.most_bytes(parse({"body": fields}, self._nz, limits))
+        def likely_bytes(fields: Mapping[str, Any]) -> int:
+            return self.likely_bytes(parse({"body": fields}, self._nz, limits))
 
         most = min(
             limits.max_images,
-            limits.max_reply_bytes // math.prod(self._image_shape),  # keeps the search short
-            limits.max_reply_bytes // most_bytes({"format": "json"}),
+            (limits.max_reply_bytes - _NPY_HEADER_BYTES) // math.prod(self._image_shape),
+            limits.max_reply_bytes // likely_bytes({"format": "json"}),
         )
         counts = range(1, most + 1)  # the more images, the more bytes
         fitting = bisect_right(
-            counts, limits.max_reply_bytes, key=lambda count: most_bytes({"num_images": count})
+            counts, limits.max_reply_bytes, key=lambda count: likely_bytes({"num_images": count})
         )
         return max(fitting, 1)
 
-    def _most_bytes(self, item: Request) -> int:
+    def _png_bytes(self, height: int, width: int) -> int:
+        return math.ceil(self._share * png.worst_case_bytes(height, width, self._image_shape[2]))
+
+    def _likely_bytes(self, item: Request) -> int:
         count: int = item.num_images
         height, width, channels = self._image_shape
         if item.format == "npy":
@@ -136,11 +149,11 @@ class Renderer:
         if item.format == "png":
             rows, columns = grid_size(count, item.columns, item.padding, (height, width))
             text = png.text_bytes(self._text(item.recipe))
-            return png.worst_case_bytes(rows, columns, channels) + text
+            return self._png_bytes(rows, columns) + text
         # Every image has a text of the same length, but for the digits of its seed.
         recipe = item.recipe_alone(0, np.full((1, self._nz), _LONGEST))
         longest = png.text_bytes(self._text(recipe)) + _JSON_SEED_BYTES
-        one = -(-(png.worst_case_bytes(height, width, channels) + longest) // 3) * 4
+        one = -(-(self._png_bytes(height, width) + longest) // 3) * 4
         return _JSON_FRAME_BYTES + count * (one + 4 + _JSON_SEED_BYTES)
 
     def deflates(self, call: Call) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,7 @@ from handler.latents import Latents
 from handler.pixels import Images
 from handler.replies import Renderer, Reply
 from handler.request import Call
-from handler.settings import Card, Limits, Pace, Settings, batch_seconds
+from handler.settings import Card, Limits, Pace, Settings, batch_seconds, server_limits
 from handler.telemetry import (
     BatchReport,
     Observer,
@@ -75,6 +76,7 @@ class Service:
         pace: how much time a batch has.
         threads: that encode; 0 is one a processor.
         small_png: deflate PNGs of more than a few pixels.
+        share: as ``Renderer`` takes it.
     """
 
     def __init__(
@@ -86,9 +88,10 @@ class Service:
         pace: Pace = _UNHURRIED,
         threads: int = 0,
         small_png: bool = True,
+        share: float = 1.0,
     ) -> None:
         self._backend, self._card, self._limits, self._pace = backend, card, limits, pace
-        self._renderer, self._small_png = Renderer(card, backend, small_png), small_png
+        self._renderer, self._small_png = Renderer(card, backend, small_png, share), small_png
         request.models(card.nz, limits)  # made once, and not on a client's time
         self._threads = threads or processors()
         self._lost = False
@@ -184,7 +187,7 @@ class Service:
             asked.check(self._card.weights_sha256)
             raw = {"body": asked.fields}
         call = request.parse(raw, self._card.nz, self._limits, headers)
-        self._check_reply_size(call)
+        self._check_reply_size(call, self._renderer.likely_bytes(call))  # before any work
         if asked is None:
             return call
         etag = self._renderer.etag(call.items[0])
@@ -193,9 +196,8 @@ class Service:
             return Reply(304, MEDIA_TYPES[call.items[0].format], b"", caching)
         return replace(call, caching=caching)
 
-    def _check_reply_size(self, call: Call) -> None:
-        """Refuse before any work: TorchServe kills the worker over a reply that is too long."""
-        size = self._renderer.most_bytes(call)
+    def _check_reply_size(self, call: Call, size: int) -> None:
+        """TorchServe kills the worker over a reply that is too long."""
         if size <= self._limits.max_reply_bytes:
             return
         item = call.items[0]
@@ -204,7 +206,7 @@ class Service:
         source = "num_images" if item.source == "seed" else item.source
         raise RequestError(
             Kind.TOO_LARGE,
-            f"the reply could take {size} bytes; ask for fewer images"
+            f"the reply would take {size} bytes; ask for fewer images"
             + (", lower padding, or choose more columns" if is_grid else ""),
             field="instances" if call.kserve else "columns" if narrow else source,
             seen=f"{size} bytes",
@@ -300,7 +302,14 @@ class Service:
             return latents
         if isinstance(images, Reply):
             return images
-        return _attempt(self._renderer.reply, call, latents, images, run)
+        return _attempt(self._reply, call, latents, images, run)
+
+    def _reply(
+        self, call: Call, latents: list[Latents], images: list[Images], run: png.Run
+    ) -> Reply:
+        reply = self._renderer.reply(call, latents, images, run)
+        self._check_reply_size(call, len(reply.body))
+        return reply
 
 
 def open_service(
@@ -332,17 +341,20 @@ def open_service(
     image_s = seconds_per_image(backend, settings.limits.max_batch_images)
     pace = Pace(batch_seconds(config), image_s)
     small = settings.png == "small"
-    reply_images = Renderer(card, backend, small).images_in_a_reply(settings.limits)
-    limits = settings.limits.lowered(reply_images, pace)
-    if limits != settings.limits:
-        words = "the limits are lowered to what a reply holds and what is done in time: %s"
+    share = replies.deflated_share(backend) if small else 1.0
+    server = server_limits(os.environ, Path(f"/proc/{os.getppid()}"))
+    limits = settings.limits.within(server)
+    reply_images = Renderer(card, backend, small, share).images_in_a_reply(limits)
+    limits = limits.lowered(reply_images, pace)
+    if any(value < getattr(settings.limits, name) for name, value in limits):
+        words = "the limits are lowered to what TorchServe lets through and is done in time: %s"
         logger.warning(words, vars(limits))
     observers: list[Observer] = [log_requests]
     if model_name:
         observers.append(
             TorchServeMetrics(model_name, batch_size, limits.max_batch_images, backend)
         )
-    return Service(backend, card, limits, observers, pace, settings.threads, small)
+    return Service(backend, card, limits, observers, pace, settings.threads, small, share)
 
 
 def rounds(weights: Sequence[int], most: int) -> list[slice]:

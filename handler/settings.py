@@ -5,8 +5,11 @@ Each is a pydantic model, which is the one place for its names, types, ranges an
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
+import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from handler.hardware import processors
+
+_SERVER_BYTES = 6_553_500  # TorchServe's, for both sizes, where its settings name none
+_PROPERTY = re.compile(r"^[ \t]*(\w+)[ \t]*[=: \t](.*)$", re.MULTILINE)
+_VARIABLE = re.compile(r"\$\$(\w+)\$\$")
 
 
 class _Block(BaseModel):
@@ -29,20 +36,29 @@ class Limits(_Block):
     Args:
         max_images: images one request may ask for; also the most grid columns.
         max_padding_px: padding between tiles, px.
-        max_reply_bytes: worst-case size of a reply. Must stay below TorchServe's
-            max_response_size (6,553,500 by default): a longer reply closes the worker's
-            channel and fails the whole batch.
-        max_body_bytes: a body that arrives as text or bytes. The default is TorchServe's
-            max_request_size, which has cut longer ones off already.
+        max_reply_bytes: the body of a reply. Left out it is TorchServe's max_response_size, and it
+            is never above that: a longer body closes the worker's channel and fails the batch.
+        max_body_bytes: a body that arrives as text or bytes. Left out it is TorchServe's
+            max_request_size, which cuts longer ones off already.
         max_batch_images: images in one forward pass, of which a GPU makes 64 at most in any case;
             bounds the memory of the device.
     """
 
     max_images: int = Field(default=256, ge=1)
     max_padding_px: int = Field(default=64, ge=0)
-    max_reply_bytes: int = Field(default=6_000_000, ge=1)
-    max_body_bytes: int = Field(default=6_553_500, ge=1)
+    max_reply_bytes: int = Field(default=_SERVER_BYTES, ge=1)
+    max_body_bytes: int = Field(default=_SERVER_BYTES, ge=1)
     max_batch_images: int = Field(default=64, ge=1)
+
+    def within(self, server: Mapping[str, int]) -> Limits:
+        """With TorchServe's own limits where none is set, and none above them.
+
+        Args:
+            server: as ``server_limits`` gives them.
+        """
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        least = {name: min(most, given.get(name, most)) for name, most in server.items()}
+        return self.model_copy(update=least)
 
     def lowered(self, reply_images: int, pace: Pace) -> Limits:
         """What is enforced for pictures of this size on a machine of this speed.
@@ -56,6 +72,37 @@ class Limits(_Block):
         return self.model_copy(
             update={"max_images": max(most, 1), "max_batch_images": max(a_pass, 1)}
         )
+
+
+def server_limits(environment: Mapping[str, str], java: Path) -> dict[str, int]:
+    """What TorchServe lets through, bytes, by the names of ``Limits``.
+
+    It tells its workers nothing of it, so this reads the settings file that TS_CONFIG_FILE names,
+    or else ``--ts-config``, with the variables that TorchServe puts in. Where there is none to
+    read, its own default counts.
+
+    Args:
+        environment: of the worker, which has TorchServe's.
+        java: the folder of TorchServe's process in /proc.
+    """
+    text = ""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        arguments = os.fsdecode((java / "cmdline").read_bytes()).split("\0")
+        named = environment.get("TS_CONFIG_FILE") or arguments[arguments.index("-f") + 1]
+        text = (java / "cwd" / named).read_text(encoding="latin-1")
+    properties = {key: value.strip() for key, value in _PROPERTY.findall(text)}
+
+    def size(key: str) -> int:
+        given = properties.get(key, "")
+        if properties.get("enable_envvars_config", "").lower() == "true":
+            given = environment.get(f"TS_{key.upper()}", given)
+        given = _VARIABLE.sub(lambda found: environment.get(found[1], ""), given)
+        return int(given or _SERVER_BYTES)
+
+    return {
+        "max_reply_bytes": size("max_response_size"),
+        "max_body_bytes": size("max_request_size"),
+    }
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@
 #
 # Without the first a key is made and printed once, without the second a self-signed certificate.
 #
+# SETTINGS is TorchServe's config.properties: its limits of requests and replies are the proxy's.
+#
 # SERVERS, MANAGEMENT_SERVERS and METRICS_SERVERS, host:port of each of several TorchServes, take
 # the place of INFERENCE, MANAGEMENT and METRICS: docs/operations/faults.md says what happens when
 # one of them goes.
@@ -23,7 +25,7 @@ umask 077
 : "${ACCESS_LOG:=/dev/stdout}" "${ERROR_LEVEL:=crit}"
 : "${RESOLV_CONF:=/etc/resolv.conf}" "${RESOLVER:=}"
 HERE=$(dirname "$(readlink -f "$0")")
-: "${GALLERY:=$HERE/../gallery}" "${CORS_ORIGINS:=none}"
+: "${SETTINGS:=$HERE/../../config.properties}" "${GALLERY:=$HERE/../gallery}" "${CORS_ORIGINS:=none}"
 
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "error: $*"; exit 2; }
@@ -152,6 +154,21 @@ listen() {
     if [ $IPV6 = on ]; then printf ' listen [::]:%s%s;' "$1" "$2"; fi
 }
 
+# KEY -> the bytes that TorchServe's settings say, or else TorchServe takes.
+bytes() {
+    found=$(sed -n "s/^[[:space:]]*$1[[:space:]]*[=:][[:space:]]*//p" "$SETTINGS" 2> /dev/null | tail -n 1)
+    case $found in *[!0-9]*) fail "$SETTINGS: $1 is $found; give a number of bytes" ;; esac
+    printf '%s' "${found:-6553500}"
+}
+
+# What is open at once waits in RUN. A volume whose size is limited otherwise does not tell.
+room() {
+    needed=$(((REQUEST_BYTES + REPLY_BYTES) * ALL_CONNECTIONS))
+    free=$(df --output=avail -B1 "$RUN" | tail -n 1)
+    [ "$free" -ge "$needed" ] && return
+    fail "$RUN has $free bytes free; ALL_CONNECTIONS=$ALL_CONNECTIONS requests of $REQUEST_BYTES and replies of $REPLY_BYTES bytes take $needed. Enlarge its volume, set fewer ALL_CONNECTIONS, or lower max_request_size and max_response_size in $SETTINGS"
+}
+
 # NAME ADDRESS... -> the upstream of that name. Two failures in 5 s, and it is left alone for 5 s.
 upstream() {
     printf 'upstream %s {\n    zone %s 64k;\n' "$1" "$1"
@@ -198,10 +215,13 @@ servers() {
 configuration() {
     servers
     resolver
+    REQUEST_BYTES=$(bytes max_request_size)
+    REPLY_BYTES=$(bytes max_response_size)
+    [ "$action" = reload ] || room
     IPV6=off
     if grep -q . /proc/net/if_inet6 2> /dev/null; then IPV6=on; fi
     listen=$(listen "$LISTEN" ' ssl http2') metrics_listen=$(listen "$METRICS_LISTEN" '')
-    for part in headers.conf no_body.conf passed.conf problems.conf proxy.js workers.conf; do
+    for part in headers.conf no_body.conf passed.conf proxy.js workers.conf; do
         cp "$HERE/$part" "$RUN/$part"
     done
     rm -f "$RUN/cors.conf" "$RUN/gallery.conf"
@@ -212,11 +232,12 @@ configuration() {
     if [ -e "$GALLERY/index.html" ]; then
         sed -e "s|@GALLERY@|$(readlink -f "$GALLERY")|" "$HERE/gallery.conf" > "$RUN/gallery.conf"
     fi
-    for part in nginx.conf key.conf; do
+    for part in nginx.conf key.conf problems.conf; do
         sed -e "s|@RUN@|$RUN|g" -e "s|@LISTEN@|$listen|g" -e "s|@METRICS_LISTEN@|$metrics_listen|g" \
             -e "s|@INFERENCE@|$INFERENCE|g" -e "s|@MANAGEMENT@|$MANAGEMENT|g" -e "s|@COUNT@|$COUNT|g" \
             -e "s|@RATE@|$RATE|g" -e "s|@BURST@|$BURST|g" -e "s|@CONNECTIONS@|$CONNECTIONS|g" \
             -e "s|@ALL_CONNECTIONS@|$ALL_CONNECTIONS|g" \
+            -e "s|@REQUEST_BYTES@|$REQUEST_BYTES|g" -e "s|@REPLY_BYTES@|$REPLY_BYTES|g" \
             -e "s|@CERTIFICATE@|$CERTIFICATE|g" -e "s|@CERTIFICATE_KEY@|$CERTIFICATE_KEY|g" \
             -e "s|@RESOLVER@|$RESOLVER|g" -e "s|@IPV6@|$IPV6|g" -e "s|@ACCESS_LOG@|$ACCESS_LOG|g" -e "s|@ERROR_LEVEL@|$ERROR_LEVEL|g" \
             "$HERE/$part" > "$RUN/$part"

@@ -151,6 +151,29 @@ def test_a_bad_file_of_keys_stops_the_start(tmp_path: Path, keys: str, message: 
     assert not (tmp_path / "run" / "keys.map").exists()
 
 
+def test_the_limits_are_those_of_torchserves_settings(server: Server, tmp_path: Path) -> None:
+    settings = tmp_path / "config.properties"
+    settings.write_text("#max_request_size=1\n max_request_size = 1000\n")
+    with running(tmp_path, server.ports, SETTINGS=str(settings)) as proxy:
+        assert proxy.call("POST", "/predictions/dcgan", ALICE, data=b"{}" + b" " * 998).ok
+        reply = proxy.call("POST", "/predictions/dcgan", ALICE, data=b"{}" + b" " * 999)
+        check_problem(reply, 413, "too-large")
+        assert "at most 1000 bytes" in reply.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_response_size=20m\n", "max_response_size is 20m; give a number of bytes"),
+        ("max_response_size=900000000000000\n", "Enlarge its volume, set fewer ALL_CONNECTIONS"),
+    ],
+)
+def test_limits_that_cannot_be_kept_stop_the_start(tmp_path: Path, text: str, message: str) -> None:
+    settings = tmp_path / "config.properties"
+    settings.write_text(text)
+    assert message in refused(environment(tmp_path, Ports(), SETTINGS=str(settings)))
+
+
 def test_a_key_of_another_certificate_stops_the_start(tmp_path: Path) -> None:
     variables = environment(tmp_path, Ports())
     for name in ("tls", "other"):

@@ -158,6 +158,7 @@ def test_a_worker_without_the_gpu_that_it_is_given(tmp_path: Path) -> None:
     assert "was given GPU 0" in told["warnings"]["fallback"]
 
 
+SIZES = (("max_response_size", "50000"), ("max_request_size", "7000000"))
 SECRETS = {"AWS_SECRET_ACCESS_KEY": "a", "DB_PASSWORD": "b", "HUB_TOKEN": "c"}
 IMPOSTOR = "raise RuntimeError('the wrong module')"
 
@@ -257,7 +258,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     hostile_store(store, folder / "marks")
     environment = hard_environment(folder)
     variables = tuple(environment.items())
-    server = Server(folder / "server", store, Ports.free(), environment=variables)
+    server = Server(folder / "server", store, Ports.free(), settings=SIZES, environment=variables)
     leftovers(server, folder)
     bind = ["mount", "--bind", "-o", "ro", str(store), str(store)]
     mounted = subprocess.run(bind, capture_output=True, check=False).returncode == 0
@@ -327,6 +328,21 @@ def test_secrets_stay_out_of_the_worker(odd: Server) -> None:
     seen = live.worker(odd).environ()
     assert "DCGAN_PLAIN" in seen
     assert not SECRETS.keys() & seen.keys()
+
+
+def test_the_limits_of_the_handler_are_those_of_torchserves_settings(odd: Server) -> None:
+    worker = live.worker(odd)
+    (described,) = requests.get(odd.describe_url, {"customized": "true"}, timeout=30).json()
+    limits = described["customizedMetadata"]["limits"]
+    assert (limits["max_reply_bytes"], limits["max_body_bytes"]) == (50_000, 7_000_000)
+    most = limits["max_images"]
+    for form in ("png", "json", "npy"):
+        assert live.post(odd, {"num_images": most, "format": form}).status_code == 200
+    wide = {"num_images": most, "columns": most, "padding": 64}
+    assert live.post(odd, wide).json()["allowed"] == "at most 50000 bytes"
+    noise = requests.post(odd.predict_url, b"\xff" * 6_999_999, timeout=60)
+    assert "neither JSON nor raw noise" in noise.json()["detail"]
+    assert live.worker(odd) == worker
 
 
 def test_an_archives_requirements_are_not_installed(odd: Server) -> None:

@@ -25,9 +25,9 @@ from handler import service as module
 from handler.backends import base
 from handler.backends.choose import open_backend
 from handler.dcgan_handler import DcganHandler
-from handler.latents import from_seeds
+from handler.latents import Latents, from_seeds
 from handler.pixels import Images, compose_grid
-from handler.replies import Renderer
+from handler.replies import Renderer, deflated_share
 from handler.request import Call
 from handler.service import Service, equal_shares, open_service, rounds
 from handler.settings import Card, Limits, Pace, Settings
@@ -134,8 +134,8 @@ def test_one_small_picture_fits_the_first_window_without_deflating(service: Serv
     ("shape", "limits", "most"),
     [
         ((64, 64, 3), Limits(), 256),
-        ((256, 256, 3), Limits(), 22),
-        ((256, 256, 1), Limits(), 67),
+        ((256, 256, 3), Limits(), 24),
+        ((256, 256, 1), Limits(), 73),
         ((256, 256, 3), Limits(max_reply_bytes=800_000), 2),  # 3 are a grid of 4 places
         ((8, 8, 3), Limits(max_reply_bytes=10_000), 5),
         ((2048, 2048, 3), Limits(), 1),
@@ -151,7 +151,7 @@ def test_as_many_images_as_are_described_fit_a_reply(
 
     def fits(body: dict[str, Any]) -> bool:
         found = request.parse({"body": body}, NZ, Limits())
-        return renderer.most_bytes(found) <= limits.max_reply_bytes
+        return renderer.likely_bytes(found) <= limits.max_reply_bytes
 
     def ways(count: int) -> list[bool]:
         instances = {"instances": [{}] * count}
@@ -161,6 +161,30 @@ def test_as_many_images_as_are_described_fit_a_reply(
 
     assert most == 1 or all(ways(most))
     assert most in (1, 256) or not all(ways(most + 1))
+
+
+def test_what_turns_out_too_long_is_refused_alone() -> None:
+    """The share says that pictures deflate to half, and of some it is not so."""
+    noisy = {"seeds": [7, 8]}
+    long = len(one(Service(Noisy(), CARD, Limits()), noisy).body)
+    service = Service(Noisy(), CARD, Limits(max_reply_bytes=long - 1), share=0.5)
+    bodies = [noisy, {**noisy, "format": "json"}, {"seed": 7}]
+    replies = service.handle([{"body": body} for body in bodies])
+    assert [reply.status for reply in replies] == [413, 413, 200]
+    for reply, field in zip(replies, ("seeds", "seeds"), strict=False):
+        told = json.loads(reply.body)
+        assert (told["field"], told["allowed"]) == (field, f"at most {long - 1} bytes")
+    assert json.loads(replies[0].body)["seen"] == f"{long} bytes"
+
+
+def test_the_share_is_what_the_pictures_of_the_model_take() -> None:
+    assert deflated_share(Fake()) < 0.1
+    assert deflated_share(Noisy()) == pytest.approx(1, abs=0.01)
+    few, many = (
+        Renderer(CARD, Fake(), True, share).images_in_a_reply(Limits(max_reply_bytes=10**6))
+        for share in (1.0, 0.8)
+    )
+    assert 1.2 * few <= many <= few / 0.8
 
 
 def test_a_reply_may_be_as_long_as_the_limit() -> None:
@@ -473,6 +497,14 @@ def test_only_the_culprit_fails_when_parsing_breaks(
 def test_an_archive_that_cannot_be_used(tmp_path: Path, config: Any, words: str) -> None:
     with pytest.raises(RuntimeError, match=words):  # all that TorchServe reports
         open_service(tmp_path, config, None)
+
+
+class Noisy(Fake):
+    """Pictures that no deflate makes shorter, of the seed alone."""
+
+    def __call__(self, latents: Latents) -> Images:
+        rngs = [np.random.default_rng(row.view(np.uint32).tolist()) for row in latents]
+        return np.stack([rng.integers(0, 256, self.image_shape, np.uint8) for rng in rngs])
 
 
 class Slow(Fake):

@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from handler import settings as settings_module
-from handler.settings import Card, Limits, Pace, Settings, batch_seconds
+from handler.settings import Card, Limits, Pace, Settings, batch_seconds, server_limits
 from tests.support.tiny_models import tiny_card
 
 CONFIG = Path(__file__).parents[2] / "handler" / "model-config.yaml"
+SERVERS = {"max_reply_bytes": 6_553_500, "max_body_bytes": 6_553_500}  # TorchServe 0.12's own
 
 
 def test_an_empty_block_is_the_defaults() -> None:
@@ -28,14 +29,67 @@ def test_values_are_taken_over() -> None:
 def test_the_shipped_file_says_the_defaults() -> None:
     config = yaml.safe_load(CONFIG.read_text())
     assert Settings.from_yaml(config["handler"]) == Settings()
-    assert set(config["handler"]["limits"]) == set(vars(Limits()))
+    assert vars(Limits()).keys() - config["handler"]["limits"].keys() == SERVERS.keys()
 
 
 def test_the_shipped_file_avoids_torchserve_traps() -> None:
     config = yaml.safe_load(CONFIG.read_text())
     assert config["maxBatchDelay"] >= 1  # 0 means 100 ms
     assert config["maxWorkers"] >= config["minWorkers"] >= 1  # otherwise one a core
-    assert Limits().max_reply_bytes < 6_553_500  # max_response_size: longer kills the worker
+
+
+@pytest.mark.parametrize(
+    ("properties", "environment", "reply", "body"),
+    [
+        ("max_response_size=20000000\nmax_request_size: 7000000\n", {}, 20_000_000, 7_000_000),
+        ("# max_response_size=1\n  max_response_size = 2 \nmax_response_size=3\r\n", {}, 3, None),
+        ("max_response_size=3\n", {"TS_MAX_RESPONSE_SIZE": "4"}, 3, None),
+        (
+            "enable_envvars_config=true\nmax_response_size=3\n",
+            {"TS_MAX_RESPONSE_SIZE": "4", "TS_MAX_REQUEST_SIZE": "5"},
+            4,
+            5,
+        ),
+        ("max_response_size=$$LONGEST$$\n", {"LONGEST": "8"}, 8, None),
+        ("", {}, None, None),
+    ],
+)
+@pytest.mark.parametrize("named", ["variable", "flag", "relative"])
+def test_the_limits_of_torchserve_are_read(
+    properties: str,
+    environment: dict[str, str],
+    reply: int | None,
+    body: int | None,
+    named: str,
+    tmp_path: Path,
+) -> None:
+    java = tmp_path / "java"
+    (java / "cwd").mkdir(parents=True)
+    file = java / "cwd" / "config.properties"
+    file.write_bytes(properties.encode())
+    words = ["java", "-cp", "x", "org.pytorch.serve.ModelServer", "-f", str(file), "-ncs", ""]
+    if named == "variable":
+        words, environment = ["java", ""], {**environment, "TS_CONFIG_FILE": str(file)}
+    elif named == "relative":
+        words[5] = file.name
+    (java / "cmdline").write_text("\0".join(words))
+    own = {"max_reply_bytes": reply, "max_body_bytes": body}
+    expected = SERVERS | {name: value for name, value in own.items() if value is not None}
+    assert server_limits(environment, java) == expected
+
+
+def test_without_settings_torchserve_has_its_own_limits(tmp_path: Path) -> None:
+    assert server_limits({}, tmp_path) == SERVERS  # no process there
+    assert server_limits({"TS_CONFIG_FILE": str(tmp_path / "gone")}, tmp_path) == SERVERS
+    (tmp_path / "cmdline").write_text("java\0-f")
+    assert server_limits({}, tmp_path) == SERVERS
+
+
+def test_the_limits_follow_torchserve_and_a_setting_narrows_them() -> None:
+    server = {"max_reply_bytes": 900, "max_body_bytes": 9_000_000}
+    assert Limits().within(server) == Limits(**server)
+    own = Limits(max_reply_bytes=1_000, max_body_bytes=70, max_images=3)
+    assert own.within(server) == Limits(max_reply_bytes=900, max_body_bytes=70, max_images=3)
 
 
 @pytest.mark.parametrize(

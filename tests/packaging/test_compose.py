@@ -14,7 +14,6 @@ from compose_spec import PyCompose
 
 from deploy import entrypoint
 from deploy.server import ROOT
-from handler.settings import Limits
 from tests.support.manifests import Manifest, container, environment, pod
 
 DEPLOY = ROOT / "deploy"
@@ -180,13 +179,11 @@ def test_the_proxy_waits_longer_than_torchserve_and_stops_after_it() -> None:
     assert services["proxy"]["depends_on"] == ["torchserve"]
 
 
-def test_the_proxys_body_limit_is_torchserves() -> None:
-    limit = re.search(
-        r"^max_request_size=(\d+)$", (ROOT / "config.properties").read_text(), re.MULTILINE
-    )
-    assert limit
-    assert f"client_max_body_size {limit.group(1)};" in (DEPLOY / "proxy/nginx.conf").read_text()
-    assert f"at most {limit.group(1)} bytes" in (DEPLOY / "proxy/problems.conf").read_text()
+def test_the_proxy_reads_torchserves_settings() -> None:
+    dockerfile = (DEPLOY / "Dockerfile.proxy").read_text(encoding="utf-8")
+    assert "\nCOPY config.properties /opt/\n" in dockerfile
+    assert "\nCOPY deploy/proxy /opt/dcgan/proxy\n" in dockerfile
+    assert default("SETTINGS") == "$HERE/../../config.properties"
 
 
 def test_the_image_has_our_collector_of_system_metrics() -> None:
@@ -209,10 +206,10 @@ def size(text: str) -> int:
     return int(found[1]) * UNITS[found[2]]
 
 
-def nginx(directive: str) -> int:
-    """A number that nginx.conf sets, once, for all that is proxied."""
-    text = (PROXY / "nginx.conf").read_text(encoding="utf-8")
-    (found,) = re.findall(rf"^    {directive} (\d+);", text, re.MULTILINE)
+def torchserve(key: str) -> int:
+    """A number that config.properties sets."""
+    text = (ROOT / "config.properties").read_text(encoding="utf-8")
+    (found,) = re.findall(rf"^{key}=(\d+)$", text, re.MULTILINE)
     return int(found)
 
 
@@ -224,13 +221,9 @@ def default(name: str) -> str:
 
 
 # The largest body and the largest reply: both may lie on the disk.
-OPEN_BYTES = nginx("client_max_body_size") + nginx("proxy_max_temp_file_size")
+OPEN_BYTES = torchserve("max_request_size") + torchserve("max_response_size")
 # Settings, the pid file, what a reload writes; and a counter of each kind of reply, of 2 MB.
 KEPT_BYTES = (8 + 40 * 2) * 2**20
-
-
-def test_a_reply_fits_its_file() -> None:
-    assert nginx("proxy_max_temp_file_size") >= Limits().max_reply_bytes
 
 
 def test_what_is_open_at_once_fits_the_tmpfs_of_compose() -> None:

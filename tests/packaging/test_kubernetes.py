@@ -367,14 +367,14 @@ def test_a_pod_is_ready_by_the_port_that_is_not_published(manifests: list[Manife
     assert f"location = {asked['path']} " in unpublished
 
 
-def test_the_limit_of_a_body_is_the_same_everywhere(manifests: list[Manifest]) -> None:
+def test_handler_and_proxy_read_the_same_limits(manifests: list[Manifest]) -> None:
     file = mounted_files(manifests, "torchserve")["/opt/dcgan/config.properties"]
     assert file is not None
+    assert mounted_files(manifests, "proxy")["/opt/config.properties"] == file
     settings, limits = properties(file), Limits()
     assert limits == Limits(**MODEL_CONFIG["handler"]["limits"])
     assert int(settings["max_request_size"]) == limits.max_body_bytes
-    assert int(nginx("client_max_body_size")) == limits.max_body_bytes
-    assert int(settings["max_response_size"]) > limits.max_reply_bytes
+    assert int(settings["max_response_size"]) == limits.max_reply_bytes
     assert seconds(nginx("proxy_read_timeout")) > MODEL_CONFIG["responseTimeout"]
 
 
