@@ -10,7 +10,7 @@ import pytest
 import requests
 from PIL import Image
 
-from deploy.server import Server
+from deploy.server import HOST, Server
 from tests.support.live import JSON, post
 
 GOOD = {"seed": 1, "num_images": 2}
@@ -62,6 +62,30 @@ def test_a_query_string_is_not_read(server: Server, right: bytes) -> None:
     kserve = server.predict_url.replace("/predictions/dcgan", "/v1/models/dcgan:predict")
     for url in (server.predict_url, f"{server.predict_url}/1.0", kserve):
         assert requests.post(url + "?seed=99", json=GOOD, timeout=60).content == right
+
+
+def test_what_torchserve_passes_on_of_kserves_paths(server: Server, right: bytes) -> None:
+    """docs/operations/scale.md has the same table."""
+
+    def ask(
+        method: str, path: str, body: object = None, port: int = server.ports.inference
+    ) -> requests.Response:
+        return requests.request(method, f"http://{HOST}:{port}{path}", json=body, timeout=60)
+
+    instances = {"instances": [{"seed": 1}], "parameters": {}}
+    (answer,) = ask("POST", "/v1/models/dcgan:predict", instances).json()["predictions"]
+    assert answer["seeds"] == [1]
+    named = ask("POST", "/v1/models/dcgan:predict", {**instances, "id": "x"})
+    assert (named.status_code, named.json()["field"]) == (400, "id")
+    assert ask("POST", "/v1/models/dcgan:explain", instances).status_code == 501
+    ready = ask("GET", "/v1/models/dcgan", port=server.ports.management)
+    assert ready.json() == {"name": "dcgan", "ready": True}
+    assert ask("POST", "/v2/models/dcgan/infer", GOOD).content == right
+    tensor = {"name": "seed", "shape": [1], "datatype": "INT64", "data": [42]}
+    problem = ask("POST", "/v2/models/dcgan/infer", {"inputs": [tensor]})
+    assert (problem.status_code, problem.json()["field"]) == (400, "inputs")
+    paths = ("/v1/models/dcgan", "/v2", "/v2/health/ready", "/v2/models/dcgan/ready")
+    assert [ask("GET", path).status_code for path in paths] == [404] * 4
 
 
 @pytest.mark.parametrize(
