@@ -10,7 +10,7 @@ PORTS = --inference $(PORT) --management $(MANAGEMENT_PORT) --metrics $(METRICS_
   --grpc-inference $(GRPC_PORT) --grpc-management $(GRPC_MANAGEMENT_PORT)
 BIN := .venv/bin
 WEIGHTS := model_store/generator.safetensors
-EXPORT_SOURCES := $(wildcard export/*.py handler/*.py handler/*/*.py handler/*.yaml training/networks.py training/weights.py)
+EXPORT_SOURCES := $(wildcard model_store/directions.safetensors export/*.py handler/*.py handler/*/*.py handler/*.yaml training/networks.py training/weights.py)
 
 PROMETHEUS_RULE := deploy/kubernetes/components/monitoring/prometheusrule.yaml
 

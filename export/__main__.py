@@ -20,11 +20,13 @@ import tyro
 from export.archive import (
     MODEL_NAME,
     ArchiveError,
+    OtherWeightsError,
     build_archive,
     check_out,
     check_version,
     check_workers,
     make_card,
+    read_directions,
 )
 from export.models import export_onnx, export_torchscript, fold_batchnorm
 from export.verify import ParityError, as_json, measure_quality, verify
@@ -47,6 +49,9 @@ class ExportConfig:
     a good start. handler/model-config.yaml decides when left out."""
     model_version: str = "1.0"
     """Version that the served model reports."""
+    directions: Literal["auto", "none"] | Path = "auto"
+    """Directions that requests may edit latents along; auto is the directions.safetensors beside
+    the weights, if it is there and of these weights."""
     keep_models: bool = False
     """Also leave generator.pt and generator.onnx in the folder."""
 
@@ -74,6 +79,7 @@ def export(config: ExportConfig) -> dict[str, object]:
     check_out(config.out)
     check_workers(config.workers)
     generator, info = load_generator(config.weights)
+    directions = _directions(config, info.nz)
     with tempfile.TemporaryDirectory(prefix="dcgan-export-") as work:
         torchscript, onnx = Path(work) / "generator.pt", Path(work) / "generator.onnx"
         print("exporting TorchScript and ONNX", file=sys.stderr)
@@ -86,7 +92,9 @@ def export(config: ExportConfig) -> dict[str, object]:
         )
         card = make_card(config.weights, info, config.model_version, facts)
         archive = config.out / f"{MODEL_NAME}.mar"
-        digest = build_archive(archive, torchscript, onnx, card, config.backend, config.workers)
+        digest = build_archive(
+            archive, torchscript, onnx, card, config.backend, config.workers, directions
+        )
         with atomic_path(config.out / "parity.json") as beside:
             beside.write_text(json.dumps(parity, indent=2) + "\n", encoding="utf-8")
         for model in (torchscript, onnx) if config.keep_models else ():
@@ -98,7 +106,22 @@ def export(config: ExportConfig) -> dict[str, object]:
         "bytes": archive.stat().st_size,
         "weights_sha256": card.weights_sha256,
         "version": card.version,
+        "directions": list(json.loads(directions or "{}")),
     }
+
+
+def _directions(config: ExportConfig, nz: int) -> bytes:
+    """The text of directions.json; empty for none."""
+    if isinstance(config.directions, Path):
+        return read_directions(config.directions, config.weights, nz)
+    beside = config.weights.with_name("directions.safetensors")
+    if config.directions == "none" or not beside.exists():
+        return b""
+    try:
+        return read_directions(beside, config.weights, nz)
+    except OtherWeightsError as error:
+        print(f"warning: {error}; none are packed", file=sys.stderr)
+        return b""
 
 
 if __name__ == "__main__":

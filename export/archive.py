@@ -20,8 +20,11 @@ import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
 from export.models import OnnxFacts
-from handler.settings import Card
+from handler.settings import DIRECTIONS_FILE, Card, Directions
 from training.files import atomic_path
 from training.weights import WeightsInfo
 
@@ -29,12 +32,17 @@ MODEL_NAME = "dcgan"
 PACKAGE = Path(__file__).resolve().parent.parent / "handler"
 MODEL_CONFIG = "model-config.yaml"
 ENTRY = PACKAGE / "dcgan_handler.py"
+_DIRECTIONS_FORMAT = "dcgan-directions-1"
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,31}")
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 
 
 class ArchiveError(RuntimeError):
     """torch-model-archiver refused its inputs; the message is what it said."""
+
+
+class OtherWeightsError(ValueError):
+    """The directions are of other weights."""
 
 
 def check_version(version: str) -> None:
@@ -79,6 +87,44 @@ def make_card(weights: Path, info: WeightsInfo, version: str, onnx: OnnxFacts) -
     return Card.model_validate(facts)
 
 
+def read_directions(path: Path, weights: Path, nz: int) -> bytes:
+    """A ``directions.safetensors`` as the text of the archive's directions.json.
+
+    The file has one float32 (nz,) tensor a name, and as metadata ``format``
+    (``dcgan-directions-1``), ``weights_sha256`` (of the weights' file) and ``directions``, JSON of
+    name -> what ``handler.settings.Direction`` says beside the step.
+
+    Raises:
+        OtherWeightsError: they were found for other weights than these.
+        FileNotFoundError: there is no such file.
+        ValueError: it is something else, or holds what the handler would refuse.
+    """
+    try:
+        with safe_open(path, framework="np") as opened:
+            metadata = opened.metadata() or {}
+            steps = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        if metadata.get("format") != _DIRECTIONS_FORMAT:
+            raise ValueError(f"its format is not {_DIRECTIONS_FORMAT}")
+        facts = json.loads(metadata["directions"])
+        if facts.keys() != steps.keys() or any(s.dtype != np.float32 for s in steps.values()):
+            raise ValueError("its tensors are not one float32 tensor a direction")
+        named = {name: {**facts[name], "step": step.tolist()} for name, step in steps.items()}
+        text = json.dumps(named, sort_keys=True).encode("ascii")
+        Directions.parse(text, nz)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path} does not exist; give --directions none or a file"
+        ) from None
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no directions.safetensors of these: {error}") from error
+    if metadata.get("weights_sha256") != _sha256(weights):
+        raise OtherWeightsError(
+            f"{path} holds directions of other weights than {weights}; "
+            "make them anew, or give --directions none"
+        )
+    return text
+
+
 def build_archive(
     path: Path,
     torchscript: Path,
@@ -86,6 +132,7 @@ def build_archive(
     card: Card,
     backend: str | None = None,
     workers: int | None = None,
+    directions: bytes = b"",
 ) -> str:
     """Write the archive atomically, and ``<path>.sha256`` beside it.
 
@@ -94,6 +141,7 @@ def build_archive(
         torchscript, onnx: the exported model files.
         card: goes into the archive as ``card.json``.
         backend, workers: written into the archive's model-config.yaml; None leaves what is there.
+        directions: as of ``read_directions``; none goes into the archive when empty.
 
     Returns:
         the archive's SHA-256, hexadecimal.
@@ -109,7 +157,7 @@ def build_archive(
         # TorchServe searches before the archive, can only be the same file.
         entry = Path(private) / f"{ENTRY.stem}_{_sha256(ENTRY)[:12]}.py"
         shutil.copy(ENTRY, entry)
-        extra = _stage(Path(private) / "extra", torchscript, onnx, card)
+        extra = _stage(Path(private) / "extra", torchscript, onnx, card, directions)
         config = Path(private) / MODEL_CONFIG
         config.write_text(_configured(backend, workers), encoding="utf-8")
         laid_out = _run_archiver(Path(private), entry, extra, config, card.version)
@@ -127,7 +175,7 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _stage(extra: Path, torchscript: Path, onnx: Path, card: Card) -> Path:
+def _stage(extra: Path, torchscript: Path, onnx: Path, card: Card, directions: bytes) -> Path:
     """A folder whose content becomes the archive's root, so that handler/ stays a folder."""
     extra.mkdir()
     shutil.copytree(
@@ -139,6 +187,8 @@ def _stage(extra: Path, torchscript: Path, onnx: Path, card: Card) -> Path:
     shutil.copy(onnx, extra / "generator.onnx")
     facts = json.dumps(card.model_dump(), indent=2, sort_keys=True)
     (extra / "card.json").write_text(facts + "\n", encoding="utf-8")
+    if directions:
+        (extra / DIRECTIONS_FILE).write_bytes(directions + b"\n")
     return extra
 
 

@@ -89,7 +89,7 @@ class Address:
         if all(self.fields.get(name) is None for name in SOURCES):  # a random picture
             return {"CDN-Cache-Control": "no-store", "X-Accel-Expires": "0"}
         keep, proxy_s = f"public, max-age={_SOME_MINUTES_S}", _PROXY_S
-        if self.version is not None:
+        if self.version is not None and not self.fields.get("edit"):  # directions are no weights
             keep, proxy_s = f"public, max-age={_A_YEAR_S}, immutable", _A_YEAR_S
         return {"ETag": etag, "CDN-Cache-Control": keep, "X-Accel-Expires": str(proxy_s)}
 

@@ -1,4 +1,4 @@
-"""Seeds to latents, and latents to latents: walks between them, weighted sums of them.
+"""Seeds to latents, and latents to latents: walks, weighted sums, truncation, edits.
 
 The rule for seeds is a promise: seed -> latent never changes. Here it is, complete, so that any
 language can repeat it bit by bit:
@@ -17,7 +17,7 @@ Each image has a seed of its own, so its latent does not depend on how many are 
 it. Every draw is integer arithmetic, hence equal on all machines; torch.randn is not used
 because its bits depend on the processor and on the shape.
 
-Walks and sums are computed in float64 and rounded to float32 once. Dot products are exact sums
+Each of the others is computed in float64 and rounded to float32 once. Dot products are exact sums
 (``math.fsum``) of exact products, so a result depends on nothing but its inputs and the last
 bit of the C library's sine and arc cosine, which the rounding to float32 hides.
 """
@@ -25,7 +25,7 @@ bit of the C library's sine and arc cosine, which the rounding to float32 hides.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -136,6 +136,47 @@ def mix(terms: Sequence[tuple[float, Latents]]) -> Latents:
         for weight, rows in terms:
             total += weight * rows.astype(np.float64).mean(axis=0)
     return _rounded(total)
+
+
+def truncate(rows: Latents, factor: float) -> Latents:
+    """Latents scaled towards their mean, which of N(0, I) is zero: less variety, fewer failures.
+
+    The truncation of StyleGAN (T. Karras et al., arXiv:1812.04948, appendix B: the mean plus
+    psi times the difference to it), here of the latents themselves; not that of A. Brock et al.
+    (arXiv:1809.11096, section 3.1), which draws numbers beyond a threshold once more.
+
+    Args:
+        rows: float32 (n, nz).
+        factor: 0 < factor <= 1; 1 changes nothing.
+
+    Returns:
+        float32 (n, nz).
+    """
+    return (factor * rows.astype(np.float64)).astype(np.float32)
+
+
+def edit(
+    rows: Latents, steps: Mapping[str, npt.NDArray[np.float64]], strengths: Mapping[str, float]
+) -> Latents:
+    """Latents moved along named directions: each plus the sum of strength times step.
+
+    Args:
+        rows: float32 (n, nz).
+        steps: the step of strength 1, (nz,), by name; they are added in the order of ``steps``.
+        strengths: for some of the names, finite.
+
+    Returns:
+        float32 (n, nz), none beyond MAX_LATENT.
+
+    Raises:
+        OverflowError: a number of a latent is beyond MAX_LATENT.
+    """
+    total = np.zeros(rows.shape[1])
+    with np.errstate(over="ignore", invalid="ignore"):  # _rounded tells
+        for name, step in steps.items():
+            if name in strengths:
+                total += strengths[name] * step
+        return _rounded(rows + total)
 
 
 def _weights(t: float, angle: float | None) -> tuple[float, float]:

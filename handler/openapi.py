@@ -17,7 +17,7 @@ from boltons.fileutils import atomic_save
 from handler.errors import CONTENT_TYPE, Kind
 from handler.latents import MAX_LATENT, MAX_SEED
 from handler.request import ENVELOPE, SOURCES, schema
-from handler.settings import Limits
+from handler.settings import DIRECTION_NAME, MAX_DIRECTIONS, Limits
 from handler.wire import FORMATS, MEDIA_TYPES
 
 PATH = Path(__file__).with_name("openapi.yaml").resolve()
@@ -38,6 +38,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             {"weight": 1, "seeds": [7, 8, 9]},
         ]
     },
+    "truncation": {"seed": 1, "num_images": 4, "truncation": 0.7},
     "layout": {"seed": 9, "num_images": 6, "columns": 3, "padding": 4, "background": "#203040"},
     "json": {"seed": 1, "num_images": 2, "format": "json"},
     "npy": {"seed": 1, "num_images": 2, "format": "npy"},
@@ -52,6 +53,8 @@ _REPLY_HEADERS = {
     "X-Source": "where the latents came from: seed, seeds, noise, walk or mix",
     "X-Seed": "the first seed, when the images are of consecutive ones",
     "X-Seeds": "the seeds, when they were listed; the first 60 of them",
+    "X-Truncation": "the truncation, when there was one",
+    "X-Edit": "the strength of each direction, when there was an edit; the first 15 of them",
     "X-Num-Images": "number of images",
     "X-Grid": "columns x rows of the grid",
     "X-Model-Version": "version of the served model",
@@ -223,6 +226,13 @@ def _requests() -> dict[str, Any]:
     """A schema a field, and one request a source of latents: they exclude each other."""
     found = _moved(schema(NZ, Limits()))
     fields = found["properties"]
+    fields["edit"]["description"] = "strengths by the names of the archive's directions"
+    found["$defs"]["Edit"] = {  # of any archive; the describe reply names those of its own
+        "type": "object",
+        "propertyNames": {"pattern": f"^{DIRECTION_NAME}$"},
+        "maxProperties": MAX_DIRECTIONS,
+        "additionalProperties": {"type": ["number", "null"]},
+    }
     layout = {name: _ref(name) for name in fields if name not in _SOURCE_FIELDS}
     requests = {}
     for source in SOURCES:
@@ -272,14 +282,16 @@ def _given(name: str, prop: dict[str, Any]) -> dict[str, Any]:
 def _replies() -> dict[str, Any]:
     text, integer = {"type": "string"}, {"type": "integer"}
     png = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"}
+    images = _object(
+        images={"type": "array", "items": png, "minItems": 1},
+        source={"enum": list(SOURCES)},
+        seeds={"anyOf": [{"type": "array", "items": integer}, {"type": "null"}]},
+        model=_object(name=text, version=text, weights_sha256=text),
+        grid=_object(columns=integer, rows=integer, padding=integer, background=text),
+    )
+    images["properties"] |= {name: _ref(name) for name in ("truncation", "edit")}  # when given
     return {
-        "Images": _object(
-            images={"type": "array", "items": png, "minItems": 1},
-            source={"enum": list(SOURCES)},
-            seeds={"anyOf": [{"type": "array", "items": integer}, {"type": "null"}]},
-            model=_object(name=text, version=text, weights_sha256=text),
-            grid=_object(columns=integer, rows=integer, padding=integer, background=text),
-        ),
+        "Images": images,
         "Predictions": _object(predictions={"type": "array", "items": _ref("Images")}),
         "Problem": {
             "description": "RFC 9457",

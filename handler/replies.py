@@ -24,11 +24,12 @@ from handler.hardware import processor_name
 from handler.latents import Latents, from_seeds
 from handler.pixels import Images, compose_grid, grid_size
 from handler.request import Call, Request, parse
-from handler.settings import Card, Limits
+from handler.settings import NO_DIRECTIONS, Card, Directions, Limits
 from handler.wire import MEDIA_TYPES
 
 _LIBRARIES = ("torch", "onnxruntime-gpu", "onnxruntime", "numpy", "pydantic", "isal")
 _HEADER_SEEDS = 60  # of 16 digits and a comma each: a header below 1 kB
+_HEADER_EDITS = 15  # of a name of 40 characters, = and a number of 24
 _NPY_HEADER_BYTES = 128  # NEP 1, format 1.0, for any shape of four numbers
 _JSON_FRAME_BYTES = 1024  # names, model and grid of one JSON object
 _JSON_SEED_BYTES = 18  # 16 digits, a comma and a blank
@@ -89,9 +90,17 @@ class Renderer:
         backend: what made the pictures.
         small_png: deflate PNGs of more than a few pixels.
         share: what pixels likely take as a PNG, of what they take at most; 0 to 1.
+        directions: of the archive.
     """
 
-    def __init__(self, card: Card, backend: Backend, small_png: bool, share: float = 1.0) -> None:
+    def __init__(
+        self,
+        card: Card,
+        backend: Backend,
+        small_png: bool,
+        share: float = 1.0,
+        directions: Directions = NO_DIRECTIONS,
+    ) -> None:
         self._image_shape, self._nz = backend.image_shape, card.nz
         self._small_png, self._share = small_png, share
         self._headers = {
@@ -109,6 +118,7 @@ class Renderer:
                 "backend": [backend.name, backend.precision, processor_name(backend.device)],
                 "png": small_png,
                 "versions": versions(),
+                "directions": directions.sha256,
                 "code": _code_sha256(),
             }
         ).decode("ascii")
@@ -171,7 +181,7 @@ class Renderer:
         """The pictures in the form that the call asks for.
 
         Args:
-            latents: float32 (n, nz) an item.
+            latents: float32 (n, nz) an item, as ``request.draw`` gives them.
             images: uint8 (n, H, W, C) an item.
             run: as ``png.encode`` takes it.
         """
@@ -226,6 +236,7 @@ class Renderer:
                 "padding": item.padding,
                 "background": item.background,
             },
+            **item.changes,
         }
 
     def _text(self, recipe: str) -> dict[str, str]:
@@ -269,6 +280,12 @@ def _item_headers(call: Call) -> dict[str, str]:
         "X-Num-Images": str(count),
         "X-Grid": f"{item.columns}x{-(-count // item.columns)}",  # columns x rows
     }
+    if item.truncation is not None:
+        headers["X-Truncation"] = str(item.truncation)
+    if item.edit:
+        edit = [f"{name}={strength}" for name, strength in item.edit.items()]
+        cut = ["..."] if len(edit) > _HEADER_EDITS else []
+        headers["X-Edit"] = ",".join(edit[:_HEADER_EDITS] + cut)
     if item.seeds is not None and item.source == "seed":
         headers["X-Seed"] = str(item.seeds[0])
     elif item.seeds is not None:

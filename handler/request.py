@@ -17,7 +17,7 @@ import difflib
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
@@ -37,15 +37,17 @@ from pydantic import (
     WrapValidator,
     create_model,
     model_validator,
+    with_config,
 )
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails, PydanticCustomError
+from typing_extensions import TypedDict
 
 from handler import latents, wire
 from handler.errors import Kind, RequestError, show
 from handler.latents import MAX_LATENT, MAX_SEED, Latents, Method, from_seeds
 from handler.pixels import default_columns
-from handler.settings import Limits
+from handler.settings import NO_DIRECTIONS, Directions, Limits
 from handler.wire import FORMATS, NO_HEADERS, Format, Headers
 
 Source = Literal["seed", "seeds", "noise", "walk", "mix"]
@@ -77,12 +79,14 @@ _LEAST_DRAWN = 1e-30  # N(0, 1) draws a latent of smaller numbers never
 _DETAIL = {
     "missing": "is missing",
     "model_type": "is not an object",
+    "dict_type": "is not an object",
     "list_type": "is not a list",
     "int_type": "is not an integer",
     "float_type": "is not a number that a float can hold",
     "finite_number": "is not finite",
     "too_short": "is too short",
     "too_long": "is too long",
+    "greater_than": "is out of range",
     "greater_than_equal": "is out of range",
     "less_than_equal": "is out of range",
     "string_type": "is not a string",
@@ -119,29 +123,36 @@ def _wrong(
     return PydanticCustomError(kind, detail, context)
 
 
+def _known(value: object, names: Set[str], what: str, cutoff: float = 0.6) -> object:
+    """An object without its nulls.
+
+    Refuses the first unknown name, where pydantic's ``extra`` would list all of a hostile body.
+    """
+    if not isinstance(value, dict):
+        return value
+    if not value.keys() <= names:
+        name = next(name for name in value if name not in names)
+        near = difflib.get_close_matches(name[:80], names, n=1, cutoff=cutoff)
+        hint = f"did you mean {near[0]}?" if near else "remove it"
+        raise _wrong(
+            "unknown_field",
+            f"is no {what}, {hint}",
+            show(name)[1:-1],
+            seen=show(name),
+            allowed=", ".join(names) or "none",
+        )
+    if None in value.values():
+        return {name: item for name, item in value.items() if item is not None}
+    return value
+
+
 class _Object(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
     @model_validator(mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
-        """Refuse the first unknown name, where ``extra`` would list all of a hostile body."""
-        if not isinstance(value, dict):
-            return value
-        if not value.keys() <= cls.model_fields.keys():
-            name = next(name for name in value if name not in cls.model_fields)
-            near = difflib.get_close_matches(name[:80], cls.model_fields, n=1)
-            hint = f"did you mean {near[0]}?" if near else "remove it"
-            raise _wrong(
-                "unknown_field",
-                f"is no field of this object, {hint}",
-                show(name)[1:-1],
-                seen=show(name),
-                allowed=", ".join(cls.model_fields),
-            )
-        if None in value.values():
-            return {name: item for name, item in value.items() if item is not None}
-        return value
+        return _known(value, cls.model_fields.keys(), "field of this object")
 
 
 class Walk(_Object):
@@ -186,8 +197,8 @@ class Term(_Object):
 class Request(_Object):
     """Fields of ``POST /predictions/dcgan``; ``{}`` gives one image of a random seed.
 
-    Of the five sources the one that was asked for is there, the others are None. Of a checked
-    Request the other fields are never None:
+    Of the five sources the one that was asked for is there, the others are None; ``truncation``
+    and ``edit`` are None when left out. Of a checked Request the other fields are never None:
 
     * ``seeds`` are those of the images, from ``seed`` on or as listed; None when the images have
       none of their own.
@@ -202,6 +213,8 @@ class Request(_Object):
     noise: Latents | None
     walk: Walk | None
     mix: list[Term] | None
+    truncation: float | None
+    edit: dict[str, float] | None
     columns: int
     padding: int
     background: str
@@ -262,6 +275,21 @@ class Request(_Object):
         red, green, blue = bytes.fromhex(self.background[1:])
         return red, green, blue
 
+    @property
+    def changes(self) -> dict[str, Any]:
+        """``truncation`` and ``edit``, as far as they were given."""
+        found: dict[str, Any] = {}
+        if self.truncation is not None:
+            found["truncation"] = self.truncation
+        if self.edit:
+            found["edit"] = self.edit
+        return found
+
+    @property
+    def _changes(self) -> str:
+        """The same within JSON of an object that has other fields before."""
+        return f",{_json(self.changes)[1:-1]}" if self.truncation or self.edit else ""
+
     @cached_property
     def recipe(self) -> str:
         """JSON of the fields that, sent to the same model, give the same picture bit by bit."""
@@ -278,13 +306,15 @@ class Request(_Object):
         else:
             source = f'"mix":{_json([term.recipe for term in self.mix or ()])}'
         layout = f'"columns":{self.columns},"padding":{self.padding}'
-        return f'{{{source},{layout},"background":"{self.background}"}}'
+        return f'{{{source}{self._changes},{layout},"background":"{self.background}"}}'
 
     def recipe_alone(self, i: int, rows: Latents) -> str:
-        """The same for image ``i`` alone, ``rows`` being the latents of all."""
+        """The same for image ``i`` alone, ``rows`` being what ``draw`` gave for all."""
         if self.seeds is not None:
-            return f'{{"seed":{self.seeds[i]},"padding":0}}'
-        return f'{{"noise":{_json(_as_noise(rows[i : i + 1]))},"padding":0}}'
+            source = f'"seed":{self.seeds[i]}'
+        else:
+            source = f'"noise":{_json(_as_noise(rows[i : i + 1]))}'
+        return f'{{{source}{self._changes},"padding":0}}'
 
     def compose(self, nz: int) -> Latents:
         """Latents of the images, float32 (n, nz), finite.
@@ -306,15 +336,30 @@ class Request(_Object):
             terms = [(term.weight, term.latents(nz)) for term in self.mix or ()]
             return latents.mix(terms)
         except OverflowError:
-            raise self._beyond() from None
+            value = self.mix if self.walk is None else self.walk.model_dump(exclude_unset=True)
+            raise self._beyond(self.source, value) from None
 
-    def _beyond(self) -> RequestError:
-        value: object = self.mix if self.walk is None else self.walk.model_dump(exclude_unset=True)
+    def changed(self, rows: Latents, directions: Directions) -> Latents:
+        """Its latents truncated and then edited, float32 (n, nz), finite.
+
+        Raises:
+            RequestError: the edit leads to a number beyond MAX_LATENT.
+        """
+        if self.truncation is not None:
+            rows = latents.truncate(rows, self.truncation)
+        if not self.edit:
+            return rows
+        try:
+            return latents.edit(rows, directions.steps, self.edit)
+        except OverflowError:
+            raise self._beyond("edit", self.edit) from None
+
+    def _beyond(self, field: str, value: object) -> RequestError:
         return RequestError(
             Kind.INVALID_FIELD,
-            f"{self.source} leads to a number beyond -{MAX_LATENT} to {MAX_LATENT}, which N(0, 1) "
+            f"{field} leads to a number beyond -{MAX_LATENT} to {MAX_LATENT}, which N(0, 1) "
             "does not draw; use smaller ones",
-            field=self.source,
+            field=field,
             seen=show(value),
             allowed=f"latents and weights whose result stays within -{MAX_LATENT} to {MAX_LATENT}",
         )
@@ -368,7 +413,13 @@ class Call:
         return sum(item.num_images for item in self.items)
 
 
-def parse(raw: Mapping[str, Any], nz: int, limits: Limits, headers: Headers = NO_HEADERS) -> Call:
+def parse(
+    raw: Mapping[str, Any],
+    nz: int,
+    limits: Limits,
+    headers: Headers = NO_HEADERS,
+    directions: Directions = NO_DIRECTIONS,
+) -> Call:
     """Check one call.
 
     Args:
@@ -376,13 +427,14 @@ def parse(raw: Mapping[str, Any], nz: int, limits: Limits, headers: Headers = NO
         nz: length of a latent.
         limits: how much a call may ask for.
         headers: of the same request; over gRPC there are none.
+        directions: that an edit may name.
 
     Raises:
         RequestError: status 400, 406 when no form of a reply is acceptable, 413 when it asks for
             more than the limits allow, or 415.
     """
     body = wire.fields(raw, nz, limits, headers)
-    one, many = models(nz, limits)
+    one, many = models(nz, limits, directions)
     try:
         if "instances" not in body:
             item = one.model_validate(body)
@@ -392,7 +444,8 @@ def parse(raw: Mapping[str, Any], nz: int, limits: Limits, headers: Headers = NO
         items = many.model_validate(body).instances
     except ValidationError as error:
         # The only one, or nearly: lists fail fast, and so do unknown names.
-        raise _refusal(error.errors(include_url=False)[0], allowed_values(nz, limits)) from None
+        allowed = allowed_values(nz, limits, directions)
+        raise _refusal(error.errors(include_url=False)[0], allowed) from None
     form = wire.choose(headers, offered=("json",))
     for item in items:
         item.format = form
@@ -423,6 +476,27 @@ def draw(calls: Sequence[Call], nz: int) -> Iterator[list[Latents]]:
             except RequestError as error:
                 raise error.within(call.place(i)) from None
         yield found
+
+
+def changed(call: Call, drawn: Sequence[Latents], directions: Directions) -> list[Latents]:
+    """What the network makes the images of: the latents of each item of a call, truncated and
+    edited where it asks for that.
+
+    Args:
+        call: one call.
+        drawn: float32 (n, nz) an item, as ``draw`` gives them.
+        directions: those that the call was parsed with.
+
+    Raises:
+        RequestError: as in ``Request.changed``.
+    """
+    found = []
+    for i, (item, rows) in enumerate(zip(call.items, drawn, strict=True)):
+        try:
+            found.append(item.changed(rows, directions))
+        except RequestError as error:
+            raise error.within(call.place(i)) from None
+    return found
 
 
 def _refusal(first: ErrorDetails, allowed_in: Mapping[str, str]) -> RequestError:
@@ -471,18 +545,22 @@ def _as_noise(rows: Latents) -> str | list[list[float]]:
     return rows.tolist() if _other_type(data) else base64.b64encode(data).decode("ascii")
 
 
-def schema(nz: int, limits: Limits) -> dict[str, Any]:
+def schema(nz: int, limits: Limits, directions: Directions = NO_DIRECTIONS) -> dict[str, Any]:
     """JSON Schema (2020-12) of the body, with the limits of this server filled in.
 
     Every body that ``parse`` takes fits it. It cannot say that a source of latents
     goes alone, that ``steps`` is at least the number of latents, or what base64 decodes to.
     """
-    document = models(nz, limits)[0].model_json_schema(schema_generator=_Untitled)
+    document = models(nz, limits, directions)[0].model_json_schema(schema_generator=_Untitled)
     return {"$schema": _DIALECT, **document}
 
 
-def allowed_values(nz: int, limits: Limits) -> dict[str, str]:
+def allowed_values(nz: int, limits: Limits, directions: Directions) -> dict[str, str]:
     """What each field takes, in words: for error texts and for the schema."""
+    strengths = {
+        f"edit.{name}": f"a number {found.range[0]} to {found.range[1]}"
+        for name, found in directions.named.items()
+    }
     most = limits.max_images
     seeds = f"a list of 1 to {most} seeds, each an integer 0 to {MAX_SEED}"
     row = f"{nz} numbers -{MAX_LATENT} to {MAX_LATENT}"
@@ -503,6 +581,10 @@ def allowed_values(nz: int, limits: Limits) -> dict[str, str]:
         "mix.weight": f"a finite number; the result stays within -{MAX_LATENT} to {MAX_LATENT}",
         "mix.seeds": seeds,
         "mix.noise": noise,
+        "truncation": "a number above 0, at most 1",
+        "edit": "an object of strengths by the names of directions: "
+        + (", ".join(directions.named) or "this archive has none"),
+        **strengths,
         "columns": f"an integer 1 to {most}",
         "padding": f"an integer 0 to {limits.max_padding_px}, px",
         "background": "a colour such as #ffffff",
@@ -518,10 +600,12 @@ class _Untitled(GenerateJsonSchema):
 
 
 @lru_cache(maxsize=8)
-def models(nz: int, limits: Limits) -> tuple[type[Request], type[Instances]]:
+def models(
+    nz: int, limits: Limits, directions: Directions = NO_DIRECTIONS
+) -> tuple[type[Request], type[Instances]]:
     """Request, and a list of it, with the ranges of one server."""
     most = limits.max_images
-    say = allowed_values(nz, limits)
+    say = allowed_values(nz, limits, directions)
 
     one_an_image = Field(min_length=1, max_length=most, fail_fast=True)
 
@@ -569,6 +653,16 @@ def models(nz: int, limits: Limits) -> tuple[type[Request], type[Instances]]:
         "seeds": (seed_list | None, Field(None, description=say["mix.seeds"])),
         "noise": (any_noise | None, Field(None, description=say["mix.noise"])),
     }
+    # Not a model: a name of a direction may be that of a model's method.
+    strengths = {}
+    for name, direction in directions.named.items():
+        least, largest = direction.range
+        in_range = Field(ge=least, le=largest, allow_inf_nan=False)
+        strengths[name] = Annotated[
+            Annotated[float, in_range] | None, Field(description=say[f"edit.{name}"])
+        ]
+    typed_dict: Any = TypedDict
+    edit = with_config(extra="forbid", strict=True)(typed_dict("Edit", strengths, total=False))
     few_terms = Field(min_length=1, max_length=MAX_TERMS, fail_fast=True)
     kinds: dict[str, Any] = {
         "seed": one_seed,
@@ -578,6 +672,10 @@ def models(nz: int, limits: Limits) -> tuple[type[Request], type[Instances]]:
         "walk": _with_ranges(Walk, walk),
         "mix": Annotated[
             list[_with_ranges(Term, term)], few_terms, AfterValidator(_few_latents)  # type: ignore[misc]
+        ],
+        "truncation": Annotated[float, Field(gt=0, le=1)],
+        "edit": Annotated[
+            edit, BeforeValidator(partial(_known_direction, directions.named.keys()))
         ],
         "columns": Annotated[int, Field(ge=1, le=most)],
         "padding": Annotated[int, Field(ge=0, le=limits.max_padding_px)],
@@ -649,6 +747,12 @@ def _few_latents(terms: list[Any]) -> list[Any]:
             allowed=f"at most {MAX_MIX_LATENTS} in all terms",
         )
     return terms
+
+
+def _known_direction(names: Set[str], value: object) -> object:
+    """An edit, whose names are those of directions."""
+    what = "direction of this archive" if names else "direction: this archive has none"
+    return _known(value, names, what, cutoff=0.0)
 
 
 def _from_digits(value: object) -> object:

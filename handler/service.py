@@ -33,7 +33,16 @@ from handler.latents import Latents
 from handler.pixels import Images
 from handler.replies import Renderer, Reply
 from handler.request import Call
-from handler.settings import Card, Limits, Pace, Settings, batch_seconds, server_limits
+from handler.settings import (
+    NO_DIRECTIONS,
+    Card,
+    Directions,
+    Limits,
+    Pace,
+    Settings,
+    batch_seconds,
+    server_limits,
+)
 from handler.telemetry import (
     BatchReport,
     Observer,
@@ -77,6 +86,7 @@ class Service:
         threads: that encode; 0 is one a processor.
         small_png: deflate PNGs of more than a few pixels.
         share: as ``Renderer`` takes it.
+        directions: that requests may move latents along.
     """
 
     def __init__(
@@ -89,10 +99,12 @@ class Service:
         threads: int = 0,
         small_png: bool = True,
         share: float = 1.0,
+        directions: Directions = NO_DIRECTIONS,
     ) -> None:
         self._backend, self._card, self._limits, self._pace = backend, card, limits, pace
-        self._renderer, self._small_png = Renderer(card, backend, small_png, share), small_png
-        request.models(card.nz, limits)  # made once, and not on a client's time
+        self._renderer = Renderer(card, backend, small_png, share, directions)
+        self._small_png, self._directions = small_png, directions
+        request.models(card.nz, limits, directions)  # made once, and not on a client's time
         self._threads = threads or processors()
         self._lost = False
         self._encoders = ThreadPoolExecutor(self._threads, "encode")
@@ -157,7 +169,8 @@ class Service:
         """The contract and the facts: schema, limits, model, device, versions."""
         return {
             "model": self._card.model_dump(),
-            "request": request.schema(self._card.nz, self._limits),
+            "request": request.schema(self._card.nz, self._limits, self._directions),
+            "directions": self._directions.describe(),
             "limits": {**vars(self._limits), "max_batch_seconds": self._pace.batch_s},
             "formats": {form: MEDIA_TYPES[form] for form in FORMATS},
             "errors": [
@@ -186,7 +199,7 @@ class Service:
         if asked is not None:
             asked.check(self._card.weights_sha256)
             raw = {"body": asked.fields}
-        call = request.parse(raw, self._card.nz, self._limits, headers)
+        call = request.parse(raw, self._card.nz, self._limits, headers, self._directions)
         self._check_reply_size(call, self._renderer.likely_bytes(call))  # before any work
         if asked is None:
             return call
@@ -230,8 +243,14 @@ class Service:
         """Answer calls whose images are made together."""
         began = perf_counter()
         latents = _isolated(lambda calls: self._draw(calls, deadline), calls)
+        changed = [
+            own
+            if isinstance(own, Reply)
+            else _attempt(request.changed, call, own, self._directions)
+            for call, own in zip(calls, latents, strict=True)
+        ]
         drawn = perf_counter()
-        images = _isolated(lambda latents: self._generate(latents, deadline), latents)
+        images = _isolated(lambda latents: self._generate(latents, deadline), changed)
         generated = perf_counter()
         answers = self._finish_all(calls, latents, images)
         return _Round(answers, drawn - began, generated - drawn, perf_counter() - generated)
@@ -337,6 +356,7 @@ def open_service(
     except ValueError as error:
         raise RuntimeError(f"the handler block of model-config.yaml: {error}") from error
     card = Card.read(model_dir)
+    directions = Directions.read(model_dir, card.nz)
     backend = choose.open_backend(model_dir, card, settings, gpu_id)
     image_s = seconds_per_image(backend, settings.limits.max_batch_images)
     pace = Pace(batch_seconds(config), image_s)
@@ -354,7 +374,9 @@ def open_service(
         observers.append(
             TorchServeMetrics(model_name, batch_size, limits.max_batch_images, backend)
         )
-    return Service(backend, card, limits, observers, pace, settings.threads, small, share)
+    return Service(
+        backend, card, limits, observers, pace, settings.threads, small, share, directions
+    )
 
 
 def rounds(weights: Sequence[int], most: int) -> list[slice]:

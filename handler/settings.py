@@ -1,4 +1,5 @@
-"""What the archive says beside the network: an operator's settings, and the card of the model.
+"""What the archive says beside the network: an operator's settings, the card of the model, and the
+directions that its latents can be moved along.
 
 Each is a pydantic model, which is the one place for its names, types, ranges and defaults.
 """
@@ -7,16 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import hashlib
 import json
 import os
 import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from handler.hardware import processors
@@ -24,6 +29,12 @@ from handler.hardware import processors
 _SERVER_BYTES = 6_553_500  # TorchServe's, for both sizes, where its settings name none
 _PROPERTY = re.compile(r"^[ \t]*(\w+)[ \t]*[=: \t](.*)$", re.MULTILINE)
 _VARIABLE = re.compile(r"\$\$(\w+)\$\$")
+DIRECTIONS_FILE = "directions.json"
+DIRECTION_NAME = "[a-z][a-z0-9-]{0,39}"
+MAX_DIRECTIONS = 64
+
+# float32 as latents are: what is beyond its range would be infinite there.
+_Finite = Annotated[float, Field(ge=-3e38, le=3e38, allow_inf_nan=False)]
 
 
 class _Block(BaseModel):
@@ -232,6 +243,101 @@ class Card(BaseModel):
             reason = repr(error)
         raise RuntimeError(f"cannot use {path.name} of the archive: {reason}")
 
+
+class Direction(BaseModel):
+    """A way to change all pictures alike: a vector that is added to latents.
+
+    What is said of it beside these, such as measured numbers, is kept for the describe reply.
+
+    Args:
+        step: what strength 1 adds to a latent, nz numbers.
+        range: the least and the most strength that keep the pictures like those learned from.
+        kind: ``learned`` with a judge, or ``closed-form`` from the weights alone.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    step: list[_Finite]
+    range: tuple[_Finite, _Finite]
+    kind: Literal["learned", "closed-form"]
+
+
+@dataclass(frozen=True, eq=False)
+class Directions:
+    """The directions of an archive by name: its ``directions.json``, if it has one.
+
+    Args:
+        named: in the order of their names, which all sums of them keep.
+    """
+
+    named: Mapping[str, Direction]
+
+    @cached_property
+    def steps(self) -> dict[str, npt.NDArray[np.float64]]:
+        """What strength 1 adds to a latent: float32 numbers as float64, (nz,), by name."""
+        return {
+            name: np.array(direction.step, np.float32).astype(np.float64)
+            for name, direction in self.named.items()
+        }
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of names and steps, hexadecimal."""
+        digest = hashlib.sha256()
+        for name, step in self.steps.items():
+            digest.update(name.encode("ascii") + b"\0" + step.astype("<f8").tobytes())
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """What is known of each but its step."""
+        return {name: found.model_dump(exclude={"step"}) for name, found in self.named.items()}
+
+    @classmethod
+    def parse(cls, text: bytes, nz: int) -> Directions:
+        """Check the text of ``directions.json``.
+
+        Args:
+            text: JSON, name -> ``Direction``.
+            nz: length of a latent.
+
+        Raises:
+            ValueError: one sentence: it is not JSON, holds more than MAX_DIRECTIONS or a name that
+                is none, or a direction is no ``Direction`` of this nz.
+        """
+        try:
+            found = _NAMED.validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ascii(".".join(str(part) for part in first["loc"]))[1:-1]
+            raise ValueError(f"{place or 'it'}: {first['msg']}") from None
+        for name, direction in found.items():
+            if len(direction.step) != nz:
+                raise ValueError(f"{name}.step has {len(direction.step)} numbers, not {nz}")
+            if not direction.range[0] < direction.range[1]:
+                raise ValueError(f"{name}.range is {direction.range}; the first must be less")
+        return cls(dict(sorted(found.items())))
+
+    @classmethod
+    def read(cls, model_dir: Path, nz: int) -> Directions:
+        """Read ``directions.json`` of an extracted archive; without the file there are none.
+
+        Raises:
+            RuntimeError: one sentence on what is wrong with it.
+        """
+        path = model_dir / DIRECTIONS_FILE
+        try:
+            return cls.parse(path.read_bytes(), nz) if path.exists() else NO_DIRECTIONS
+        except (OSError, ValueError) as error:
+            raise RuntimeError(f"cannot use {path.name} of the archive: {error}") from error
+
+
+NO_DIRECTIONS = Directions({})
+_NAMED = TypeAdapter(
+    Annotated[
+        dict[Annotated[str, Field(pattern=f"^{DIRECTION_NAME}$")], Direction],
+        Field(max_length=MAX_DIRECTIONS),
+    ]
+)
 
 _NEEDED = {
     "int_type": "must be a whole number",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -10,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from training.networks import new_generator
 from training.weights import save_generator
@@ -24,6 +27,19 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "generator.safetensors"
     save_generator(path, new_generator(6, 2, 3, 32).eval(), {"steps": 0})
+    return path
+
+
+def save_directions(path: Path, weights: Path, **changes: Any) -> Path:
+    """A directions.safetensors of these weights, of two directions, but for ``changes``."""
+    steps = {"glasses": np.arange(6, dtype="f4") / 7, "age": -np.ones(6, np.float32)}
+    facts = {"kind": "learned", "range": [-3, 3.5], "success": 0.9}
+    metadata = {
+        "format": "dcgan-directions-1",
+        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "directions": json.dumps(dict.fromkeys(steps, facts)),
+    }
+    save_file(changes.pop("steps", steps), path, metadata | changes)
     return path
 
 

@@ -10,10 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import yaml
 
 from deploy.server import ROOT
 from export.__main__ import main
+from export.archive import read_directions
+from handler.settings import Directions
+from tests.export.conftest import save_directions
 
 Export = Callable[..., dict[str, Any]]
 
@@ -51,7 +56,7 @@ def test_an_export_is_complete(exported: Path) -> None:
     assert batches == {(a, b) for a in ("torchscript", "onnx") for b in (1, 2, 5, 64)}
 
 
-def test_backend_and_workers_can_be_chosen_at_export(
+def test_backend_workers_and_directions_can_be_chosen_at_export(
     weights: Path, exported: Path, tmp_path: Path
 ) -> None:
     assert (
@@ -65,6 +70,8 @@ def test_backend_and_workers_can_be_chosen_at_export(
                 "onnx",
                 "--workers",
                 "3",
+                "--directions",
+                str(save_directions(tmp_path / "any.safetensors", weights)),
             ]
         )
         == 0
@@ -78,3 +85,36 @@ def test_backend_and_workers_can_be_chosen_at_export(
     configs[0]["handler"]["backend"] = "onnx"
     configs[0] |= {"minWorkers": 3, "maxWorkers": 3}
     assert configs[1] == configs[0]
+    with zipfile.ZipFile(tmp_path / "dcgan.mar") as opened:
+        opened.extract("directions.json", tmp_path)
+    found = Directions.read(tmp_path, 6)
+    assert found.describe()["age"] == {"kind": "learned", "range": (-3, 3.5), "success": 0.9}
+    assert found.steps["glasses"].tolist() == (np.arange(6, dtype="f4") / 7).tolist()
+
+
+def test_directions_are_the_same_text_from_the_same_file(weights: Path, tmp_path: Path) -> None:
+    path = save_directions(tmp_path / "directions.safetensors", weights)
+    text = read_directions(path, weights, 6)
+    save_directions(path, weights)
+    assert read_directions(path, weights, 6) == text
+    assert list(json.loads(text)) == ["age", "glasses"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"format": "2"}, "its format is not dcgan-directions-1"),
+        ({"directions": "{}"}, "not one float32 tensor a direction"),
+        ({"directions": "[]"}, "is no directions.safetensors"),
+        ({"directions": '{"age": {}, "glasses": {}}'}, "Field required"),
+        ({"steps": {"age": np.ones(6), "glasses": np.ones(6)}}, "not one float32 tensor"),
+        ({"steps": {"age": np.ones(5, "f4"), "glasses": np.ones(5, "f4")}}, "has 5 numbers, not 6"),
+        ({"weights_sha256": "0"}, "of other weights than"),
+    ],
+)
+def test_directions_that_cannot_be_packed(
+    weights: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    path = save_directions(tmp_path / "directions.safetensors", weights, **changes)
+    with pytest.raises(ValueError, match=words):
+        read_directions(path, weights, 6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from export import __main__ as command
 from export.models import export_torchscript
+from tests.export.conftest import save_directions
 from training.networks import Generator, new_generator
 
 Captured = pytest.CaptureFixture[str]
@@ -44,6 +46,8 @@ def test_a_file_of_another_network_exits_3(
      ("--out {}/file", "file: Not a directory; give another"),
      ("--out {}/file/new", "--out {}/file/new cannot be written to: {}/file: Not"),
      ("--out /proc/new", "--out /proc/new cannot be written to: /proc: "),
+     ("--directions {}/hat", "/hat does not exist"),
+     ("--directions {}/file", "/file is no directions.safetensors"),
      ("--weights {}", "{} is a folder; give the generator.safetensors in it")],
 )  # fmt: skip
 def test_what_cannot_be_done_is_told_first_and_exits_2(
@@ -60,3 +64,20 @@ def test_what_cannot_be_done_is_told_first_and_exits_2(
     assert command.main([str(word) for word in arguments]) == 2
     assert words.format(tmp_path, tmp_path) in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_directions_beside_the_weights_are_packed_if_they_are_theirs(
+    weights: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    copied = shutil.copy(weights, tmp_path / "generator.safetensors")
+    auto = command.ExportConfig(copied)
+    assert command._directions(auto, 6) == b""
+    beside = save_directions(tmp_path / "directions.safetensors", weights)
+    assert b"glasses" in command._directions(auto, 6)
+    assert command._directions(command.ExportConfig(copied, directions="none"), 6) == b""
+    save_directions(beside, weights, weights_sha256="0")
+    assert command._directions(auto, 6) == b""
+    assert "warning: " in (err := capsys.readouterr().err)
+    assert "none are packed" in err
+    with pytest.raises(ValueError, match="of other weights"):
+        command._directions(command.ExportConfig(copied, directions=beside), 6)

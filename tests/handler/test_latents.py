@@ -18,7 +18,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from handler.latents import MAX_SEED, Latents, from_seeds, mix, walk
+from handler.latents import MAX_SEED, Latents, edit, from_seeds, mix, truncate, walk
 
 NZ = 100
 MOST = 100.0
@@ -195,3 +195,33 @@ def test_a_mix_stays_among_latents(weights: tuple[float, float]) -> None:
     with pytest.raises(OverflowError):
         mix([(weight, rows([1e30 if weight > MOST else 1.0])) for weight in weights])
     assert mix([(50, rows([1])), (50, rows([1]))]).tolist() == [[MOST]]
+
+
+def test_truncation_scales_towards_the_mean_of_all_latents() -> None:
+    found = truncate(rows([2, -4], [0.1, 0]), 0.7)
+    assert found.dtype == np.float32
+    assert found.tolist() == [[np.float32(1.4), np.float32(-2.8)], [np.float32(0.7 * 0.1), 0]]
+    assert truncate(from_seeds([1], NZ), 1).tobytes() == from_seeds([1], NZ).tobytes()
+
+
+def test_an_edit_adds_each_step_by_its_strength() -> None:
+    steps = {"a": np.array([1.0, 0.5]), "b": np.array([0.0, 2.0]), "c": np.array([9.0, 9.0])}
+    found = edit(rows([1, 1], [0, 0]), steps, {"b": -1.5, "a": 2})
+    assert found.dtype == np.float32
+    assert found.tolist() == [[3, -1], [2, -2]]
+
+
+def test_an_edit_is_rounded_once_and_in_one_order() -> None:
+    steps = {"a": np.array([2.0**30]), "b": np.array([2.0**-20]), "c": np.array([-(2.0**30)])}
+    strengths = dict.fromkeys(steps, 1.0)
+    turned = dict(reversed(strengths.items()))
+    for given in (strengths, turned):
+        assert edit(rows([0]), steps, given).tolist() == [[2.0**-20]]
+
+
+@pytest.mark.parametrize("strengths", [{"a": 101}, {"a": -1e308, "b": 1e308}, {"a": 1e308}])
+def test_an_edit_stays_among_latents(strengths: dict[str, float]) -> None:
+    steps = {"a": np.array([1.0, 10.0]), "b": np.array([1e38, 1.0])}
+    with pytest.raises(OverflowError):
+        edit(rows([0, 0]), steps, strengths)
+    assert edit(rows([0, 0]), steps, {"a": 10}).max() == MOST

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from handler import latents
 from handler.errors import Kind, RequestError
 from handler.latents import MAX_SEED, Latents, from_seeds
-from handler.request import Call, Request, draw, parse, schema
+from handler.request import Call, Request, changed, draw, parse, schema
 from handler.settings import Limits
 from handler.wire import Headers
+from tests.support.directions import directions
 from tests.support.random_requests import FIELDS, RandomRequests
 
 NZ = 4
@@ -28,8 +29,11 @@ ROW = [1.0, -2.0, 0.5, 3.0]
 NAN, INF = float("nan"), float("inf")
 
 
+DIRECTIONS = directions(NZ)
+
+
 def call(raw: dict[str, Any], nz: int = NZ, **limits: int) -> Call:
-    return parse(raw, nz, Limits(**limits))
+    return parse(raw, nz, Limits(**limits), directions=DIRECTIONS)
 
 
 def request(fields: object, **limits: int) -> Request:
@@ -38,14 +42,19 @@ def request(fields: object, **limits: int) -> Request:
 
 
 def drawn(item: Request) -> Latents:
-    ((rows,),) = draw([Call([item], kserve=False)], NZ)
+    (rows,) = all_latents(Call([item], kserve=False), NZ)
     return rows
+
+
+def all_latents(found: Call, nz: int) -> list[Latents]:
+    (own,) = draw([found], nz)
+    return changed(found, own, DIRECTIONS)
 
 
 def refused(raw: dict[str, Any], nz: int = NZ, **limits: int) -> RequestError:
     """The refusal of what may be seen as late as the latents are drawn."""
     with pytest.raises(RequestError) as caught:
-        list(draw([call(raw, nz, **limits)], nz))
+        all_latents(call(raw, nz, **limits), nz)
     return caught.value
 
 
@@ -159,6 +168,54 @@ def test_a_mix_is_the_weighted_sum_of_means() -> None:
         {"weight": -0.5, "noise": base64_of(rows)},
         {"weight": 2.5, "noise": base64_of(ROW)},
     ]
+
+
+BASES: list[dict[str, Any]] = [
+    {"seed": 5, "num_images": 3}, {"seeds": [7, 1]}, {"noise": [ROW]}, a_walk(1, ROW, steps=4),
+    a_mix(seeds=[3]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("base", BASES, ids=lambda base: next(iter(base)))
+def test_latents_of_any_source_are_truncated_and_then_edited(base: dict[str, Any]) -> None:
+    plain = drawn(request(base))
+    short = drawn(request({**base, "truncation": 0.7}))
+    assert np.array_equal(short, (0.7 * plain.astype(np.float64)).astype(np.float32))
+    fields = {**base, "edit": {"glasses": 1.5, "copy": -2}, "truncation": 0.7}
+    copy, glasses = np.array([0, 0, 0, 0.7], np.float32), np.array([1, 0.1, 0, 0], np.float32)
+    step = -2 * copy.astype(np.float64) + 1.5 * glasses.astype(np.float64)
+    moved = short.astype(np.float64) + step
+    assert np.array_equal(drawn(request(fields)), moved.astype(np.float32))
+
+
+def test_changes_come_as_form_fields_and_in_instances_too() -> None:
+    body = {"seed": 5, "truncation": 0.5, "edit": {"glasses": 1}}
+    form = {name: json.dumps(value).encode() for name, value in body.items()}
+    (item,), (instance,) = call(form).items, call({"body": {"instances": [body]}}).items
+    for found in (item, instance):
+        assert drawn(found).tobytes() == drawn(request(body)).tobytes()
+    error = refused({"body": {"instances": [{}, {"edit": {"far": 1}}]}})
+    assert error.field == "instances[1].edit"
+
+
+def test_a_recipe_has_the_changes_only_where_there_are_any() -> None:
+    for nothing in ({"edit": {}}, {"edit": None}, {"edit": {"copy": None}}, {"truncation": None}):
+        item = request({"seed": 5, **nothing})
+        assert item.recipe == request({"seed": 5}).recipe
+        assert item.recipe_alone(0, drawn(item)) == '{"seed":5,"padding":0}'
+        assert item.changes == {}
+    first = request({"seed": 5, "truncation": 1, "edit": {"glasses": 1, "copy": 0.1}})
+    second = request({"edit": {"copy": 0.1, "glasses": 1.0}, "truncation": 1.0, "seed": "5"})
+    assert first.recipe == second.recipe
+    assert json.loads(first.recipe)["edit"] == {"copy": 0.1, "glasses": 1}
+    assert json.loads(first.recipe_alone(0, drawn(first)))["truncation"] == 1
+
+
+def test_an_archive_without_directions_says_so() -> None:
+    with pytest.raises(RequestError, match="this archive has none") as caught:
+        parse({"body": {"edit": {"glasses": 1}}}, NZ, Limits())
+    assert (caught.value.kind, caught.value.field) == (Kind.UNKNOWN_FIELD, "edit.glasses")
+    assert "edit" not in parse({"body": {"edit": {}}}, NZ, Limits()).items[0].recipe
 
 
 def test_noise_in_base64_is_little_endian_float32() -> None:
@@ -302,6 +359,17 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"noise": [1, 2, 3, 1e39]}, "noise[0][3]", "1e+39"),
     ({"format": "gif"}, "format", "'gif'"), ({"format": "PNG"}, "format", "'PNG'"),
     ({"format": True}, "format", "true"),
+    ({"truncation": 0}, "truncation", "0"), ({"truncation": 1.01}, "truncation", "1.01"),
+    ({"truncation": -0.5}, "truncation", "-0.5"), ({"truncation": NAN}, "truncation", "nan"),
+    ({"truncation": True}, "truncation", "true"), ({"truncation": "1"}, "truncation", "'1'"),
+    ({"edit": 1}, "edit", "1"), ({"edit": ["glasses"]}, "edit", "a list of 1"),
+    ({"edit": {"glasses": 3.01}}, "edit.glasses", "3.01"),
+    ({"edit": {"copy": -2.6}}, "edit.copy", "-2.6"),
+    ({"edit": {"copy": True}}, "edit.copy", "true"), ({"edit": {"copy": "1"}}, "edit.copy", "'1'"),
+    ({"edit": {"glasses": NAN}}, "edit.glasses", "nan"),
+    ({"edit": {"far": INF}}, "edit.far", "inf"),
+    ({"edit": {"far": 1e-36}}, "edit", "an object of 1"),
+    ({"edit": {"far": 1e10}}, "edit", "an object of 1"),
     ({"columns": 0}, "columns", "0"), ({"columns": 257}, "columns", "257"),
     ({"columns": True}, "columns", "true"),
     ({"padding": -1}, "padding", "-1"), ({"padding": 65}, "padding", "65"),
@@ -378,7 +446,7 @@ def test_a_wrong_place_is_a_400_that_names_it(fields: dict[str, Any], at: str, s
     assert (error.kind, error.field, error.seen) == (Kind.INVALID_FIELD, at, seen)
     assert error.detail.startswith(at)
     assert error.allowed
-    assert error.allowed in error.detail or at in ("walk", "mix")
+    assert error.allowed in error.detail or at in ("walk", "mix", "edit")
 
 
 def test_the_steps_allowed_depend_on_the_latents() -> None:
@@ -404,6 +472,8 @@ def test_a_term_has_one_source(term: dict[str, Any], kind: Kind) -> None:
         (a_walk(1, 2, stepz=4), "walk.stepz", "did you mean steps"),
         (a_walk(1, 2, stepz=None), "walk.stepz", "did you mean steps"),
         (a_mix(seed=4), "mix[1].seed", "did you mean seeds"),
+        ({"edit": {"glases": 1}}, "edit.glases", "did you mean glasses"),
+        ({"edit": {"spectacles": None}}, "edit.spectacles", "use copy, far, glasses"),
         (a_walk(1, 2, **{"\r\n\u00e9": 1}), "walk.\\r\\n\\xe9", "remove it"),
         (a_walk(1, 2, **{"\ud800": 1}), "walk.\\ud800", "remove it"),
         (a_walk(1, 2, **{"<row>": 1}), "walk.<row>", "remove it"),
@@ -588,21 +658,24 @@ def test_the_limit_is_for_all_instances_together() -> None:
 # Random requests: a recipe draws the same once more, and the schema takes what parse takes.
 ANY_NZ = 3
 LIMITS = Limits(max_images=8, max_padding_px=9)
-SCHEMA = schema(ANY_NZ, LIMITS)
+NAMED = directions(ANY_NZ)
+SCHEMA = schema(ANY_NZ, LIMITS, NAMED)
 VALIDATOR = jsonschema_rs.Draft202012Validator(SCHEMA)
 
 
-RANDOM = RandomRequests(ANY_NZ, LIMITS.max_images)
+RANDOM = RandomRequests(ANY_NZ, LIMITS.max_images, directions(ANY_NZ, "copy"))
 
 
 def any_request(body: object) -> Request:
-    (item,) = parse({"body": body}, ANY_NZ, LIMITS).items
+    (item,) = parse({"body": body}, ANY_NZ, LIMITS, directions=NAMED).items
     any_latents(item)
     return item
 
 
 def any_latents(item: Request) -> bytes:
-    ((rows,),) = draw([Call([item], kserve=False)], ANY_NZ)
+    one = Call([item], kserve=False)
+    (own,) = draw([one], ANY_NZ)
+    (rows,) = changed(one, own, NAMED)
     return rows.tobytes()
 
 
@@ -657,8 +730,9 @@ def test_the_schema_takes_what_parse_takes(body: dict[str, Any]) -> None:
 @given(raw=RANDOM.anything)
 def test_anything_is_a_call_or_a_refusal_in_ascii(raw: dict[str, Any]) -> None:
     try:
-        found = parse(raw, ANY_NZ, LIMITS)
+        found = parse(raw, ANY_NZ, LIMITS, directions=NAMED)
         (latents,) = draw([found], ANY_NZ)
+        latents = changed(found, latents, NAMED)
     except RequestError as error:
         texts = [error.detail, error.field, error.seen, error.allowed]
         assert all(text.isascii() and len(text) < 500 for text in texts)
@@ -699,6 +773,11 @@ AT_THE_EDGE = [
     ({"walk": {"between": [1, 2], "steps": 2}}, {"walk": {"between": [1, 2]}}),
     ({"mix": [{"weight": 1, "seeds": [1]}] * 64}, {"mix": [{"weight": 1, "seeds": [1]}] * 65}),
     ({"mix": [{"weight": 1, "noise": [0] * ANY_NZ}]}, {"mix": [{"noise": [0] * ANY_NZ}]}),
+    ({"truncation": 1}, {"truncation": 1.001}),
+    ({"truncation": 1e-9}, {"truncation": 0}),
+    ({"edit": {"glasses": -3, "copy": 2}}, {"edit": {"glasses": -3.01}}),
+    ({"edit": {"copy": None}}, {"edit": {"hat": None}}),
+    ({"edit": {}}, {"edit": []}),
     ({"columns": 8}, {"columns": 9}),
     ({"padding": 9}, {"padding": 10}),
     ({"background": "#aBc012"}, {"background": "#abc0123"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,11 @@ from handler.pixels import Images, compose_grid
 from handler.replies import Renderer, deflated_share
 from handler.request import Call
 from handler.service import Service, equal_shares, open_service, rounds
-from handler.settings import Card, Limits, Pace, Settings
+from handler.settings import Card, Directions, Limits, Pace, Settings
 from handler.telemetry import BatchReport, RequestReport
 from handler.wire import NO_HEADERS, Headers
 from tests.support import tiny_models
+from tests.support.directions import directions, facts
 from tests.support.fake_service import CARD, NZ, POISON, Fake, one, pixels
 from tests.support.random_requests import RandomRequests
 
@@ -97,6 +99,50 @@ def test_each_image_of_a_json_reply_holds_its_recipe(
         assert image.size == (64, 64)
         alone = one(service, json.loads(image.info["dcgan"])["request"])
         assert np.array_equal(pixels(alone), np.asarray(image))
+
+
+@pytest.mark.parametrize("fields", [{}, *SOURCES], ids=str)
+def test_truncation_and_edit_are_told_and_are_in_the_recipes(fields: dict[str, Any]) -> None:
+    service = Service(Fake(), CARD, Limits(), directions=directions(NZ))
+    changes = {"truncation": 0.5, "edit": {"glasses": 1.5, "copy": -2}}
+    reply = one(service, {**fields, **changes})
+    assert reply.headers["X-Truncation"] == "0.5"
+    assert reply.headers["X-Edit"] == "copy=-2.0,glasses=1.5"
+    text = json.loads(Image.open(io.BytesIO(reply.body)).info["dcgan"])["request"]
+    assert one(service, text).body == reply.body
+    document = json.loads(one(service, {**text, "format": "json"}).body)
+    assert {name: document[name] for name in changes} == changes
+    tiles = []
+    for picture in document["images"]:
+        image = Image.open(io.BytesIO(base64.b64decode(picture)))
+        recipe = json.loads(image.info["dcgan"])["request"]
+        assert {name: recipe[name] for name in changes} == changes
+        assert np.array_equal(pixels(one(service, recipe)), np.asarray(image))
+        tiles.append(np.asarray(image))
+    npy = one(service, {**text, "format": "npy"})
+    assert np.array_equal(np.load(io.BytesIO(npy.body)), tiles)
+
+
+def test_an_edit_beyond_the_latents_concerns_its_request_alone() -> None:
+    service = Service(Fake(), CARD, Limits(), directions=directions(NZ))
+    bodies: list[dict[str, Any]] = [{"seed": 1}, {"edit": {"far": 1}}, {"edit": {"copy": 1}}]
+    replies = service.handle([{"body": body} for body in bodies])
+    assert [reply.status for reply in replies] == [200, 400, 200]
+    assert json.loads(replies[1].body)["field"] == "edit"
+
+
+def test_many_strengths_are_cut_in_the_header_and_counted_in_the_bytes() -> None:
+    copy = directions(NZ).named["copy"]
+    named = Directions({f"{'d' * 37}-{i:02}": copy for i in range(64)})
+    body = {"edit": dict.fromkeys(named.named, -0.12345678901234566), "format": "json"}
+    for limits, status in ((Limits(), 200), (Limits(max_reply_bytes=20_000), 413)):
+        reply = one(Service(Fake(), CARD, limits, directions=named), body)
+        assert reply.status == status
+    assert one(Service(Fake(), CARD, limits), {"format": "json"}).status == 200
+    header = one(Service(Fake(), CARD, Limits(), directions=named), body).headers["X-Edit"]
+    assert header.endswith(",...")
+    assert header.count("=") == 15
+    assert len(header) <= 1024
 
 
 @pytest.mark.parametrize("fields", SOURCES, ids=str)
@@ -661,7 +707,8 @@ def test_shares_are_about_equal(weights: list[int], parts: int, shares: list[lis
 # Real networks, and random requests that share a batch: each good one gets the bytes it gets alone.
 REAL_LIMITS = Limits(max_images=6, max_batch_images=4)
 
-RANDOM = RandomRequests(tiny_models.NZ, REAL_LIMITS.max_images)
+NAMED = directions(tiny_models.NZ, "copy", "glasses")
+RANDOM = RandomRequests(tiny_models.NZ, REAL_LIMITS.max_images, NAMED)
 ACCEPTS = ["", "*/*", "image/png", "application/json", "application/x-npy;q=0.5, */*;q=0.1"]
 # Those without a seed that are good by chance are random and so not compared.
 one_of_a_batch = st.tuples(st.booleans(), RANDOM.raws, RANDOM.anything, st.sampled_from(ACCEPTS))
@@ -671,7 +718,21 @@ one_of_a_batch = st.tuples(st.booleans(), RANDOM.raws, RANDOM.anything, st.sampl
 def real_service(request: pytest.FixtureRequest, model_dir: Path) -> Service:
     card = Card.read(model_dir)
     chosen = Settings(backend=request.param, precision="float32", limits=REAL_LIMITS)
-    return Service(open_backend(model_dir, card, chosen, None), card, REAL_LIMITS)
+    backend = open_backend(model_dir, card, chosen, None)
+    return Service(backend, card, REAL_LIMITS, directions=NAMED)
+
+
+def test_a_service_has_the_directions_of_its_archive(model_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_dir, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "directions.json").write_text(json.dumps(facts(tiny_models.NZ)))
+    opened = open_service(tmp_path, {"handler": {"backend": "onnx"}}, None)
+    described = opened.describe()
+    assert described["directions"]["copy"] == {"range": (-2.5, 2), "kind": "closed-form"}
+    assert set(described["request"]["$defs"]["Edit"]["properties"]) == {"copy", "far", "glasses"}
+    plain, edited = (
+        one(opened, {"seed": 1, "edit": edit, "format": "npy"}).body for edit in ({}, {"copy": 2})
+    )
+    assert plain != edited
 
 
 @pytest.mark.parametrize(("png", "told"), [("fast", "stored"), ("small", "level 1")])

@@ -6,11 +6,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from handler import settings as settings_module
-from handler.settings import Card, Limits, Pace, Settings, batch_seconds, server_limits
+from handler.settings import (
+    NO_DIRECTIONS,
+    Card,
+    Directions,
+    Limits,
+    Pace,
+    Settings,
+    batch_seconds,
+    server_limits,
+)
+from tests.support.directions import facts
 from tests.support.tiny_models import tiny_card
 
 CONFIG = Path(__file__).parents[2] / "handler" / "model-config.yaml"
@@ -187,3 +198,39 @@ def test_a_card_that_is_none(tmp_path: Path, text: str | None) -> None:
         (tmp_path / "card.json").write_text(text)
     with pytest.raises(RuntimeError, match=r"card\.json"):
         Card.read(tmp_path)
+
+
+def test_directions_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
+    assert Directions.read(tmp_path, 4) is NO_DIRECTIONS
+    (tmp_path / "directions.json").write_text(json.dumps(facts(4)))
+    found = Directions.read(tmp_path, 4)
+    assert list(found.named) == list(found.steps) == ["copy", "far", "glasses"]
+    assert found.steps["copy"].tolist() == [0, 0, 0, float(np.float32(0.7))]
+    assert found.describe()["glasses"] == {"range": (-3, 3), "kind": "learned", "success": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("", "JSON"),
+        ([], "object"),
+        ({"Glasses": {}}, "pattern"),
+        ({"a\n": {}}, "pattern"),
+        ({"a" * 41: {}}, "pattern"),
+        ({f"a{i}": facts(4)["copy"] for i in range(65)}, "64 items"),
+        ({"a": {}}, "a.step: Field required"),
+        ({"a": facts(5)["copy"]}, "a.step has 5 numbers, not 4"),
+        ({"a": facts(4)["copy"] | {"step": [0, 0, 0, 1e39]}}, "a.step.3: .*less than"),
+        ({"a": facts(4)["copy"] | {"step": [0, 0, 0, float("nan")]}}, "a.step.3: .*finite"),
+        ({"a": facts(4)["copy"] | {"step": [0, 0, 0, "1"]}}, "a.step.3: .*number"),
+        ({"a": facts(4)["copy"] | {"range": [1, 1]}}, "a.range is .*must be less"),
+        ({"a": facts(4)["copy"] | {"range": [1]}}, "a.range"),
+        ({"a": facts(4)["copy"] | {"kind": "guessed"}}, "a.kind"),
+    ],
+)
+def test_broken_directions_are_named_in_one_sentence(
+    tmp_path: Path, wrong: object, words: str
+) -> None:
+    (tmp_path / "directions.json").write_text(wrong if wrong == "" else json.dumps(wrong))
+    with pytest.raises(RuntimeError, match=rf"directions\.json of the archive: .*{words}"):
+        Directions.read(tmp_path, 4)

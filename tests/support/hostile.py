@@ -142,8 +142,8 @@ BOMBS = [  # megabytes
 ]  # fmt: skip
 
 FIELDS = [
-    "seed", "seeds", "num_images", "noise", "walk", "mix", "columns", "padding",
-    "background", "format", "instances", "between", "steps", "weight", "body", "data",
+    "seed", "seeds", "num_images", "noise", "walk", "mix", "truncation", "edit", "columns",
+    "padding", "background", "format", "instances", "between", "steps", "weight", "body", "data",
 ]  # fmt: skip
 TYPES = [
     JSON, f"{JSON}; charset=utf-8", "application/octet-stream", "text/plain", "image/png",

@@ -11,11 +11,12 @@ import numpy as np
 from hypothesis import strategies as st
 
 from handler.latents import MAX_SEED
+from handler.settings import NO_DIRECTIONS, Directions
 
 Body = dict[str, Any]
 FIELDS = [
-    "seed", "seeds", "num_images", "noise", "walk", "mix", "columns", "padding", "background",
-    "format",
+    "seed", "seeds", "num_images", "noise", "walk", "mix", "truncation", "edit", "columns",
+    "padding", "background", "format",
 ]  # fmt: skip
 dictionary = st.fixed_dictionaries
 json_values = st.recursive(
@@ -31,10 +32,14 @@ def to_base64(rows: list[list[float]]) -> str:
 
 @dataclass(frozen=True)
 class RandomRequests:
-    """Requests to a server of latents of ``nz`` numbers that gives up to ``most`` images."""
+    """Requests to a server of latents of ``nz`` numbers that gives up to ``most`` images.
+
+    Its directions are edited by less than 1, if it has any.
+    """
 
     nz: int
     most: int
+    directions: Directions = NO_DIRECTIONS
 
     def rows(self, least: int = -4) -> st.SearchStrategy[Any]:
         numbers = st.floats(least, 4, width=32) | st.floats(least, 4) | st.integers(least, 4)
@@ -79,7 +84,10 @@ class RandomRequests:
             dictionary({"seed": values["seed"]}, optional={"num_images": values["num_images"]}),
             *(dictionary({name: values[name]}) for name in ("seeds", "noise", "walk", "mix")),
         )
+        strengths = {name: st.floats(-1, 1) | st.none() for name in self.directions.named}
         layout = dictionary({}, optional={
+            "truncation": st.floats(0, 1, exclude_min=True) | st.none(),
+            "edit": dictionary({}, optional=strengths) | st.none(),
             "columns": st.integers(1, self.most) | st.none(),
             "padding": st.integers(0, 3) | st.none(),
             "background": st.from_regex("#[0-9a-fA-F]{6}", fullmatch=True) | st.none(),
