@@ -92,7 +92,7 @@ def test_answers_and_refusals_can_be_read(proxy: Proxy) -> None:
         assert reply.status_code == status
         told = allowed(reply)
         assert told["allow-origin"] == FRIEND
-        assert {*OURS, "X-Seeds", "X-Fallback", "Retry-After"} == set(
+        assert {*OURS, "X-Seeds", "X-Edit", "X-Truncation", "X-Fallback", "Retry-After"} == set(
             told["expose-headers"].split(", ")
         )
         assert status != 200 or set(OURS) <= set(reply.headers)

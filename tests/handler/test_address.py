@@ -18,6 +18,7 @@ from handler.request import parse
 from handler.service import Service
 from handler.settings import Limits
 from handler.wire import Headers
+from tests.support.directions import directions
 from tests.support.fake_service import CARD, NZ, Fake, one
 
 SERVED = CARD.weights_sha256[:8]
@@ -217,6 +218,10 @@ def test_what_caches_are_told() -> None:
     assert a_year["CDN-Cache-Control"] == "public, max-age=31536000, immutable"
     assert a_year["X-Accel-Expires"] == "31536000"
     assert some_minutes["ETag"] == a_year["ETag"]
+    service = Service(Fake(), CARD, Limits(), directions=directions(NZ))
+    edited = get(f"/v/{SERVED}/seed/1.png?edit.copy=1", service).headers  # of more than the weights
+    assert edited["CDN-Cache-Control"] == some_minutes["CDN-Cache-Control"]
+    assert (edited["X-Edit"], "X-Edit" in a_year) == ("copy=1.0", False)
 
 
 @pytest.mark.parametrize(
@@ -281,6 +286,8 @@ def test_the_tag_changes_with_whatever_may_change_the_bytes(
         Renderer(CARD, other, True), Renderer(CARD, narrow, True),
         *(Renderer(CARD.model_copy(update=changed), Fake(), True)
           for changed in ({"weights_sha256": "cd" * 32}, {"version": "2"})),
+        Renderer(CARD, Fake(), True, directions=directions(NZ)),
+        Renderer(CARD, Fake(), True, directions=directions(NZ, "copy")),
     ]  # fmt: skip
     for name in ("processor_name", "versions", "_code_sha256"):
         with monkeypatch.context() as patch:
