@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -66,6 +67,16 @@ def naming(path: Path) -> Iterator[None]:
         if error.filename is not None and Path(error.filename).parent != path.parent:
             raise  # of another file
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_partial(path: Path) -> bool:

@@ -33,11 +33,13 @@ LESS = {
     "evaluate": "--samples 32",
     "neighbours": "--samples 32",
     "arithmetic": "--terms 3 --trials 1 --bases 4 --samples 200",
-    "directions": "--directions 1 --steps 3",
+    "directions": "--concepts glasses --steps 1 --batch-size 8 --samples 8 --closed-form 1",
+    "walk": "--legs 2",
+    "probe": "--labels 20 --tested 20",
     "filters": "--pictures 64",
 }
-OF_A_RUN = {"train", "filters", "curves", "animation"}
-AS_SHOWN = {"compare", "walk", "enlarge"}  # nothing is made smaller
+OF_A_RUN = {"train", "filters", "probe", "curves", "animation"}
+AS_SHOWN = {"compare", "walk", "enlarge"}  # no picture is made smaller
 
 OF_WEIGHTS = ("walk", "enlarge", "directions", "compare")
 BAD = [
@@ -162,20 +164,28 @@ def test_every_command_of_the_page(
     monkeypatch.chdir(ROOT)
     few_avatars = partial(load_avatars, count=128)
     monkeypatch.setattr("training.data.sources.load_avatars", few_avatars)
+    monkeypatch.setattr("training.lab.latent_plots.UNSEEN", 50)
+    # A referee that learns in no time, and not much.
+    monkeypatch.setattr("training.lab.judge.SHIPPED_REFEREE", tmp_path / "absent")
+    monkeypatch.setattr("training.lab.judge.KEPT", tmp_path / "judges")
+    monkeypatch.setattr("training.lab.judge.PICTURES", 128)
+    monkeypatch.setattr("training.lab.judge.MEASURED_ON", 50)
     generator, info = load_generator(WEIGHTS)
     few = tmp_path / "few.safetensors"  # the shipped weights, as if trained on fewer pictures
     save_generator(few, generator, {**info.provenance, "pictures": 128})
     for command in SHOWN:
         there = [part.replace("docs/experiments", str(tmp_path)) for part in command]
+        there = [part.replace("model_store/directions", str(tmp_path / "d")) for part in there]
         there = [part.replace("runs/small", str(tmp_path / "small")) for part in there]
         name = name_of(command)
         less = LESS.get(name, "").split()
         less += [] if name in OF_A_RUN else ["--weights", str(few)]
         assert main([*there, *less]) == 0, (command, capsys.readouterr().err[-2000:])
         said = json.loads(capsys.readouterr().out)
-        if name not in ("train", "evaluate"):
-            shown = ROOT / "docs" / "experiments" / Path(said["out"]).name
-            with Image.open(said["out"]) as image, Image.open(shown) as on_the_page:
+        if name not in ("train", "evaluate", "probe"):
+            picture = Path(said.get("picture", said["out"]))
+            shown = ROOT / "docs" / "experiments" / picture.name
+            with Image.open(picture) as image, Image.open(shown) as on_the_page:
                 image.load()
                 assert image.format == on_the_page.format
                 if name in AS_SHOWN:

@@ -20,13 +20,13 @@ from handler.latents import from_seeds
 from handler.pixels import Images
 from training.config import Count, nearest
 from training.lab.judge import SURE, Probabilities, judge_of
-from training.lab.latent_plots import random_directions
 from training.lab.options import OfWeights, UsageError
 from training.lab.plots import Plot, rows_of
 from training.networks import Generator
 from training.samples import Latents, draw
 
 Rows = npt.NDArray[np.intp]
+TERMS = 3  # latents averaged on each side, in the paper
 
 # What the avatars can have, by name: the classes of the labelled attributes.
 NAMES: dict[str, dict[str, int]] = {
@@ -66,8 +66,8 @@ class Arithmetic(OfWeights, Plot):
     out: Path = Path("runs/plots/arithmetic.png")
     samples: Annotated[int, Ge(2)] = 2000
     """Samples, of seeds 0, 1, ..., among which terms and bases are looked for."""
-    terms: Count = 3
-    """Latents averaged on each side; the paper has 3."""
+    terms: Count = TERMS
+    """Latents averaged on each side, as the paper's."""
     trials: Count = 10
     """Directions, each from other samples, that the numbers are over; the first one is drawn."""
     bases: Count = 200
@@ -269,6 +269,13 @@ def add(bases: Latents, direction: Latents, strength: float, *, keep_length: boo
         lengths = np.linalg.norm(moved, axis=1, keepdims=True)
         moved *= np.linalg.norm(bases, axis=1, keepdims=True) / np.maximum(lengths, 1e-12)
     return moved
+
+
+def random_directions(count: int, length: float, nz: int, seed: int) -> Latents:
+    """Evenly distributed directions of one length, the same each time: float32 (count, nz)."""
+    drawn = np.random.default_rng(seed).standard_normal((count, nz))
+    drawn *= length / np.linalg.norm(drawn, axis=1, keepdims=True)
+    return drawn.astype(np.float32)
 
 
 def measure(

@@ -6,7 +6,6 @@ in them is called by its formula. FID and KID are only what torch-fidelity's Inc
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from dataclasses import dataclass
@@ -19,11 +18,11 @@ from annotated_types import Ge
 from tabulate import tabulate  # type: ignore[import-untyped]
 
 from handler.pixels import Images
-from training.files import atomic_path, check_writable
+from training.files import check_writable, sha256_of
 from training.health import pairwise_diversity
 from training.lab import distances, memorisation
 from training.lab.judge import Judge, by_attribute, clean_tiles
-from training.lab.options import UsageError, check_ending
+from training.lab.options import UsageError, check_ending, write_markdown
 from training.lab.reals import AgainstReals, Reals
 from training.samples import generate
 from training.sliced import sliced_wasserstein_by_scale
@@ -51,7 +50,8 @@ class Evaluate(AgainstReals):
     beside: Path | None = None
     """An earlier result (JSON of this command), shown beside this one in the tables."""
     markdown: Path | None = None
-    """.md: write the tables here, and not to stderr."""
+    """.md: write the tables here, and not to stderr; between its markers where it has them, as the
+    model card does."""
 
     def check(self) -> None:
         """As of ``Command``."""
@@ -68,8 +68,7 @@ class Evaluate(AgainstReals):
         if self.markdown is None:
             print(tables, file=sys.stderr)
         else:
-            with atomic_path(self.markdown) as beside:
-                beside.write_text(tables + "\n", encoding="utf-8")
+            write_markdown(self.markdown, "evaluate", tables)
         return result
 
     def _measure(self) -> Result:
@@ -97,7 +96,7 @@ class Evaluate(AgainstReals):
         left_out += [f"copies of {what}" for what in reals.missing]
         return {
             "weights": str(self.weights),
-            "weights_sha256": hashlib.sha256(self.weights.read_bytes()).hexdigest(),
+            "weights_sha256": sha256_of(self.weights),
             "steps": info.provenance.get("steps"),
             "seeds": [0, len(samples) - 1],
             "measures": measures.found,

@@ -1,4 +1,4 @@
-"""The latent space in pictures: walks, the directions that change most, layers, maps of latents."""
+"""The latent space in pictures: walks, layers, maps of latents."""
 
 from __future__ import annotations
 
@@ -15,18 +15,23 @@ from annotated_types import Ge, Lt
 from handler.latents import MAX_SEED, Method, from_seeds, walk
 from handler.pixels import Images, to_uint8
 from training.config import Count
+from training.lab.judge import USUAL, Judge
+from training.lab.memorisation import Space, reduced
 from training.lab.options import OfWeights, Seed, UsageError
 from training.lab.plots import Plot, rows_of
+from training.lab.reals import AgainstReals, Reals
 from training.networks import Generator
 from training.samples import Latents, draw, tiles
 
 FloatMaps = npt.NDArray[np.float32]  # (maps, h, w)
 MAX_PX = 8192  # of a side; a larger picture is a mistyped number
+STEPS = (9, 30, 100)  # of a leg, that are compared
+UNSEEN = 2000  # real pictures that say how near is usual
 START_PX = 4  # height and width of the first feature maps of one latent
 
 
 @dataclass(frozen=True, kw_only=True)
-class Walk(OfWeights, Plot):
+class Walk(AgainstReals, Plot):
     """Walk from seed to seed: a grid (.png, one row a leg) or a closed round (.gif).
 
     Small steps of z should be small steps of G(z) (paper, section 6.1): a Generator that had
@@ -44,32 +49,39 @@ class Walk(OfWeights, Plot):
     """slerp keeps the length of the latents; linear is the paper's."""
     frame_ms: Annotated[int, Ge(10)] = 80
     """GIF: how long a picture is shown."""
+    legs: Annotated[int, Ge(0)] = 0
+    """Also walk so many legs beside two impostors: one that knows training pictures by heart, one
+    that fades from end to end."""
 
     def result(self) -> dict[str, Any]:
-        """Write the picture; returns how even the steps are.
-
-        ``largest_step`` and ``mean_step`` are mean absolute differences between neighbours on
-        the path in grey levels, ``ends`` those between the two ends of a leg.
-        """
+        """Write the picture; returns how far the pictures move, as ``steps_of``, and with ``legs``
+        the numbers of ``beside_impostors``."""
         if len(self.seeds) < 2:
             raise UsageError(f"--seeds is {self.seeds}; give two or more")
-        generator, _ = self.load()
+        generator, info = self.load()
         moving = self.out.suffix.lower() == ".gif"
         seeds = (*self.seeds, self.seeds[0]) if moving else self.seeds
         legs = walk_legs(from_seeds(seeds, generator.nz), self.steps, self.method)
         images = draw(generator, legs.reshape(-1, generator.nz))
         by_leg = images.reshape(len(legs), self.steps, *images.shape[1:])
-        if moving:
-            frames = by_leg[:, :-1].reshape(-1, *images.shape[1:])  # each seed once
-            self.save_gif(list(frames), self.frame_ms, hold=False)
-        else:
-            self.save_png(tiles(images, self.steps))
-        return {
+        result = {
             "out": str(self.out),
             "seeds": self.seeds,
             "method": self.method,
             **steps_of(by_leg),
         }
+        if self.legs:
+            judge = self.judge(info)
+            reals = self.reals(info, UNSEEN, judge)
+            result["beside_impostors"] = beside_impostors(
+                generator, reals, judge, self.legs, self.method
+            )
+        if moving:
+            frames = by_leg[:, :-1].reshape(-1, *images.shape[1:])  # each seed once
+            self.save_gif(list(frames), self.frame_ms, hold=False)
+        else:
+            self.save_png(tiles(images, self.steps))
+        return result
 
 
 def walk_legs(keys: Latents, steps: int, method: Method) -> Latents:
@@ -78,92 +90,87 @@ def walk_legs(keys: Latents, steps: int, method: Method) -> Latents:
 
 
 def steps_of(legs: Images) -> dict[str, float]:
-    """How far the pictures move: uint8 (legs, steps, H, W, C) -> grey levels."""
-    signed = legs.astype(np.int16)
-    moves = np.abs(np.diff(signed, axis=1)).mean(axis=(2, 3, 4))
-    ends = np.abs(signed[:, -1] - signed[:, 0]).mean()
+    """How far the pictures move: uint8 (legs, steps, H, W, C) -> grey levels.
+
+    Returns:
+        mean absolute differences, of each the median over the legs: ``mean_step`` and
+        ``largest_step`` between neighbours of a leg, ``ends`` between its ends. One step can be
+        larger than that: where white fur turns black, and on the way back to white.
+    """
+    found: dict[str, list[float]] = {"mean_step": [], "largest_step": [], "ends": []}
+    for leg in legs:  # one at a time: differences are twice as large as pictures
+        signed = leg.astype(np.int16)
+        moves = np.abs(np.diff(signed, axis=0)).mean(axis=(1, 2, 3))
+        found["mean_step"].append(moves.mean())
+        found["largest_step"].append(moves.max())
+        found["ends"].append(np.abs(signed[-1] - signed[0]).mean())
+    return {name: round(float(np.median(values)), 2) for name, values in found.items()}
+
+
+def beside_impostors(
+    generator: Generator, reals: Reals, judge: Judge | None, legs: int, method: Method
+) -> dict[str, Any]:
+    """Walks of the Generator, of one who learned by heart, and of one who only fades.
+
+    The *memoriser* shows, for each picture of the Generator, the training picture nearest to it:
+    however fine the steps, it jumps. The *fade* mixes the pixels of the ends: it is as smooth as
+    can be, and shows two cats at once. Only what has learned to draw does neither.
+
+    Args:
+        legs: each of two seeds of its own, 0 and 1, 2 and 3, ...
+
+    Returns:
+        ``largest_step``: for each the median over the legs, in grey levels, at each of
+        ``steps`` a leg; ``shrinks``: how many times smaller it gets from the first to the last;
+        ``near_real`` (avatars): the share of the middle thirds' pictures that is as near to a
+        training picture, in the judge's features, as 99 % of unseen real ones are.
+    """
+    keys = from_seeds(range(2 * legs), generator.nz).reshape(legs, 2, -1)
+    largest: dict[str, list[float]] = {"generator": [], "memoriser": [], "fade": []}
+    middles: dict[str, Images] = {}
+    for steps in STEPS:
+        latents = np.concatenate([walk_legs(ends, steps + 1, method) for ends in keys])
+        drawn = draw(generator, latents.reshape(-1, generator.nz))
+        known = Space(reduced).nearest(drawn, reals, np.full(len(drawn), -1), neighbours=1)
+        shape = (legs, steps + 1, *drawn.shape[1:])
+        walks = {
+            "generator": drawn.reshape(shape),
+            "memoriser": reals.trained_on[known.index[:, 0]].reshape(shape),
+        }
+        walks["fade"] = np.stack([faded(leg[0], leg[-1], steps + 1) for leg in walks["generator"]])
+        for name, pictures in walks.items():
+            largest[name].append(steps_of(pictures)["largest_step"])
+            if steps == STEPS[0]:
+                middle = pictures[:, steps // 3 : steps + 1 - steps // 3]
+                middles[name] = middle.reshape(-1, *drawn.shape[1:])
+    near = None
+    if judge is not None:
+        space = Space(judge.features)
+        usual = space.nearest(reals.reference, reals, reals.rows, neighbours=1).distances
+        limit = np.quantile(usual, USUAL)
+        near = {"unseen_real": USUAL} | {
+            name: round(float((_distances(space, middle, reals) <= limit).mean()), 3)
+            for name, middle in middles.items()
+        }
     return {
-        "mean_step": round(float(moves.mean()), 2),
-        "largest_step": round(float(moves.max()), 2),
-        "ends": round(float(ends), 2),
+        "legs": legs,
+        "steps": STEPS,
+        "largest_step": largest,
+        "shrinks": {name: round(x[0] / max(x[-1], 0.01), 1) for name, x in largest.items()},
+        "near_real": near,
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Directions(OfWeights, Plot):
-    """Move one picture along the directions of the latent that change most, one row each.
-
-    The directions are those that the Generator's first layer answers to most strongly.
-    """
-
-    out: Path = Path("runs/plots/directions.png")
-    seed: Seed = 0
-    """Seed of the latent in the middle column."""
-    directions: Count = 8
-    """The strongest so many, and one row more: a random direction."""
-    steps: Annotated[int, Ge(2)] = 9
-    """Pictures in a row."""
-    reach: float = 4.0
-    """Distance of the first and the last picture from the middle one, as latents have it."""
-
-    def result(self) -> dict[str, Any]:
-        """Write the picture; returns how strong the directions are.
-
-        ``effective_dimensions`` is the participation ratio (sum e)^2 / sum e^2 of the strengths
-        e: nz if all directions count the same, 1 if only one does. ``pixel_change`` is the
-        mean absolute change of pictures, in grey levels, for a step of length 1 along each
-        direction, over 64 latents.
-        """
-        generator, _ = self.load()
-        strengths, vectors = strongest_directions(generator)
-        count = min(self.directions, generator.nz)
-        shown = np.concatenate([vectors[:count], random_directions(1, 1.0, generator.nz, seed=0)])
-        places = np.linspace(-self.reach, self.reach, self.steps, dtype=np.float32)[:, None]
-        middle = from_seeds([self.seed], generator.nz)
-        self.save_png(rows_of([draw(generator, middle + places * d) for d in shown]))
-        changes = [pixel_change(generator, direction) for direction in shown]
-        return {
-            "out": str(self.out),
-            "seed": self.seed,
-            "nz": generator.nz,
-            "effective_dimensions": round(float(strengths.sum() ** 2 / (strengths**2).sum()), 1),
-            "share_of_strength": [round(float(s / strengths.sum()), 4) for s in strengths[:count]],
-            "pixel_change": {"directions": changes[:-1], "random": changes[-1]},
-        }
+def faded(first: Images, last: Images, count: int) -> Images:
+    """From picture to picture by mixing pixels: uint8 (H, W, C) -> (count, H, W, C)."""
+    shares = np.linspace(0, 1, count, dtype=np.float32)[:, None, None, None]
+    mixed: Images = np.rint((1 - shares) * first + shares * last).astype(np.uint8)
+    return mixed
 
 
-def strongest_directions(generator: Generator) -> tuple[npt.NDArray[np.float64], Latents]:
-    """Unit vectors by how much the first layer answers to them, the strongest first.
-
-    That layer is linear in the latent, so they are eigenvectors of its weights (Shen and Zhou,
-    arXiv:2007.06600, section 3.1); BatchNorm after it, which is a fixed scale in a trained
-    network, is part of these weights here.
-
-    Returns:
-        squared lengths of the answers, float64 (nz,), and the directions, float32 (nz, nz).
-    """
-    projection = next(m for m in generator.layers if isinstance(m, torch.nn.ConvTranspose2d))
-    norm = next(m for m in generator.layers if isinstance(m, torch.nn.BatchNorm2d))
-    variance = torch.ones(1) if norm.running_var is None else norm.running_var
-    scale = norm.weight.detach() / torch.sqrt(variance + norm.eps)
-    weights = (projection.weight.detach() * scale[:, None, None]).double()  # (nz, maps, 4, 4)
-    flat = weights.flatten(1).numpy()
-    values, vectors = np.linalg.eigh(flat @ flat.T)
-    return values[::-1], np.ascontiguousarray(vectors[:, ::-1].T, dtype=np.float32)
-
-
-def random_directions(count: int, length: float, nz: int, seed: int) -> Latents:
-    """Evenly distributed directions of one length, the same each time: float32 (count, nz)."""
-    drawn = np.random.default_rng(seed).standard_normal((count, nz))
-    drawn *= length / np.linalg.norm(drawn, axis=1, keepdims=True)
-    return drawn.astype(np.float32)
-
-
-def pixel_change(generator: Generator, direction: Latents) -> float:
-    """Mean absolute change in grey levels for a step of length 1, over the seeds 0 to 63."""
-    start = from_seeds(range(64), generator.nz)
-    before, after = (draw(generator, z).astype(np.int16) for z in (start, start + direction))
-    return round(float(np.abs(after - before).mean()), 2)
+def _distances(space: Space, images: Images, reals: Reals) -> npt.NDArray[np.float32]:
+    found = space.nearest(images, reals, np.full(len(images), -1), neighbours=1)
+    return found.distances[:, 0]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from annotated_types import Ge, Lt
 
 from handler.latents import MAX_SEED
 from training.config import ConfigError, TrainConfig, check, from_mapping
+from training.files import atomic_path
 from training.networks import Generator
 from training.weights import WeightsInfo, load_generator
 
@@ -65,6 +66,21 @@ def check_ending(flag: str, path: Path, *endings: str) -> None:
     """
     if path.suffix.lower() not in endings:
         raise UsageError(f"{flag} {path} ends in {path.suffix!r}; give {' or '.join(endings)}")
+
+
+def write_markdown(path: Path, name: str, text: str) -> None:
+    """Write tables: between ``<!-- name -->`` and ``<!-- /name -->`` where the file has these
+    lines, else alone.
+
+    Raises:
+        OSError: not writable.
+    """
+    first, last = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
+    before, found, rest = (path.read_text("utf-8") if path.is_file() else "").partition(first)
+    _, ends, after = rest.partition(last)
+    whole = f"{before}{first}{text}\n{last}{after}" if found and ends else f"{text}\n"
+    with atomic_path(path) as beside:
+        beside.write_text(whole, "utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)

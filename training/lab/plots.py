@@ -40,16 +40,8 @@ class Plot(Command, ABC):
         check_writable(self.out)
 
     def save_png(self, picture: Images) -> None:
-        """Write uint8 (H, W, 1 or 3), in the nearest of ``colours`` if it is not 0.
-
-        Raises:
-            OSError: not writable.
-        """
-        image = as_image(picture)
-        if self.colours:
-            image = image.convert("RGB").quantize(self.colours, dither=Image.Dither.NONE)
-        with atomic_path(self.out) as beside:
-            image.save(beside, "PNG", optimize=True, pnginfo=drawn_here())
+        """As ``write_png``."""
+        write_png(self.out, picture, self.colours)
 
     def save_gif(self, frames: Sequence[Images], frame_ms: int, *, hold: bool) -> None:
         """Write an endless animation, with one palette, so that colours do not flicker.
@@ -83,6 +75,19 @@ class Plot(Command, ABC):
                 loop=0,
                 comment=DRAWN.encode(),
             )
+
+
+def write_png(path: Path, picture: Images, colours: int = 0) -> None:
+    """Write uint8 (H, W, 1 or 3), in the nearest of ``colours`` if it is not 0.
+
+    Raises:
+        OSError: not writable.
+    """
+    image = as_image(picture)
+    if colours:
+        image = image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    with atomic_path(path) as beside:
+        image.save(beside, "PNG", optimize=True, pnginfo=drawn_here())
 
 
 def rows_of(rows: Sequence[Images]) -> Images:

@@ -16,7 +16,16 @@ from handler.pixels import Images
 from training.__main__ import main
 from training.data.avatars import load_avatars
 from training.lab import judge
-from training.lab.arithmetic import NAMES, Concept, Pool, add, measure, parse_concept, plan
+from training.lab.arithmetic import (
+    NAMES,
+    Concept,
+    Pool,
+    add,
+    measure,
+    parse_concept,
+    plan,
+    random_directions,
+)
 from training.lab.options import UsageError
 from training.networks import new_generator
 from training.samples import Latents
@@ -117,6 +126,12 @@ def test_lengths_are_kept_on_request() -> None:
     moved = add(bases, 3 * bases[0], 1.0, keep_length=True)
     assert np.allclose(np.linalg.norm(moved, axis=1), np.linalg.norm(bases, axis=1), rtol=1e-5)
     assert not np.allclose(moved[1], bases[1], atol=0.1)
+
+
+def test_random_directions_have_the_length_and_no_favourite() -> None:
+    drawn = random_directions(2000, 7.0, 4, seed=0)
+    assert np.allclose(np.linalg.norm(drawn, axis=1), 7, atol=1e-4)
+    assert np.abs(drawn.mean(axis=0)).max() < 0.4
 
 
 def test_too_few_samples_are_told() -> None:

@@ -1,8 +1,9 @@
-"""Walks, directions of the latent against planted weights, and maps of latents."""
+"""Walks, beside planted impostors too, layers, and maps of latents."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,18 +14,19 @@ from handler.latents import from_seeds
 from handler.pixels import to_uint8
 from tests.support.generators import AVATARS, lively, weights
 from tests.support.tiny_runs import printed
+from training.data.decode import Pictures
 from training.lab.latent_plots import (
+    beside_impostors,
     blend,
+    faded,
     feature_maps,
     large_picture,
     latent_map,
-    pixel_change,
-    random_directions,
     steps_of,
     strongest,
-    strongest_directions,
 )
-from training.networks import Generator, LatentLaw, new_generator
+from training.lab.reals import unseen_reals
+from training.networks import Generator
 from training.samples import draw
 
 Captured = pytest.CaptureFixture[str]
@@ -35,9 +37,36 @@ def weights_file(tmp_path: Path) -> str:
     return str(weights(tmp_path, lively(), **AVATARS))
 
 
-def test_steps_are_differences_of_neighbours() -> None:
-    levels = np.array([0, 10, 40], np.uint8).reshape(1, 3, 1, 1, 1)
+def test_steps_are_differences_of_neighbours_and_one_leg_decides_nothing() -> None:
+    levels = np.array([0, 10, 40, 0, 10, 40, 0, 250, 0], np.uint8).reshape(3, 3, 1, 1, 1)
     assert steps_of(levels) == {"mean_step": 20.0, "largest_step": 30.0, "ends": 40.0}
+
+
+class Turning(torch.nn.Module):
+    """Planted: a picture is one colour, that of the first numbers of the latent."""
+
+    nz = 6
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(latents[:, :3, None, None]).expand(-1, 3, 32, 32)
+
+
+def test_the_impostors_are_told_from_what_draws() -> None:
+    generator = Turning()
+    generator.register_parameter("at", torch.nn.Parameter(torch.zeros(1)))
+    few = draw(cast(Generator, generator), from_seeds(range(100, 130), 6))
+    reals = unseen_reals(Pictures(few, "colours"), few[:4], "")
+    found = beside_impostors(cast(Generator, generator), reals, None, 10, "slerp")
+    assert found["near_real"] is None
+    shrinks = found["shrinks"]
+    assert shrinks["generator"] > 5
+    assert shrinks["fade"] > 5
+    assert shrinks["memoriser"] < 2
+
+
+def test_a_fade_has_its_ends_and_their_mean() -> None:
+    first, last = np.zeros((1, 1, 3), np.uint8), np.full((1, 1, 3), 100, np.uint8)
+    assert faded(first, last, 5)[:, 0, 0, 0].tolist() == [0, 25, 50, 75, 100]
 
 
 def test_the_walk_has_a_row_a_leg(weights_file: str, tmp_path: Path, capsys: Captured) -> None:
@@ -59,61 +88,6 @@ def test_the_round_has_each_seed_once(weights_file: str, tmp_path: Path, capsys:
     with Image.open(out) as image:
         assert image.n_frames == 3 * 4  # type: ignore[attr-defined]
         assert image.info["loop"] == 0
-
-
-def planted(weights: dict[tuple[int, int], float], nz: int = 6) -> Generator:
-    """One whose first layer has nothing but these weights, of a latent dimension to a channel."""
-    generator = lively(nz)
-    projection = generator.layers[0]
-    assert isinstance(projection, torch.nn.ConvTranspose2d)
-    torch.nn.init.zeros_(projection.weight)
-    for (dimension, channel), weight in weights.items():
-        projection.weight.data[dimension, channel, 0, 0] = weight
-    return generator
-
-
-def test_planted_directions_are_found_in_their_order() -> None:
-    generator = planted({(2, 0): 5, (4, 1): 3})
-    strengths, vectors = strongest_directions(generator)
-    assert np.allclose(strengths, [25, 9, 0, 0, 0, 0], rtol=1e-3, atol=1e-6)
-    assert abs(vectors[0, 2]) == pytest.approx(1)
-    assert abs(vectors[1, 4]) == pytest.approx(1)
-    assert pixel_change(generator, vectors[0]) > pixel_change(generator, vectors[2]) == 0
-
-
-def test_the_norm_counts() -> None:
-    generator = planted({(2, 0): 5, (4, 1): 3})
-    norm = generator.layers[1]
-    assert isinstance(norm, torch.nn.BatchNorm2d)
-    norm.weight.data[0] = 0.1  # the channel of dimension 2 is scaled down
-    _, vectors = strongest_directions(generator)
-    assert abs(vectors[0, 4]) == pytest.approx(1)
-
-
-@pytest.mark.parametrize("latent", ["normal", "uniform"])
-def test_the_middle_column_is_the_seed(latent: LatentLaw, tmp_path: Path, capsys: Captured) -> None:
-    torch.manual_seed(0)
-    generator = new_generator(6, 4, 3, 32, latent)
-    path, out = weights(tmp_path, generator), tmp_path / "d.png"
-    printed(capsys, "directions --seed 3 --directions 2 --steps 5", weights=path, out=out)
-    pixels = np.asarray(Image.open(out))
-    assert pixels.shape == (3 * 34 + 2, 5 * 34 + 2, 3)
-    middle = draw(generator.eval(), from_seeds([3], 6))[0]
-    for row in range(3):
-        top = row * 34 + 2
-        assert np.array_equal(pixels[top : top + 32, 70:102], middle)
-
-
-def test_all_directions_alike_count_all(tmp_path: Path, capsys: Captured) -> None:
-    path = weights(tmp_path, planted({(i, i): 1 for i in range(16)}, nz=16))
-    found = printed(capsys, "directions", weights=path, out=tmp_path / "d.png")
-    assert found["effective_dimensions"] == 16
-
-
-def test_random_directions_have_the_length_and_no_favourite() -> None:
-    drawn = random_directions(2000, 7.0, 4, seed=0)
-    assert np.allclose(np.linalg.norm(drawn, axis=1), 7, atol=1e-4)
-    assert np.abs(drawn.mean(axis=0)).max() < 0.4
 
 
 @pytest.mark.parametrize("channels", [1, 3])
