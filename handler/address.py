@@ -35,6 +35,8 @@ from handler.errors import Kind, RequestError, show
 from handler.request import SOURCES, Walk
 from handler.wire import Headers, form_value
 
+PROXY_S = "X-Accel-Expires"
+"""The header that says for how long nginx's own cache need not ask, s."""
 VERSION_DIGITS = 8  # of the weights' SHA-256
 _A_YEAR_S, _SOME_MINUTES_S = 31_536_000, 300
 _PROXY_S = 5  # after that the proxy asks whether the picture is still the same
@@ -81,17 +83,17 @@ class Address:
         """What tells caches how long the reply is good.
 
         TorchServe replaces Cache-Control, so it stands in CDN-Cache-Control (RFC 9213), which the
-        proxy gives its clients by the usual name. X-Accel-Expires is for the proxy's own cache.
+        proxy gives its clients by the usual name.
 
         Args:
             etag: a strong one, with its quotes (RFC 9110, 8.8.3).
         """
         if all(self.fields.get(name) is None for name in SOURCES):  # a random picture
-            return {"CDN-Cache-Control": "no-store", "X-Accel-Expires": "0"}
+            return {"CDN-Cache-Control": "no-store", PROXY_S: "0"}
         keep, proxy_s = f"public, max-age={_SOME_MINUTES_S}", _PROXY_S
         if self.version is not None and not self.fields.get("edit"):  # directions are no weights
             keep, proxy_s = f"public, max-age={_A_YEAR_S}, immutable", _A_YEAR_S
-        return {"ETag": etag, "CDN-Cache-Control": keep, "X-Accel-Expires": str(proxy_s)}
+        return {"ETag": etag, "CDN-Cache-Control": keep, PROXY_S: str(proxy_s)}
 
 
 def read(headers: Headers, body: Mapping[str, Any], max_images: int) -> Address | None:

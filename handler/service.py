@@ -205,9 +205,10 @@ class Service:
             return call
         etag = self._renderer.etag(call.items[0])
         caching = asked.headers(etag)
-        if "ETag" in caching and address.is_among(etag, headers.get("if-none-match")):
-            return Reply(304, MEDIA_TYPES[call.items[0].format], b"", caching)
-        return replace(call, caching=caching)
+        if "ETag" not in caching or not address.is_among(etag, headers.get("if-none-match")):
+            return replace(call, caching=caching)
+        del caching[address.PROXY_S]  # nginx would keep the 304 and give it to all
+        return Reply(304, MEDIA_TYPES[call.items[0].format], b"", caching)
 
     def _check_reply_size(self, call: Call, size: int) -> None:
         """TorchServe kills the worker over a reply that is too long."""

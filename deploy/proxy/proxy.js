@@ -142,8 +142,9 @@ async function health(r) {
 // What alerts and the dashboard ask for is there, as 0, before it happens: to Prometheus a series
 // that begins with 1 has not risen.
 const REPLIES = {
-    torchserve: [200, 400, 406, 413, 415, 500, 501, 503, 507],
+    torchserve: [200, 304, 400, 404, 406, 413, 415, 500, 501, 503, 507],
     proxy: [200, 400, 401, 404, 405, 412, 413, 414, 431, 500, 501, 502, 503, 504, 505],
+    cache: [200, 304],
     rate: [429],
     key: [429],
     all: [429],
@@ -160,7 +161,7 @@ function metrics(r) {
         counts[name] = fs.statSync(`${folder}/${name}`).size;
     });
     const lines = [
-        '# HELP dcgan_proxy_replies_total Replies, by status, and by who decided it: TorchServe, the proxy, or a limit (of requests a second, of requests in work of a key, or of all keys).',
+        '# HELP dcgan_proxy_replies_total Replies, by status, and by who decided it: TorchServe, the cache, the proxy, or a limit (of requests a second, of requests in work of a key, or of all keys).',
         '# TYPE dcgan_proxy_replies_total counter',
     ];
     Object.keys(counts).sort().forEach((name) => {

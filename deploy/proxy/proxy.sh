@@ -20,7 +20,7 @@ umask 077
 : "${INFERENCE:=http://torchserve:8080}" "${MANAGEMENT:=http://torchserve:8081}"
 : "${METRICS:=http://torchserve:8082}"
 : "${SERVERS:=}" "${MANAGEMENT_SERVERS:=}" "${METRICS_SERVERS:=}"
-: "${RATE:=20r/s}" "${BURST:=40}" "${CONNECTIONS:=16}" "${ALL_CONNECTIONS:=64}"
+: "${RATE:=20r/s}" "${BURST:=40}" "${CONNECTIONS:=16}" "${ALL_CONNECTIONS:=64}" "${CACHE_MB:=256}"
 : "${RELOAD_S:=30}" "${TLS_NAMES:=DNS:localhost,IP:127.0.0.1,DNS:proxy}"
 : "${ACCESS_LOG:=/dev/stdout}" "${ERROR_LEVEL:=crit}"
 : "${RESOLV_CONF:=/etc/resolv.conf}" "${RESOLVER:=}"
@@ -163,10 +163,10 @@ bytes() {
 
 # What is open at once waits in RUN. A volume whose size is limited otherwise does not tell.
 room() {
-    needed=$(((REQUEST_BYTES + REPLY_BYTES) * ALL_CONNECTIONS))
+    needed=$(((REQUEST_BYTES + REPLY_BYTES) * ALL_CONNECTIONS + CACHE_MB * 1048576))
     free=$(df --output=avail -B1 "$RUN" | tail -n 1)
     [ "$free" -ge "$needed" ] && return
-    fail "$RUN has $free bytes free; ALL_CONNECTIONS=$ALL_CONNECTIONS requests of $REQUEST_BYTES and replies of $REPLY_BYTES bytes take $needed. Enlarge its volume, set fewer ALL_CONNECTIONS, or lower max_request_size and max_response_size in $SETTINGS"
+    fail "$RUN has $free bytes free; ALL_CONNECTIONS=$ALL_CONNECTIONS requests of $REQUEST_BYTES and replies of $REPLY_BYTES bytes, and a cache of CACHE_MB=$CACHE_MB, take $needed. Enlarge its volume, set fewer ALL_CONNECTIONS, a smaller CACHE_MB, or lower max_request_size and max_response_size in $SETTINGS"
 }
 
 # NAME ADDRESS... -> the upstream of that name. Two failures in 5 s, and it is left alone for 5 s.
@@ -221,7 +221,7 @@ configuration() {
     IPV6=off
     if grep -q . /proc/net/if_inet6 2> /dev/null; then IPV6=on; fi
     listen=$(listen "$LISTEN" ' ssl http2') metrics_listen=$(listen "$METRICS_LISTEN" '')
-    for part in headers.conf no_body.conf passed.conf proxy.js workers.conf; do
+    for part in address.conf headers.conf no_body.conf passed.conf proxy.js workers.conf; do
         cp "$HERE/$part" "$RUN/$part"
     done
     rm -f "$RUN/cors.conf" "$RUN/gallery.conf"
@@ -236,7 +236,7 @@ configuration() {
         sed -e "s|@RUN@|$RUN|g" -e "s|@LISTEN@|$listen|g" -e "s|@METRICS_LISTEN@|$metrics_listen|g" \
             -e "s|@INFERENCE@|$INFERENCE|g" -e "s|@MANAGEMENT@|$MANAGEMENT|g" -e "s|@COUNT@|$COUNT|g" \
             -e "s|@RATE@|$RATE|g" -e "s|@BURST@|$BURST|g" -e "s|@CONNECTIONS@|$CONNECTIONS|g" \
-            -e "s|@ALL_CONNECTIONS@|$ALL_CONNECTIONS|g" \
+            -e "s|@ALL_CONNECTIONS@|$ALL_CONNECTIONS|g" -e "s|@CACHE_MB@|$CACHE_MB|g" \
             -e "s|@REQUEST_BYTES@|$REQUEST_BYTES|g" -e "s|@REPLY_BYTES@|$REPLY_BYTES|g" \
             -e "s|@CERTIFICATE@|$CERTIFICATE|g" -e "s|@CERTIFICATE_KEY@|$CERTIFICATE_KEY|g" \
             -e "s|@RESOLVER@|$RESOLVER|g" -e "s|@IPV6@|$IPV6|g" -e "s|@ACCESS_LOG@|$ACCESS_LOG|g" -e "s|@ERROR_LEVEL@|$ERROR_LEVEL|g" \

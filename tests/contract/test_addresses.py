@@ -2,44 +2,278 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 import requests
 
 from deploy.server import Server
+from handler import address, openapi
+from handler.service import Service
+from handler.settings import Card, Limits
 from tests.support import live
+from tests.support.fake_service import CARD, FACTS, Fake
+from tests.support.proxies import ALICE, BOB, NEEDS_NGINX, Proxy, check_problem, running
+from tests.support.upstreams import Upstream, upstream
+
+KEEP = "public, max-age=300"
 
 
-def get(server: Server, path: str, **headers: str) -> requests.Response:
-    return requests.get(f"{server.predict_url}/1.0{path}", headers=headers, timeout=60)
+def direct(server: Server, path: str, method: str = "GET", **headers: str) -> requests.Response:
+    url = f"{server.predict_url}/1.0{path}"
+    return requests.request(method, url, headers=headers, timeout=60)
 
 
-@pytest.mark.parametrize(
-    ("path", "fields"),
-    [
-        ("/seed/7.png", {"seed": 7}),
-        ("/seeds/7-8.json", {"seed": 7, "num_images": 2, "format": "json"}),
-        ("/name/%C3%A9%2F100%25?.npy".replace("?", "%3F"), {"seed": 0, "format": "npy"}),
-    ],
-)
-def test_torchserve_answers_addresses_as_posts(
-    server: Server, path: str, fields: dict[str, object]
-) -> None:
-    reply = get(server, path)
+def test_torchserve_answers_an_address_as_a_post(server: Server) -> None:
+    """Its path is decoded once, by TorchServe."""
+    reply = direct(server, "/name/%C3%A9%2F100%25%3F.json")
     assert reply.status_code == 200, reply.text
-    if path.startswith("/name"):
-        fields["seed"] = reply.headers["X-Seed"]
+    fields = {"seed": address.seed_of("é/100%?"), "format": "json"}
     assert reply.content == live.post(server, fields).content
-    again = get(server, path, **{"If-None-Match": reply.headers["ETag"]})
-    assert (again.status_code, again.content) == (304, b"")
-    assert again.headers["ETag"] == reply.headers["ETag"]
-    head = requests.head(f"{server.predict_url}/1.0{path}", timeout=60)
+    copy = direct(
+        server, "/name/%C3%A9%2F100%25%3F.json", **{"If-None-Match": reply.headers["ETag"]}
+    )
+    assert (copy.status_code, copy.content) == (304, b"")
+    assert copy.headers["ETag"] == reply.headers["ETag"]
+    head = direct(server, "/name/%C3%A9%2F100%25%3F.json", "HEAD")
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["ETag"] == reply.headers["ETag"]
 
 
 def test_torchserve_answers_wrong_addresses_with_problems(server: Server) -> None:
     for path, status in (("/v/00000000/seed/1.png", 404), ("/seed/x.png", 400), ("/a", 404)):
-        reply = get(server, path)
+        reply = direct(server, path)
         assert (reply.status_code, reply.json()["status"]) == (status, status)
     posted = requests.post(f"{server.predict_url}/1.0/seed/1.png", json={"seed": 2}, timeout=60)
     assert posted.json()["type"] == "urn:dcgan:problem:conflicting-fields"
+
+
+@pytest.fixture(scope="module")
+def proxy(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    with running(tmp_path_factory.mktemp("proxy"), server.ports, RATE="1000r/s") as opened:
+        yield opened
+
+
+@pytest.fixture
+def model() -> Iterator[Upstream]:
+    """A handler with a stand-in network in the place of TorchServe."""
+    with upstream() as behind:
+        behind.service = Service(Fake(), CARD, Limits())
+        yield behind
+
+
+@pytest.fixture
+def cached(model: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """In front of that, and pictures are good for a second instead of five."""
+    monkeypatch.setattr(address, "_PROXY_S", 1)
+    with running(tmp_path, model.ports) as opened:
+        yield opened
+
+
+def status(reply: requests.Response) -> str:
+    """Of the cache."""
+    return reply.headers.get("Cache-Status", "").removeprefix("dcgan-proxy; ")
+
+
+def until(proxy: Proxy, path: str, found: str) -> requests.Response:
+    """The first reply of which the cache says that."""
+
+    def asked() -> requests.Response | None:
+        reply = proxy.call("GET", path, ALICE)
+        return reply if status(reply) == found else None
+
+    return live.wait(asked, 30)
+
+
+@NEEDS_NGINX
+def test_the_proxy_answers_and_keeps(proxy: Proxy) -> None:
+    path = "/seeds/1-6.png?columns=3&background=%23203040"
+    fields = {"seed": 1, "num_images": 6, "columns": 3, "background": "#203040"}
+    posted = proxy.predict(**fields)
+    first = proxy.call("GET", path, ALICE)
+    hit = proxy.call("GET", path, BOB)
+    head = proxy.call("HEAD", path, ALICE)
+    copy = proxy.call(
+        "GET", path, ALICE, headers={"If-None-Match": f'"x", W/{first.headers["ETag"]}'}
+    )
+    assert [r.status_code for r in (first, hit, head, copy)] == [200, 200, 200, 304]
+    assert first.content == hit.content == posted.content
+    assert head.content == copy.content == b""
+    assert head.headers["Content-Length"] == str(len(first.content))
+    assert [status(r) for r in (first, hit, head, copy)] == ["fwd=uri-miss", "hit", "hit", "hit"]
+    own = {"X-Request-Id", "Date", "Cache-Status", "Connection"}
+    kept = {name: value for name, value in first.headers.items() if name not in own}
+    assert kept["Cache-Control"] == KEEP
+    assert kept["X-Seed"] == "1"
+    assert not {"Pragma", "Expires", "CDN-Cache-Control", "X-Accel-Expires"} & set(kept)
+    for reply in (hit, head):
+        assert {k: v for k, v in reply.headers.items() if k not in own} == kept
+    for name in ("ETag", "Cache-Control"):
+        assert copy.headers[name] == first.headers[name]
+    assert len({r.headers["X-Request-Id"] for r in (first, hit, head, copy)}) == 4
+    assert proxy.counted()["200 cache"] >= 2
+    assert proxy.counted()["304 cache"] >= 1
+
+
+@NEEDS_NGINX
+def test_a_versioned_address_is_for_ever(proxy: Proxy, server: Server) -> None:
+    described = requests.get(f"{server.describe_url}?customized=true", timeout=60).json()[0]
+    served = described["customizedMetadata"]["model"]["weights_sha256"][:8]
+    reply = proxy.call("GET", f"/v/{served}/seed/8.png", ALICE)
+    assert reply.content == proxy.predict(seed=8).content
+    assert reply.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    wrong = proxy.call("GET", "/v/00000000/seed/8.png", ALICE)
+    check_problem(wrong, 404, "not-found")
+    assert wrong.json()["allowed"] == served
+    assert wrong.headers["Cache-Control"] == "no-store"
+
+
+@NEEDS_NGINX
+def test_a_copy_is_good_though_the_proxy_has_none(proxy: Proxy) -> None:
+    """And the 304 is not kept for those who have no copy."""
+    tag = proxy.call("GET", "/seed/11.png", ALICE).headers["ETag"]
+    path = "/seed/11.png?padding=0"
+    for _ in range(2):
+        copy = proxy.call("GET", path, ALICE, headers={"If-None-Match": tag})
+        assert (copy.status_code, status(copy), copy.content) == (304, "fwd=uri-miss", b"")
+        assert (copy.headers["ETag"], copy.headers["Cache-Control"]) == (tag, KEEP)
+    assert proxy.call("GET", path, ALICE).status_code == 200
+
+
+@NEEDS_NGINX
+def test_every_example_of_the_description_is_a_picture(proxy: Proxy) -> None:
+    for path, found in openapi.document()["paths"].items():
+        if "get" not in found:
+            continue
+        query = "?steps=3" if path.startswith("/walk") else ""
+        filled = path.replace("{format}", "png")
+        for each in found["get"]["parameters"]:
+            if each.get("in") == "path" and "examples" in each["schema"]:
+                name = "{" + each["name"] + "}"
+                filled = filled.replace(name, str(each["schema"]["examples"][0]))
+        reply = proxy.call("GET", filled + query, ALICE)
+        assert (reply.status_code, reply.headers["Content-Type"]) == (200, "image/png"), filled
+
+
+@NEEDS_NGINX
+def test_random_pictures_are_not_kept(proxy: Proxy) -> None:
+    replies = [proxy.call("GET", "/random.png", ALICE) for _ in range(2)]
+    assert replies[0].content != replies[1].content
+    for reply in replies:
+        assert reply.headers["Cache-Control"] == "no-store"
+        assert "ETag" not in reply.headers
+        assert status(reply) == ""
+
+
+@NEEDS_NGINX
+@pytest.mark.parametrize(
+    ("method", "path", "code", "slug"),
+    [
+        ("GET", "/seed/x.png", 400, "invalid-field"),
+        ("GET", "/seed/1.png?column=3", 400, "unknown-field"),
+        ("GET", "/seed/1.png?columns=3&columns=4", 400, "conflicting-fields"),
+        ("GET", "/name/%ff.png", 400, "invalid-address"),
+        ("GET", "/name/%00.png", 400, "bad-request"),
+        ("GET", "/noise/1.png", 404, "not-found"),
+        ("GET", "/seed/1", 404, "not-found"),
+        ("GET", "/name/" + "a" * 4100 + ".png", 414, "uri-too-long"),
+        ("POST", "/seed/1.png", 405, "method-not-allowed"),
+        ("DELETE", "/v/0/walk/1-2.png", 405, "method-not-allowed"),
+    ],
+)
+def test_wrong_addresses(proxy: Proxy, method: str, path: str, code: int, slug: str) -> None:
+    for _ in range(2):
+        reply = proxy.call(method, path, ALICE)
+        check_problem(reply, code, slug)
+        assert status(reply) in ("", "fwd=uri-miss")
+        if code == 405:
+            assert reply.headers["Allow"] == "GET, HEAD, OPTIONS"
+
+
+@NEEDS_NGINX
+def test_without_a_key_what_is_kept_is_not_given(cached: Proxy, model: Upstream) -> None:
+    tag = cached.call("GET", "/seed/1.png", ALICE).headers["ETag"]
+    for key in ("", "z" * 32):
+        check_problem(cached.call("GET", "/seed/1.png", key), 401, "unauthorized")
+        copy = cached.call("GET", "/seed/1.png", key, headers={"If-None-Match": tag})
+        check_problem(copy, 401, "unauthorized")
+    assert len(model.seen) == 1
+
+
+@NEEDS_NGINX
+def test_hits_count_against_the_rate(model: Upstream, tmp_path: Path) -> None:
+    with running(tmp_path, model.ports, RATE="1r/m", BURST="3") as proxy:
+        codes = [proxy.call("GET", "/seed/1.png", ALICE).status_code for _ in range(6)]
+        assert codes == [200, 200, 200, 200, 429, 429]
+        assert proxy.call("GET", "/seed/1.png", BOB).status_code == 200
+        assert proxy.counted() == {"200 torchserve": 1, "200 cache": 4, "429 rate": 2}
+
+
+@NEEDS_NGINX
+def test_nothing_but_the_address_reaches_torchserve(cached: Proxy, model: Upstream) -> None:
+    sent = {
+        "X-Picture-Address": "/seed/2.png", "url_path": "seed/3.png", "describe": "True",
+        "Accept": "text/html", "Range": "bytes=0-1", "Cache-Control": "no-cache",
+        "If-None-Match": "x" * 2000, "If-Modified-Since": "Fri, 27 Nov 2026 00:00:00 GMT",
+    }  # fmt: skip
+    reply = cached.call("GET", "/seed/1.png?padding=0", ALICE, headers=sent)
+    assert (reply.status_code, reply.headers["X-Seed"]) == (200, "1")
+    ((method, path, headers),) = model.seen
+    assert (method, path) == ("GET", "/predictions/dcgan")
+    own = {"host", "x-request-id", "accept", "x-picture-address"}
+    assert {name.lower() for name, _ in headers} == own
+    assert dict(headers)["X-Picture-Address"] == "/seed/1.png?padding=0"
+
+
+@NEEDS_NGINX
+def test_one_request_is_made_for_all_who_wait(cached: Proxy, model: Upstream) -> None:
+    model.gate.clear()
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(cached.call, "GET", "/seeds/1-9.png", ALICE) for _ in range(8)]
+        live.wait(lambda: model.seen, 30)
+        model.gate.set()
+        replies = [each.result() for each in waiting]
+    assert {reply.status_code for reply in replies} == {200}
+    assert len({reply.content for reply in replies}) == 1
+    assert len(model.seen) == 1
+
+
+@NEEDS_NGINX
+def test_other_weights_are_seen_soon_and_old_addresses_stay_true(
+    cached: Proxy, model: Upstream
+) -> None:
+    old = CARD.weights_sha256[:8]
+    versioned, later = f"/v/{old}/seed/1.png", f"/v/{old}/seed/2.png"
+    first = cached.call("GET", "/seed/1.png", ALICE)
+    assert cached.call("GET", versioned, ALICE).content == first.content
+    same = until(cached, "/seed/1.png", "fwd=stale; fwd-status=304")
+    assert same.content == first.content
+    assert until(cached, "/seed/1.png", "hit").content == first.content  # for another second
+    card = Card.model_validate({**FACTS, "weights_sha256": "cd" * 32})
+    model.service = Service(Fake(), card, Limits())
+    other = until(cached, "/seed/1.png", "fwd=stale; fwd-status=200")
+    assert other.headers["ETag"] != first.headers["ETag"]
+    assert other.headers["X-Weights-SHA256"] == "cd" * 32
+    assert other.content != first.content
+    # What was kept under the old weights' name is theirs; what was not cannot be had.
+    assert cached.call("GET", versioned, ALICE).content == first.content
+    check_problem(cached.call("GET", later, ALICE), 404, "not-found")
+
+
+@NEEDS_NGINX
+def test_what_is_kept_comes_while_the_worker_does_not(cached: Proxy, model: Upstream) -> None:
+    first = cached.call("GET", "/seed/1.png", ALICE)
+    for code in (500, 503):  # a worker that has died, and one that is not there yet
+        model.service, model.code, model.reply = None, code, b"{}"
+        reply = until(cached, "/seed/1.png", "hit; detail=stale")
+        assert (reply.status_code, reply.content) == (200, first.content)
+    assert cached.call("GET", "/seed/2.png", ALICE).status_code == 503
+
+
+@NEEDS_NGINX
+def test_large_pictures_are_not_kept(cached: Proxy) -> None:
+    path = "/seeds/1-256.npy"
+    assert len(cached.call("GET", path, ALICE).content) > 10**6
+    assert status(cached.call("GET", path, ALICE)) == "fwd=uri-miss"

@@ -39,7 +39,7 @@ def settled(server: Server, last: requests.Response) -> dict[str, float]:
 
 def test_every_outcome_is_there_before_it_happens(server: Server) -> None:
     """Prometheus sees no increase in a series that begins with 1."""
-    outcomes = [(200, "none"), *((kind.status, kind.slug) for kind in Kind)]
+    outcomes = [(200, "none"), (304, "none"), *((kind.status, kind.slug) for kind in Kind)]
     expected = {f'dcgan_requests_total|Status="{s}"|Kind="{k}"' for s, k in outcomes}
     found = settled(server, live.post(server, {"seed": 1}))
     assert {name for name in found if name.startswith("dcgan_requests_total")} == expected

@@ -16,7 +16,7 @@ FORGED = b'{"time":"forged","level":"info"}'
 MEMBERS = {
     "time", "level", "request_id", "upstream_request_id", "key", "client", "method", "path",
     "status", "request_bytes", "reply_bytes", "request_s", "upstream_s", "upstream",
-    "upstream_status", "tls", "agent",
+    "upstream_status", "cache", "tls", "agent",
 }  # fmt: skip
 ODD = b'\x1b[31m\x9b2J\xff\x7f\xc3\xa9"\\'
 TARGETS = [

@@ -11,18 +11,28 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from deploy.server import HOST, Ports
+from handler.service import Service
+from handler.wire import Headers
+
+# What it says of all that it sends.
+TORCHSERVES = {
+    "Cache-Control": "no-cache; no-store, must-revalidate, private",
+    "Pragma": "no-cache",
+    "Expires": "Thu, 01 Jan 1970 00:00:00 UTC",
+}
 
 
 @dataclass
 class Upstream:
     """One port for everything; answers with the description of a model, or with ``reply``,
-    ``code`` and ``headers``, as long as ``gate`` is set."""
+    ``code`` and ``headers``, or as ``service`` does, as long as ``gate`` is set."""
 
     port: int = 0
     status: str = "READY"
     reply: bytes = b""
     code: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    service: Service | None = None
     seen: list[tuple[str, str, list[tuple[str, str]]]] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
 
@@ -49,9 +59,13 @@ def upstream(status: str = "READY", reply: bytes = b"", host: str = HOST) -> Ite
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             live.seen.append((self.command, self.path, self.headers.items()))
             live.gate.wait(30)
-            body = live.reply or live.described()
-            self.send_response(live.code)
-            for name, value in live.headers.items():
+            code, headers, body = live.code, live.headers, live.reply or live.described()
+            if live.service is not None:
+                (reply,) = live.service.handle([{}], [Headers(dict(self.headers))])
+                code, body = reply.status, reply.body
+                headers = {"Content-Type": reply.content_type} | reply.headers | TORCHSERVES
+            self.send_response(code)
+            for name, value in headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
