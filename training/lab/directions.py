@@ -23,7 +23,6 @@ import torch
 from annotated_types import Ge
 from safetensors.torch import save
 from tabulate import tabulate  # type: ignore[import-untyped]
-from torch import Tensor
 from torch.nn import functional as F
 
 from handler.latents import from_seeds
@@ -58,7 +57,7 @@ LEARNED_FROM, CHOSEN_FROM, REPORTED_FROM = 1_000_000, 2_000_000, 0
 STRENGTHS = (0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.375, 1.5, 1.75, 2.0)  # that are tried
 ENOUGH = 0.97  # success from which no more strength is taken
 LESS = 0.3  # of the weight of what is kept, for a concept that has no such strength
-SHIFT_PX, NOISE = 2, 0.08  # at most, of what is done to pictures before the judge sees them
+NOISE = 0.05  # grain that is laid over pictures before the judge sees them; it knows no shifts
 STEP = 2.0  # of strength 1 along a direction in closed form
 RANGES: dict[Kind, tuple[float, float]] = {"learned": (-1.0, 2.0), "closed-form": (-2.0, 2.0)}
 TRIALS = 5  # differences of means, from different samples, whose numbers are averaged
@@ -345,8 +344,7 @@ def learn(
 ) -> Latents:
     """The direction that gives pictures the concept and leaves the rest, to the judge.
 
-    Pictures are shifted and grained before the judge sees them, so that no pattern of single pixels
-    pleases it.
+    Pictures get grain before the judge sees them, so that no pattern of single pixels pleases it.
 
     Args:
         generator, judge: in eval mode, without gradients of their own.
@@ -364,7 +362,8 @@ def learn(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, len(batches))
     rng = torch.Generator().manual_seed(0)
     for rows in batches:
-        seen = judge(_shaken(generator(latents[rows] + direction), rng))
+        pictures = generator(latents[rows] + direction)
+        seen = judge(pictures + NOISE * torch.randn(pictures.shape, generator=rng))
         logits = seen.pop(concept.attribute)
         loss = F.cross_entropy(logits, torch.full((len(rows),), concept.index))
         for name, others in seen.items():
@@ -377,12 +376,6 @@ def learn(
         adam.step()
         schedule.step()
     return direction.detach().numpy()
-
-
-def _shaken(pictures: Tensor, rng: torch.Generator) -> Tensor:
-    shifts = torch.randint(-SHIFT_PX, SHIFT_PX + 1, (2,), generator=rng).tolist()
-    grain = torch.randn(pictures.shape, generator=rng)
-    return pictures.roll(shifts, dims=(2, 3)) + NOISE * grain
 
 
 @dataclass(frozen=True, eq=False)
