@@ -12,8 +12,8 @@ keep its reply.
 
 The ending is the ``format``. The query has the other fields, each value JSON where it reads as
 JSON, as in a form; those of an object are named with a dot, ``edit.glasses=1.5``, and those of the
-walk also without, ``steps=24``. Before all that may stand ``/v/`` and the first 8 digits of the
-weights' SHA-256: such an address has the same bytes for ever, or none.
+walk and of a moving format also without, ``steps=24&fps=12``. Before all that may stand ``/v/`` and
+the first 8 digits of the weights' SHA-256: such an address has the same bytes for ever, or none.
 
 An address comes in one of two headers. ``X-Picture-Address`` is what a proxy was asked for, as it
 was sent. ``url_path`` is TorchServe's own, for what follows ``/predictions/dcgan/1.0/``: the path
@@ -32,8 +32,8 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from handler.errors import Kind, RequestError, show
-from handler.request import SOURCES, Walk
-from handler.wire import Headers, form_value
+from handler.request import SOURCES, Motion, Walk
+from handler.wire import MOVING, Headers, form_value
 
 PROXY_S = "X-Accel-Expires"
 """The header that says for how long nginx's own cache need not ask, s."""
@@ -127,7 +127,8 @@ def read(headers: Headers, body: Mapping[str, Any], max_images: int) -> Address 
             allowed="no body",
         )
     kind, what = found["kind"], found["what"]
-    fields: dict[str, Any] = {"format": found["format"]}
+    moving = found["format"] in MOVING
+    fields: dict[str, Any] = {"format": {"type": found["format"]} if moving else found["format"]}
     if kind == "seed":
         fields["seed"] = what
     elif kind == "seeds":
@@ -137,8 +138,11 @@ def read(headers: Headers, body: Mapping[str, Any], max_images: int) -> Address 
     elif kind == "name":
         fields["seed"] = seed_of(what)
     for name, value in query:
-        short = kind == "walk" and name in Walk.model_fields
-        _put(fields, f"walk.{name}" if short else name, value)
+        if kind == "walk" and name in Walk.model_fields:
+            name = f"walk.{name}"
+        elif moving and name in Motion.model_fields:
+            name = f"format.{name}"
+        _put(fields, name, value)
     return Address(fields, found["version"])
 
 

@@ -82,7 +82,7 @@ def from_seeds(seeds: Sequence[int], nz: int) -> Latents:
     return latents[:, :nz]
 
 
-def walk(keys: Latents, steps: int, method: Method) -> Latents:
+def walk(keys: Latents, steps: int, method: Method, closed: bool = False) -> Latents:
     """Latents on the path through ``keys``, evenly spaced between each two of them.
 
     ``slerp`` turns the direction at an even speed (K. Shoemake, "Animating rotation with
@@ -96,6 +96,7 @@ def walk(keys: Latents, steps: int, method: Method) -> Latents:
         steps: latents on the whole path, at least m. Each key is one of them, bit by bit; the
             numbers of steps from key to key differ by at most one.
         method: how to get from one key to the next.
+        closed: go on from the last key to the first, which does not come a second time.
 
     Returns:
         float32 (steps, nz), none beyond MAX_LATENT.
@@ -103,6 +104,8 @@ def walk(keys: Latents, steps: int, method: Method) -> Latents:
     Raises:
         OverflowError: a number of a latent is beyond MAX_LATENT.
     """
+    if closed:
+        return walk(np.concatenate([keys, keys[:1]]), steps + 1, method)[:-1]
     points = keys.astype(np.float64)
     places = [j * (steps - 1) // (len(keys) - 1) for j in range(len(keys))]
     path = np.empty((steps, keys.shape[1]))

@@ -42,6 +42,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "layout": {"seed": 9, "num_images": 6, "columns": 3, "padding": 4, "background": "#203040"},
     "json": {"seed": 1, "num_images": 2, "format": "json"},
     "npy": {"seed": 1, "num_images": 2, "format": "npy"},
+    "webp": {"walk": {"between": [1, 7, 42], "steps": 12, "closed": True}, "format": "webp"},
+    "gif": {"seeds": [3, 1, 4], "format": {"type": "gif", "fps": 2, "loop": 1}},
     "kserve": {"instances": [{"seed": 1}, {"seeds": [2, 3]}]},
     "vertex": {"instances": [{"seed": 1}], "parameters": {}},
     "tensorflow": {"instances": [{"seed": 1}], "signature_name": "serving_default"},
@@ -68,6 +70,7 @@ _CACHE_HEADERS = {
     "Cache-Control": "how long a copy is good",
     "Cache-Status": "whether the proxy had it (RFC 9211)",
 }
+_OF_A_WALK = ("steps", "method", "closed")
 _SEEDS = "^[0-9]{1,16}(-[0-9]{1,16})?(,[0-9]{1,16}(-[0-9]{1,16})?)*$"
 # Path -> what it is, its parameter with an example, further fields of the query.
 _ADDRESSES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
@@ -84,7 +87,7 @@ _ADDRESSES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "/walk/{between}.{format}": (
         "A walk through seeds",
         {"type": "string", "pattern": "^[0-9]{1,16}(-[0-9]{1,16})+$", "examples": ["1-7-42"]},
-        ("steps", "method"),
+        _OF_A_WALK,
     ),
     "/name/{name}.{format}": (
         "The picture of a name: its seed is the first 53 bits of the SHA-256 of its UTF-8 in NFC",
@@ -165,7 +168,7 @@ def _address(
 ) -> dict[str, Any]:
     """One kind of address; the fields of a POST are its query."""
     in_path = {name: parameter for name in re.findall("{([a-z]+)}", path) if name != "format"}
-    layout = (name for name in _query() if name not in ("num_images", "steps", "method"))
+    layout = (name for name in _query() if name not in ("num_images", *_OF_A_WALK))
     return {
         "operationId": path.split("/")[1].partition(".")[0],
         "summary": summary,
@@ -188,10 +191,10 @@ def _address(
 def _query() -> dict[str, Any]:
     """The fields that a query may have, each value JSON where it reads as JSON."""
     found = schema(NZ, Limits())
-    walk = found["$defs"]["Walk"]["properties"]
-    fields = {
-        name: _ref(name) for name in found["properties"] if name not in (*SOURCES, "format")
-    } | {name: _moved(walk[name]) for name in ("steps", "method")}
+    walk, motion = (found["$defs"][name]["properties"] for name in ("Walk", "Motion"))
+    fields = {name: _ref(name) for name in found["properties"] if name not in (*SOURCES, "format")}
+    fields |= {name: _moved(walk[name]) for name in _OF_A_WALK}
+    fields |= {name: _moved(motion[name]) for name in ("fps", "loop")}
     return {
         name: {"name": name, "in": "query", "content": {"application/json": {"schema": words}}}
         for name, words in fields.items()

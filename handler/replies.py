@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from handler import errors, png
+from handler import errors, moving, png
 from handler.backends.base import Backend
 from handler.hardware import processor_name
 from handler.latents import Latents, from_seeds
 from handler.pixels import Images, compose_grid, grid_size
 from handler.request import Call, Request, parse
 from handler.settings import NO_DIRECTIONS, Card, Directions, Limits
-from handler.wire import MEDIA_TYPES
+from handler.wire import MEDIA_TYPES, MOVING
 
-_LIBRARIES = ("torch", "onnxruntime-gpu", "onnxruntime", "numpy", "pydantic", "isal")
+_LIBRARIES = ("torch", "onnxruntime-gpu", "onnxruntime", "numpy", "pydantic", "isal", "pillow")
 _HEADER_SEEDS = 60  # of 16 digits and a comma each: a header below 1 kB
 _HEADER_EDITS = 15  # of a name of 40 characters, = and a number of 24
 _NPY_HEADER_BYTES = 128  # NEP 1, format 1.0, for any shape of four numbers
@@ -160,6 +160,10 @@ class Renderer:
             rows, columns = grid_size(count, item.columns, item.padding, (height, width))
             text = png.text_bytes(self._text(item.recipe))
             return self._png_bytes(rows, columns) + text
+        if item.format in MOVING:
+            told = self._text(item.recipe)["dcgan"]
+            once, frame = moving.worst_case_bytes(item.motion.type, self._image_shape, told)
+            return once + count * math.ceil(frame if item.format == "gif" else self._share * frame)
         # Every image has a text of the same length, but for the digits of its seed.
         recipe = item.recipe_alone(0, np.full((1, self._nz), _LONGEST))
         longest = png.text_bytes(self._text(recipe)) + _JSON_SEED_BYTES
@@ -169,7 +173,9 @@ class Renderer:
     def deflates(self, call: Call) -> bool:
         """Whether the body takes more than copying."""
         form, pixels = call.items[0].format, call.images * math.prod(self._image_shape)
-        return self._small_png and (form == "json" or (form == "png" and pixels > _FEW_BYTES))
+        if form in ("webp", "gif"):
+            return True
+        return self._small_png and form != "npy" and (form != "png" or pixels > _FEW_BYTES)
 
     def reply(
         self,
@@ -214,6 +220,9 @@ class Renderer:
             buffer = io.BytesIO()
             np.save(buffer, images[0], allow_pickle=False)
             return buffer.getvalue()
+        if item.format in MOVING:
+            text, motion = self._text(item.recipe)["dcgan"], item.motion
+            return moving.encode(motion.type, images[0], text, motion.fps, motion.loop, small, run)
         grid = compose_grid(images[0], item.columns, item.padding, item.colour)
         return png.encode(grid, self._text(item.recipe), small, run)
 
@@ -278,8 +287,9 @@ def _item_headers(call: Call) -> dict[str, str]:
     headers = {
         "X-Source": item.source,
         "X-Num-Images": str(count),
-        "X-Grid": f"{item.columns}x{-(-count // item.columns)}",  # columns x rows
     }
+    if item.format not in MOVING:
+        headers["X-Grid"] = f"{item.columns}x{-(-count // item.columns)}"  # columns x rows
     if item.truncation is not None:
         headers["X-Truncation"] = str(item.truncation)
     if item.edit:

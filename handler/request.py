@@ -48,7 +48,7 @@ from handler.errors import Kind, RequestError, show
 from handler.latents import MAX_LATENT, MAX_SEED, Latents, Method, from_seeds
 from handler.pixels import default_columns
 from handler.settings import NO_DIRECTIONS, Directions, Limits
-from handler.wire import FORMATS, NO_HEADERS, Format, Headers
+from handler.wire import FORMATS, MOVING, NO_HEADERS, Format, Headers, Moving
 
 Source = Literal["seed", "seeds", "noise", "walk", "mix"]
 SOURCES: tuple[Source, ...] = get_args(Source)
@@ -59,6 +59,10 @@ MAX_MIX_LATENTS = 1024  # in all terms: drawing them must stay cheap beside draw
 
 DEFAULT_PADDING_PX = 2  # between tiles; a single image has none
 DEFAULT_BACKGROUND = "#ffffff"
+
+DEFAULT_FPS = 12.0
+MIN_FPS, MAX_FPS = 0.1, 50.0  # 10 s a frame; 2/100 s, the least that browsers take of a GIF
+MAX_LOOP = 65_535  # what a WebP can say
 
 # What other platforms send beside instances, and what of it says nothing.
 ENVELOPE: dict[str, tuple[Any, ...]] = {
@@ -161,6 +165,15 @@ class Walk(_Object):
     between: list[int | list[float]]
     steps: int
     method: Method
+    closed: bool | None
+
+
+class Motion(_Object):
+    """A moving picture: its type, frames a second, and how often it is played, 0 for ever."""
+
+    type: Moving
+    fps: float
+    loop: int
 
 
 class Term(_Object):
@@ -204,7 +217,8 @@ class Request(_Object):
       none of their own.
     * ``num_images`` counts them, whatever the source.
     * ``columns`` is 1 to ``num_images``; ``background`` is in lower case.
-    * ``format`` is that of the reply, by the Accept header when the client named none.
+    * ``format`` is that of the reply, by the Accept header when the client named none; ``motion``
+      is what an object there says beside it.
     """
 
     seed: int | None
@@ -251,6 +265,8 @@ class Request(_Object):
         elif self.mix is None:
             seed = _first_seed(seed, count)
             seeds = range(seed, seed + count)
+        if isinstance(self.format, Motion):
+            self.__dict__.update(format=self.format.type, motion=self.format)
         padding = self.padding
         if padding is None:
             padding = DEFAULT_PADDING_PX if count > 1 else 0
@@ -268,6 +284,11 @@ class Request(_Object):
     def source(self) -> Source:
         """Where the latents come from; ``seed`` also when the seed is a random one."""
         return next(name for name in SOURCES if getattr(self, name) is not None)
+
+    @cached_property
+    def motion(self) -> Motion:
+        """How a moving picture moves; of other formats it says nothing."""
+        return Motion.model_construct(type=self.format, fps=DEFAULT_FPS, loop=0)
 
     @property
     def colour(self) -> tuple[int, int, int]:
@@ -302,9 +323,11 @@ class Request(_Object):
         elif self.noise is not None:
             source = f'"noise":{_json(_as_noise(self.noise))}'
         elif self.walk is not None:
-            source = f'"walk":{_json(self.walk.model_dump())}'
+            source = f'"walk":{_json(self.walk.model_dump(exclude_none=True))}'
         else:
             source = f'"mix":{_json([term.recipe for term in self.mix or ()])}'
+        if self.format in MOVING:
+            return f'{{{source}{self._changes},"format":{_json(self.motion.model_dump())}}}'
         layout = f'"columns":{self.columns},"padding":{self.padding}'
         return f'{{{source}{self._changes},{layout},"background":"{self.background}"}}'
 
@@ -332,7 +355,12 @@ class Request(_Object):
                     key if isinstance(key, list) else from_seeds([key], nz)[0]
                     for key in self.walk.between
                 ]
-                return latents.walk(np.array(keys, np.float32), self.num_images, self.walk.method)
+                return latents.walk(
+                    np.array(keys, np.float32),
+                    self.num_images,
+                    self.walk.method,
+                    self.walk.closed or False,
+                )
             terms = [(term.weight, term.latents(nz)) for term in self.mix or ()]
             return latents.mix(terms)
         except OverflowError:
@@ -571,11 +599,12 @@ def allowed_values(nz: int, limits: Limits, directions: Directions) -> dict[str,
         "seeds": seeds,
         "num_images": f"an integer 1 to {most}",
         "noise": noise,
-        "walk": "an object with between, steps and, if wanted, method",
+        "walk": "an object with between, steps and, if wanted, method and closed",
         "walk.between": f"a list of 2 to {MAX_KEYS} latents, each a seed 0 to {MAX_SEED} "
         f"or a list of {row}",
         "walk.steps": f"the number of images, an integer 2 to {most}",
         "walk.method": "slerp or linear",
+        "walk.closed": "true for a round, which goes back to where it began, or false",
         "mix": f"a list of 1 to {MAX_TERMS} objects with weight and either seeds or noise, "
         f"at most {MAX_MIX_LATENTS} latents in all",
         "mix.weight": f"a finite number; the result stays within -{MAX_LATENT} to {MAX_LATENT}",
@@ -588,7 +617,11 @@ def allowed_values(nz: int, limits: Limits, directions: Directions) -> dict[str,
         "columns": f"an integer 1 to {most}",
         "padding": f"an integer 0 to {limits.max_padding_px}, px",
         "background": "a colour such as #ffffff",
-        "format": f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}",
+        "format": f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}, or an object with type and, if "
+        "wanted, fps and loop",
+        "format.type": f"{', '.join(MOVING[:-1])} or {MOVING[-1]}",
+        "format.fps": f"frames a second, a number {MIN_FPS} to {MAX_FPS}; {DEFAULT_FPS} by default",
+        "format.loop": f"how often it is played, an integer 0 (for ever) to {MAX_LOOP}",
     }
 
 
@@ -647,7 +680,26 @@ def models(
             Annotated[Method | None, AfterValidator(lambda method: method or "slerp")],
             Field(None, validate_default=True, description=say["walk.method"]),
         ),
+        "closed": (bool | None, Field(None, description=say["walk.closed"])),
     }
+    fps = Annotated[float, Field(ge=MIN_FPS, le=MAX_FPS, allow_inf_nan=False)]
+    loop = Annotated[int, Field(ge=0, le=MAX_LOOP)]
+    motion = {
+        "type": (Moving, Field(description=say["format.type"])),
+        "fps": (
+            Annotated[fps | None, AfterValidator(lambda fps: DEFAULT_FPS if fps is None else fps)],
+            Field(None, validate_default=True, description=say["format.fps"]),
+        ),
+        "loop": (
+            Annotated[loop | None, AfterValidator(lambda loop: loop or 0)],
+            Field(None, validate_default=True, description=say["format.loop"]),
+        ),
+    }
+    named, told = Annotated[Format, Tag("<name>")], _with_ranges(Motion, motion)
+    any_format = Annotated[
+        named | Annotated[told, Tag("<motion>")],  # type: ignore[valid-type]
+        Discriminator(lambda value: "<motion>" if isinstance(value, dict) else "<name>"),
+    ]
     term = {
         "weight": (float, Field(allow_inf_nan=False, description=say["mix.weight"])),
         "seeds": (seed_list | None, Field(None, description=say["mix.seeds"])),
@@ -680,7 +732,7 @@ def models(
         "columns": Annotated[int, Field(ge=1, le=most)],
         "padding": Annotated[int, Field(ge=0, le=limits.max_padding_px)],
         "background": Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")],
-        "format": Format,
+        "format": any_format,
     }
     fields = {
         name: (kind | None, Field(None, description=say[name])) for name, kind in kinds.items()

@@ -23,12 +23,17 @@ from typing import Any, Literal, get_args
 from handler.errors import Kind, RequestError, show
 from handler.settings import Limits
 
-Format = Literal["png", "json", "npy"]
+Format = Literal["png", "json", "npy", "webp", "apng", "gif"]
+Moving = Literal["webp", "apng", "gif"]  # those with a frame an image
 FORMATS: tuple[Format, ...] = get_args(Format)
+MOVING: tuple[Moving, ...] = get_args(Moving)
 MEDIA_TYPES: dict[Format, str] = {
     "png": "image/png",
     "json": "application/json",
     "npy": "application/x-npy",
+    "webp": "image/webp",
+    "apng": "image/apng",
+    "gif": "image/gif",
 }
 
 _HINT = "send a JSON object with the header Content-Type: application/json"
@@ -328,6 +333,9 @@ def _check_readable(raw: Mapping[str, Any], headers: Headers) -> None:
 def choose(headers: Headers, offered: tuple[Format, ...] = FORMATS) -> Format:
     """The form of a reply whose request names none, by its Accept header (RFC 9110, 12.5.1).
 
+    A wildcard that takes any picture is never answered with a moving one, whatever stands beside
+    it: browsers name their types, too, in every request.
+
     Args:
         headers: of the request.
         offered: what can be sent, the preferred one first.
@@ -344,6 +352,8 @@ def _negotiate(accept: str, offered: tuple[Format, ...]) -> Format:
     if not parts:
         return offered[0]
     ranges = [found for part in parts if (found := _range(part)) is not None]
+    if any(subtype == "*" and kind in ("*", "image") for kind, subtype, _ in ranges):
+        offered = tuple(form for form in offered if form not in MOVING)
     weights = {form: _weight(MEDIA_TYPES[form], ranges) for form in offered}
     best = max(offered, key=lambda form: weights[form])  # the first of equals
     if weights[best] > 0:

@@ -71,7 +71,7 @@ def test_each_example_is_answered_as_described(server: Server, name: str) -> Non
         {"seeds": [1], "num_images": 1}, {"seed": True}, {"seeds": []}, {"padding": 65},
         {"noise": [0.0] * 99}, {"noise": [100.5] * 100}, {"instances": []},
         {"instances": [{}], "parameters": {"seed": 1}},
-        {"instances": [{}], "signature_name": "x"}, {"format": "gif"}, {"sede": 1},
+        {"instances": [{}], "signature_name": "x"}, {"format": "jpg"}, {"sede": 1},
     ],
     ids=lambda body: str(body)[:40],
 )  # fmt: skip

@@ -62,6 +62,15 @@ def refused(address: str, **headers: str) -> dict[str, Any]:
         ("/seeds/1,5,9.png?columns=3", {"seeds": [1, 5, 9], "columns": 3}),
         ("/seeds/9,1-3,2.png", {"seeds": [9, 1, 2, 3, 2]}),
         ("/walk/1-7-42.png?steps=5", {"walk": {"between": [1, 7, 42], "steps": 5}}),
+        ("/seeds/1-3.apng", {"seed": 1, "num_images": 3, "format": "apng"}),
+        (
+            "/walk/1-7.webp?steps=5&closed=true&fps=20&loop=1",
+            {
+                "walk": {"between": [1, 7], "steps": 5, "closed": True},
+                "format": {"type": "webp", "fps": 20, "loop": 1},
+            },
+        ),
+        ("/seed/1.gif?format.fps=5", {"seed": 1, "format": {"type": "gif", "fps": 5}}),
         (
             "/walk/1-7.png?walk.steps=5&method=linear",
             {"walk": {"between": [1, 7], "steps": 5, "method": "linear"}},
@@ -114,6 +123,9 @@ def test_a_request_without_an_address_is_no_address() -> None:
         ("/seed/1.png?columns=8.5", "invalid-field", "columns"),
         ("/seed/1.png?column=8", "unknown-field", "column"),
         ("/seed/1.png?steps=8", "unknown-field", "steps"),
+        ("/seed/1.png?fps=8", "unknown-field", "fps"),
+        ("/seed/1.gif?type=webp", "conflicting-fields", "format.type"),
+        ("/seed/1.gif?fps=80", "invalid-field", "format.fps"),
         ("/seed/1.png?seed=2", "conflicting-fields", "seed"),
         ("/seed/1.png?seeds=[2]", "conflicting-fields", "seeds"),
         ("/seed/1.png?columns=2&columns=2", "conflicting-fields", "columns"),
@@ -269,7 +281,9 @@ def test_the_tag_is_of_the_picture_and_not_of_how_it_was_asked_for() -> None:
     assert len({get(address).headers["ETag"] for address in same}) == 1
     others = [
         "/seed/8.png", "/seed/7.json", "/seed/7.npy", "/seeds/7.json", "/seeds/7-8.png",
-        "/seed/7.png?padding=1", "/walk/7-8.png?steps=2", "/walk/7-8.png?steps=2&method=linear",
+        "/seed/7.webp", "/seed/7.gif", "/seed/7.gif?fps=2", "/seed/7.gif?loop=2", "/seed/7.apng",
+        "/walk/7-8.png?steps=2&closed=true", "/seed/7.png?padding=1",
+        "/walk/7-8.png?steps=2", "/walk/7-8.png?steps=2&method=linear",
     ]  # fmt: skip
     tags = [get(address).headers["ETag"] for address in [same[0], *others]]
     assert len(set(tags)) == len(tags)

@@ -149,6 +149,20 @@ def test_every_key_is_met_bit_by_bit_and_nothing_comes_twice(
     assert len(set(rows)) == steps
 
 
+@pytest.mark.parametrize(("count", "steps"), [(2, 2), (2, 9), (3, 3), (4, 10)])
+def test_a_round_goes_on_to_where_it_began(count: int, steps: int) -> None:
+    keys = from_seeds(range(count), NZ)
+    path = walk(keys, steps, "slerp", closed=True)
+    assert path.shape == (steps, NZ)
+    rows = [row.tobytes() for row in path]
+    assert len(set(rows)) == steps
+    places = [rows.index(key.tobytes()) for key in keys]
+    strides = np.diff([*places, steps])
+    assert places[0] == 0
+    assert strides.min() >= 1
+    assert strides.max() - strides.min() <= 1
+
+
 @pytest.mark.parametrize(
     "end", [[2, 4], [-1, -2], [0, 0], [1.00001, 2]], ids=["parallel", "opposite", "zero", "nearly"]
 )

@@ -20,7 +20,7 @@ from handler.errors import Kind, RequestError
 from handler.latents import MAX_SEED, Latents, from_seeds
 from handler.request import Call, Request, changed, draw, parse, schema
 from handler.settings import Limits
-from handler.wire import Headers
+from handler.wire import MOVING, Headers
 from tests.support.directions import directions
 from tests.support.random_requests import FIELDS, RandomRequests
 
@@ -150,6 +150,35 @@ def test_a_walk_goes_through_seeds_and_latents() -> None:
 def test_a_walk_may_be_straight() -> None:
     item = request(a_walk([0] * NZ, [4] * NZ, steps=5, method="linear"))
     assert drawn(item).tolist() == [[i] * NZ for i in range(5)]
+
+
+def test_a_walk_may_be_a_round() -> None:
+    item = request(a_walk(1, 2, 3, steps=7, closed=True))
+    keys = from_seeds([1, 2, 3, 1], NZ)
+    assert np.array_equal(drawn(item), latents.walk(keys, 8, "slerp")[:-1])
+    assert json.loads(item.recipe)["walk"]["closed"] is True
+    assert drawn(request(a_walk(1, 2, steps=2, closed=True))).shape == (2, NZ)
+    for closed in (False, None):  # not in the recipe where it was not given
+        assert len(drawn(request(a_walk(1, 2, steps=3, closed=closed)))) == 3
+    assert "closed" not in request(a_walk(1, 2, steps=3, closed=None)).recipe
+
+
+@pytest.mark.parametrize("form", ["webp", "apng", "gif"])
+def test_a_moving_format_is_a_name_or_an_object(form: str) -> None:
+    named = request({"seed": 5, "format": form})
+    assert (named.format, named.motion.type) == (form, form)
+    assert (named.motion.fps, named.motion.loop) == (12, 0)
+    told = request({"seed": 5, "format": {"type": form, "fps": 12, "loop": None}, "columns": 3})
+    assert told.recipe == named.recipe
+    assert json.loads(told.recipe) == {
+        "seed": 5, "num_images": 1, "format": {"type": form, "fps": 12, "loop": 0},
+    }  # fmt: skip
+    (accepted,) = parse(
+        {"body": {"seed": 5}}, NZ, Limits(), Headers({"Accept": f"image/{form}"})
+    ).items
+    assert accepted.recipe == named.recipe
+    assert request(json.loads(request({"format": {"type": form, "fps": 2}}).recipe)).motion.fps == 2
+    assert refused({"body": {"instances": [{"format": form}]}}).field == "instances[0].format"
 
 
 def test_a_mix_is_the_weighted_sum_of_means() -> None:
@@ -357,7 +386,18 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"noise": [[1e39, 2, 3, 4]]}, "noise[0][0]", "1e+39"),
     ({"noise": [[1, 10**400, 3, 4]]}, "noise[0][1]", "an integer of 1329 bits"),
     ({"noise": [1, 2, 3, 1e39]}, "noise[0][3]", "1e+39"),
-    ({"format": "gif"}, "format", "'gif'"), ({"format": "PNG"}, "format", "'PNG'"),
+    ({"format": "jpg"}, "format", "'jpg'"), ({"format": []}, "format", "a list of 0"),
+    ({"format": {}}, "format.type", "an object of 0"),
+    ({"format": {"type": "png"}}, "format.type", "'png'"),
+    ({"format": {"type": "gif", "fps": 0.09}}, "format.fps", "0.09"),
+    ({"format": {"type": "gif", "fps": 51}}, "format.fps", "51"),
+    ({"format": {"type": "gif", "fps": True}}, "format.fps", "true"),
+    ({"format": {"type": "gif", "fps": NAN}}, "format.fps", "nan"),
+    ({"format": {"type": "gif", "loop": -1}}, "format.loop", "-1"),
+    ({"format": {"type": "gif", "loop": 65536}}, "format.loop", "65536"),
+    ({"format": {"type": "gif", "loop": 1.0}}, "format.loop", "1.0"),
+    (a_walk(1, 2, closed=1), "walk.closed", "1"),
+    ({"format": "PNG"}, "format", "'PNG'"),
     ({"format": True}, "format", "true"),
     ({"truncation": 0}, "truncation", "0"), ({"truncation": 1.01}, "truncation", "1.01"),
     ({"truncation": -0.5}, "truncation", "-0.5"), ({"truncation": NAN}, "truncation", "nan"),
@@ -686,7 +726,7 @@ def test_a_recipe_draws_the_same_bits_in_the_same_grid(body: dict[str, Any]) -> 
     second = any_request(json.loads(first.recipe, parse_constant=pytest.fail))
     assert any_latents(second) == any_latents(first)
     layouts = [(r.columns, r.padding, r.background) for r in (first, second)]
-    assert layouts[0] == layouts[1]
+    assert layouts[0] == layouts[1] or first.format in MOVING
     assert list(second.seeds or ()) == list(first.seeds or ())
     assert second.recipe == first.recipe
 
@@ -781,7 +821,15 @@ AT_THE_EDGE = [
     ({"columns": 8}, {"columns": 9}),
     ({"padding": 9}, {"padding": 10}),
     ({"background": "#aBc012"}, {"background": "#abc0123"}),
-    ({"format": "npy"}, {"format": "gif"}),
+    ({"format": "npy"}, {"format": "jpg"}),
+    ({"format": {"type": "webp"}}, {"format": {"type": "npy"}}),
+    ({"format": {"type": "gif", "fps": 50, "loop": None}}, {"format": {"fps": 50}}),
+    ({"format": {"type": "gif", "fps": 0.1}}, {"format": {"type": "gif", "fps": 50.1}}),
+    ({"format": {"type": "gif", "loop": 65535}}, {"format": {"type": "gif", "loop": 65536}}),
+    (
+        {"walk": {"between": [1, 2], "steps": 2, "closed": True}},
+        {"walk": {"between": [1, 2], "steps": 2, "closed": 1}},
+    ),
     ({"seed": None}, {"sede": None}),
 ]
 

@@ -356,6 +356,15 @@ def test_decoded_json_is_taken_as_it_is() -> None:
         ("*/*;q=x", "png"),
         ("text/html, */*;q=", "png"),
         ("application/json;q=-1", "json"),
+        ("image/webp", "webp"),
+        ("image/apng", "apng"),
+        ("image/gif", "gif"),
+        ("image/webp, image/png;q=0.9", "webp"),
+        ("image/gif;q=0.5, image/png", "png"),
+        ("image/gif, image/webp;q=0.5, text/*", "gif"),
+        ("image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8", "png"),
+        ("text/html,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8", "png"),
+        ("image/webp, image/*;q=0.1", "png"),
     ],
 )
 def test_the_best_acceptable_form(accept: str, expected: str) -> None:
@@ -365,7 +374,7 @@ def test_the_best_acceptable_form(accept: str, expected: str) -> None:
 @pytest.mark.parametrize(
     "accept",
     [
-        "image/webp",
+        "image/avif",
         "*/*;q=0",
         "*;q=0.000",
         "*/*;q=.0",

@@ -63,7 +63,8 @@ class RandomRequests:
             keys = st.lists(seeds | row, min_size=2, max_size=3)
             method = st.sampled_from(methods)
             return dictionary(
-                {"between": keys, "steps": st.integers(3, self.most), "method": method}
+                {"between": keys, "steps": st.integers(3, self.most), "method": method},
+                optional={"closed": st.booleans() | st.none()},
             )
 
         return {
@@ -91,7 +92,11 @@ class RandomRequests:
             "columns": st.integers(1, self.most) | st.none(),
             "padding": st.integers(0, 3) | st.none(),
             "background": st.from_regex("#[0-9a-fA-F]{6}", fullmatch=True) | st.none(),
-            "format": st.sampled_from(["png", "json", "npy", None]),
+            "format": st.sampled_from(["png", "json", "npy", None, "webp", "apng", "gif"])
+            | dictionary({"type": st.sampled_from(["webp", "apng", "gif"])}, optional={
+                "fps": st.floats(0.1, 50) | st.none(),
+                "loop": st.integers(0, 65_535) | st.none(),
+            }),
         })  # fmt: skip
         return st.builds(lambda a, b: {**a, **b}, source, layout)
 
