@@ -129,6 +129,19 @@ class Target:
     port: int
     head: bytes
 
+    def request(self, body: bytes) -> bytes:
+        """Of one request, all bytes."""
+        return b"%b%d\r\n\r\n%b" % (self.head, len(body), body)
+
+
+@dataclass(frozen=True)
+class Getting(Target):
+    """Where to get from: what a request says is its path, and ``head`` are its headers."""
+
+    def request(self, body: bytes) -> bytes:
+        """Of one request, all bytes."""
+        return b"GET %b HTTP/1.1\r\n%b\r\n" % (body, self.head)
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -234,7 +247,7 @@ class Connection:
             http.client.HTTPException: what came is no HTTP.
         """
         connected = self._open()
-        connected.sendall(b"%b%d\r\n\r\n%b" % (self._target.head, len(body), body))
+        connected.sendall(self._target.request(body))
         data = connected.recv(_BLOCK_BYTES)
         reply, missing, stays = _plain(data) or (None, 0, True)
         while missing:

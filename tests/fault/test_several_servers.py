@@ -9,10 +9,11 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.cached import without_tls
 from benchmarks.engine import Limits, Tally, asks, poisson, run, target
 from deploy.server import HOST, Ports, Server, ask
 from tests.support import live
-from tests.support.proxies import ALICE, NEEDS_NGINX, running, without_tls
+from tests.support.proxies import ALICE, NEEDS_NGINX, running
 
 SECONDS, RATE_PER_S = 9.0, 10.0
 pytestmark = NEEDS_NGINX

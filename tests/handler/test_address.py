@@ -88,6 +88,7 @@ def refused(address: str, **headers: str) -> dict[str, Any]:
             {"seed": 1, "num_images": 6, "columns": 3, "padding": 0, "background": "#203040"},
         ),
         ("/seed/1.png?padding=null", {"seed": 1}),
+        ("/name/alice.png?truncation=0.5", {"seed": ALICE, "truncation": 0.5}),
         (f"/v/{SERVED}/seeds/1-5.png", {"seed": 1, "num_images": 5}),
         ('/random.png?mix=[{"weight":1,"seeds":[3]}]', {"mix": [{"weight": 1, "seeds": [3]}]}),
     ],

@@ -96,15 +96,6 @@ def environment(folder: Path, ports: Ports, **more: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-def without_tls(folder: Path) -> Path:
-    """A copy of proxy.sh and its settings that speaks plain HTTP."""
-    script = shutil.copytree(SCRIPT.parent, folder) / SCRIPT.name
-    text = script.read_text(encoding="utf-8")
-    assert "' ssl http2'" in text
-    script.write_text(text.replace("' ssl http2'", "''"), encoding="utf-8")
-    return script
-
-
 @contextlib.contextmanager
 def running(
     folder: Path,
