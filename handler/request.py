@@ -265,8 +265,9 @@ class Request(_Object):
         elif self.mix is None:
             seed = _first_seed(seed, count)
             seeds = range(seed, seed + count)
-        if isinstance(self.format, Motion):
-            self.__dict__.update(format=self.format.type, motion=self.format)
+        form: object = self.format
+        if form is not None and isinstance(form, Motion):  # the test alone costs 0.3 us
+            self.__dict__.update(format=form.type, motion=form)
         padding = self.padding
         if padding is None:
             padding = DEFAULT_PADDING_PX if count > 1 else 0
@@ -323,7 +324,7 @@ class Request(_Object):
         elif self.noise is not None:
             source = f'"noise":{_json(_as_noise(self.noise))}'
         elif self.walk is not None:
-            source = f'"walk":{_json(self.walk.model_dump(exclude_none=True))}'
+            source = f'"walk":{_json({k: v for k, v in vars(self.walk).items() if v is not None})}'
         else:
             source = f'"mix":{_json([term.recipe for term in self.mix or ()])}'
         if self.format in MOVING:

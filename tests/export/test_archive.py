@@ -17,8 +17,10 @@ import yaml
 from deploy.server import ROOT
 from export.__main__ import main
 from export.archive import read_directions
+from handler.latents import from_seeds
 from handler.settings import Directions
 from tests.export.conftest import save_directions
+from training.lab import directions as training_directions
 
 Export = Callable[..., dict[str, Any]]
 
@@ -98,6 +100,17 @@ def test_directions_are_the_same_text_from_the_same_file(weights: Path, tmp_path
     save_directions(path, weights)
     assert read_directions(path, weights, 6) == text
     assert list(json.loads(text)) == ["age", "glasses"]
+
+
+def test_what_the_training_writes_can_be_packed(weights: Path, tmp_path: Path) -> None:
+    step = from_seeds([1], 6)[0]
+    path = tmp_path / "directions.safetensors"
+    training_directions.save_directions(
+        path, weights, {"hat": training_directions.Direction("learned", step, {"success": 0.5})}
+    )
+    found = Directions.parse(read_directions(path, weights, 6), 6)
+    assert found.steps["hat"].tolist() == step.tolist()
+    assert found.named["hat"].range == training_directions.RANGES["learned"]
 
 
 @pytest.mark.parametrize(
