@@ -12,6 +12,7 @@ from tests.support.proxies import NEEDS_NGINX
 
 
 @NEEDS_NGINX
+@pytest.mark.long
 def test_hits_are_told_from_misses(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     assert cached.main(["--seconds", "0.5", "--queue", "4", "--rate", "20", "-o", str(out)]) == 0
