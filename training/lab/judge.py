@@ -91,6 +91,24 @@ class Judge:
         ]
         return torch.cat(parts).numpy()
 
+    @torch.no_grad()
+    def places(self, images: Images) -> npt.NDArray[np.float32]:
+        """What is where: the maps of every layer, each place's numbers scaled to the length 1, as
+        LPIPS has them (arXiv:1801.03924, section 3), averaged to 4 x 4: float32 (N, dimensions).
+
+        ``features`` does not see that a picture is two at once; these do.
+        """
+        parts = []
+        for start in range(0, len(images), 256):
+            value = to_tensor(np.ascontiguousarray(images[start : start + 256]))
+            layers = []
+            for layer in self.classifier.features[:-1]:
+                value = layer(value)
+                if isinstance(layer, nn.ReLU):
+                    layers.append(F.adaptive_avg_pool2d(F.normalize(value), 4).flatten(1))
+            parts.append(torch.cat(layers, dim=1))
+        return torch.cat(parts).numpy()
+
     def __str__(self) -> str:
         return f"classifier trained on {self.origin.pictures:,} labelled avatars"
 

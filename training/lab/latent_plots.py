@@ -123,11 +123,12 @@ def beside_impostors(
         ``largest_step``: for each the median over the legs, in grey levels, at each of
         ``steps`` a leg; ``shrinks``: how many times smaller it gets from the first to the last;
         ``near_real`` (avatars): the share of the middle thirds' pictures that is as near to a
-        training picture, in the judge's features, as 99 % of unseen real ones are.
+        training picture, by ``Judge.places``, as 99 % of unseen real ones are; and of the
+        Generator's at the ``ends``, which are its usual samples.
     """
     keys = from_seeds(range(2 * legs), generator.nz).reshape(legs, 2, -1)
     largest: dict[str, list[float]] = {"generator": [], "memoriser": [], "fade": []}
-    middles: dict[str, Images] = {}
+    looked_at: dict[str, Images] = {}
     for steps in STEPS:
         latents = np.concatenate([walk_legs(ends, steps + 1, method) for ends in keys])
         drawn = draw(generator, latents.reshape(-1, generator.nz))
@@ -142,15 +143,17 @@ def beside_impostors(
             largest[name].append(steps_of(pictures)["largest_step"])
             if steps == STEPS[0]:
                 middle = pictures[:, steps // 3 : steps + 1 - steps // 3]
-                middles[name] = middle.reshape(-1, *drawn.shape[1:])
+                looked_at[name] = middle.reshape(-1, *drawn.shape[1:])
+                if name == "generator":
+                    looked_at["ends"] = pictures[:, [0, -1]].reshape(-1, *drawn.shape[1:])
     near = None
     if judge is not None:
-        space = Space(judge.features)
+        space = Space(judge.places)
         usual = space.nearest(reals.reference, reals, reals.rows, neighbours=1).distances
         limit = np.quantile(usual, USUAL)
         near = {"unseen_real": USUAL} | {
-            name: round(float((_distances(space, middle, reals) <= limit).mean()), 3)
-            for name, middle in middles.items()
+            name: round(float((_distances(space, pictures, reals) <= limit).mean()), 3)
+            for name, pictures in looked_at.items()
         }
     return {
         "legs": legs,

@@ -3,8 +3,19 @@
 from typing import Any
 
 import numpy as np
+import torch
+from torch.nn import functional as F
 
-from training.lab.judge import by_attribute, clean_tiles, fit, histogram_distance
+from training.lab.judge import (
+    AttributeClassifier,
+    Judge,
+    Origin,
+    by_attribute,
+    clean_tiles,
+    fit,
+    histogram_distance,
+    to_tensor,
+)
 
 
 def test_the_judge_learns_a_colour_and_tells_it() -> None:
@@ -16,6 +27,19 @@ def test_the_judge_learns_a_colour_and_tells_it() -> None:
     seen = classifier.classify(images[448:])["red"]
     assert seen.shape == (64, 2)
     assert (seen.argmax(1) == labels[448:]).mean() > 0.95
+
+
+def test_places_are_the_maps_of_every_layer_scaled_and_averaged() -> None:
+    torch.manual_seed(0)
+    classifier = AttributeClassifier({"hat": 2}, 3, 64, (2, 3, 4, 5)).eval()
+    judge = Judge(classifier, {"hat": 2}, {}, Origin(64, "#ffffff", 0, 1, (2, 3, 4, 5)))
+    images = np.random.default_rng(0).integers(0, 256, (300, 64, 64, 3), np.uint8)
+    found = judge.places(images)
+    assert found.shape == (300, 16 * (2 + 3 + 4 + 5))
+    first = classifier.features[:3](to_tensor(images[:1]))
+    expected = F.avg_pool2d(first / first.norm(dim=1, keepdim=True).clamp(min=1e-12), 8)
+    assert np.allclose(found[0, :32], expected.detach().flatten().numpy(), atol=1e-5)
+    assert np.allclose(judge.places(images[299:]), found[299:], atol=1e-5)
 
 
 def sure_of(classes: list[int], surely: list[bool]) -> np.ndarray[Any, np.dtype[np.float32]]:
