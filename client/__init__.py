@@ -1,8 +1,8 @@
 """A small typed client of the HTTP interface in docs/api.md.
 
 ``Client`` asks, the exceptions in ``client.errors`` tell what went wrong. Imports nothing of the
-server, so the folder can be copied into another project; needs requests, numpy and Pillow, and for
-the command line tyro, tqdm and boltons.
+server: ``pip install ./client`` puts it into another project with requests and Pillow, and
+``./client[cli]`` with what arrays and the command line need besides.
 """
 
 from client.errors import ArgumentError as ArgumentError

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import math
 import os
 import re
 import sys
@@ -17,23 +18,26 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-import tyro
-from PIL import Image
-from PIL.GifImagePlugin import getdata, getheader
-from tqdm import tqdm
+try:
+    import numpy as np
+    import numpy.typing as npt
+    import tyro
+    from tqdm import tqdm
+
+    from client.files import whole, write
+except ImportError as error:
+    sys.exit(f"error: {error}; the command line needs more than Client: dcgan-client[cli]")
 
 from client.errors import ArgumentError, ClientError, TooLarge
-from client.files import whole, write
 from client.session import Client, read
 
 CHUNK = 64  # images a call when each image goes to a place of its own
 WALK_STEPS = 12
-GIF_FRAME_MS = 120
-SUFFIXES = (".png", ".gif", ".npy", ".json")
+FILES = {".png": "png", ".webp": "webp", ".apng": "apng", ".gif": "gif"}
+SUFFIXES = (*FILES, ".npy", ".json")
+NO_ANIMATION = "--fps and --loop belong to an animation; end -o in .webp, .apng or .gif"
 STDOUT, FOLDER = "-", "/"
 MAX_SEEDS = 1_000_000  # a mistyped range must not fill the memory
 T = TypeVar("T")
@@ -44,12 +48,13 @@ _TERM = re.compile(r"\s*([+-])?\s*(?:(\d+(?:\.\d+)?)\s*\*\s*)?(\d[\d,\s]*?)\s*(?
 
 @dataclass(frozen=True)
 class ClientConfig:
-    """Ask a server for pictures: --seeds, --seed, --walk, --mix or --noise, or nothing for a
-    random one. Or --read a picture that a server made."""
+    """Ask a server for pictures: --seeds, --seed, --walk, --mix, --noise or --again, or nothing for
+    a random one. Or --read a picture that a server made."""
 
     out: Annotated[str | None, tyro.conf.arg(aliases=["-o"])] = None
-    """.png (a grid; of a walk too), .gif (one frame an image), .npy, .json, - (a grid to stdout),
-    or a folder (ends in /) for one PNG an image, named by its seed or its place."""
+    """.png (a grid; of a walk too), .webp, .apng or .gif (one frame an image), .npy, .json, - (a
+    grid to stdout), or a folder (ends in /) for one PNG an image, named by its seed or its place.
+    """
     seeds: str | None = None
     """Seeds and ranges: 0-63 or 1,7,42."""
     seed: int | None = None
@@ -62,18 +67,34 @@ class ClientConfig:
     """Images of the walk; 12 if left out."""
     method: Literal["slerp", "linear"] | None = None
     """How the walk goes; slerp if left out."""
+    closed: bool = False
+    """The walk ends where it began, for an animation without an end."""
     mix: str | None = None
     """Latent arithmetic on seeds: "1,2,3 - 4,5,6 + 0.5*7,8,9"."""
     noise: Path | None = None
     """.npy file of latents, float (n, nz) or (n, nz, 1, 1)."""
+    again: Path | None = None
+    """A picture whose recipe is drawn anew; what is given beside it goes before the recipe."""
+    edit: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A step along a direction of the archive, NAME=STRENGTH: glasses=1.5. Once for each."""
+    truncation: float | None = None
+    """0 to 1: the nearer to 0, the more like the mean picture."""
     columns: int | None = None
     """Columns of the grid."""
     padding: int | None = None
     """Between the tiles, px."""
     background: str | None = None
     """Behind the tiles, #rrggbb."""
+    fps: float | None = None
+    """Frames a second of an animation."""
+    loop: int | None = None
+    """How often an animation plays; 0 is for ever."""
+    format: Literal["png", "webp", "apng", "gif"] | None = None
+    """Of what -o does not name: for - and --address, and apng in a .png."""
+    address: bool = False
+    """Print the address of the picture at the proxy before the server, and ask for nothing."""
     read: Path | None = None
-    """Print what made this PNG; needs no server, goes alone."""
+    """Print what made this picture; needs no server, goes alone."""
     url: str = "http://127.0.0.1:8080"
     """Inference port, or the proxy before it: host:port, or with http:// or https://."""
     ca_file: Path | None = None
@@ -105,9 +126,18 @@ def _run(arguments_: Sequence[str] | None) -> int:
     try:
         if config.read is not None:
             _check_alone(config)
-            print(json.dumps(read(_bytes_of(config.read)), indent=2))
+            print(json.dumps(read(_bytes_of("--read", config.read)), indent=2))
             return 0
-        kind, fields = _kind(config.out), _fields(config)
+        fields = _fields(config)
+        if config.address:
+            fields["format"] = _format(config, Path(config.out or "").suffix.lower(), fields)
+            print(Client(config.url, config.model).address(**fields))
+            return 0
+        kind = _kind(config.out)
+        if kind in FILES or kind == STDOUT:
+            fields["format"] = _format(config, kind, fields)
+        elif config.fps is not None or config.loop is not None:
+            raise ArgumentError(NO_ANIMATION)
         key = config.api_key or os.environ.get("DCGAN_API_KEY")
         seconds, ca_file = config.timeout_s, config.ca_file
         with Client(
@@ -142,17 +172,18 @@ def _check_alone(config: ClientConfig) -> None:
         )
 
 
-def _bytes_of(path: Path) -> bytes:
+def _bytes_of(flag: str, path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ArgumentError(f"--read {path} cannot be read: {error.strerror}") from error
+        raise ArgumentError(f"{flag} {path} cannot be read: {error.strerror}") from error
 
 
 def _fields(config: ClientConfig) -> dict[str, Any]:
-    """The request, without format."""
-    plain = ("seed", "num_images", "columns", "padding", "background")
+    """The request, without format, or with that of a recipe."""
+    plain = ("seed", "num_images", "truncation", "columns", "padding", "background")
     fields: dict[str, Any] = {name: getattr(config, name) for name in plain}
+    fields["edit"] = parse_edit(config.edit) or None
     if config.seeds is not None:
         fields["seeds"] = parse_seeds(config.seeds)
     if config.walk is not None:
@@ -160,13 +191,36 @@ def _fields(config: ClientConfig) -> dict[str, Any]:
         method = config.method or "slerp"
         steps = WALK_STEPS if config.steps is None else config.steps
         fields["walk"] = {"between": keys, "steps": steps, "method": method}
-    elif config.steps is not None or config.method is not None:
-        raise ArgumentError("--steps and --method belong to a walk; add --walk 1,7,42")
+        if config.closed:
+            fields["walk"]["closed"] = True
+    elif config.steps is not None or config.method is not None or config.closed:
+        raise ArgumentError("--steps, --method and --closed belong to a walk; add --walk 1,7,42")
     if config.mix is not None:
         fields["mix"] = parse_mix(config.mix)
     if config.noise is not None:
         fields["noise"] = _noise(config.noise)
-    return {name: value for name, value in fields.items() if value is not None}
+    given = {name: value for name, value in fields.items() if value is not None}
+    if config.again is None:
+        return given
+    return {**read(_bytes_of("--again", config.again))["request"], **given}
+
+
+def parse_edit(texts: Sequence[str]) -> dict[str, float]:
+    """``["glasses=1.5", "hat=-2"]`` -> the field ``edit``; ArgumentError for another notation, or
+    a name that comes twice."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, strength = text.partition("=")
+        try:
+            value = float(strength)
+        except ValueError:
+            value = math.nan
+        if not name or not math.isfinite(value) or name in found:
+            raise ArgumentError(
+                f"--edit {text} cannot be read; write each direction once, as in glasses=1.5"
+            )
+        found[name] = value
+    return found
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -227,7 +281,7 @@ def _kind(out: str | None) -> str:
     Raises:
         ArgumentError: it is none, or cannot be written to.
     """
-    forms = "grid.png (or .gif, .npy, .json, - for stdout, or a folder/)"
+    forms = "grid.png (or .webp, .apng, .gif, .npy, .json, - for stdout, or a folder/)"
     if not out:
         raise ArgumentError(f"where to? add -o {forms}")
     if out == STDOUT:
@@ -248,23 +302,36 @@ def _kind(out: str | None) -> str:
     return path.suffix.lower()
 
 
+def _format(config: ClientConfig, kind: str, fields: dict[str, Any]) -> str | dict[str, Any]:
+    """The format to ask for: that of the file's name, unless --format says more; how it plays by
+    --fps and --loop, or as in a recipe of that format."""
+    named = FILES.get(kind, config.format or "png")
+    form = config.format or named
+    if form != named and (named, form) != ("png", "apng"):
+        raise ArgumentError(f"-o {config.out} is no {form}; end it in .{form}")
+    motion = {name: getattr(config, name) for name in ("fps", "loop")}
+    motion = {name: value for name, value in motion.items() if value is not None}
+    if form == "png" and motion:
+        raise ArgumentError(NO_ANIMATION)
+    told = fields.get("format")
+    if isinstance(told, dict) and told["type"] == form:
+        motion = {**told, **motion}
+    return {**motion, "type": form} if motion else form
+
+
 def _save(client: Client, fields: dict[str, Any], out: str, kind: str) -> None:
     path = Path(out)
     if kind == STDOUT:
-        sys.stdout.buffer.write(client.grid(**fields).png)
+        sys.stdout.buffer.write(client.grid(**fields).file)
         sys.stdout.buffer.flush()
-    elif kind == ".png":
-        write(path, client.grid(**fields).png)
+    elif kind in FILES:
+        write(path, client.grid(**fields).file)
     elif kind == ".json":
         write(path, json.dumps(client.document(**fields)).encode())
     elif kind == ".npy":
         arrays = list(_replies(client.array, fields))
         with whole(path) as file:
             np.save(file, np.concatenate(arrays))
-    elif kind == ".gif":
-        frames = [image for images in _replies(client.images, fields) for image in images]
-        with whole(path) as file:
-            _write_gif(file, frames)
     else:
         path.mkdir(parents=True, exist_ok=True)
         drawn: Counter[int] = Counter()
@@ -275,16 +342,6 @@ def _save(client: Client, fields: dict[str, Any], out: str, kind: str) -> None:
                 drawn[name] += 1
                 again = f"-{drawn[name]}" if drawn[name] > 1 else ""
                 write(path / f"{name:06d}{again}.png", png)
-
-
-def _write_gif(file: BinaryIO, frames: list[Image.Image]) -> None:
-    """Frame by frame, as ``Image.save`` would merge neighbours that are equal."""
-    made = [frame.convert("P", palette=Image.Palette.ADAPTIVE) for frame in frames]
-    header, _ = getheader(made[0].copy(), info={"loop": 0})
-    file.writelines(header)
-    for frame in made:
-        file.writelines(getdata(frame, duration=GIF_FRAME_MS, include_color_table=True))
-    file.write(b";")
 
 
 def _replies(ask: Callable[..., T], fields: dict[str, Any]) -> Iterator[T]:

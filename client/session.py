@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import ipaddress
 import json
@@ -14,11 +15,9 @@ import ssl
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlsplit
 
-import numpy as np
-import numpy.typing as npt
 import requests
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
@@ -27,7 +26,12 @@ from requests.utils import get_environ_proxies, select_proxy
 from urllib3 import BaseHTTPResponse, Retry
 from urllib3.exceptions import InvalidHeader
 
+from client import address
 from client.errors import ArgumentError, ClientError, NotReachable, from_reply
+
+if TYPE_CHECKING:  # without it all works but arrays
+    import numpy as np
+    import numpy.typing as npt
 
 MAX_TIMEOUT_S = 86_400.0
 # The server did not take the request: sending it again is safe. A time-out or a broken
@@ -41,17 +45,17 @@ _OTHER_NAME = (62, 64)  # OpenSSL: the certificate is of another host name, or I
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One grid.
+    """One file with all images of a reply.
 
     Args:
-        image: RGB or grey.
-        png: the file as the server sent it.
+        image: RGB or grey; of an animation the first frame.
+        file: the file as the server sent it.
         headers: of the reply; names in any case.
-        made_by: the PNG's own account of the model and the request that makes it again.
+        made_by: the file's own account of the model and the request that makes it again.
     """
 
     image: Image.Image
-    png: bytes
+    file: bytes
     headers: requests.structures.CaseInsensitiveDict[str]
     made_by: dict[str, Any]
 
@@ -133,19 +137,42 @@ class Client:
         self._session.close()
 
     def grid(self, **fields: Any) -> Picture:
-        """All images in one picture."""
-        reply = self.post({**fields, "format": "png"})
+        """All images in one file: a grid as PNG, or with ``format`` "webp", "apng" or "gif", or
+        ``{"type": "webp", "fps": 12}``, one frame an image."""
+        reply = self.post({"format": "png", **fields})
         try:
             return Picture(_open(reply.content), reply.content, reply.headers, read(reply.content))
         except ClientError as error:
             raise _foreign(reply, str(error)) from error
+
+    def again(self, file: bytes, **changes: Any) -> Picture:
+        """What made a picture, drawn anew.
+
+        Args:
+            file: as ``read`` takes it.
+            changes: fields in place of its own.
+        """
+        return self.grid(**{**read(file)["request"], **changes})
+
+    def address(self, *, weights: str = "", **fields: Any) -> str:
+        """Where a proxy before the server has this picture for a GET; nothing is asked.
+
+        Args:
+            weights: as ``client.address.path`` takes them.
+
+        Raises:
+            ArgumentError: only seeds and walks between seeds have an address.
+        """
+        return self._url.rpartition("/predictions/")[0] + address.path(fields, weights)
 
     def images(self, **fields: Any) -> list[Image.Image]:
         """Each image on its own."""
         return [_open(base64.b64decode(text)) for text in self.document(**fields)["images"]]
 
     def array(self, **fields: Any) -> npt.NDArray[np.uint8]:
-        """The pixels, uint8 (N, H, W, C)."""
+        """The pixels, uint8 (N, H, W, C). Needs NumPy."""
+        import numpy as np
+
         reply = self.post({**fields, "format": "npy"})
         try:
             pixels = np.load(io.BytesIO(reply.content), allow_pickle=False)
@@ -172,7 +199,8 @@ class Client:
             NotReachable: no connection, or no answer in time.
             Problem: the server answered with an error.
         """
-        if isinstance(noise := fields.get("noise"), np.ndarray):
+        noise: Any = fields.get("noise")
+        if hasattr(noise, "dtype"):
             fields = {**fields, "noise": _latents(noise)}
         return self._ask("POST", self._url, json.dumps(fields, default=_plain))
 
@@ -288,29 +316,38 @@ class _Made(PngImageFile):
         super().save(fp, format, **{"pnginfo": info, **params})
 
 
-def read(png: bytes) -> dict[str, Any]:
-    """What made a PNG of this service: the model, and the request that makes it again.
+def read(file: bytes) -> dict[str, Any]:
+    """What made a picture of this service: the model, and the request that makes it again.
+
+    Args:
+        file: a PNG or APNG, which says it in its tEXt chunk ``dcgan``, a WebP (XMP) or a GIF
+            (comment).
 
     Raises:
-        ClientError: it is no PNG, or none of this service.
+        ClientError: it is none of them, or none of this service.
     """
-    text = _open(png).info.get("dcgan")
+    info = _open(file).info
+    text = info.get("dcgan") or info.get("xmp") or info.get("comment") or ""
+    if isinstance(text, bytes):
+        text = html.unescape(text.decode("utf-8", "replace"))
     try:
-        found = json.loads(text) if isinstance(text, str) else None
+        found = json.loads(text[text.find("{") : text.rfind("}") + 1])
     except ValueError:
         found = None
-    if not isinstance(found, dict):
-        raise ClientError("this picture does not say what made it; it has no tEXt chunk dcgan")
+    if not isinstance(found, dict) or not isinstance(found.get("request"), dict):
+        raise ClientError("this picture does not say what made it; it has no recipe")
     return found
 
 
-def _open(png: bytes) -> Image.Image:
+def _open(file: bytes) -> Image.Image:
     try:
-        Image.open(io.BytesIO(png), formats=["PNG"])  # refuses a picture that fills the memory
-        image = _Made(io.BytesIO(png))
+        # Refuses a picture that fills the memory.
+        image = Image.open(io.BytesIO(file), formats=["PNG", "WEBP", "GIF"])
+        if image.format == "PNG":
+            image = _Made(io.BytesIO(file))
         image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ClientError("this is no PNG file, or not a whole one") from error
+        raise ClientError("this is no PNG, WebP or GIF file, or not a whole one") from error
     return image
 
 
@@ -416,6 +453,8 @@ def _foreign(reply: requests.Response, why: str = "") -> ClientError:
 
 def _latents(noise: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Noise as it is sent, (n, nz) or (nz,), of an array that may be torch's (n, nz, 1, 1)."""
+    import numpy as np
+
     if noise.ndim == 4 and noise.shape[2:] == (1, 1):
         noise = noise[:, :, 0, 0]
     if noise.dtype.kind not in "fiu" or noise.ndim not in (1, 2):
@@ -431,7 +470,9 @@ def _latents(noise: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _plain(value: object) -> object:
     """NumPy values as JSON."""
-    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind != "c":
+    kind = getattr(getattr(value, "dtype", None), "kind", "c")
+    if kind != "c":
+        array = cast("npt.NDArray[Any]", value)
         # tolist gives NumPy's own numbers for floats longer than Python's.
-        return (value.astype(np.float64) if value.dtype.kind == "f" else value).tolist()
+        return (array.astype("float64") if kind == "f" else array).tolist()
     raise TypeError(f"{type(value).__name__} cannot be sent as JSON; give lists and numbers")

@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 from client import ArgumentError
 from client import __main__ as command
 from client.__main__ import main, parse_mix, parse_seeds
-from tests.support.scripted import OK, Scripted, document
+from tests.support.scripted import OK, Scripted, document, png
 
 Captured = pytest.CaptureFixture[str]
 
@@ -63,7 +63,7 @@ def test_what_is_no_mix(text: str) -> None:
     [("--seeds 3-1 -o x.png", "is empty; write 1-3"), ("--mix 1- -o x.png", "cannot be read"),
      ("--seeds 1", "where to? add -o"), ("--out=", "where to? add -o"),
      ("-o x.jpg", "ends in .jpg"),
-     ("-o samples.v2", "ends in .v2; give grid.png (or .gif, .npy, .json, - for stdout"),
+     ("-o samples.v2", "ends in .v2; give grid.png (or .webp, .apng, .gif, .npy, .json, - for"),
      ("-o absent/x.png", "there is no folder absent"), ("-o file/", "file/ is a file"),
      ("-o x.png --url ftp://h", "the address 'ftp://h'"), ("-o x.png --timeout-s 0", "0 s"),
      ("-o x.png --ca-file absent", "the CA file absent"),
@@ -73,7 +73,13 @@ def test_what_is_no_mix(text: str) -> None:
      ("--read absent.png", "--read absent.png cannot be read: No such file"),
      ("--read file -o x.png", "leave out --out"),
      ("--num-images 2 --read file", "leave out --num-images"),
-     ("-o x.png --steps 3", "--steps and --method belong to a walk"),
+     ("-o x.png --steps 3", "--steps, --method and --closed belong to a walk"),
+     ("-o x.png --closed", "--closed belong to a walk"), ("-o x.gif --format webp", "end it in .w"),
+     ("-o x.png --fps 3", "end -o in .webp"), ("-o x.npy --loop 0", "end -o in .webp"),
+     ("-o x.png --edit glasses", "as in glasses=1.5"), ("-o x.png --edit a=inf", "a=inf cannot"),
+     ("-o x.png --edit a=1 --edit a=2", "write each direction once"),
+     ("-o x.png --again absent", "--again absent cannot be read: No such file"),
+     ("--address --mix 1-2", "mix has no address"),
      ("-o x.png --method linear", "belong to a walk; add --walk"),
      ("-o x.png --noise complex.npy", "noise is complex128")],
 )  # fmt: skip
@@ -193,17 +199,55 @@ def test_stdout_that_takes_nothing(flags: list[str]) -> None:
             assert re.fullmatch(said, done.stderr)
 
 
-def test_each_frame_of_a_gif_is_there(server: Scripted, tmp_path: Path) -> None:
-    shown = [RED, RED, BLUE, BLUE, RED]
-    server.steps = [document(*map(bytes_of, shown))]
-    assert run(server, str(tmp_path / "a.gif")) == 0
-    with Image.open(tmp_path / "a.gif") as gif:
-        assert getattr(gif, "n_frames", 1) == 5
-        assert gif.info["loop"] == 0
-        for number, frame in enumerate(shown):
-            gif.seek(number)
-            assert gif.info["duration"] == 120
-            assert gif.convert("RGB").tobytes() == frame.tobytes()
+@pytest.mark.parametrize(
+    ("out", "more", "form"),
+    [("a.gif", "", "gif"), ("a.webp", "--fps 8 --loop 2", "webp"), ("a.apng", "", "apng"),
+     ("a.png", "--format apng", "apng"), ("a.PNG", "", "png"), ("-", "--format webp", "webp")],
+)  # fmt: skip
+def test_the_server_is_asked_for_the_format_of_the_file(
+    server: Scripted, tmp_path: Path, out: str, more: str, form: str
+) -> None:
+    server.steps = [OK]
+    target = out if out == "-" else str(tmp_path / out)
+    assert run(server, target, *f"--walk 1,7 --closed {more}".split()) == 0
+    ((_, body),) = server.seen
+    walk = {"between": [1, 7], "steps": 12, "method": "slerp", "closed": True}
+    motion = {"type": form, "fps": 8, "loop": 2} if "--fps" in more else form
+    assert body == {"walk": walk, "format": motion}
+
+
+def test_edits_and_truncation_are_sent(server: Scripted, tmp_path: Path) -> None:
+    server.steps = [OK]
+    edits = ("--edit", "glasses=1.5", "--edit", "hat=-2", "--truncation", "0.7")
+    assert run(server, str(tmp_path / "a.png"), "--seed", "3", *edits) == 0
+    ((_, body),) = server.seen
+    edit = {"glasses": 1.5, "hat": -2.0}
+    assert body == {"seed": 3, "truncation": 0.7, "edit": edit, "format": "png"}
+
+
+def test_a_recipe_is_drawn_again_with_changes(server: Scripted, tmp_path: Path) -> None:
+    server.steps = [OK]
+    (tmp_path / "old.png").write_bytes(png('{"request": {"seed": 7, "columns": 2}}'))
+    again = ("--again", str(tmp_path / "old.png"), "--columns", "3")
+    assert run(server, str(tmp_path / "new.webp"), *again) == 0
+    assert server.seen[0][1] == {"seed": 7, "columns": 3, "format": "webp"}
+    moving = '{"request": {"seed": 7, "format": {"type": "webp", "fps": 9, "loop": 1}}}'
+    (tmp_path / "old.png").write_bytes(png(moving))
+    for out, form in (
+        ("new.webp", {"type": "webp", "fps": 9, "loop": 4}), ("new.gif", {"type": "gif", "loop": 4})
+    ):  # fmt: skip
+        assert run(server, str(tmp_path / out), *again[:2], "--loop", "4") == 0
+        assert server.seen[-1][1] == {"seed": 7, "format": form}
+
+
+def test_the_address_needs_no_server(capsys: Captured) -> None:
+    asked = "--seeds 1,5 --edit glasses=1.5 --address --url https://cats.example/here"
+    assert main(asked.split()) == 0
+    assert main(["--seed", "7", "--address", "-o", "x.webp"]) == 0
+    assert capsys.readouterr().out.split() == [
+        "https://cats.example/here/seeds/1,5.png?edit.glasses=1.5",
+        "http://127.0.0.1:8080/seed/7.webp",
+    ]
 
 
 def test_a_picture_to_stdout(server: Scripted, capfdbinary: pytest.CaptureFixture[bytes]) -> None:

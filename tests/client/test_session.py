@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import html
 import io
 import json
 import pickle
@@ -18,6 +19,7 @@ from typing import Any
 import certifi
 import numpy as np
 import pytest
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from urllib3 import HTTPResponse
 
@@ -318,20 +320,47 @@ def test_arrays_that_are_no_noise(noise: Any, words: str) -> None:
         Client("127.0.0.1:1").grid(noise=noise)
 
 
+def test_again_asks_for_what_the_recipe_says(server: Scripted) -> None:
+    server.steps = [OK]
+    cats = connect(server)
+    cats.again(png('{"request": {"seed": 7, "columns": 2}}'), columns=1)
+    for form in ("WEBP", "GIF"):
+        cats.again(saved(form))
+    first, *moving = (body for _, body in server.seen)
+    assert first == {"seed": 7, "columns": 1, "format": "png"}
+    assert moving == [{"seed": 7, "format": {"type": form}} for form in ("webp", "gif")]
+
+
+def saved(form: str) -> bytes:
+    """A file as Pillow saves it, its recipe where ``read`` looks for it."""
+    text = f'{{"request": {{"seed": 7, "format": {{"type": "{form.lower()}"}}}}}}'
+    xmp = f"<x:xmpmeta><a>{html.escape(text)}</a></x:xmpmeta>".encode()
+    buffer = io.BytesIO()
+    told = {"comment": text.encode()} if form == "GIF" else {"xmp": xmp}
+    Image.new("RGB", (4, 3)).save(buffer, form, **told)
+    return buffer.getvalue()
+
+
+def test_the_address_of_a_picture() -> None:
+    cats = Client("https://cats.example/here", version="1.0")
+    told = cats.address(weights="0123456789ab", walk={"between": [1, 7]}, format="webp")
+    assert told == "https://cats.example/here/v/01234567/walk/1-7.webp"
+
+
 def test_nobody_listens() -> None:
     with pytest.raises(client.NotReachable, match="is the server up"):
         Client("http://127.0.0.1:1").grid()
 
 
-@pytest.mark.parametrize("text", [None, "no JSON", "[1]"])
+@pytest.mark.parametrize("text", [None, "no JSON", "[1]", '{"prompt": "a cat"}'])
 def test_a_foreign_png_says_nothing(text: str | None) -> None:
     with pytest.raises(client.ClientError, match="does not say what made it"):
         read(png(text))
 
 
-@pytest.mark.parametrize("data", [b"", b"GIF89a", png("{}")[:60]])
-def test_what_is_no_png(data: bytes) -> None:
-    with pytest.raises(client.ClientError, match="no PNG"):
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"BM", png("{}")[:60]])
+def test_what_is_no_picture(data: bytes) -> None:
+    with pytest.raises(client.ClientError, match="no PNG, WebP or GIF file"):
         read(data)
 
 

@@ -30,7 +30,7 @@ def test_the_three_forms_agree(url: str) -> None:
     assert np.array_equal(array, np.stack([np.asarray(image) for image in images]))
     assert np.array_equal(np.concatenate(list(array), axis=1), np.asarray(picture.image))
     assert picture.seed == 3
-    assert again.png == picture.png
+    assert again.file == picture.file
 
 
 def test_walk_and_mix(url: str) -> None:
