@@ -1,8 +1,8 @@
 """``make gallery``: a page to look at what the model draws, beside this checkout's server.
 
 The page (deploy/gallery/) and the model have one origin here, as they have behind the proxy:
-/predictions/dcgan and the model's description are passed on to TorchServe, so TorchServe needs no
-CORS and the page may forbid itself every other address.
+/predictions/dcgan, the model's description and addresses of pictures are passed on to TorchServe,
+so that needs no CORS and the page may forbid itself every other address.
 
 Exit codes: 1 the page or the model server cannot start, 2 bad usage, 130 after Ctrl-C, which also
 stops a model server that was started for the page.
@@ -10,6 +10,7 @@ stops a model server that was started for the page.
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import sys
@@ -39,6 +40,8 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 PASSED = {"/predictions/dcgan": "POST", "/models/dcgan": "GET"}
+# As in deploy/proxy/nginx.conf: what the handler reads as the address of a picture.
+ADDRESS = re.compile(r"/(v/[^/]+/)?((seeds?|walk|name)/|random[.])")
 _TIMEOUT_S = 120
 
 
@@ -67,6 +70,10 @@ def application(ports: Ports) -> WSGIApplication:
     def checked(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Nothing but what the page asks for: /models is TorchServe's management."""
         request = Request(environ)
+        if ADDRESS.match(request.path) and request.method in ("GET", "HEAD"):
+            environ["HTTP_X_PICTURE_ADDRESS"] = environ["REQUEST_URI"]
+            environ |= {"PATH_INFO": "/predictions/dcgan", "QUERY_STRING": ""}
+            return passing(environ, start_response)
         if request.path.startswith(tuple(passing.targets)):
             allowed = PASSED.get(request.path)
             if allowed is None:

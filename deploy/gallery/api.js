@@ -2,8 +2,9 @@
 
 const setting = (name) => document.querySelector(`meta[name="${name}"]`).content;
 
-/** Absolute address that the requests go to. */
+/** Absolute address that the requests go to, and what stands before the address of a picture. */
 export const PREDICTIONS = new URL(setting("dcgan-predictions"), document.baseURI).href;
+export const ROOT = PREDICTIONS.replace(/\/predictions\/[^/]*$/, "");
 const DESCRIPTION = new URL(setting("dcgan-description"), document.baseURI).href;
 
 const KEY_ITEM = "dcgan-api-key";
@@ -65,12 +66,18 @@ export function setApiKey(text) {
   stored((storage) => (key ? storage.setItem(KEY_ITEM, key) : storage.removeItem(KEY_ITEM)));
 }
 
+let weightsSha256 = "";
+
+/** SHA-256 of the weights that drew last; empty when nothing was drawn yet. */
+export const weights = () => weightsSha256;
+
 /** Pictures one by one: {images: [base64 PNG], seeds (null for a walk), model}. */
 export function askImages(request, options) {
   return ask(request, "application/json", options, async (response) => {
     const reply = await response.json();
     const seeded = "walk" in request || reply.seeds.length === reply.images.length;
     if (!seeded || !isOurs(reply)) throw new SyntaxError("no pictures");
+    weightsSha256 = reply.model.weights_sha256;
     return reply;
   });
 }
@@ -93,6 +100,16 @@ export function askPng(request, options) {
     const text = (part) => String.fromCharCode(...part);
     if (!isPng(text(bytes.slice(0, 8)), text(bytes.slice(-8)))) throw new SyntaxError("no PNG");
     return new Blob([bytes], { type: "image/png" });
+  });
+}
+
+/** A moving picture, one frame an image: "webp" or "gif". */
+export function askMoving(request, type, options) {
+  return ask(request, `image/${type}`, options, async (response) => {
+    const bytes = new Uint8Array(await response.arrayBuffer());
+    const head = String.fromCharCode(...bytes.slice(0, 12));
+    if (!/^(RIFF....WEBP|GIF89a)/s.test(head)) throw new SyntaxError("no moving picture");
+    return new Blob([bytes], { type: `image/${type}` });
   });
 }
 

@@ -6,6 +6,7 @@ import { mostImages, valueOf } from "./fields.js";
 import { attempt, sayWait } from "./report.js";
 import { saveButtons } from "./save.js";
 import { toggle } from "./shelf.js";
+import { lookOf } from "./store.js";
 import { viewer } from "./viewer.js";
 
 const INPUTS = { seed: "seed", num_images: "count", columns: "columns" }; // field -> element
@@ -62,6 +63,7 @@ export function draw(store, onModel) {
       ...(seed.trim() && { seed: valueOf("seed", "Seed", seed) }),
       num_images: valueOf("num_images", "Number of pictures", count),
       ...(columns.trim() && { columns: valueOf("columns", "Number of columns", columns) }),
+      ...lookOf(store.state),
     };
     busy(Math.min(Number(count) || 0, mostImages()));
     say("Drawing.");
@@ -141,7 +143,7 @@ export function draw(store, onModel) {
   /** Wait for so many pictures; 0: no more. */
   function busy(count) {
     grid.setAttribute("aria-busy", count > 0);
-    for (const id of ["draw-download", "draw-curl"]) $(id).disabled = count > 0 || shown === null;
+    for (const id of ["draw-download", "draw-curl", "draw-address"]) $(id).disabled = count > 0 || shown === null;
     if (count > 0 && grid.childElementCount === 0) {
       grid.replaceChildren(...Array.from({ length: count }, () =>
         make("div", { className: "card tile waiting" })));
@@ -179,6 +181,10 @@ export function draw(store, onModel) {
     file: `dcgan-seed-${shown.seed}-${shown.num_images}.png`,
   }));
   store.on(["keep"], markKept);
+  store.on(["truncation", "edit"], () => {
+    push = false;
+    refresh();
+  });
   new ResizeObserver(() => {
     if (grid.childElementCount > 0) arrange();
   }).observe($("pictures"));

@@ -4,6 +4,8 @@ import { $ } from "./dom.js";
 import { draw } from "./draw.js";
 import { learn } from "./fields.js";
 import { mix } from "./mix.js";
+import { look } from "./look.js";
+import { recipes } from "./recipe.js";
 import { keyDialog } from "./report.js";
 import { shelf } from "./shelf.js";
 import { Store } from "./store.js";
@@ -35,11 +37,13 @@ function tabs(store) {
 }
 
 let description = null;
+let sliders = null;
 let model = null;
 
 /** Ask the model for its limits and facts; again when there is a key. */
 async function meet() {
   description = await learn();
+  sliders?.(description);
   showFacts();
 }
 
@@ -64,6 +68,9 @@ document.querySelector("[data-skip]").addEventListener("click", (event) => {
 
 await meet();
 const store = new Store();
+sliders = look(store);
+sliders(description);
+recipes(store);
 keyDialog(meet);
 tabs(store);
 shelf(store);

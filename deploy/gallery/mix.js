@@ -5,6 +5,7 @@ import { $, latest, make, say } from "./dom.js";
 import { attempt, sayWait } from "./report.js";
 import { saveButtons } from "./save.js";
 import { keptImage } from "./shelf.js";
+import { lookOf } from "./store.js";
 
 const TERMS = [
   { key: "a", name: "A", sign: "", weight: 1 },
@@ -68,12 +69,14 @@ export function mix(store) {
     await attempt($("mix-problem"), refresh, () => one(async (signal) => {
       if (chosen().length === 0) return;
       const terms = chosen().map(({ key, weight }) => ({ weight, seeds: store.state[key] }));
-      const means = terms.map(({ seeds }) => ({ mix: [{ weight: 1, seeds }] }));
-      const images = await askEach([{ mix: terms }, ...means], { signal, onWait: sayWait });
+      const look = lookOf(store.state);
+      const means = terms.map(({ seeds }) => ({ mix: [{ weight: 1, seeds }], ...look }));
+      const request = { mix: terms, ...look };
+      const images = await askEach([request, ...means], { signal, onWait: sayWait });
       const [result, ...of] = images.map(pictureUrl);
       chosen().forEach(({ key, name }, i) => show(`mean-${key}`, of[i], `Mean of ${name}`));
       show("mix-result", result, `Result of ${formula()}`);
-      shown = { mix: terms };
+      shown = request;
       enable(true);
       say(`Drawn: ${formula()}.`);
     }));
@@ -94,6 +97,6 @@ export function mix(store) {
   }
 
   saveButtons("mix", $("mix-problem"), () => ({ request: shown, file: "dcgan-mix.png" }));
-  store.on(["keep", "a", "b", "c", "view"], render);
+  store.on(["keep", "a", "b", "c", "view", "truncation", "edit"], render);
   render();
 }

@@ -1,11 +1,12 @@
 // Taking things away: the server's own PNG files, and the requests as curl commands.
 
-import { apiKey, askPng, PREDICTIONS } from "./api.js";
+import { apiKey, askPng, PREDICTIONS, ROOT, weights } from "./api.js";
 import { $, make, notify, say } from "./dom.js";
 import { attempt, sayWait } from "./report.js";
 
 /**
- * Make a pair of buttons work.
+ * Make the buttons work that save a picture, and copy its command and, where there is one, its
+ * address.
  *
  * prefix: of their ids. place: where problems show. current: gives {request, file}, the request
  * of the picture that is shown and the name of its file.
@@ -23,6 +24,23 @@ export function saveButtons(prefix, place, current) {
     const { request, file } = current();
     copy(curl(request, file), "The curl command");
   });
+  $(`${prefix}-address`)?.addEventListener("click", () => {
+    const { request, moving } = current();
+    copy(addressOf({ ...request, ...moving }), "The address");
+  });
+}
+
+/** Where the picture of a request can be linked to: of these weights, so it never changes. */
+function addressOf({ seed, num_images: count = 1, seeds, walk, edit = {}, format = "png", ...query }) {
+  const { between, ...path } = walk ?? {};
+  const { type = format, ...motion } = typeof format === "object" ? format : {};
+  const place = walk ? `walk/${between.join("-")}`
+    : seeds ? `seeds/${seeds.join(",")}`
+    : count > 1 ? `seeds/${seed}-${seed + count - 1}` : `seed/${seed}`;
+  for (const [name, strength] of Object.entries(edit)) query[`edit.${name}`] = strength;
+  const text = new URLSearchParams({ ...path, ...motion, ...query }).toString();
+  const version = weights() && `/v/${weights().slice(0, 8)}`;
+  return `${ROOT}${version}/${place}.${type}${text && `?${text}`}`;
 }
 
 /** Let the browser save bytes as they are. */

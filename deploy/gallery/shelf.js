@@ -5,6 +5,7 @@ import { $, latest, make, notify, say } from "./dom.js";
 import { mostImages, mostKeys } from "./fields.js";
 import { attempt, sayWait } from "./report.js";
 import { saveButtons } from "./save.js";
+import { lookOf } from "./store.js";
 
 const urls = new Map(); // seed -> data: URL of its picture
 
@@ -47,7 +48,8 @@ export function shelf(store) {
     await attempt($("kept-problem"), fetchMissing, () => one(async (signal) => {
       for (let at = 0; at < missing.length; at += mostImages()) {
         const seeds = missing.slice(at, at + mostImages());
-        const { images } = await askImages({ seeds }, { signal, onWait: sayWait });
+        const request = { seeds, ...lookOf(store.state) };
+        const { images } = await askImages(request, { signal, onWait: sayWait });
         images.forEach((image, i) => urls.set(seeds[i], pictureUrl(image)));
       }
       for (const image of document.querySelectorAll("img[data-seed]")) {
@@ -91,9 +93,13 @@ export function shelf(store) {
     $("kept-title").focus({ preventScroll: true });
   });
   saveButtons("kept", $("kept-problem"), () => ({
-    request: { seeds: store.state.keep },
+    request: { seeds: store.state.keep, ...lookOf(store.state) },
     file: "dcgan-kept.png",
   }));
   store.on(["keep"], render);
+  store.on(["truncation", "edit"], () => {
+    urls.clear();
+    fetchMissing();
+  });
   render();
 }

@@ -3,6 +3,7 @@
 import { $, notify } from "./dom.js";
 import { copy, saveButtons } from "./save.js";
 import { toggle } from "./shelf.js";
+import { lookOf } from "./store.js";
 
 /**
  * Make the dialog work. `onClose` is told which picture was shown last.
@@ -47,7 +48,7 @@ export function viewer(store, onClose) {
   $("view-copy").addEventListener("click", () => copy(String(items[at].seed), "The seed"));
   saveButtons("view", $("draw-problem"), () => {
     const { seed } = items[at];
-    return { request: { seed }, file: `dcgan-seed-${seed}.png` };
+    return { request: { seed, ...lookOf(store.state) }, file: `dcgan-seed-${seed}.png` };
   });
   store.on(["keep"], markKept);
 

@@ -1,12 +1,14 @@
 // The path between the kept pictures, frame by frame.
 
-import { askImages, fileOf, pictureUrl } from "./api.js";
+import { askImages, askMoving, fileOf, pictureUrl } from "./api.js";
 import { $, latest, make, say } from "./dom.js";
 import { mostImages, valueOf } from "./fields.js";
 import { attempt, sayWait } from "./report.js";
 import { saveButtons, saveFile } from "./save.js";
+import { lookOf } from "./store.js";
 
-const USE = ["slider", "play", "frame-download", "download", "curl"].map((name) => `walk-${name}`);
+const USE = ["slider", "play", "frame-download", "download", "webp", "gif", "curl", "address"]
+  .map((name) => `walk-${name}`);
 const EXAMPLE = [8, 29, 12]; // seeds to walk between until two pictures are kept
 const STEPS = 24; // or as many as one reply holds
 const FRAME_MS = 90;
@@ -50,6 +52,7 @@ export function walk(store) {
       const between = keep.length >= 2 ? keep : EXAMPLE;
       const request = {
         walk: { between, steps: valueOf("walk.steps", "Number of frames", steps()), method },
+        ...lookOf(store.state),
       };
       if (JSON.stringify(request) === JSON.stringify(shown)) return;
       busy(true);
@@ -126,7 +129,20 @@ export function walk(store) {
   $("walk-frame-download").addEventListener("click", () => {
     saveFile(fileOf(frames[slider.value]), `dcgan-walk-frame-${Number(slider.value) + 1}.png`);
   });
-  saveButtons("walk", $("walk-problem"), () => ({ request: shown, file: "dcgan-walk.png" }));
-  store.on(["keep", "steps", "method", "view"], changed);
+  const moving = (type) => ({ format: { type, fps: Math.round(1000 / FRAME_MS) } });
+  for (const type of ["webp", "gif"]) {
+    const download = () => attempt($("walk-problem"), download, async () => {
+      say("Fetching the animation.");
+      const request = { ...shown, ...moving(type) };
+      saveFile(await askMoving(request, type, { onWait: sayWait }), `dcgan-walk.${type}`);
+    });
+    $(`walk-${type}`).addEventListener("click", download);
+  }
+  saveButtons("walk", $("walk-problem"), () => ({
+    request: shown,
+    file: "dcgan-walk.png",
+    moving: moving("webp"),
+  }));
+  store.on(["keep", "steps", "method", "view", "truncation", "edit"], changed);
   changed();
 }

@@ -49,12 +49,13 @@ def test_by_keyboard_alone(visit: Visit, server: Server) -> None:
             page.keyboard.press("ArrowRight")
             expect(page.locator("#panel-mix")).to_be_visible()
             page.keyboard.press("ArrowLeft")
-        if name == "walk-curl":
+        if name == "walk-address":
             break
     assert reached == [
-        "Remove seed 1", "Remove seed 4", "kept-download", "kept-curl", "kept-clear", "tab-walk",
-        "walk-slider", "INPUT", "steps", "walk-play", "walk-frame-download", "walk-download",
-        "walk-curl",
+        "Remove seed 1", "Remove seed 4", "kept-download", "kept-curl", "kept-address",
+        "kept-clear", "tab-walk", "walk-slider", "INPUT", "steps", "walk-play",
+        "walk-frame-download", "walk-download", "walk-webp", "walk-gif", "walk-curl",
+        "walk-address",
     ]  # fmt: skip
     page.focus("#seed")
     page.keyboard.press("Control+A")

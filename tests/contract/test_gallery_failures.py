@@ -168,8 +168,8 @@ class Network:
 @pytest.mark.parametrize(
     ("size", "nz", "limits", "drawn"),
     [
-        (64, 100, Limits(), 36), (128, 4096, Limits(), 36), (256, 100, Limits(), 18),
-        (512, 100, Limits(), 4), (64, 100, Limits(max_images=5), 4),
+        (64, 100, Limits(), 36), (128, 4096, Limits(), 36), (256, 100, Limits(), 24),
+        (512, 100, Limits(), 6), (64, 100, Limits(max_images=5), 4),
         (64, 100, Limits(max_reply_bytes=100_000), 4), (32, 8000, Limits(max_images=2), 2),
         (64, 100, Limits(max_images=1), 1),
     ],
