@@ -60,6 +60,8 @@ def test_keys_change_without_a_restart(server: Server, tmp_path: Path) -> None:
         (tmp_path / "secrets" / "api_keys").write_text(f"dora {'d' * 24}\n")
         subprocess.run([SCRIPT, "reload"], env=proxy.variables, check=True)
         live.wait(lambda: proxy.predict("d" * 24, seed=1).status_code == 200, 10)
+        # A process with the former keys may take a connection still, before it is told to end.
+        live.wait(lambda: proxy.predict(ALICE, seed=1).status_code == 401, 10)
         check_problem(proxy.predict(ALICE, seed=1), 401, "unauthorized")
 
 
