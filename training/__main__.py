@@ -78,6 +78,7 @@ COMMANDS = {
     "probe": "probe",
     "layers": "latent_plots",
     "enlarge": "latent_plots",
+    "ablations": "ablations",
     "curves": "run_plots",
     "animation": "run_plots",
 }

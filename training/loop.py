@@ -47,7 +47,7 @@ from training.journal import Journal
 from training.networks import Generator
 from training.samples import generate, save_grid
 from training.sliced import sliced_wasserstein_by_scale
-from training.step import Best, Start, StepStats, Trainer
+from training.step import Best, NewNetworks, Start, StepStats, Trainer, new_networks
 from training.weights import fault_of, recalibrate, save_generator
 
 log = logging.getLogger(__name__)
@@ -108,10 +108,11 @@ def train(
     precision: torch.dtype,
     start: Start = Start(),  # noqa: B008 - it is frozen
     world: World = ALONE,
+    networks: NewNetworks = new_networks,
 ) -> Outcome:
     """Train, or go on training, in the folder ``out``.
 
-    A new run begins with the networks of ``start``.
+    A new run begins with the networks of ``start``, which must fit those that ``networks`` makes.
 
     Ctrl-C and the other ``SIGNALS`` are ordinary ends, after the update
     that runs: the state is saved and ``ended`` is "interrupted". All processes of ``world``
@@ -125,7 +126,7 @@ def train(
     """
     if world.is_first:
         remove_partial(out)
-    trainer = Trainer(config, pictures.images.shape[-1], device, precision, world)
+    trainer = Trainer(config, pictures.images.shape[-1], device, precision, world, networks)
     step = checkpoint.load_latest(out / "checkpoints", trainer) if config.resume else 0
     if not config.resume:
         trainer.start_from(start)

@@ -26,6 +26,7 @@ from training.networks import Discriminator, Generator, as_channels_last, new_ge
 from training.weights import GeneratorEMA
 
 Network = Callable[[Tensor], Tensor]
+NewNetworks = Callable[[TrainConfig, int], tuple[Generator, Discriminator]]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,15 @@ class Start:
     inherited: Sequence[dict[str, Any]] = ()
 
 
+def new_networks(config: TrainConfig, channels: int) -> tuple[Generator, Discriminator]:
+    """Those of a run, with initial weights drawn from torch's global generator."""
+    generator = new_generator(config.nz, config.ngf, channels, config.image_size, config.latent)
+    discriminator = Discriminator(
+        config.ndf, channels, config.image_size, config.d_norm, config.d_group
+    )
+    return generator, discriminator
+
+
 class Trainer:
     """Networks, optimisers and average of a run.
 
@@ -77,6 +87,7 @@ class Trainer:
         device: where the networks live.
         precision: torch.float32, or torch.bfloat16 for autocast.
         world: the processes that share each batch.
+        networks: makes them.
     """
 
     def __init__(
@@ -86,6 +97,7 @@ class Trainer:
         device: torch.device,
         precision: torch.dtype,
         world: World = ALONE,
+        networks: NewNetworks = new_networks,
     ) -> None:
         self.config, self.device, self.precision = config, device, precision
         self.world = world
@@ -93,12 +105,9 @@ class Trainer:
         self.rollbacks = 0
         self.best: Best | None = None
         torch.manual_seed(config.seed)
-        self.generator: Generator = new_generator(
-            config.nz, config.ngf, channels, config.image_size, config.latent
-        ).to(device)
-        self.discriminator = Discriminator(
-            config.ndf, channels, config.image_size, config.d_norm, config.d_group
-        ).to(device)
+        generator, discriminator = networks(config, channels)
+        self.generator: Generator = generator.to(device)
+        self.discriminator: Discriminator = discriminator.to(device)
         as_channels_last(self.generator)
         as_channels_last(self.discriminator)
         # Before the next line, so that one process alone can measure the average's BatchNorm.
