@@ -39,7 +39,7 @@ import tyro
 
 from training import distributed, networks
 from training.checkpoint import CheckpointError
-from training.config import ConfigError, TrainConfig, nearest
+from training.config import ConfigError, TrainConfig, fitting_group, nearest
 from training.data.decode import DataError
 from training.data.sources import load, report
 from training.distributed import DevicesError, PeerError, World, choose_device, choose_precision
@@ -258,7 +258,10 @@ def _train(arguments: Sequence[str], world: World, held: ExitStack) -> int:
 
 
 def _too_little_memory(config: TrainConfig, why: str, fits: int | None) -> str:
-    advice = f"--batch-size {fits} fits" if fits else "try a smaller --batch-size, --ngf and --ndf"
+    advice = "try a smaller --batch-size, --ngf and --ndf"
+    if fits:
+        groups = f" --d-group {fitting_group(fits)}" if config.group else ""
+        advice = f"--batch-size {fits}{groups} fits"
     return (
         f"an update of --batch-size {config.batch_size} at {config.image_size} px does not fit "
         f"into the memory of the GPU; {advice}, in a new run with another --out ({why})"
@@ -271,7 +274,7 @@ def _describe(config: TrainConfig, channels: int) -> str:
         config.nz, config.ngf, channels, config.image_size, config.latent
     )
     discriminator = networks.Discriminator(
-        config.ndf, channels, config.image_size, config.d_norm, config.d_group
+        config.ndf, channels, config.image_size, config.d_norm, config.group
     )
     lines = [config.to_json()]
     for network, shape in (

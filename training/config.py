@@ -45,7 +45,8 @@ RESUMABLE = {
     "workers",
 }
 # What a run did that was started before there was the setting.
-BEFORE = {"held_out": 0}
+BEFORE = {"held_out": 0, "d_group": 0, "lr_g_warmup_steps": 0, "lr_decay_steps": 0}
+MOST_COMPARED = 32  # pictures that D compares, if nothing is said
 AUGMENTED_BELOW = 2000  # different pictures: D begins to learn fewer by heart (docs/training.md)
 
 
@@ -57,12 +58,13 @@ class ConfigError(ValueError):
 class Schedule:
     """How long a run is, and what comes when."""
 
-    max_steps: Count = 4000
+    max_steps: Count = 8500
     """Updates of the Generator in all, those of a resumed run included."""
-    lr_g_warmup_steps: Annotated[int, Ge(0)] = 0
-    """G's learning rate rises from 0 over the first so many; gives D a start with --start-from."""
-    lr_decay_steps: Annotated[int, Ge(0)] = 0
-    """Both learning rates fall linearly to 0 over the last so many steps; 0 keeps them."""
+    lr_g_warmup_steps: Annotated[int, Ge(0)] = 300
+    """G's learning rate rises from 0 over the first so many, which gives D a start."""
+    lr_decay_steps: Annotated[int, Ge(0)] = 3500
+    """Both learning rates fall linearly to 0 over the last so many steps, at most over the second
+    half of the run; 0 keeps them."""
     log_every: Count = 10
     """Steps between lines in stats.jsonl."""
     sample_every: Count = 250
@@ -81,8 +83,8 @@ class Schedule:
 
     def decay(self, step: int) -> float:
         """What both learning rates are multiplied by in update ``step``, from 0."""
-        left = self.max_steps - step
-        return min(1.0, left / self.lr_decay_steps) if self.lr_decay_steps else 1.0
+        over = min(self.lr_decay_steps, self.max_steps // 2)
+        return min(1.0, (self.max_steps - step) / over) if over else 1.0
 
     def fall(self, step: int) -> float:
         """What the instance noise is multiplied by in update ``step``, from 0."""
@@ -108,14 +110,14 @@ class TrainConfig(Schedule, PictureSpec):
     out: Path | None = None
     """Folder of the run; runs/<date>-<time> when omitted."""
     recipe: Recipe = "stable"
-    """stable: does not collapse on small data. paper: the tutorial's settings to the letter."""
+    """stable: the best one known, from nothing. paper: the tutorial to the letter."""
     config: Path | None = None
     """JSON file of settings, between the recipe and the flags."""
     start_from: Path | None = None
     """generator.safetensors of another run, to start G from (transfer: arXiv:1805.01677)."""
     start_d_from: Path | None = None
     """Checkpoint (.pt) of another run, to start D from; it knows what real pictures look like."""
-    batch_size: Annotated[int, Ge(2)] = 32
+    batch_size: Annotated[int, Ge(2)] = 64
     """Real pictures (and as many generated ones) an update, over all processes."""
     nz: Annotated[int, Ge(1), Lt(2**14)] = 100
     """Length of a latent."""
@@ -127,17 +129,18 @@ class TrainConfig(Schedule, PictureSpec):
     """Feature maps of the Discriminator after its first layer."""
     loss: Loss = "non-saturating"
     """non-saturating (arXiv:1406.2661), hinge (arXiv:1705.02894) or lsgan (arXiv:1611.04076)."""
-    d_norm: DiscriminatorNorm = "batch"
+    d_norm: DiscriminatorNorm = "none"
     """Norm in the Discriminator; spectral replaces BatchNorm (arXiv:1802.05957)."""
-    d_group: Annotated[int, Ge(0)] = 0
-    """Pictures that D compares, a divisor of half the batch (after arXiv:1710.10196); 0: none."""
+    d_group: Annotated[int | None, Ge(0)] = None
+    """Pictures that D compares, a divisor of half the batch (after arXiv:1710.10196); 0: none;
+    None: as many as that allows, up to 32."""
     lr_g: Amount = 2e-4
     """Adam's learning rate, Generator."""
     lr_d: Amount = 2e-4
     """Adam's learning rate, Discriminator (two rates: arXiv:1706.08500)."""
     beta1: Share = 0.5
     """Adam's beta1; beta2 is 0.999."""
-    r1_gamma: Amount = 1.0
+    r1_gamma: Amount = 0.3
     """Weight of the R1 gradient penalty (arXiv:1801.04406); 0 turns it off."""
     r1_every: Count = 16
     """Apply R1 once in so many updates, scaled up by it (lazy, arXiv:1912.04958)."""
@@ -183,6 +186,11 @@ class TrainConfig(Schedule, PictureSpec):
                 "labels to smooth; leave it 0, or use loss non-saturating"
             )
 
+    @property
+    def group(self) -> int:
+        """``d_group`` of one process, which sees the whole batch."""
+        return fitting_group(self.batch_size) if self.d_group is None else self.d_group
+
     def to_json(self) -> str:
         """One JSON object, keys in declaration order, paths as strings."""
         return json.dumps(asdict(self), default=str, indent=2)
@@ -200,12 +208,24 @@ def recipe_defaults(recipe: Recipe) -> TrainConfig:
     return TrainConfig(
         recipe="paper",
         batch_size=128,
+        d_norm="batch",
+        d_group=0,
+        lr_g_warmup_steps=0,
+        lr_decay_steps=0,
         r1_gamma=0.0,
         diffaugment="off",
         ema_decay=0.0,
         held_out=0,
         precision="float32",
     )
+
+
+def fitting_group(batch_size: int, processes: int = 1) -> int:
+    """How many pictures D compares where nothing is said: each process has whole groups, and R1,
+    which sees half of the batch, too; 0 where there are none of 2 to 32."""
+    half, rest = divmod(batch_size, 2 * processes)
+    fitting = [n for n in range(2, MOST_COMPARED + 1) if half % n == 0 and not rest]
+    return max(fitting, default=0)
 
 
 def from_mapping(values: dict[str, Any], base: TrainConfig) -> TrainConfig:

@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training import SIGNALS, checkpoint
-from training.config import TrainConfig
+from training.config import TrainConfig, fitting_group
 from training.data.batches import Split, batches, identity_of, split, to_pictures
 from training.data.decode import Pictures
 from training.distributed import ALONE, PeerError, World, arithmetic
@@ -160,14 +160,15 @@ def batch_that_fits(
     It is tried. None if there is none, or where several processes would have to try together.
     """
     size = config.batch_size // 2 if world.size == 1 else 0
-    while size >= max(2, 2 * config.d_group):
-        if size % max(1, 2 * config.d_group) == 0:
-            torch.cuda.empty_cache()
-            with suppress(torch.OutOfMemoryError):
-                trainer = Trainer(replace(config, batch_size=size), channels, device, precision)
-                shape = (size, channels, config.image_size, config.image_size)
-                trainer.step(torch.zeros(shape, device=device), 0)  # one that has R1
-                return size
+    while size >= 2:
+        group = fitting_group(size) if config.group else 0
+        smaller = replace(config, batch_size=size, d_group=group)
+        torch.cuda.empty_cache()
+        with suppress(torch.OutOfMemoryError):
+            trainer = Trainer(smaller, channels, device, precision)
+            shape = (size, channels, config.image_size, config.image_size)
+            trainer.step(torch.zeros(shape, device=device), 0)  # one that has R1
+            return size
         size //= 2
     return None
 

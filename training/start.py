@@ -22,6 +22,7 @@ from training.config import (
     ConfigError,
     TrainConfig,
     differences,
+    fitting_group,
     from_mapping,
     from_saved,
     recipe_defaults,
@@ -42,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 def settle(arguments: Sequence[str], world: World, held: ExitStack) -> tuple[TrainConfig, Path]:
-    """The settings, ``precision`` no longer auto, and the folder of the run.
+    """The settings, ``precision`` and ``d_group`` decided, and the folder of the run.
 
     The folder is this process's own until ``held`` is closed, but for a dry run. ``resume`` is
     False where there is nothing to go on from.
@@ -52,9 +53,11 @@ def settle(arguments: Sequence[str], world: World, held: ExitStack) -> tuple[Tra
         OSError: the folder cannot be looked at or written to.
     """
     config = parse(arguments)
-    multiple = world.size * max(1, 2 * config.d_group)
+    if config.d_group is None:
+        config = replace(config, d_group=fitting_group(config.batch_size, world.size))
+    multiple = world.size * max(1, 2 * config.group)
     if config.batch_size % multiple:
-        groups = f" in groups of {config.d_group}" if config.d_group else ""
+        groups = f" in groups of {config.group}" if config.group else ""
         raise ConfigError(
             f"batch_size {config.batch_size} cannot be shared by {world.size} processes{groups}; "
             f"give a multiple of {multiple}"
@@ -315,7 +318,7 @@ def _starting_discriminator(
     config: TrainConfig, path: Path, channels: int
 ) -> dict[str, torch.Tensor]:
     discriminator = networks.Discriminator(
-        config.ndf, channels, config.image_size, config.d_norm, config.d_group
+        config.ndf, channels, config.image_size, config.d_norm, config.group
     )
     # The only part with which a D that compares pictures differs from one that does not; it
     # begins with zeros.
@@ -335,6 +338,6 @@ def _other_discriminator(config: TrainConfig, path: Path, channels: int, why: st
     return ConfigError(
         f"the Discriminator in {path} is not of the shape of this run's, which has ndf "
         f"{config.ndf}, channels {channels}, image_size {config.image_size}, d_norm "
-        f"{config.d_norm}, d_group {config.d_group}: {why}; give the run the same settings, or "
+        f"{config.d_norm}, d_group {config.group}: {why}; give the run the same settings, or "
         "leave --start-d-from out"
     )

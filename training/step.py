@@ -73,7 +73,7 @@ def new_networks(config: TrainConfig, channels: int) -> tuple[Generator, Discrim
     """Those of a run, with initial weights drawn from torch's global generator."""
     generator = new_generator(config.nz, config.ngf, channels, config.image_size, config.latent)
     discriminator = Discriminator(
-        config.ndf, channels, config.image_size, config.d_norm, config.d_group
+        config.ndf, channels, config.image_size, config.d_norm, config.group
     )
     return generator, discriminator
 

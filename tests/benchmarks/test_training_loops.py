@@ -17,7 +17,7 @@ from benchmarks.training_loops import (
     compare,
     write_pictures,
 )
-from training.config import TrainConfig
+from training.config import recipe_defaults
 from training.losses import StepDraws
 
 CPU = torch.device("cpu")
@@ -45,8 +45,7 @@ def test_every_loop_has_a_row(folder: Path) -> None:
 
 def test_both_loops_do_the_same_arithmetic(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the same weights, pictures and latents: the same losses, update after update."""
-    same = TrainConfig(batch_size=4, image_size=32, ngf=2, ndf=2, precision="float32")
-    recipe = replace(same, r1_gamma=0.0, ema_decay=0.0)
+    recipe = replace(recipe_defaults("paper"), batch_size=4, image_size=32, ngf=2, ndf=2)
     usual, ours = UsualLoop(TINY, folder, CPU), OurLoop(recipe, folder, CPU)
     usual.generator.load_state_dict(ours.trainer.generator.state_dict())
     usual.discriminator.load_state_dict(ours.trainer.discriminator.state_dict())

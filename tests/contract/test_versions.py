@@ -60,7 +60,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (export,) = commands("README.md", "-m export --weights")
     told: dict[str, Any] = {}
     for command, more in (
-        (first, TINY.format(2) + f" --cache {folder}/cache"), (resumed, " --max-steps 3"),
+        (first, TINY.format(2) + f" --lr-decay-steps 0 --cache {folder}/cache"),
+        (resumed, " --max-steps 3"),
         (export, f" --out {folder}/store --model-version {NEW}"),
     ):  # fmt: skip
         command = command.replace("path/to/pictures", f"{folder}/pictures")

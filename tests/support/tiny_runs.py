@@ -24,7 +24,16 @@ from training.data.decode import Pictures
 from training.loop import train
 
 TINY = TrainConfig(
-    batch_size=4, image_size=32, nz=6, ngf=2, ndf=2, log_every=1, sample_every=5, checkpoint_every=5
+    batch_size=4,
+    image_size=32,
+    nz=6,
+    ngf=2,
+    ndf=2,
+    lr_g_warmup_steps=0,
+    lr_decay_steps=0,
+    log_every=1,
+    sample_every=5,
+    checkpoint_every=5,
 )
 CPU = torch.device("cpu")
 
@@ -64,7 +73,8 @@ def noise_folder(path: Path, count: int = 12) -> Path:
 def flags(folder: Path, out: Path, *more: str) -> list[str]:
     places = ["--data", str(folder), "--out", str(out), "--cache", str(out.parent / "cache")]
     tiny = ["--batch-size", "4", "--image-size", "32", "--nz", "6", "--ngf", "2", "--ndf", "2"]
-    return [*places, *tiny, "--max-steps", "6", *more]
+    plain = ["--lr-g-warmup-steps", "0", "--lr-decay-steps", "0"]  # so that a run may go on longer
+    return [*places, *tiny, *plain, "--max-steps", "6", *more]
 
 
 def printed(capsys: pytest.CaptureFixture[str], command: str, **options: object) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from training.config import (
     TrainConfig,
     check,
     differences,
+    fitting_group,
     from_mapping,
     recipe_defaults,
 )
@@ -33,6 +34,21 @@ def test_paper_recipe_is_the_tutorial() -> None:
     assert (paper.r1_gamma, paper.ema_decay, paper.label_smoothing) == (0, 0, 0)
     assert (paper.instance_noise, paper.diffaugment, paper.d_norm) == (0, "off", "batch")
     assert (paper.held_out, paper.precision, paper.compile) == (0, "float32", False)
+
+
+def test_stable_recipe_is_the_run_of_the_shipped_weights() -> None:
+    stable = parse([])
+    assert (stable.batch_size, stable.d_norm, stable.group) == (64, "none", 32)
+    assert (stable.r1_gamma, stable.ema_decay, stable.loss) == (0.3, 0.999, "non-saturating")
+    assert (stable.max_steps, stable.lr_g_warmup_steps, stable.lr_decay_steps) == (8500, 300, 3500)
+    assert (stable.decay(5000), stable.decay(6750)) == (1.0, 0.5)
+
+
+def test_rates_fall_over_half_of_a_short_run() -> None:
+    short = parse(["--max-steps", "1000"])
+    assert (short.decay(500), short.decay(750)) == (1.0, 0.5)
+    assert parse(["--max-steps", "1000", "--lr-decay-steps", "100"]).decay(900) == 1.0
+    assert parse(["--max-steps", "1"]).decay(0) == 1.0
 
 
 def test_flags_over_file_over_recipe(tmp_path: Path) -> None:
@@ -115,13 +131,23 @@ def test_groups_that_do_not_divide_half_of_the_batch(group: int) -> None:
     assert replace(TrainConfig(), batch_size=16, d_group=8).d_group == 8
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "processes", "group"),
+    [(64, 1, 32), (128, 1, 32), (96, 1, 24), (16, 1, 8), (64, 2, 16), (26, 1, 13), (2, 1, 0),
+     (25, 1, 0), (6, 2, 0)],
+)  # fmt: skip
+def test_groups_fit_where_nothing_is_said(batch_size: int, processes: int, group: int) -> None:
+    assert fitting_group(batch_size, processes) == group
+    replace(TrainConfig(), batch_size=batch_size, d_group=group)
+
+
 def test_no_cache_can_be_asked_for() -> None:
     assert parse(["--cache", "None"]).cache is None
     assert parse(["--cache", "elsewhere"]).cache == Path("elsewhere")
 
 
 def test_only_what_changes_the_result_is_a_difference() -> None:
-    saved = TrainConfig()
+    saved = replace(TrainConfig(), lr_decay_steps=0)
     longer = replace(saved, max_steps=9, workers=1, resume=True)
     assert differences(saved, longer) == []
     assert differences(replace(saved, instance_noise=0.1), replace(longer, instance_noise=0.1))

@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.usefixtures("quick")]
 # In float32: in bfloat16 six updates are further apart than the tolerance.
 SETTINGS = ["--precision", "float32", "--diffaugment", "on", "--instance-noise", "0.1"]
 SETTINGS += ["--r1-every", "2", "--batch-size", "6", "--lr-decay-steps", "3"]
-SETTINGS += ["--log-every", "1", "--sample-every", "6"]
+SETTINGS += ["--d-norm", "batch", "--d-group", "0", "--log-every", "1", "--sample-every", "6"]
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,7 @@ def test_weights_of_another_shape_are_no_start(
 def test_starts_from_the_discriminator_of_another_run(
     tmp_path: Path, folder: Path, pictures: Pictures, norm: Any
 ) -> None:
-    run(replace(TINY, max_steps=3, d_norm=norm), pictures, tmp_path / "first")
+    run(replace(TINY, max_steps=3, d_norm=norm, d_group=0), pictures, tmp_path / "first")
     path = tmp_path / "first" / "checkpoints" / "step_00000003.pt"
     config = replace(TINY, d_norm=norm, d_group=2, start_d_from=path)
     start = pickle.loads(pickle.dumps(starting_networks(config, 3)))  # as torchrun does
@@ -107,7 +107,7 @@ def test_starts_from_the_discriminator_of_another_run(
         ("generator.safetensors", [], "a safetensors file, not a checkpoint of a run"),
         ("nothing.pt", [], "nothing.pt does not exist; give one of a run's checkpoints"),
         ("checkpoints/step_00000001.pt", ["--ndf", "3"], "has ndf 3, channels 3"),
-        ("checkpoints/step_00000001.pt", ["--d-norm", "none"], "d_norm none, d_group 0: "),
+        ("checkpoints/step_00000001.pt", ["--d-norm", "batch"], "d_norm batch, d_group 2: "),
     ],
 )
 def test_what_is_no_discriminator_of_this_shape_is_no_start(
@@ -292,6 +292,8 @@ SMALL = TrainConfig(
     nz=16,
     ngf=8,
     ndf=8,
+    lr_g_warmup_steps=0,
+    lr_decay_steps=0,
     max_steps=220,
     log_every=10,
     sample_every=50,
@@ -573,12 +575,11 @@ def test_the_batch_that_fits_is_found_by_trying(
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("error: an update of --batch-size 8 at 32 px does not fit into")
     assert said.endswith(
-        "; --batch-size 4 fits, in a new run with another --out (CUDA out of "
+        "; --batch-size 4 --d-group 2 fits, in a new run with another --out (CUDA out of "
         "memory. Tried to allocate 2 GiB.)"
     )
-    more = ["--batch-size", "8", "--d-group", "4", "--d-norm", "none"]
-    assert main(flags(folder, tmp_path / "groups", *more)) == 1
-    assert "; try a smaller --batch-size, --ngf" in capsys.readouterr().err.splitlines()[-1]
+    assert main(flags(folder, tmp_path / "none", "--batch-size", "8", "--d-group", "0")) == 1
+    assert "; --batch-size 4 fits, in a new run" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

@@ -1,4 +1,4 @@
-"""The commands: those that docs/experiments.md shows, and what each says of bad input."""
+"""The commands: those that docs/post.md shows, and what each says of bad input."""
 
 import io
 import json
@@ -23,7 +23,7 @@ Captured = pytest.CaptureFixture[str]
 WEIGHTS = ROOT / "model_store" / "generator.safetensors"
 PYTHON = ".venv/bin/python -m training "
 BLOCKS = re.findall(
-    r"```sh\n(.*?)```", (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8"), re.DOTALL
+    r"```sh\n(.*?)```", (ROOT / "docs" / "post.md").read_text(encoding="utf-8"), re.DOTALL
 )
 LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 SHOWN = [shlex.split(line.split(PYTHON, 1)[1]) for line in LINES if PYTHON in line]
@@ -37,8 +37,9 @@ LESS = {
     "walk": "--legs 2",
     "probe": "--labels 20 --tested 20",
     "filters": "--pictures 64",
+    "ablations": "--only guidelines nz-2 --max-steps 2 --batch-size 4 --width 2",
 }
-OF_A_RUN = {"train", "filters", "probe", "curves", "animation"}
+OF_A_RUN = {"train", "filters", "probe", "curves", "animation", "ablations"}
 AS_SHOWN = {"compare", "walk", "enlarge"}  # no picture is made smaller
 
 OF_WEIGHTS = ("walk", "enlarge", "directions", "compare")
@@ -165,6 +166,7 @@ def test_every_command_of_the_page(
     few_avatars = partial(load_avatars, count=128)
     monkeypatch.setattr("training.data.sources.load_avatars", few_avatars)
     monkeypatch.setattr("training.lab.latent_plots.UNSEEN", 50)
+    monkeypatch.setattr("training.lab.ablations.SAMPLES", 64)
     # A referee that learns in no time, and not much.
     monkeypatch.setattr("training.lab.judge.SHIPPED_REFEREE", tmp_path / "absent")
     monkeypatch.setattr("training.lab.judge.KEPT", tmp_path / "judges")
@@ -174,17 +176,18 @@ def test_every_command_of_the_page(
     few = tmp_path / "few.safetensors"  # the shipped weights, as if trained on fewer pictures
     save_generator(few, generator, {**info.provenance, "pictures": 128})
     for command in SHOWN:
-        there = [part.replace("docs/experiments", str(tmp_path)) for part in command]
+        there = [part.replace("docs/post", str(tmp_path)) for part in command]
         there = [part.replace("model_store/directions", str(tmp_path / "d")) for part in there]
-        there = [part.replace("runs/small", str(tmp_path / "small")) for part in there]
+        there = [part.replace("runs/one", str(tmp_path / "one")) for part in there]
         name = name_of(command)
         less = LESS.get(name, "").split()
+        less += ["--runs", str(tmp_path / "ablations")] if name == "ablations" else []
         less += [] if name in OF_A_RUN else ["--weights", str(few)]
         assert main([*there, *less]) == 0, (command, capsys.readouterr().err[-2000:])
         said = json.loads(capsys.readouterr().out)
         if name not in ("train", "evaluate", "probe"):
             picture = Path(said.get("picture", said["out"]))
-            shown = ROOT / "docs" / "experiments" / picture.name
+            shown = ROOT / "docs" / "post" / picture.name
             with Image.open(picture) as image, Image.open(shown) as on_the_page:
                 image.load()
                 assert image.format == on_the_page.format

@@ -20,7 +20,7 @@ from training.weights import recalibrate
 # Each option that changes what an update computes, alone and with others.
 OPTIONS: list[dict[str, Any]] = [
     {}, {"loss": "hinge"}, {"loss": "lsgan"}, {"latent": "uniform"}, {"d_norm": "spectral"},
-    {"d_norm": "none", "r1_gamma": 0.0}, {"d_norm": "none", "d_group": 2},
+    {"d_norm": "batch", "d_group": 0}, {"r1_gamma": 0.0}, {"d_norm": "batch", "d_group": 2},
     {"diffaugment": "on"}, {"instance_noise": 0.1}, {"label_smoothing": 0.1},
     {"lr_g": 1e-4, "lr_d": 4e-4}, {"ema_decay": 0.0},
     {"lr_decay_steps": 2, "lr_g_warmup_steps": 2},

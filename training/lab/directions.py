@@ -56,6 +56,9 @@ MOST = 64  # directions in a file
 LEARNED_FROM, CHOSEN_FROM, REPORTED_FROM = 1_000_000, 2_000_000, 0
 STRENGTHS = (0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.375, 1.5, 1.75, 2.0)  # that are tried
 ENOUGH = 0.97  # success from which no more strength is taken
+# Below, a direction is reported and not kept: it would mostly do nothing; or it spoils the picture,
+# of which the referee sees little else unchanged, and fools both classifiers.
+LEAST_SUCCESS, LEAST_KEPT = 0.5, 0.4
 LESS = 0.3  # of the weight of what is kept, for a concept that has no such strength
 NOISE = 0.05  # grain that is laid over pictures before the judge sees them; it knows no shifts
 STEP = 2.0  # of strength 1 along a direction in closed form
@@ -129,9 +132,10 @@ class Directions(OfWeights):
 
         Of a learned one: ``success``, the share of latents without the concept on whose pictures
         the referee sees it after a step of strength 1; ``kept``, for how many it sees the same in
-        each other attribute; the same for differences of ``means_of_three``. Of one in closed form:
-        ``share_of_strength``, of how strongly the first layer answers to all; ``pixel_change``, in
-        grey levels, for a step of length 1, over 64 latents.
+        each other attribute; the same for differences of ``means_of_three``. Those that do not
+        work are ``left_out`` of the file. Of one in closed form: ``share_of_strength``, of how
+        strongly the first layer answers to all; ``pixel_change``, in grey levels, for a step of
+        length 1, over 64 latents.
         """
         start = time.monotonic()
         generator, info = self.load()
@@ -142,7 +146,8 @@ class Directions(OfWeights):
             raise UsageError(
                 f"{number} directions; a file holds 1 to {MOST}: see --concepts and --closed-form"
             )
-        found = self._learned(generator, court) if court else {}
+        learned = self._learned(generator, court) if court else {}
+        found = {name: d for name, d in learned.items() if works(d.numbers)}
         strengths, vectors = strongest_directions(generator)
         for i in range(min(self.closed_form, generator.nz)):
             numbers = {
@@ -150,10 +155,14 @@ class Directions(OfWeights):
                 "pixel_change": pixel_change(generator, vectors[i]),
             }
             found[f"direction-{i + 1}"] = Direction("closed-form", STEP * vectors[i], numbers)
+        if not found:
+            raise UsageError(
+                f"of {', '.join(learned)} none works on {self.weights}; see --closed-form"
+            )
         save_directions(self.out, self.weights, found)
         if self.picture is not None:
             write_png(self.picture, self._rows(generator, found))
-        table = markdown(found)
+        table = markdown(learned | found)
         if self.markdown is None:
             print(table, file=sys.stderr)
         else:
@@ -167,6 +176,7 @@ class Directions(OfWeights):
             "samples": self.samples,
             "referee_accuracy_on_unseen_real": court and court.accuracy,
             "directions": {name: direction.about() for name, direction in found.items()},
+            "left_out": {n: d.about() for n, d in learned.items() if n not in found},
             "effective_dimensions": round(float(strengths.sum() ** 2 / (strengths**2).sum()), 1),
             "pixel_change_of_random": pixel_change(generator, any_direction),
         }
@@ -452,8 +462,15 @@ def _means(pool: Pool, exam: Exam, concept: Concept) -> dict[str, Any]:
     return {"means_of_three": {"success": success, "kept": kept}}
 
 
+def works(numbers: Mapping[str, Any]) -> bool:
+    """Whether a learned direction does what its name says, and little else."""
+    kept = list(numbers["kept"].values())
+    enough = not kept or sum(kept) / len(kept) >= LEAST_KEPT
+    return bool(numbers["success"] >= LEAST_SUCCESS and enough)
+
+
 def markdown(found: Mapping[str, Direction]) -> str:
-    """Tables of what was measured."""
+    """Tables of what was measured, and which of the learned are not in the file."""
     parts = []
     learned = {n: d.numbers for n, d in found.items() if d.kind == "learned"}
     if learned:
@@ -471,6 +488,11 @@ def markdown(found: Mapping[str, Direction]) -> str:
             rows.append([f"`{name}`", *row])
         kept = [f"{name} kept" for name in attributes]
         parts.append(_table(["direction", "success", "means of three", *kept], rows))
+        if bad := [f"`{name}`" for name, numbers in learned.items() if not works(numbers)]:
+            parts.append(
+                f"Not in the file: {', '.join(bad)}, with a success below {LEAST_SUCCESS:.0%}, or "
+                f"below {LEAST_KEPT:.0%} kept in the mean of the attributes."
+            )
     free = {n: d.numbers for n, d in found.items() if d.kind == "closed-form"}
     if free:
         rows = [

@@ -132,7 +132,7 @@ def new_discriminator(config: TrainConfig, images: Images) -> Discriminator:
     """D with the weights that training starts from; the random filters."""
     torch.manual_seed(config.seed)
     return Discriminator(
-        config.ndf, images.shape[3], config.image_size, config.d_norm, config.d_group
+        config.ndf, images.shape[3], config.image_size, config.d_norm, config.group
     ).eval()
 
 

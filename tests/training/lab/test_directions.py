@@ -144,6 +144,8 @@ def test_the_file_is_what_the_server_reads(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(directions, "UPDATES", 30)
+    monkeypatch.setattr(directions, "LEAST_SUCCESS", 0.0)
+    monkeypatch.setattr(directions, "LEAST_KEPT", 0.0)
     path, out, table = weights(tmp_path, lively()), tmp_path / "d.safetensors", tmp_path / "t.md"
     table.write_text("before\n<!-- directions -->\nold\n<!-- /directions -->\nafter\n")
     folder = labelled(tmp_path / "sorted", path)
@@ -169,6 +171,7 @@ def test_the_file_is_what_the_server_reads(
     assert (lines[0], lines[-1]) == ("before", "after")
     assert "`very-red`" in table.read_text()
     assert "old" not in lines
+    assert found["left_out"] == {}
     pixels = np.asarray(Image.open(picture))
     assert pixels.shape == (5 * 34 + 2, 3 * 34 + 2, 3)
     assert np.array_equal(pixels[2:34, 2:34], draw(lively(), from_seeds([0], 6))[0])
@@ -198,3 +201,15 @@ def test_all_directions_alike_count_all(tmp_path: Path, capsys: Captured) -> Non
     path = weights(tmp_path, planted({(i, i): 1 for i in range(16)}, nz=16))
     found = printed(capsys, "directions", weights=path, out=tmp_path / "d.safetensors")
     assert found["effective_dimensions"] == 16
+
+
+def test_what_mostly_fails_or_spoils_the_rest_is_told_and_not_kept() -> None:
+    cases = {"hat": (0.9, 0.9), "beard": (0.4, 0.9), "smile": (0.9, 0.1)}
+    all_of_them = {
+        name: directions.Direction(
+            "learned", np.ones(6, np.float32), {"success": success, "kept": {"size": kept}}
+        )
+        for name, (success, kept) in cases.items()
+    }
+    assert "Not in the file: `beard`, `smile`, with a success" in directions.markdown(all_of_them)
+    assert [name for name, d in all_of_them.items() if directions.works(d.numbers)] == ["hat"]
