@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,10 @@ class Journal:
             beside.write_text("".join(kept), encoding="utf-8")
         self.seconds = seconds
         self._file = self.path.open("a", encoding="utf-8")
+        # TensorBoard reads files in the order of their names: by second, then by a number as text.
+        names = [path.name.split(".") for path in self._folder.glob("events.out.tfevents.*")]
+        wait_s = max((int(name[3]) + 1 - time.time() for name in names), default=0)
+        time.sleep(wait_s if 0 < wait_s <= 1 else 0)
         # What an earlier process wrote later than the step is hidden.
         self._events = SummaryWriter(str(self._folder), purge_step=step + 1)
         # What its thread could not write is told by the next call; Python would print it besides.

@@ -50,7 +50,7 @@ def test_truncation_changes_every_picture_by_keyboard(visit: Visit, server: Serv
     expect(page.locator("#look-reset")).to_be_disabled()
     for _ in range(6):
         page.keyboard.press("ArrowLeft")
-    expect(page.locator("#look output")).to_have_text("0.70")
+    expect(page.locator("#look output[for=look-truncation]")).to_have_text("0.70")
     shown = ask(server, seed=1, num_images=4, truncation=0.7)
     first = page.locator("#grid img").first
     expect(first).to_have_attribute("src", f"data:image/png;base64,{shown[0]}")
