@@ -110,7 +110,7 @@ class TrainConfig(Schedule, PictureSpec):
     out: Path | None = None
     """Folder of the run; runs/<date>-<time> when omitted."""
     recipe: Recipe = "stable"
-    """stable: the best one known, from nothing. paper: the tutorial to the letter."""
+    """stable: one run from nothing that stays healthy. paper: the tutorial to the letter."""
     config: Path | None = None
     """JSON file of settings, between the recipe and the flags."""
     start_from: Path | None = None
@@ -201,7 +201,7 @@ def recipe_defaults(recipe: Recipe) -> TrainConfig:
 
     ``paper`` is the tutorial to the letter: batch 128, ten passes over CelebA are about
     16,000 steps, no averaging, no penalty, all pictures trained on, float32.
-    ``stable`` was chosen by measurement, see docs/training.md.
+    What a run of ``stable`` reaches is in docs/training.md.
     """
     if recipe == "stable":
         return TrainConfig()

@@ -127,7 +127,7 @@ class Journal:
         self.seconds = seconds
         self._file = self.path.open("a", encoding="utf-8")
         # TensorBoard reads files in the order of their names: by second, then by a number as text.
-        names = [path.name.split(".") for path in self._folder.glob("events.out.tfevents.*")]
+        names = [path.name.split(".") for path in self._folder.glob("events.out.tfevents.[0-9]*.*")]
         wait_s = max((int(name[3]) + 1 - time.time() for name in names), default=0)
         time.sleep(wait_s if 0 < wait_s <= 1 else 0)
         # What an earlier process wrote later than the step is hidden.
