@@ -128,7 +128,8 @@ class TrainConfig(Schedule, PictureSpec):
     ndf: Annotated[int, Ge(1), Lt(2**11)] = 64
     """Feature maps of the Discriminator after its first layer."""
     loss: Loss = "non-saturating"
-    """non-saturating (arXiv:1406.2661), hinge (arXiv:1705.02894) or lsgan (arXiv:1611.04076)."""
+    """non-saturating (arXiv:1406.2661), hinge (arXiv:1705.02894), lsgan (arXiv:1611.04076) or
+    relativistic, in pairs (arXiv:1807.00734)."""
     d_norm: DiscriminatorNorm = "none"
     """Norm in the Discriminator; spectral replaces BatchNorm (arXiv:1802.05957)."""
     d_group: Annotated[int | None, Ge(0)] = None
@@ -141,7 +142,8 @@ class TrainConfig(Schedule, PictureSpec):
     beta1: Share = 0.5
     """Adam's beta1; beta2 is 0.999."""
     r1_gamma: Amount = 0.3
-    """Weight of the R1 gradient penalty (arXiv:1801.04406); 0 turns it off."""
+    """Weight of the R1 gradient penalty (arXiv:1801.04406); 0 turns it off. A relativistic D has it
+    on generated pictures as well (R2; arXiv:2501.05441)."""
     r1_every: Count = 16
     """Apply R1 once in so many updates, scaled up by it (lazy, arXiv:1912.04958)."""
     label_smoothing: Share = 0.0

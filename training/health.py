@@ -47,11 +47,13 @@ WON: dict[Loss, Level] = {
     "non-saturating": Level(0.05, 0.001),
     "hinge": Level(0.005, -1.0),
     "lsgan": Level(0.002, 0.1),
+    "relativistic": Level(0.05, 0.001),
 }
 TOO_STRONG: dict[Loss, Level] = {
     "non-saturating": Level(0.25, 0.02),
     "hinge": Level(0.05, -1.0),
     "lsgan": Level(0.02, 0.1),
+    "relativistic": Level(0.25, 0.02),
 }
 
 

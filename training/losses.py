@@ -8,6 +8,10 @@ Losses on logits keep their gradient where sigmoid + BCELoss loses it: with a fa
 | non-saturating | BCE(real, 1) + BCE(fake, 0) | BCE(fake, 1) | arXiv:1406.2661 |
 | hinge | E max(0, 1 - real) + E max(0, 1 + fake) | -E fake | arXiv:1705.02894 |
 | lsgan | E (real - 1)^2 / 2 + E fake^2 / 2 | E (fake - 1)^2 / 2 | arXiv:1611.04076 |
+| relativistic | BCE(real - fake, 1) | BCE(fake - real, 1) | arXiv:1807.00734, 2501.05441 |
+
+The relativistic loss compares in pairs, picture i of the batch with sample i: samples that all flee
+to one side gain nothing by it, as the real pictures' outputs follow.
 
 What is done to a picture before the Discriminator sees it is differentiable, so that the Generator
 learns through it, and of the same kind for real and generated pictures, so that it does not leak
@@ -26,54 +30,60 @@ from torch.nn import functional as F
 
 from training.distributed import ALONE, World
 
-Loss = Literal["non-saturating", "hinge", "lsgan"]
-# The raw output above which D takes a picture for a real one.
-BOUNDARY: dict[Loss, float] = {"non-saturating": 0.0, "hinge": 0.0, "lsgan": 0.5}
+Loss = Literal["non-saturating", "hinge", "lsgan", "relativistic"]
+LOGITS: tuple[Loss, ...] = ("non-saturating", "relativistic")  # D's opinions are probabilities
 
 
-def loss_real(outputs: Tensor, loss: Loss, smoothing: float = 0.0) -> Tensor:
-    """What D minimises on real pictures.
+def loss_discriminator(real: Tensor, fake: Tensor, loss: Loss, smoothing: float = 0.0) -> Tensor:
+    """What D minimises.
 
     Args:
-        outputs: D's raw outputs, (N,) float.
+        real, fake: D's raw outputs on real and on generated pictures, (N,) float.
         loss: which of the table above.
-        smoothing: of non-saturating: the target is 1 minus this (arXiv:1606.03498).
+        smoothing: of non-saturating: the target of real pictures is 1 minus this
+            (arXiv:1606.03498).
 
     Returns:
         scalar, the mean.
     """
+    if loss == "relativistic":
+        return F.softplus(fake - real).mean()
     if loss == "hinge":
-        return F.relu(1.0 - outputs).mean()
+        return F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean()
     if loss == "lsgan":
-        return (outputs - 1.0).square().mean() / 2
-    return F.binary_cross_entropy_with_logits(outputs, torch.full_like(outputs, 1.0 - smoothing))
+        return (real - 1.0).square().mean() / 2 + fake.square().mean() / 2
+    targets = torch.full_like(real, 1.0 - smoothing)
+    on_real = F.binary_cross_entropy_with_logits(real, targets)
+    return on_real + F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
 
 
-def loss_fake(outputs: Tensor, loss: Loss) -> Tensor:
-    """What D minimises on generated pictures; outputs (N,) -> scalar, the mean."""
-    if loss == "hinge":
-        return F.relu(1.0 + outputs).mean()
-    if loss == "lsgan":
-        return outputs.square().mean() / 2
-    return F.binary_cross_entropy_with_logits(outputs, torch.zeros_like(outputs))
+def loss_generator(fake: Tensor, real: Tensor, loss: Loss) -> Tensor:
+    """What G minimises; arguments as of ``loss_discriminator`` -> scalar, the mean.
 
-
-def loss_generator(outputs: Tensor, loss: Loss) -> Tensor:
-    """What G minimises; D's raw outputs on generated pictures (N,) -> scalar, the mean."""
-    if loss == "hinge":
-        return -outputs.mean()
-    if loss == "lsgan":
-        return (outputs - 1.0).square().mean() / 2
-    return F.binary_cross_entropy_with_logits(outputs, torch.ones_like(outputs))
-
-
-def opinion(outputs: Tensor, loss: Loss) -> Tensor:
-    """What is reported as D(x): the mean probability of being real, where there is one.
-
-    Only non-saturating makes D's output a logit. For hinge and lsgan it is the mean raw output,
-    with the decision at 0 and at 0.5 (``BOUNDARY``).
+    Only relativistic looks at ``real``.
     """
-    return (outputs.sigmoid() if loss == "non-saturating" else outputs).mean()
+    if loss == "relativistic":
+        return F.softplus(real - fake).mean()
+    if loss == "hinge":
+        return -fake.mean()
+    if loss == "lsgan":
+        return (fake - 1.0).square().mean() / 2
+    return F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake))
+
+
+def opinion(outputs: Tensor, others: Tensor, loss: Loss) -> Tensor:
+    """What is reported as D(x) and D(G(z)): the mean probability of being real, where there is one.
+
+    Of a relativistic D: of being more real than the other one of the pair. For hinge and lsgan,
+    whose D gives no logit, the mean raw output, with the decision at 0 and at 0.5.
+
+    Args:
+        outputs: D's raw outputs on the pictures in question, (N,) float.
+        others: those on the others, generated or real.
+    """
+    if loss == "relativistic":
+        outputs = outputs - others
+    return (outputs.sigmoid() if loss in LOGITS else outputs).mean()
 
 
 def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:

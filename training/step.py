@@ -16,9 +16,8 @@ from training.losses import (
     StepDraws,
     add_instance_noise,
     diff_augment,
-    loss_fake,
+    loss_discriminator,
     loss_generator,
-    loss_real,
     opinion,
     r1_penalty,
 )
@@ -142,49 +141,60 @@ class Trainer:
             step: number of this update, from 0.
         """
         config = self.config
+        relativistic = config.loss == "relativistic"
         draws = StepDraws(config.seed, step, len(real), self.device, self.world)
         latents = draws.normal(config.nz)
 
         self._set_learning_rates(step)
         # Real and generated pictures go through D as separate batches, each with BatchNorm
-        # statistics of its own, and a backward pass each (paper's author code, tutorial).
+        # statistics of its own (paper's author code, tutorial), and each with its own bfloat16
+        # copy of the weights, whose gradients are added in float32.
         self.adam_d.zero_grad()
-        with self._autocast():
-            outputs_real = self._d(self._seen(real, step, draws))
-        error_real = loss_real(outputs_real.float(), config.loss, config.label_smoothing)
-        error_real.backward()
+        on_real = self._opinions(real, step, draws)
         with self._autocast():
             fake = self._g(latents)
-            outputs_fake = self._d(self._seen(fake.detach(), step, draws))
-        error_fake = loss_fake(outputs_fake.float(), config.loss)
-        error_fake.backward()
+        on_fake = self._opinions(fake.detach(), step, draws)
+        error_d = loss_discriminator(on_real, on_fake, config.loss, config.label_smoothing)
+        error_d.backward()
         if config.r1_gamma and step % config.r1_every == 0:
             self._regularise(real)
+            if relativistic:  # R2: without it the loss need not converge (arXiv:2501.05441)
+                self._regularise(fake.detach().float())
         grad_d = self._update(self.adam_d, self.discriminator)
 
         self.adam_g.zero_grad()
         with _frozen(self.discriminator):
-            with self._autocast():
-                outputs = self._d(self._seen(fake, step, draws))
-            error_g = loss_generator(outputs.float(), config.loss)
+            on_fake_now = self._opinions(fake, step, draws)
+            on_real_now = on_real.detach()
+            if relativistic:
+                with torch.no_grad():
+                    on_real_now = self._opinions(real, step, draws)
+            error_g = loss_generator(on_fake_now, on_real_now, config.loss)
             error_g.backward()
         grad_g = self._update(self.adam_g, self.generator)
         self.ema.update(self.generator, step)
         return StepStats(
-            loss_d=(error_real + error_fake).detach(),
+            loss_d=error_d.detach(),
             loss_g=error_g.detach(),
-            d_x=opinion(outputs_real.detach().float(), config.loss),
-            d_g_z1=opinion(outputs_fake.detach().float(), config.loss),
-            d_g_z2=opinion(outputs.detach().float(), config.loss),
+            d_x=opinion(on_real.detach(), on_fake.detach(), config.loss),
+            d_g_z1=opinion(on_fake.detach(), on_real.detach(), config.loss),
+            d_g_z2=opinion(on_fake_now.detach(), on_real_now, config.loss),
             grad_d=grad_d,
             grad_g=grad_g,
         )
 
-    def _regularise(self, real: Tensor) -> None:
-        """Add the gradient of R1 on the first half of the whole batch, whoever has which of it."""
+    def _opinions(self, pictures: Tensor, step: int, draws: StepDraws) -> Tensor:
+        """D's raw outputs on what it gets to see of these pictures: (N,) float32."""
+        with self._autocast():
+            outputs = self._d(self._seen(pictures, step, draws))
+        return outputs.float()
+
+    def _regularise(self, pictures: Tensor) -> None:
+        """Add the gradient of R1 (on generated pictures: R2) on the first half of the whole batch,
+        whoever has which of it."""
         config, world = self.config, self.world
-        half = (len(real) * world.size + 1) // 2
-        mine = real[: len(range(half)[world.share])]
+        half = (len(pictures) * world.size + 1) // 2
+        mine = pictures[: len(range(half)[world.share])]
         penalty = r1_penalty(self.discriminator, mine).sum() / half
         # The gradients of the processes are averaged, this is their sum.
         (penalty * (world.size * config.r1_gamma / 2 * config.r1_every)).backward()

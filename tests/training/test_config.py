@@ -118,7 +118,7 @@ def test_a_choice_that_is_none_names_the_choices(setting: str, value: str) -> No
         from_mapping({setting: value}, TrainConfig())
 
 
-@pytest.mark.parametrize("loss", ["hinge", "lsgan"])
+@pytest.mark.parametrize("loss", ["hinge", "lsgan", "relativistic"])
 def test_labels_are_smoothed_where_there_are_labels(loss: str) -> None:
     with pytest.raises(ConfigError, match=f"label_smoothing is 0.1 with loss {loss}"):
         replace(TrainConfig(), loss=loss, label_smoothing=0.1)

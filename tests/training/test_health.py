@@ -54,13 +54,16 @@ MEDIANS: list[tuple[Loss, float, float, float, str]] = [
     ("hinge", 1.2, -0.15, 0.15, HEALTHY.kind),
     ("lsgan", 0.05, 0.5, -0.03, HEALTHY.kind),
     ("lsgan", 0.06, 0.27, 0.27, HEALTHY.kind),
+    ("relativistic", 0.1, 4.1, 0.088, HEALTHY.kind),
     # Of runs in which D learned a hundred times as fast as G.
     ("non-saturating", 0.0003, 8.8, 0.0002, "D has won"),
     ("hinge", 0.0, 3.8, -3.8, "D has won"),
     ("lsgan", 0.001, 0.5, 0.0, "D has won"),
+    ("relativistic", 0.0003, 8.8, 0.0002, "D has won"),
     ("non-saturating", 0.1, 5.0, 0.01, "D too strong"),
     ("hinge", 0.03, 1.7, -1.7, "D too strong"),
     ("lsgan", 0.01, 0.5, 0.0, "D too strong"),
+    ("relativistic", 0.1, 5.0, 0.01, "D too strong"),
 ]
 
 

@@ -349,8 +349,9 @@ def test_what_is_said_of_planted_numbers(
 
 
 HEALTHY_RUNS: list[dict[str, Any]] = [
-    {}, {"loss": "hinge"}, {"loss": "lsgan"}, {"latent": "uniform"},
-    {"d_norm": "spectral", "loss": "hinge", "r1_gamma": 0.0}, {"label_smoothing": 0.1},
+    {}, {"loss": "hinge"}, {"loss": "lsgan"}, {"loss": "relativistic"},
+    {"latent": "uniform"}, {"d_norm": "spectral", "loss": "hinge", "r1_gamma": 0.0},
+    {"label_smoothing": 0.1},
 ]  # fmt: skip
 
 
@@ -363,7 +364,7 @@ def test_nothing_is_said_of_a_healthy_run(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("loss", ["non-saturating", "hinge"])
+@pytest.mark.parametrize("loss", ["non-saturating", "hinge", "relativistic"])
 def test_d_that_learns_a_hundred_times_as_fast(cats: Pictures, tmp_path: Path, loss: Any) -> None:
     config = replace(SMALL, loss=loss, lr_d=2e-2, lr_g=2e-5, r1_gamma=0.0, max_steps=800)
     assert verdicts(config, cats, tmp_path) == ["D too strong", "D has won"]

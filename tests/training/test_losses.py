@@ -11,76 +11,93 @@ from torch import Tensor
 
 from training.distributed import World
 from training.losses import (
-    BOUNDARY,
     Loss,
     StepDraws,
     add_instance_noise,
     diff_augment,
-    loss_fake,
+    loss_discriminator,
     loss_generator,
-    loss_real,
     opinion,
     r1_penalty,
 )
 
 CPU = torch.device("cpu")
-HALVES = [2.0, -1.0]  # D's outputs below; sigmoid 0.880797 and 0.268941
-# Loss of each of the two outputs, and its derivative, before the mean:
+REAL, FAKE = [2.0, -1.0], [-1.0, 0.5]  # D's outputs below
+# Of each loss, for the two pictures and before the mean: D's loss, its derivatives by the outputs
+# on real and on generated pictures; G's loss, its derivatives by those on generated ones.
 #   BCE to 1: softplus(-x), -sigmoid(-x)         BCE to 0: softplus(x), sigmoid(x)
-BY_HAND: dict[tuple[str, Loss], tuple[list[float], list[float]]] = {
-    ("real", "non-saturating"): ([0.126928, 1.313262], [-0.119203, -0.731059]),
-    ("fake", "non-saturating"): ([2.126928, 0.313262], [0.880797, 0.268941]),
-    ("generator", "non-saturating"): ([0.126928, 1.313262], [-0.119203, -0.731059]),
-    ("real", "hinge"): ([0.0, 2.0], [0.0, -1.0]),
-    ("fake", "hinge"): ([3.0, 0.0], [1.0, 0.0]),
-    ("generator", "hinge"): ([-2.0, 1.0], [-1.0, -1.0]),
-    ("real", "lsgan"): ([0.5, 2.0], [1.0, -2.0]),
-    ("fake", "lsgan"): ([2.0, 0.5], [2.0, -1.0]),
-    ("generator", "lsgan"): ([0.5, 2.0], [1.0, -2.0]),
-}
-FUNCTIONS = {"real": loss_real, "fake": loss_fake, "generator": loss_generator}
+BY_HAND: dict[Loss, tuple[list[float], ...]] = {
+    "non-saturating": (
+        [0.126928 + 0.313262, 1.313262 + 0.974077], [-0.119203, -0.731059], [0.268941, 0.622459],
+        [1.313262, 0.474077], [-0.731059, -0.377541],
+    ),
+    "hinge": ([0.0, 2.0 + 1.5], [0.0, -1.0], [0.0, 1.0], [1.0, -0.5], [-1.0, -1.0]),
+    "lsgan": ([0.5 + 0.5, 2.0 + 0.125], [1.0, -2.0], [-1.0, 0.5], [2.0, 0.125], [-2.0, -0.5]),
+    # Of the differences, 3 and -1.5.
+    "relativistic": (
+        [0.048587, 1.701413], [-0.047426, -0.817574], [0.047426, 0.817574],
+        [3.048587, 0.201413], [-0.952574, -0.182426],
+    ),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("side", "loss"), BY_HAND)
-def test_value_and_gradient_by_hand(side: str, loss: Loss) -> None:
-    outputs = torch.tensor(HALVES, requires_grad=True)
-    value: Tensor = FUNCTIONS[side](outputs, loss)
+def outputs(values: list[float]) -> Tensor:
+    return torch.tensor(values, requires_grad=True)
+
+
+def halves(values: list[float]) -> object:
+    return pytest.approx([value / 2 for value in values], abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", BY_HAND)
+def test_values_and_gradients_by_hand(loss: Loss) -> None:
+    of_d, by_real, by_fake, of_g, of_g_by_fake = BY_HAND[loss]
+    real, fake = outputs(REAL), outputs(FAKE)
+    value = loss_discriminator(real, fake, loss)
     value.backward()
-    values, derivatives = BY_HAND[side, loss]
-    assert value.item() == pytest.approx(sum(values) / 2, abs=1e-5)
-    assert outputs.grad is not None
-    assert outputs.grad.tolist() == pytest.approx([d / 2 for d in derivatives], abs=1e-5)
+    assert value.item() == pytest.approx(sum(of_d) / 2, abs=1e-5)
+    assert real.grad is not None
+    assert real.grad.tolist() == halves(by_real)
+    assert fake.grad is not None
+    assert fake.grad.tolist() == halves(by_fake)
+    fake = outputs(FAKE)
+    value = loss_generator(fake, real.detach(), loss)
+    value.backward()
+    assert value.item() == pytest.approx(sum(of_g) / 2, abs=1e-5)
+    assert fake.grad is not None
+    assert fake.grad.tolist() == halves(of_g_by_fake)
 
 
 def test_every_loss_has_been_worked_out() -> None:
-    assert {loss for _, loss in BY_HAND} == set(get_args(Loss)) == set(BOUNDARY)
+    assert set(BY_HAND) == set(get_args(Loss))
 
 
 def test_smoothed_labels_by_hand() -> None:
-    outputs = torch.tensor(HALVES, requires_grad=True)
-    value = loss_real(outputs, "non-saturating", 0.1)
+    real, fake = outputs(REAL), outputs(FAKE)
+    value = loss_discriminator(real, fake, "non-saturating", 0.1)
     value.backward()
-    # 0.9 BCE to 1 + 0.1 BCE to 0
-    assert value.item() == pytest.approx((0.326928 + 1.213262) / 2, abs=1e-5)
-    assert outputs.grad is not None
-    assert outputs.grad.tolist() == pytest.approx(
-        [(0.880797 - 0.9) / 2, (0.268941 - 0.9) / 2], abs=1e-5
-    )
+    # 0.9 BCE to 1 + 0.1 BCE to 0 of real pictures; those of generated ones as ever
+    assert value.item() == pytest.approx((0.326928 + 1.213262 + 0.313262 + 0.974077) / 2, abs=1e-5)
+    assert real.grad is not None
+    assert real.grad.tolist() == halves([0.880797 - 0.9, 0.268941 - 0.9])
 
 
 def test_opinion_is_a_probability_only_where_there_is_one() -> None:
-    outputs = torch.tensor(HALVES)
-    assert opinion(outputs, "non-saturating").item() == pytest.approx(0.574869, abs=1e-5)
-    assert opinion(outputs, "hinge").item() == opinion(outputs, "lsgan").item() == 0.5
+    real, fake = torch.tensor(REAL), torch.tensor(FAKE)
+    assert opinion(real, fake, "non-saturating").item() == pytest.approx(0.574869, abs=1e-5)
+    assert opinion(real, fake, "relativistic").item() == pytest.approx(0.5675, abs=1e-5)
+    assert opinion(fake, real, "relativistic").item() == pytest.approx(0.4325, abs=1e-5)
+    assert opinion(real, fake, "hinge").item() == opinion(real, fake, "lsgan").item() == 0.5
 
 
-def test_gradient_survives_a_discriminator_that_has_won() -> None:
-    logit = torch.tensor([30.0], requires_grad=True)
-    loss_fake(logit, "non-saturating").backward()
-    assert logit.grad is not None
-    assert logit.grad.item() == pytest.approx(1.0)
-    losing = torch.tensor([-110.0], requires_grad=True)
-    loss_generator(losing, "non-saturating").backward()
+@pytest.mark.parametrize("loss", ["non-saturating", "relativistic"])
+def test_gradient_survives_a_discriminator_that_has_won(loss: Loss) -> None:
+    real, fake = outputs([0.0]), outputs([30.0])
+    loss_discriminator(real, fake, loss).backward()
+    assert fake.grad is not None
+    assert fake.grad.item() == pytest.approx(1.0)
+    losing = outputs([-110.0])
+    loss_generator(losing, real.detach(), loss).backward()
     assert losing.grad is not None
     assert losing.grad.item() == pytest.approx(-1.0)
     # What the tutorial's Sigmoid followed by BCELoss makes of the same logits:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training import networks
-from training.losses import loss_fake, loss_real
+from training.losses import loss_discriminator
 from training.networks import (
     FEWEST_CHANNELS,
     IMAGE_SIZES,
@@ -125,7 +125,7 @@ def taught(discriminator: Discriminator, real: Tensor, fake: Tensor) -> None:
     adam = torch.optim.Adam(discriminator.parameters(), 0.01, (0.5, 0.999))
     for _ in range(60):
         adam.zero_grad()
-        loss = loss_real(discriminator(real), "hinge") + loss_fake(discriminator(fake), "hinge")
+        loss = loss_discriminator(discriminator(real), discriminator(fake), "hinge")
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
 

@@ -19,7 +19,8 @@ from training.weights import recalibrate
 
 # Each option that changes what an update computes, alone and with others.
 OPTIONS: list[dict[str, Any]] = [
-    {}, {"loss": "hinge"}, {"loss": "lsgan"}, {"latent": "uniform"}, {"d_norm": "spectral"},
+    {}, {"loss": "hinge"}, {"loss": "lsgan"}, {"loss": "relativistic"},
+    {"latent": "uniform"}, {"d_norm": "spectral"},
     {"d_norm": "batch", "d_group": 0}, {"r1_gamma": 0.0}, {"d_norm": "batch", "d_group": 2},
     {"diffaugment": "on"}, {"instance_noise": 0.1}, {"label_smoothing": 0.1},
     {"lr_g": 1e-4, "lr_d": 4e-4}, {"ema_decay": 0.0},
@@ -97,13 +98,13 @@ def test_an_update_never_waits_for_the_device(options: dict[str, Any]) -> None:
 
 
 def test_gs_step_leaves_no_gradient_in_d() -> None:
-    """D's parameters take two gradients an update: of real and of generated pictures."""
+    """D's parameters take one gradient an update: of its own loss."""
     trainer = Trainer(replace(TINY, r1_gamma=0.0), 3, CPU, torch.float32)
     taken: list[int] = []
     for parameter in trainer.discriminator.parameters():
         parameter.register_hook(lambda _: taken.append(1))
     trainer.step(real_batch(), 0)
-    assert len(taken) == 2 * len(list(trainer.discriminator.parameters()))
+    assert len(taken) == len(list(trainer.discriminator.parameters()))
     assert all(parameter.requires_grad for parameter in trainer.discriminator.parameters())
 
 
@@ -132,16 +133,16 @@ def test_losses_take_float32_outside_autocast(monkeypatch: pytest.MonkeyPatch) -
     seen: list[tuple[torch.dtype, bool]] = []
 
     def watched(loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        def look(outputs: torch.Tensor, *rest: Any) -> torch.Tensor:
-            seen.append((outputs.dtype, torch.is_autocast_enabled("cpu")))
-            return loss(outputs, *rest)
+        def look(some: torch.Tensor, others: torch.Tensor, *rest: Any) -> torch.Tensor:
+            seen.extend((x.dtype, torch.is_autocast_enabled("cpu")) for x in (some, others))
+            return loss(some, others, *rest)
 
         return look
 
-    for name in ("loss_real", "loss_fake", "loss_generator"):
+    for name in ("loss_discriminator", "loss_generator"):
         monkeypatch.setattr(step, name, watched(getattr(step, name)))
     Trainer(TINY, 3, CPU, torch.bfloat16).step(real_batch(), 0)
-    assert seen == [(torch.float32, False)] * 3
+    assert seen == [(torch.float32, False)] * 4
 
 
 def test_compiled_networks_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

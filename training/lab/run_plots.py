@@ -20,11 +20,12 @@ from training.files import atomic_path
 from training.lab.options import Command, UsageError, check_ending
 from training.lab.plots import Plot, side_by_side
 from training.lab.reals import OfPictures
+from training.losses import LOGITS
 from training.samples import generate, tiles
 
 Series = dict[str, tuple[list[int], list[float]]]  # name -> (steps, values)
 
-OPINION = "D's output"  # a probability for one loss only
+OPINION = "D's output"  # a probability for some losses only
 PANELS = {
     "loss": {"loss_d": "Loss_D", "loss_g": "Loss_G"},
     OPINION: {"d_x": "D(x)", "d_g_z1": "D(G(z)) before", "d_g_z2": "D(G(z)) after"},
@@ -114,7 +115,7 @@ def figure(series: Series, loss: str = TrainConfig.loss) -> Figure:
         for name, label in lines.items():
             axes.plot(*series[name], label=label, linewidth=1)
         axes.set_xlabel("updates")
-        probability = title == OPINION and loss == TrainConfig.loss
+        probability = title == OPINION and loss in LOGITS
         axes.set_title("probability" if probability else title)
         if min(min(series[name][1]) for name in lines) >= 0:
             axes.set_ylim(bottom=0)
