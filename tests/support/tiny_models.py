@@ -6,10 +6,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from export.models import export_onnx, fold_batchnorm
+from handler.latents import Latents
+from handler.pixels import to_uint8
 from handler.settings import Card
 from training.networks import Generator, LatentLaw, new_generator
 
@@ -31,6 +35,20 @@ def tiny_generator(
     with torch.inference_mode():
         network(torch.randn(16, NZ))
     return fold_batchnorm(network.eval())
+
+
+def vivid(**arguments: Any) -> Generator:
+    """A tiny Generator whose pictures are not nearly grey."""
+    generator = tiny_generator(**arguments)
+    with torch.no_grad():
+        list(generator.parameters())[-1].mul_(1000)
+    return generator
+
+
+def right(generator: nn.Module, latents: Latents) -> npt.NDArray[np.int64]:
+    """The pixels of the network itself."""
+    with torch.inference_mode():
+        return to_uint8(generator(torch.from_numpy(latents)).numpy()).astype(int)
 
 
 class Clipped(nn.Module):

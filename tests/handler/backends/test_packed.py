@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +20,18 @@ from handler.backends.packed import (
     interleave,
     interleave_pixels,
 )
+from handler.backends.torch_gpu import ConvolutionNetwork
 from handler.backends.torchscript import layers_of, load_torchscript
 from handler.latents import from_seeds
-from handler.pixels import to_uint8
 from handler.settings import Limits, Settings
-from tests.support.tiny_models import Clipped, save_torchscript, tiny_card, tiny_generator
+from tests.support.tiny_models import (
+    Clipped,
+    right,
+    save_torchscript,
+    tiny_card,
+    tiny_generator,
+    vivid,
+)
 from training.networks import LatentLaw, new_generator
 from training.weights import load_generator
 
@@ -41,25 +50,26 @@ def test_a_transposed_convolution_is_an_ordinary_one(
     assert wanted.abs().max() > 0
 
 
+@pytest.mark.parametrize("kind", [PackedNetwork, partial(ConvolutionNetwork, device="cpu")])
 @pytest.mark.parametrize(
     ("channels", "image_size", "latent"),
     [(3, 32, "normal"), (1, 64, "uniform"), (3, 128, "normal"), (3, 32, "uniform")],
 )
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_pixels_are_those_of_the_network(
-    channels: int, image_size: int, latent: LatentLaw, count: int
+    kind: Any, channels: int, image_size: int, latent: LatentLaw, count: int
 ) -> None:
-    generator = tiny_generator(channels, image_size, latent)
-    with torch.no_grad():
-        list(generator.parameters())[-1].mul_(1000)  # pictures, not nearly grey
-    packed = PackedNetwork(layers_of(generator.named_parameters(), "x"), torch.float32)
+    """Here, and of the layers for GPUs."""
+    generator = vivid(channels=channels, image_size=image_size, latent=latent)
+    network = kind(layers_of(generator.named_parameters(), "x"), torch.float32)
     latents = from_seeds(range(count), 8)
     with torch.inference_mode():
-        wanted = to_uint8(generator(torch.from_numpy(latents)).numpy())
-        found = packed(torch.from_numpy(latents))
+        found = np.asarray(network(torch.from_numpy(latents)))
+    wanted = right(generator, latents)
     assert found.flags.c_contiguous
-    assert found.shape == (count, image_size, image_size, channels)
-    assert np.abs(found.astype(int) - wanted).max() <= 1
+    assert found.dtype == np.uint8
+    assert found.shape == wanted.shape == (count, image_size, image_size, channels)
+    assert np.abs(found - wanted).max() <= 1
     assert wanted.std() > 20
 
 
@@ -93,17 +103,13 @@ def test_an_image_has_the_same_bits_in_any_batch(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("latent", ["normal", "uniform"])
 def test_the_backend_is_compared_with_its_file(tmp_path: Path, latent: LatentLaw) -> None:
-    generator = tiny_generator(3, 32, latent)
-    with torch.no_grad():
-        list(generator.parameters())[-1].mul_(1000)
+    generator = vivid(latent=latent)
     settings = Settings(limits=Limits(max_batch_images=4))
     for network, name in ((generator, "right.pt"), (Clipped(generator), "more.pt")):
         save_torchscript(network, tmp_path / name)
     backend = PackedBackend(tmp_path / "right.pt", tiny_card(), settings, "float32")
     latents = from_seeds(range(3), 8)
-    with torch.inference_mode():
-        wanted = to_uint8(generator(torch.from_numpy(latents)).numpy())
-    assert np.abs(backend(latents).astype(int) - wanted).max() <= 1
+    assert np.abs(backend(latents) - right(generator, latents)).max() <= 1
     with pytest.raises(RuntimeError, match=r"differs from more\.pt by .* grey levels"):
         PackedBackend(tmp_path / "more.pt", tiny_card(), settings, "float32")
 
