@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
-
-from benchmarks.engine import OUTCOMES, Tally
+from benchmarks.engine import OUTCOMES, Tally, summary_ms
 
 _LATE_SHARE = 0.01  # from so many late sends on, a p99 says more of the client than the server
 _LATE_FEW = 10  # so many are a hiccup of the machine, whatever their share
@@ -24,7 +22,6 @@ class Point:
         arrivals: requests that were to be sent within ``duration_s``.
         throughput_per_s: requests answered 2xx (``Tally.throughput_per_s``).
         images_per_s: by X-Num-Images; None where the server does not send that header.
-        received_mb_per_s: 10^6 bytes of 2xx replies, headers included.
         outcomes: number of requests by outcome; they add up to ``arrivals``.
         latency_ms: of 2xx, timeouts and unsent ones, from the intended moment: samples, mean,
             p50, p90, p99, p99_9, max; None without a sample.
@@ -42,7 +39,6 @@ class Point:
     offered_per_s: float
     throughput_per_s: float
     images_per_s: float | None
-    received_mb_per_s: float
     outcomes: dict[str, int]
     latency_ms: dict[str, float] | None
     send_lag_ms: dict[str, float] | None
@@ -51,10 +47,6 @@ class Point:
     client_cores: float
     resources: dict[str, Any]
     histogram: str
-
-    @property
-    def p99_ms(self) -> float | None:
-        return self.latency_ms["p99"] if self.latency_ms else None
 
     @property
     def errors(self) -> int:
@@ -71,53 +63,22 @@ def summarize(rate_per_s: float | None, tally: Tally, resources: dict[str, Any])
     """The point that a finished run gives."""
     answered = tally.outcomes["2xx"]
     throughput_per_s = tally.throughput_per_s
-    each = throughput_per_s / answered if answered else 0.0
     return Point(
         rate_per_s=rate_per_s,
         duration_s=tally.window_s,
         arrivals=tally.arrivals,
         offered_per_s=tally.arrivals / tally.window_s,
         throughput_per_s=throughput_per_s,
-        images_per_s=tally.images * each if tally.images else None,
-        received_mb_per_s=tally.size_bytes * each / 1e6,
+        images_per_s=tally.images / answered * throughput_per_s if tally.images else None,
         outcomes={name: tally.outcomes[name] for name in OUTCOMES},
-        latency_ms=_milliseconds(tally.latency_us),
-        send_lag_ms=_milliseconds(tally.send_lag_us),
+        latency_ms=summary_ms(tally.latency_us),
+        send_lag_ms=summary_ms(tally.send_lag_us),
         late_sends={"no_connection": tally.late_no_connection, "client": tally.late_client},
         connections=tally.connections,
         client_cores=tally.cpu_s / tally.wall_s,
         resources=resources,
         histogram=tally.latency_us.encode().decode("ascii"),
     )
-
-
-def _milliseconds(recorded: HdrHistogram) -> dict[str, float] | None:
-    samples = recorded.get_total_count()
-    if not samples:
-        return None
-    percentiles = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
-    return {
-        "samples": samples,
-        "mean": recorded.get_mean_value() / 1000,
-        **{
-            name: recorded.get_value_at_percentile(percent) / 1000
-            for name, percent in percentiles.items()
-        },
-        "max": recorded.get_max_value() / 1000,
-    }
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """When a rate is too much.
-
-    Args:
-        min_share: least throughput by offered load.
-        p99_factor: greatest p99 by that of the lowest rate.
-    """
-
-    min_share: float = 0.95
-    p99_factor: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -137,32 +98,35 @@ class Knee:
     sustained_per_s: float | None
 
 
-def find_knee(points: Sequence[Point], thresholds: Thresholds) -> Knee | None:
+def find_knee(points: Sequence[Point], min_share: float, p99_factor: float) -> Knee | None:
     """The knee, or None while every rate is carried.
 
     Args:
         points: by ascending rate; the first is the one that p99 is compared with.
+        min_share: least throughput by offered load.
+        p99_factor: greatest p99 by that of the lowest rate.
     """
     for index, point in enumerate(points):
-        if reasons := _reasons(point, points[0], thresholds):
+        if reasons := _reasons(point, points[0], min_share, p99_factor):
             before = points[index - 1].throughput_per_s if index else None
             return Knee(index, point.rate_per_s, tuple(reasons), before)
     return None
 
 
-def _reasons(point: Point, lowest: Point, thresholds: Thresholds) -> list[str]:
+def _reasons(point: Point, lowest: Point, min_share: float, p99_factor: float) -> list[str]:
     reasons = []
     # Poisson arrivals at a low rate may come to none at all.
     share = point.throughput_per_s / point.offered_per_s if point.offered_per_s else 1.0
-    if share < thresholds.min_share:
+    if share < min_share:
         reasons.append(
             f"throughput {point.throughput_per_s:.1f}/s is {share:.0%} of the offered "
-            f"{point.offered_per_s:.1f}/s; at least {thresholds.min_share:.0%} is asked for"
+            f"{point.offered_per_s:.1f}/s; at least {min_share:.0%} is asked for"
         )
-    if point.p99_ms and lowest.p99_ms and point.p99_ms > thresholds.p99_factor * lowest.p99_ms:
+    p99_ms, lowest_ms = ((of.latency_ms or {}).get("p99") for of in (point, lowest))
+    if p99_ms and lowest_ms and p99_ms > p99_factor * lowest_ms:
         reasons.append(
-            f"p99 {point.p99_ms:.1f} ms is {point.p99_ms / lowest.p99_ms:.1f} times that of the "
-            f"lowest rate; at most {thresholds.p99_factor:g} times is asked for"
+            f"p99 {p99_ms:.1f} ms is {p99_ms / lowest_ms:.1f} times that of the lowest rate; at "
+            f"most {p99_factor:g} times is asked for"
         )
     if point.errors:
         reasons.append(f"{point.errors} requests were not answered 2xx")

@@ -18,12 +18,9 @@ llhttp (geventhttpclient's parser). So the load tester is not what is measured.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import itertools
-import os
 import select
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +33,6 @@ import gevent
 import numpy as np
 import numpy.typing as npt
 from gevent import socket
-from gevent.hub import get_hub
 from gevent.queue import Queue
 from geventhttpclient.response import HTTPResponse
 from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
@@ -50,9 +46,9 @@ OUTCOMES = ("2xx", "3xx", "4xx", "503", "other_5xx", "timeout", "connection_erro
 _SEED_STEP = 2 * GRID_IMAGES  # apart, so that no image of one request is in another
 _HOUR_US = 3_600_000_000
 _BLOCK_BYTES = 1 << 18
-_CLOCK_MONOTONIC = 1
-_TFD_TIMER_ABSTIME = 1
-_READ = 1  # the event of gevent's loop.io
+# Its timers are exact to a microsecond. Those of epoll end at the next whole millisecond, on
+# average half of one late: as much as a fast server takes to answer.
+gevent.config.libev_backend = "select"
 
 
 class Ask(NamedTuple):
@@ -150,12 +146,10 @@ class Reply:
     Args:
         status: 200..599.
         images: what X-Num-Images says; 0 without that header.
-        size_bytes: everything received, headers included.
     """
 
     status: int
     images: int
-    size_bytes: int
 
 
 def target(url: str, content_type: str, headers: tuple[str, ...] = ()) -> Target:
@@ -199,12 +193,12 @@ def _plain(data: bytes) -> tuple[Reply, int, bool] | None:
     plain = head.startswith(b"http/1.1 ") and length.isdigit() and status.isdigit()
     if not plain or status < b"200" or b"\r\ntransfer-encoding:" in head:
         return None
-    size_bytes = end + int(length)
-    if len(data) > size_bytes:
+    missing = end + int(length) - len(data)
+    if missing < 0:
         return None
     images = _value(head, b"x-num-images")
-    reply = Reply(int(status), int(images) if images.isdigit() else 0, size_bytes)
-    return reply, size_bytes - len(data), _value(head, b"connection") != b"close"
+    reply = Reply(int(status), int(images) if images.isdigit() else 0)
+    return reply, missing, _value(head, b"connection") != b"close"
 
 
 def _value(head: bytes, name: bytes) -> bytes:
@@ -217,17 +211,16 @@ def _value(head: bytes, name: bytes) -> bytes:
 
 def _read_all(connected: socket.socket, data: bytes) -> tuple[Reply, bool]:
     """Any other reply, of which ``data`` has come; and whether the connection stays open."""
-    parser, size_bytes = HTTPResponse("POST"), 0
+    parser = HTTPResponse("POST")
     while True:
         parser.feed(data)  # empty at the end: ends a body without a length
-        size_bytes += len(data)
         if parser.message_complete and parser.status_code >= 200:  # after 1xx more follows
             break
         if not data:
             raise ConnectionError("closed before the end of the reply")
         data = connected.recv(_BLOCK_BYTES)
     images = str(parser.get("x-num-images", "0"))
-    reply = Reply(parser.status_code, int(images) if images.isdecimal() else 0, size_bytes)
+    reply = Reply(parser.status_code, int(images) if images.isdecimal() else 0)
     return reply, not parser.should_close()
 
 
@@ -280,56 +273,12 @@ class Connection:
         return self._socket
 
 
-class _Timespec(ctypes.Structure):
-    _fields_ = (("s", ctypes.c_long), ("ns", ctypes.c_long))
+def sleep_until(moment_s: float) -> None:
+    """Return at ``moment_s`` on the clock of ``time.monotonic``, off by some 0.1 ms.
 
-
-class _Itimerspec(ctypes.Structure):
-    _fields_ = (("interval", _Timespec), ("value", _Timespec))
-
-
-class Pacer:
-    """A timer for one greenlet that is off by some 0.1 ms at most; close it when done.
-
-    gevent's own timers end at the next whole millisecond of epoll's timeout, on average half a
-    millisecond late: as much as a fast server takes to answer. Linux's timerfd does not round.
+    Yields to the other greenlets once even if the moment has passed.
     """
-
-    def __init__(self) -> None:
-        self._descriptor: int | None = None
-        if sys.platform == "linux":
-            self._libc = ctypes.CDLL(None, use_errno=True)
-            descriptor = self._libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-            if descriptor >= 0:
-                self._descriptor = descriptor
-                self._watcher = get_hub().loop.io(descriptor, _READ)
-
-    def sleep_until(self, moment_s: float) -> None:
-        """Return at ``moment_s`` on the clock of ``time.monotonic``.
-
-        Yields to the other greenlets once even if the moment has passed.
-        """
-        left_s = moment_s - time.monotonic()
-        if self._descriptor is None or left_s <= 0:
-            gevent.sleep(max(0.0, left_s))
-            return
-        whole_s = int(moment_s)
-        # A value of zero would disarm the timer; the fraction is rounded up, never to zero.
-        value = _Timespec(whole_s, min(999_999_999, int((moment_s - whole_s) * 1e9) + 1))
-        setting = _Itimerspec(_Timespec(0, 0), value)
-        self._libc.timerfd_settime(
-            self._descriptor, _TFD_TIMER_ABSTIME, ctypes.byref(setting), None
-        )
-        get_hub().wait(self._watcher)
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._descriptor, 8)  # else the next wait returns at once
-
-    def close(self) -> None:
-        """Give the timer back."""
-        if self._descriptor is not None:
-            self._watcher.close()
-            os.close(self._descriptor)
-            self._descriptor = None
+    gevent.sleep(max(0.0, moment_s - time.monotonic()))
 
 
 @dataclass(frozen=True)
@@ -352,6 +301,23 @@ def histogram() -> HdrHistogram:
     return HdrHistogram(1, _HOUR_US, 3)
 
 
+def summary_ms(recorded: HdrHistogram) -> dict[str, float] | None:
+    """Samples, mean, p50, p90, p99, p99_9 and max of microseconds, in ms; None without a sample."""
+    samples = recorded.get_total_count()
+    if not samples:
+        return None
+    percentiles = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
+    return {
+        "samples": samples,
+        "mean": recorded.get_mean_value() / 1000,
+        **{
+            name: recorded.get_value_at_percentile(percent) / 1000
+            for name, percent in percentiles.items()
+        },
+        "max": recorded.get_max_value() / 1000,
+    }
+
+
 @dataclass
 class Tally:
     """What happened to the requests of one run.
@@ -369,7 +335,6 @@ class Tally:
         in_window: 2xx by the end of the window.
         last_ok_s: when the last 2xx came, from the start.
         images: of the 2xx replies, by X-Num-Images, or as asked for where that is not sent.
-        size_bytes: of the 2xx replies, headers included.
         connections: opened at once at most.
         wall_s, cpu_s: of this process, over the window and until the last reply.
     """
@@ -384,7 +349,6 @@ class Tally:
     in_window: int = 0
     last_ok_s: float = 0.0
     images: int = 0
-    size_bytes: int = 0
     connections: int = 0
     wall_s: float = 0.0
     cpu_s: float = 0.0
@@ -487,7 +451,6 @@ class _Run:
                 tally.last_ok_s = end_s - self.start_s
                 tally.in_window += tally.last_ok_s <= tally.window_s
                 tally.images += reply.images or job.ask.images
-                tally.size_bytes += reply.size_bytes
 
     def _give_up(self, outcome: str, waited_s: float) -> None:
         self._tally.outcomes[outcome] += 1
@@ -511,12 +474,12 @@ def run(
         progress: called every second with the seconds passed and the tally so far.
     """
     tally = Tally(window_s, len(offsets))
-    with _running(to, tally, limits, progress) as load, contextlib.closing(Pacer()) as pacer:
+    with _running(to, tally, limits, progress) as load:
         for offset in offsets.tolist():
             ask = next(asks)
-            pacer.sleep_until(load.start_s + offset)
+            sleep_until(load.start_s + offset)
             load.dispatch(load.start_s + offset, ask)
-        pacer.sleep_until(load.start_s + window_s)  # what is sampled meanwhile covers the window
+        sleep_until(load.start_s + window_s)  # what is sampled meanwhile covers the window
         load.finish()
     return tally
 
@@ -541,8 +504,9 @@ def saturate(
 def _running(
     to: Target, tally: Tally, limits: Limits, progress: Callable[[float, Tally], None] | None
 ) -> Iterator[_Run]:
-    gc.collect()
-    gc.freeze()  # else a collection looks at every imported module, for tens of milliseconds
+    # Else a collection looks at every imported module, for tens of milliseconds. Nor is there one
+    # here: a Ctrl-C in it would be lost.
+    gc.freeze()
     cpu_s = time.process_time()
     load = _Run(to, limits, tally, time.monotonic() + 0.01)
     reporter = gevent.spawn(_report, progress, load.start_s, tally) if progress else None

@@ -35,7 +35,7 @@ from matplotlib.figure import Figure
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.command import Range, check, run_main, today, within, write
-from benchmarks.curve import Knee, Point, Thresholds, find_knee, summarize
+from benchmarks.curve import Knee, Point, find_knee, summarize
 from benchmarks.engine import (
     Ask,
     Connection,
@@ -57,6 +57,9 @@ from deploy.server import ask
 from training.files import atomic_path
 
 Progress = Callable[[float, Tally], None]
+Metrics = dict[str, tuple[float, bool]]
+"""By series, ``name{labels}``: its value, and whether it only grows, as those of counters,
+histograms and summaries do."""
 PERCENTILES = {"p50": "p50", "p90": "p90", "p99": "p99", "p99.9": "p99_9"}
 
 
@@ -222,10 +225,10 @@ class Measurement:
     @property
     def knee(self) -> Knee | None:
         """None as well where only this client, not the server, could not keep up."""
-        thresholds = Thresholds(self.config.min_share, self.config.p99_factor)
         # Connections that are kept busy offer what is answered: there is no rate to be too much.
         open_loop = [p for p in self.points if p.rate_per_s is not None]
-        return find_knee([p for p in open_loop if not p.client_saturated], thresholds)
+        valid = [p for p in open_loop if not p.client_saturated]
+        return find_knee(valid, self.config.min_share, self.config.p99_factor)
 
     def run(self) -> None:
         """Measure; ``stopped`` says why it ended.
@@ -373,18 +376,11 @@ def _show(point: Point) -> None:
     """The line that stays of a point."""
     counts = ", ".join(f"{count} {name}" for name, count in point.outcomes.items() if count)
     latency = point.latency_ms
-    waits = (
-        " ".join(
-            f"{name} {latency[key]:.1f}"
-            for name, key in (("p50", "p50"), ("p90", "p90"), ("p99", "p99"), ("p99.9", "p99_9"))
-        )
-        if latency
-        else "none"
-    )
+    waits = " ".join(f"{name} {latency[key]:.1f}" for name, key in PERCENTILES.items() if latency)
     late = sum(point.late_sends.values())
     print(
         ("\r\x1b[K" if sys.stderr.isatty() else "") + f"{_rate(point.rate_per_s)}: "
-        f"{point.throughput_per_s:.1f}/s answered, latency ms {waits}; {counts}; "
+        f"{point.throughput_per_s:.1f}/s answered, latency ms {waits or 'none'}; {counts}; "
         f"{late} sent late; client {point.client_cores:.0%} of a core",
         file=sys.stderr,
     )
@@ -392,19 +388,6 @@ def _show(point: Point) -> None:
 
 def _rate(rate_per_s: float | None) -> str:
     return "saturated" if rate_per_s is None else f"{rate_per_s:.4g}/s"
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """One reading of a server's own metrics.
-
-    Args:
-        samples: value by series, ``name{labels}``.
-        growing: the series that only grow: those of counters, histograms and summaries.
-    """
-
-    samples: dict[str, float]
-    growing: frozenset[str]
 
 
 def scrape(url: str) -> Metrics:
@@ -428,26 +411,22 @@ def read_metrics(text: str) -> Metrics:
     Raises:
         ValueError: a line is none of it.
     """
-    samples: dict[str, float] = {}
-    growing = set()
+    found: Metrics = {}
     try:
         families = list(text_string_to_metric_families(text))
     except (ValueError, IndexError):  # the parser gives no reason
         raise ValueError("what came is not Prometheus' text format") from None
     for family in families:
+        counts = family.type in ("counter", "histogram", "summary")
         for sample in family.samples:
-            if math.isnan(sample.value):
-                continue
             labels = ",".join(f"{k}={json.dumps(v)}" for k, v in sample.labels.items())
             # The parser gives every counter the ending of OpenMetrics.
             bare = family.type == "counter" and f"# TYPE {sample.name} " not in text
             name = sample.name.removesuffix("_total") if bare else sample.name
             series = name + (f"{{{labels}}}" if labels else "")
-            samples[series] = sample.value
-            counts = family.type in ("counter", "histogram", "summary")
-            if counts and "quantile" not in sample.labels:
-                growing.add(series)
-    return Metrics(samples, frozenset(growing))
+            if not math.isnan(sample.value):
+                found[series] = sample.value, counts and "quantile" not in sample.labels
+    return found
 
 
 def difference(before: Metrics, after: Metrics) -> dict[str, dict[str, float]]:
@@ -457,15 +436,13 @@ def difference(before: Metrics, after: Metrics) -> dict[str, dict[str, float]]:
         ``grown``: by how much each growing series grew, without those that did not (from 0
         where it restarted); ``now``: the other series, as they were afterwards.
     """
-    grown = {}
-    for series in sorted(after.growing):
-        value, earlier = after.samples[series], before.samples.get(series, 0.0)
-        step = value - earlier if value >= earlier else value
-        if step:
+    grown, now = {}, {}
+    for series, (value, grows) in sorted(after.items()):
+        earlier, _ = before.get(series, (0.0, True))
+        if not grows:
+            now[series] = value
+        elif step := value - earlier if value >= earlier else value:
             grown[series] = step
-    now = {
-        name: value for name, value in sorted(after.samples.items()) if name not in after.growing
-    }
     return {"grown": grown, "now": now}
 
 

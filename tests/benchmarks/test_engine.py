@@ -28,7 +28,7 @@ from benchmarks.engine import (
     sizes,
     target,
 )
-from tests.support.planted import Answer, planted, say, slow_asks
+from tests.support.planted import Answer, after, planted, say, slow_asks
 
 
 @pytest.mark.parametrize(
@@ -55,12 +55,6 @@ def test_poisson_arrivals_have_the_rate_and_exponential_gaps() -> None:
     assert gaps_s.std() == pytest.approx(1 / 200, rel=0.06)
     assert offsets[0] >= 0
     assert offsets[-1] < 100.0
-
-
-def test_the_number_of_poisson_arrivals_varies_as_it_should() -> None:
-    counts = [len(poisson(50.0, 1.0, seed=seed)) for seed in range(400)]
-    assert np.mean(counts) == pytest.approx(50, abs=2)
-    assert np.var(counts) == pytest.approx(50, rel=0.4)
 
 
 def test_a_seed_gives_the_same_poisson_arrivals_again() -> None:
@@ -275,7 +269,9 @@ def test_long_replies_are_read_to_their_end(close: bool) -> None:
         if close:
             handler.send_header("connection", "Close")
         handler.end_headers()
-        handler.wfile.write(bytes(3_000_000))
+        handler.wfile.write(bytes(2_000_000))
+        time.sleep(0.1)
+        handler.wfile.write(bytes(1_000_000))
         if close:
             time.sleep(0.01)  # what comes now is not read
 
@@ -284,7 +280,7 @@ def test_long_replies_are_read_to_their_end(close: bool) -> None:
         tally = saturate(to, 1, 60.0, some, Limits())
     assert tally.outcomes == {"2xx": 4}
     assert len(seen) == (4 if close else 1)
-    assert tally.size_bytes > 12_000_000
+    assert tally.latency_us.get_min_value() > 0.1e6
 
 
 def test_a_body_that_ends_with_the_connection() -> None:
@@ -308,11 +304,10 @@ def test_interim_replies_are_not_the_answer() -> None:
         assert load(url, 20, 0.25).outcomes == {"503": 5}
 
 
-def test_images_bytes_and_the_cost_of_the_client() -> None:
+def test_images_and_the_cost_of_the_client() -> None:
     with planted(lambda handler, _: say(handler, 200, images=64)) as url:
         tally = load(url, 100, 0.5)
     assert tally.images == 64 * 50
-    assert tally.size_bytes > 50 * 60
     assert 45 < tally.throughput_per_s / 2 < 55
     assert 0 < tally.cpu_s < tally.wall_s
 
@@ -323,7 +318,7 @@ def test_progress_is_shown_while_running() -> None:
     def show(_: float, tally: Tally) -> None:
         shown.append(tally.outcomes["2xx"])
 
-    with planted(lambda handler, _: say(handler, 200)) as url:
+    with planted(after(0)) as url:
         to, some = target(url, "application/json"), itertools.repeat(Ask(b"{}"))
         run(to, constant(20, 1.5), 1.5, some, Limits(), show)
     assert len(shown) == 1
@@ -331,11 +326,7 @@ def test_progress_is_shown_while_running() -> None:
 
 
 def test_too_few_connections_make_late_sends_that_count_from_their_moment() -> None:
-    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
-        time.sleep(0.1)
-        say(handler, 200)
-
-    with planted(answer) as url:
+    with planted(after(0.1)) as url:
         tally = load(url, 40, 0.5, connections=1)  # asks for four times what it can
     assert tally.outcomes == {"2xx": 20}
     assert tally.connections == 1
@@ -346,7 +337,7 @@ def test_too_few_connections_make_late_sends_that_count_from_their_moment() -> N
 
 
 def test_sends_that_are_late_by_the_clients_own_fault_are_told_apart() -> None:
-    with planted(lambda handler, _: say(handler, 200)) as url:
+    with planted(after(0)) as url:
         to = target(url, "application/json")
         tally = run(to, constant(100, 0.5), 0.5, slow_asks(), Limits())
     assert tally.outcomes == {"2xx": 50}
@@ -358,11 +349,7 @@ def test_sends_that_are_late_by_the_clients_own_fault_are_told_apart() -> None:
 
 
 def test_requests_that_could_not_leave_in_time_are_unsent() -> None:
-    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
-        time.sleep(0.3)
-        say(handler, 200)
-
-    with planted(answer) as url:
+    with planted(after(0.3)) as url:
         tally = load(url, 40, 0.5, connections=1, timeout_s=0.5)
     assert sum(tally.outcomes.values()) == 20
     assert 1 <= tally.outcomes["2xx"] <= 4
@@ -372,6 +359,6 @@ def test_requests_that_could_not_leave_in_time_are_unsent() -> None:
 
 
 def test_most_sends_leave_within_milliseconds_of_their_moment() -> None:
-    with planted(lambda handler, _: say(handler, 200)) as url:
+    with planted(after(0)) as url:
         tally = load(url, 50, 1.0)
     assert tally.send_lag_us.get_value_at_percentile(50) < 5_000

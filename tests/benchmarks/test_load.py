@@ -22,13 +22,9 @@ from PIL import Image
 from benchmarks import load
 from benchmarks.load import difference, read_metrics
 from deploy.server import ROOT
-from tests.support.planted import planted, say, slow_asks
+from tests.support.planted import after, planted, say, slow_asks
 
 Captured = pytest.CaptureFixture[str]
-
-
-def fine(handler: BaseHTTPRequestHandler, _: int) -> None:
-    say(handler, 200)
 
 
 def measured(url: str, folder: Path, flags: str) -> Any:
@@ -38,7 +34,7 @@ def measured(url: str, folder: Path, flags: str) -> Any:
 
 
 def test_one_rate(tmp_path: Path) -> None:
-    with planted(fine) as url:
+    with planted(after(0)) as url:
         flags = f"--rate 50 --duration-s 1 --report {tmp_path}/curve.png --pid {os.getpid()}"
         result = measured(url, tmp_path, f"--arrivals constant {flags}")
     (point,) = result["points"]
@@ -102,7 +98,7 @@ def test_a_seed_gives_the_same_arrivals_and_the_most_requests_bound_the_command(
     tmp_path: Path,
 ) -> None:
     flags = "--rate 20 40 4000 --duration-s 0.5 --seed 3 --max-requests 100"
-    with planted(fine) as url:
+    with planted(after(0)) as url:
         first, again = (measured(url, tmp_path, flags) for _ in range(2))
     counts = [[point["arrivals"] for point in result["points"]] for result in (first, again)]
     assert counts[0] == counts[1]
@@ -114,7 +110,7 @@ def test_a_sweep_ends_where_the_client_can_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load, "asks", lambda *_: slow_asks())
-    with planted(fine) as url:
+    with planted(after(0)) as url:
         sweep = "--start-rate 5 --growth 20 --duration-s 0.5 --arrivals constant --late-ms 200"
         result = measured(url, tmp_path, f"{sweep} --report {tmp_path}/curve.png")
     assert [point["client_saturated"] for point in result["points"]] == [False, True]
@@ -137,7 +133,7 @@ def test_metrics_of_the_server_are_subtracted(tmp_path: Path) -> None:
 
 
 def test_metrics_that_cannot_be_read_are_an_error(capsys: Captured) -> None:
-    with planted(fine) as url:
+    with planted(after(0)) as url:
         arguments = ["--url", url, "--rate", "5", "--duration-s", "0.5", "--warmup-s", "0"]
         assert load.main([*arguments, "--metrics-url", "http://127.0.0.1:1/metrics"]) == 1
     assert "metrics_url" in capsys.readouterr().err
@@ -211,7 +207,7 @@ def test_nobody_reads_stdout_any_more(module: str) -> None:
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    with planted(fine) as url:
+    with planted(after(0)) as url:
         flags = f"--url {url} --rate 20 21 --duration-s 1 --warmup-s 0 -o {out}"
         command = [sys.executable, "-m", "benchmarks.load", *flags.split()]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -227,11 +223,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
 
 
 def test_the_most_that_a_server_does(tmp_path: Path) -> None:
-    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
-        time.sleep(0.1)
-        say(handler, 200)
-
-    with planted(answer) as url:
+    with planted(after(0.1)) as url:
         flags = "--arrivals saturate --connections 4 --duration-s"
         result = measured(url, tmp_path, f"{flags} 1 --report {tmp_path}/curve.png")
         bounded = measured(url, tmp_path, f"{flags} 60 --max-requests 9")

@@ -66,6 +66,16 @@ def say(handler: BaseHTTPRequestHandler, status: int, images: int = 1) -> None:
     handler.wfile.write(b"ok")
 
 
+def after(seconds: float) -> Answer:
+    """Each is answered so late."""
+
+    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
+        time.sleep(seconds)
+        say(handler, 200)
+
+    return answer
+
+
 def slow_asks() -> Iterator[Ask]:
     """Stands for a client that has no processor to itself."""
     while True:
