@@ -12,12 +12,11 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,8 @@ import requests
 from benchmarks.engine import Body, json_body
 from benchmarks.peers.model import PATH_VARIABLE
 from benchmarks.servers import Running
-from deploy.server import HOST, ROOT, ask
+from deploy.lifecycle import stop
+from deploy.server import HOST, ROOT, Ports, ask, telling
 
 FOLDER = Path(__file__).resolve().parent
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -40,14 +40,14 @@ class Peer:
 
     Args:
         title: for tables.
-        command: the folder of the environment's programs and a port, to a command line.
+        command: a program of its environment and arguments, with ``{port}`` for the port.
         path: of the URL that answers.
         body: what a request says.
         environment: variables over those of this process.
     """
 
     title: str
-    command: Callable[[Path, int], list[str]]
+    command: str
     path: str = "/predict"
     body: Body = json_body
     environment: tuple[tuple[str, str], ...] = ()
@@ -81,43 +81,25 @@ def triton_body(seed: int, num_images: int) -> bytes:
     ).encode()
 
 
-def _module(name: str) -> str:
-    return f"benchmarks.peers.{name}"
-
-
 PEERS = {
     "fastapi": Peer(
-        "FastAPI",
-        lambda programs, port: [
-            str(programs / "uvicorn"), f"{_module('fastapi')}.server:app",
-            "--host", HOST, "--port", str(port),
-        ],
+        "FastAPI", f"uvicorn benchmarks.peers.fastapi.server:app --host {HOST} --port {{port}}"
     ),
-    "litserve": Peer(
-        "LitServe",
-        lambda programs, port: [
-            str(programs / "python"), "-m", f"{_module('litserve')}.server", str(port)
-        ],
-    ),
+    "litserve": Peer("LitServe", "python -m benchmarks.peers.litserve.server {port}"),
     "bentoml": Peer(
         "BentoML",
-        lambda programs, port: [
-            str(programs / "bentoml"), "serve", f"{_module('bentoml')}.service:Dcgan",
-            "--host", HOST, "--port", str(port),
-        ],
+        f"bentoml serve benchmarks.peers.bentoml.service:Dcgan --host {HOST} --port {{port}}",
         environment=(("BENTOML_DO_NOT_TRACK", "True"),),
     ),
     "triton": Peer(
         "Triton",
-        lambda programs, port: [
-            str(programs / "python"), "-m", f"{_module('triton')}.server", str(port)
-        ],
+        "python -m benchmarks.peers.triton.server {port}",
         path="/v2/models/dcgan/infer",
         body=triton_body,
         # Its stub must find the libpython of this Python and not another one of the system.
         environment=(("LD_LIBRARY_PATH", str(sysconfig.get_config_var("LIBDIR"))),),
     ),
-}  # fmt: skip
+}
 
 
 def programs(name: str) -> Path:
@@ -192,7 +174,8 @@ def running(
     """
     if not is_installed(name):
         raise PeerError("has no environment; run: make bench-peers")
-    peer, port = PEERS[name], _free_port()
+    peer, port = PEERS[name], Ports.free().inference
+    program, *arguments = peer.command.format(port=port).split()
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{name}.log"
     environment = {
@@ -204,7 +187,7 @@ def running(
     began = time.perf_counter()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            peer.command(programs(name), port),
+            [programs(name) / program, *arguments],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -237,29 +220,13 @@ def _answers(url: str, body: bytes) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the first process, SIGKILL to what is left; return when all have ended."""
-    family: list[psutil.Process] = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(15)
-    _, alive = psutil.wait_procs(family, timeout=2)
-    for member in alive:  # Triton's are in a session of their own
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.kill()
+    """SIGTERM, then SIGKILL to what is left; return when all have ended."""
+    stop(process.pid, 15)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # children of a first process that ended by itself
     process.wait()
-    psutil.wait_procs(alive, timeout=5)
 
 
 def _end_of(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return "".join(f"\n  {line[:300]}" for line in lines[-4:])
-
-
-def _free_port() -> int:
-    with socket.create_server((HOST, 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
+    lines = telling(log.read_text(errors="replace"), 4)
+    return "".join(f"\n  {line}" for line in lines)

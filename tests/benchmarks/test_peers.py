@@ -118,7 +118,7 @@ def test_what_pip_says_is_the_reason(own_folders: Path) -> None:
 def planted(monkeypatch: pytest.MonkeyPatch, own_folders: Path) -> Path:
     """A peer whose program is what a test writes into ``program.py``."""
     program = own_folders / "program.py"
-    peer = Peer("Planted", lambda _, port: [sys.executable, str(program), str(port)])
+    peer = Peer("Planted", f"{sys.executable} {program} {{port}}")
     monkeypatch.setitem(PEERS, "planted", peer)
     monkeypatch.setattr(launch, "is_installed", lambda _: True)
     return program

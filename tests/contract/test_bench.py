@@ -98,7 +98,7 @@ def test_a_whole_run_with_a_peer_that_cannot_be_set_up_and_one_that_dies(
     monkeypatch.setattr(launch, "requirements", lambda name: tmp_path / f"{name}.txt")
     program = tmp_path / "dies.py"
     program.write_text(_DIES)
-    dies = Peer("Triton", lambda folder, port: [f"{folder}/python", str(program), str(port)])
+    dies = Peer("Triton", f"python {program} {{port}}")
     monkeypatch.setitem(PEERS, "triton", dies)
     out = tmp_path / "new" / "result.json"
     work = "--rounds 2 --seconds 0.3 --work image --connections 2"
