@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,10 +35,10 @@ from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 from benchmarks import servers
 from benchmarks.ceiling import Ceiling
 from benchmarks.command import Range, check, end_on_sigterm, machine, run_main, today, write
-from benchmarks.engine import Kind, Limits, Tally, asks, histogram, saturate, target
+from benchmarks.engine import Kind, Limits, Tally, asks, histogram, saturate, summary_ms, target
 from benchmarks.peers import launch
 from benchmarks.peers.launch import PEERS, PeerError
-from benchmarks.servers import Memory, Running
+from benchmarks.servers import Running
 from benchmarks.tables import report
 from benchmarks.training_loops import TrainingConfig, compare_loops
 from deploy.java import NoJavaError
@@ -50,6 +50,9 @@ TITLES = {
     "blank": "blank",
     **{name: peer.title for name, peer in PEERS.items()},
 }
+Turn = tuple[dict[str, Any], HdrHistogram]
+"""One server's: what the clients saw, what it cost and what it held at the end, as JSON values; the
+latency of the requests that were answered or timed out, us."""
 _STEADY = 0.9  # of the fastest pulse; below it something else has the machine
 _REPEATS = 2  # of a round that was disturbed, at most; in a whole run as many for each --rounds
 _PULSE_S = 0.4
@@ -79,26 +82,6 @@ class Work:
     name: str
     num_images: tuple[int, ...]
     connections: int
-
-
-@dataclass(frozen=True)
-class Load:
-    """What one turn gave.
-
-    Args:
-        images_per_s: images in answered requests by wall time.
-        images: in answered requests.
-        requests: answered 2xx.
-        failed: any other status, time-outs and broken connections.
-        p50_ms, p99_ms: latency; None if there is none.
-    """
-
-    images_per_s: float
-    images: int
-    requests: int
-    failed: int
-    p50_ms: float | None
-    p99_ms: float | None
 
 
 @dataclass(frozen=True)
@@ -227,20 +210,6 @@ def serving(config: ServingConfig, command: str) -> int:
     return code if all(answered) else code or 1
 
 
-@dataclass(frozen=True)
-class Turn:
-    """One server's turn: what the clients saw, what it cost, what it held at the end.
-
-    Args:
-        latency_us: of the answered requests and of those that timed out.
-    """
-
-    load: Load
-    cpu_ms_per_image: float
-    memory: Memory
-    latency_us: HdrHistogram
-
-
 @dataclass
 class Measurement:
     """The servers of one run, started, and what they give.
@@ -358,7 +327,8 @@ class Measurement:
         return self.ceiling.images_per_s(64, _PULSE_S)
 
     def _row(self, work: Work) -> dict[str, Any]:
-        turns: dict[str, list[Turn]] = {name: [] for name in self.running}
+        turns: dict[str, list[dict[str, Any]]] = {name: [] for name in self.running}
+        pooled = {name: histogram() for name in self.running}
         silent: set[str] = set()
         ceilings, disturbed = [], 0
         for number in range(self.config.rounds):
@@ -376,18 +346,19 @@ class Measurement:
                     disturbed += 1
                     break
                 self._repeats_left -= 1
-            for name, turn in of_round.items():
+            for name, (turn, latency_us) in of_round.items():
                 turns[name].append(turn)
+                pooled[name].add(latency_us)
             ceilings += ceiling
         return {
             "work": asdict(work),
             "limit_images_per_s": ceilings,
             "disturbed_rounds": disturbed,
-            "latency": {name: _latency(of) for name, of in turns.items()},
-            "turns": {
-                name: [asdict(replace(turn, latency_us=None)) for turn in of]
-                for name, of in turns.items()
+            "latency": {
+                name: {"requests": of.get_total_count(), **_quantiles(of)}
+                for name, of in pooled.items()
             },
+            "turns": turns,
         }
 
     def _ceiling(self, work: Work) -> list[float]:
@@ -405,7 +376,7 @@ class Measurement:
             if name in silent:  # each request may have taken the minute of its time-out
                 continue
             turns[name] = self._turn(self.running[name], work, number)
-            if not turns[name].load.requests:
+            if not turns[name][0]["load"]["requests"]:
                 silent.add(name)
                 print(f"{TITLES[name]} answered nothing to {work.name}", file=sys.stderr)
         return turns
@@ -423,37 +394,26 @@ class Measurement:
             before = running.cpu_s()
             tally = busy(self.config.seconds, 10_000_000 * (number + 1))
             cpu_s = running.cpu_s() - before
-            load = _load(tally)
-            return Turn(
-                load, 1000 * cpu_s / max(load.images, 1), running.memory(), tally.latency_us
-            )
+            answered = tally.outcomes["2xx"]
+            load = {
+                "images_per_s": tally.images / tally.wall_s,
+                "images": tally.images,
+                "requests": answered,
+                "failed": tally.arrivals - answered,
+                **_quantiles(tally.latency_us),
+            }
+            cost = {
+                "cpu_ms_per_image": 1000 * cpu_s / max(tally.images, 1),
+                "memory": asdict(running.memory()),
+            }
+            return {"load": load, **cost}, tally.latency_us
         finally:
             running.pause()
 
 
-def _load(tally: Tally) -> Load:
-    answered = tally.outcomes["2xx"]
-    return Load(
-        images_per_s=tally.images / tally.wall_s,
-        images=tally.images,
-        requests=answered,
-        failed=tally.arrivals - answered,
-        **_quantiles(tally.latency_us),
-    )
-
-
 def _quantiles(latency_us: HdrHistogram) -> dict[str, float | None]:
-    if not latency_us.get_total_count():
-        return {"p50_ms": None, "p99_ms": None}
-    return {f"p{share}_ms": latency_us.get_value_at_percentile(share) / 1000 for share in (50, 99)}
-
-
-def _latency(turns: Sequence[Turn]) -> dict[str, float | int | None]:
-    """Quantiles of the requests of all rounds together, ms."""
-    pooled = histogram()
-    for turn in turns:
-        pooled.add(turn.latency_us)
-    return {"requests": pooled.get_total_count(), **_quantiles(pooled)}
+    waits = summary_ms(latency_us) or {}
+    return {"p50_ms": waits.get("p50"), "p99_ms": waits.get("p99")}
 
 
 if __name__ == "__main__":

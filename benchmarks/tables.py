@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
 from benchmarks.command import markdown
 
-Turn = dict[str, Any]
 _BASELINES = ("stock", "blank")  # one of them in each run
 _NONE = "-"
 _LEAST_FOR_P99 = 200  # requests; of fewer the 99th percentile is little else than the largest
@@ -41,70 +41,62 @@ def tables(result: dict[str, Any]) -> str:
     taken round by round. A server without a turn has "-".
     """
     servers, rows = result["servers"], result["rows"]
-    titles = {name: server["title"] for name, server in servers.items()}
+    titles = {server["title"]: name for name, server in servers.items()}
+
+    def by_work(columns: dict[str, Callable[[Any], str]]) -> str:
+        lines = [[row["work"]["name"], *(cell(row) for cell in columns.values())] for row in rows]
+        return markdown(["work", *columns], lines)
+
+    def by_server(cell: Callable[[str, Any], str]) -> dict[str, Callable[[Any], str]]:
+        return {title: partial(cell, name) for title, name in titles.items()}
+
+    peers = {name: title for title, name in titles.items() if name not in ("ours", *_BASELINES)}
+    baseline = next(name for name in _BASELINES if name in servers)
+    ratios: dict[str, Callable[[Any], str]] = {
+        f"ours / {servers[baseline]['title']}": lambda row: _ratio(row, _images(baseline, row))
+    }
+    if peers:
+        ratios["ours / best peer"] = partial(_best, peers)
+    ratios["ours / ceiling"] = lambda row: _ratio(row, row["limit_images_per_s"])
+    ceiling = {"ceiling": lambda row: _spread(row["limit_images_per_s"], 0)}
     blocks = [
-        "Images/s:\n\n" + _rates(rows, titles),
-        "Ours against the others, by images/s:\n\n" + _ratios(rows, titles),
-        "Latency, ms, p50 / p99 (of 200 requests and more):\n\n" + _latencies(rows, titles),
-        "Processor time, ms an image, of all processes of a server:\n\n"
-        + _by_server(rows, titles, lambda turns: _spread(_of(turns, "cpu_ms_per_image"), 2)),
-        "The servers:\n\n" + _servers(rows, servers),
+        "Images/s:",
+        by_work(by_server(lambda name, row: _spread(_images(name, row), 0)) | ceiling),
+        "Ours against the others, by images/s:",
+        by_work(ratios),
+        "Latency, ms, p50 / p99 (of 200 requests and more):",
+        by_work(by_server(_latency)),
+        "Processor time, ms an image, of all processes of a server:",
+        by_work(by_server(_cpu_ms)),
+        "The servers:",
+        _servers(rows, servers),
         *(f"{title} is left out: {reason}" for title, reason in result["left_out"].items()),
-        *_failures(rows, titles),
-        *_disturbed(rows),
+        *(
+            f"{title}, {row['work']['name']}: {failed} of {asked} requests failed"
+            for row in rows
+            for title, name in titles.items()
+            for failed, asked in [_failures(name, row)]
+            if failed
+        ),
+        *(
+            f"{row['work']['name']}: {row['disturbed_rounds']} rounds were disturbed by other work"
+            for row in rows
+            if row["disturbed_rounds"]
+        ),
     ]
     return "\n\n".join(blocks)
-
-
-def _rates(rows: Sequence[Any], titles: dict[str, str]) -> str:
-    lines = []
-    for row in rows:
-        ceiling = row["limit_images_per_s"]
-        cells = [_spread(_images(row, name), 0) for name in titles]
-        lines.append([row["work"]["name"], *cells, _spread(ceiling, 0)])
-    return markdown(["work", *titles.values(), "ceiling"], lines)
-
-
-def _ratios(rows: Sequence[Any], titles: dict[str, str]) -> str:
-    peers = [name for name in titles if name not in ("ours", *_BASELINES)]
-    baseline = next(name for name in _BASELINES if name in titles)
-    lines = []
-    for row in rows:
-        rates = {name: _images(row, name) for name in titles}
-        best = max(peers, key=lambda name: median(rates[name] or [0.0]), default=None)
-        cells = [_ratio(rates["ours"], rates[baseline])]
-        if best is not None:
-            against = _ratio(rates["ours"], rates[best])
-            cells.append(against if against == _NONE else f"{against} {titles[best]}")
-        cells.append(_ratio(rates["ours"], row["limit_images_per_s"]))
-        lines.append([row["work"]["name"], *cells])
-    best_title = ["ours / best peer"] if peers else []
-    return markdown(["work", f"ours / {titles[baseline]}", *best_title, "ours / ceiling"], lines)
-
-
-def _by_server(
-    rows: Sequence[Any], titles: dict[str, str], cell: Callable[[list[Turn]], str]
-) -> str:
-    lines = [
-        [row["work"]["name"], *(cell(row["turns"].get(name, [])) for name in titles)]
-        for row in rows
-    ]
-    return markdown(["work", *titles.values()], lines)
 
 
 def _servers(rows: Sequence[Any], servers: dict[str, Any]) -> str:
     lines = []
     for name, server in servers.items():
-        held = [turn["memory"] for row in rows for turn in row["turns"].get(name, [])]
-        lines.append(
-            [
-                server["title"],
-                f"{server['ready_s']:.1f}",
-                f"{max((m['worker_peak_mb'] for m in held), default=0):.0f}",
-                f"{max((m['private_mb'] for m in held), default=0):.0f}",
-                f"{server['idle_cores']:.2f}",
-            ]
+        held = [turn["memory"] for row in rows for turn in _turns(name, row)]
+        peak_mb, private_mb = (
+            max((memory[key] for memory in held), default=0)
+            for key in ("worker_peak_mb", "private_mb")
         )
+        figures = [f"{server['ready_s']:.1f}", f"{peak_mb:.0f}", f"{private_mb:.0f}"]
+        lines.append([server["title"], *figures, f"{server['idle_cores']:.2f}"])
     head = [
         "server",
         "start to first image, s",
@@ -115,51 +107,44 @@ def _servers(rows: Sequence[Any], servers: dict[str, Any]) -> str:
     return markdown(head, lines)
 
 
-def _failures(rows: Sequence[Any], titles: dict[str, str]) -> list[str]:
-    found = []
-    for row in rows:
-        for name, title in titles.items():
-            loads = [turn["load"] for turn in row["turns"].get(name, [])]
-            if failed := sum(load["failed"] for load in loads):
-                asked = failed + sum(load["requests"] for load in loads)
-                found.append(f"{title}, {row['work']['name']}: {failed} of {asked} requests failed")
-    return found
+def _turns(name: str, row: Any) -> list[Any]:
+    turns: list[Any] = row["turns"].get(name, [])
+    return turns
 
 
-def _disturbed(rows: Sequence[Any]) -> list[str]:
-    return [
-        f"{row['work']['name']}: {row['disturbed_rounds']} rounds were disturbed by other work"
-        for row in rows
-        if row["disturbed_rounds"]
-    ]
+def _images(name: str, row: Any) -> list[float]:
+    return [turn["load"]["images_per_s"] for turn in _turns(name, row)]
 
 
-def _latencies(rows: Sequence[Any], titles: dict[str, str]) -> str:
-    lines = []
-    for row in rows:
-        cells = [_latency(row["latency"].get(name)) for name in titles]
-        lines.append([row["work"]["name"], *cells])
-    return markdown(["work", *titles.values()], lines)
+def _cpu_ms(name: str, row: Any) -> str:
+    answered = [turn for turn in _turns(name, row) if turn["load"]["requests"]]
+    return _spread([turn["cpu_ms_per_image"] for turn in answered], 2)
 
 
-def _latency(pooled: dict[str, Any] | None) -> str:
+def _latency(name: str, row: Any) -> str:
+    pooled = row["latency"].get(name)
     if not pooled or not pooled["requests"]:
         return _NONE
     p99 = f"{pooled['p99_ms']:.1f}" if pooled["requests"] >= _LEAST_FOR_P99 else _NONE
     return f"{pooled['p50_ms']:.1f} / {p99}"
 
 
-def _images(row: Any, name: str) -> list[float]:
-    return [turn["load"]["images_per_s"] for turn in row["turns"].get(name, [])]
+def _failures(name: str, row: Any) -> tuple[int, int]:
+    """Requests that failed, and all."""
+    loads = [turn["load"] for turn in _turns(name, row)]
+    failed = sum(load["failed"] for load in loads)
+    return failed, failed + sum(load["requests"] for load in loads)
 
 
-def _of(turns: list[Turn], name: str) -> list[float]:
-    return [turn[name] for turn in turns if turn["load"]["requests"]]
+def _best(peers: dict[str, str], row: Any) -> str:
+    best = max(peers, key=lambda name: median(_images(name, row) or [0.0]))
+    against = _ratio(row, _images(best, row))
+    return against if against == _NONE else f"{against} {peers[best]}"
 
 
-def _ratio(above: Sequence[float], below: Sequence[float]) -> str:
+def _ratio(row: Any, below: Sequence[float]) -> str:
     # A peer that was left out on the way has fewer rounds.
-    return _spread([a / b for a, b in zip(above, below, strict=False) if b], 2)
+    return _spread([a / b for a, b in zip(_images("ours", row), below, strict=False) if b], 2)
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
