@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = None
     try:
         started = serve.start(serve.Start(command.ports))
@@ -138,10 +138,6 @@ def _serve_page(opened: socket.socket, ports: Ports) -> NoReturn:
     print(f"http://{HOST}:{port}{PATH}", flush=True)
     server.serve_forever()
     raise KeyboardInterrupt  # werkzeug ends serve_forever quietly at Ctrl-C
-
-
-def _interrupt(_number: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +13,7 @@ import psutil
 import pytest
 
 from benchmarks.resources import Background, Sampler
+from tests.support.nvml import Nvml
 
 BUSY = "import time; e = time.process_time() + {s}\nwhile time.process_time() < e: pass\n"
 
@@ -73,35 +73,21 @@ def test_without_a_pid_and_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_gpus_through_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands in for NVML, which needs a GPU: one GPU that tells all, one that tells nothing."""
-
-    class NVMLError(Exception):
-        pass
-
-    def of_first(handle: int, value: object) -> object:
-        if handle != 0:
-            raise NVMLError("Not Supported")
-        return value
-
-    nvml = types.SimpleNamespace(
-        NVMLError=NVMLError,
-        nvmlInit=lambda: None,
-        nvmlDeviceGetCount=lambda: 2,
-        nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetName=lambda handle: f"GPU {handle}",
-        nvmlDeviceGetUtilizationRates=lambda h: of_first(h, types.SimpleNamespace(gpu=70)),
-        nvmlDeviceGetMemoryInfo=lambda h: of_first(h, types.SimpleNamespace(used=5_000_000_000)),
-    )
-    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml())
     with Sampler(None) as sampler:
         pass
     first, second = sampler.result()["gpus"]
     assert first == {
-        "name": "GPU 0", "utilisation_percent_mean": 70.0, "utilisation_percent_max": 70,
-        "memory_used_mb_max": 5000.0,
+        "name": "GPU 0", "utilisation_percent_mean": 37.0, "utilisation_percent_max": 37,
+        "memory_used_mb_max": 2**30 / 1e6,
     }  # fmt: skip
     assert second["name"] == "GPU 1"
     assert second["utilisation_percent_max"] is None
+    refuses = lambda nvml, _: nvml.nvmlDeviceGetUtilizationRates(1)  # noqa: E731
+    monkeypatch.setattr(Nvml, "nvmlDeviceGetMemoryInfo", refuses)
+    with Sampler(None) as sampler:
+        pass
+    assert sampler.result()["gpus"][0]["memory_used_mb_max"] is None
 
 
 def test_it_repeats_until_the_block_ends() -> None:

@@ -66,20 +66,14 @@ def lives(running: serve.Running) -> bool:
     return identity(running.pid) == running.identity and serve.STATE.exists()
 
 
-def test_one_that_serves_is_used(running: serve.Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "ask", replies(200))
-    assert serve.main(["start"]) == 0
-    assert Path("grid.png").read_bytes() == b"a grid"
-    assert lives(running)
-
-
 @pytest.mark.parametrize(("most", "asked"), [(8, 8), (256, 64)])
-def test_the_first_grid_is_one_that_the_model_makes(
+def test_one_that_serves_is_used_for_a_grid_that_the_model_makes(
     running: serve.Running, most: int, asked: int, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setattr(serve, "ask", replies(200, most=most))
     assert serve.main(["start"]) == 0
     assert f'"num_images": {asked}}}' in capsys.readouterr().out
+    assert Path("grid.png").read_bytes() == b"a grid"
     assert lives(running)
 
 

@@ -10,16 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import psutil
-import pynvml
 import pytest
 
 from deploy import server, system_metrics
 from deploy.server import ROOT
 from tests.support.manifests import properties
+from tests.support.nvml import Nvml
 
 HOME = str(importlib.resources.files("ts").joinpath(".."))
 LINE = re.compile(r"([A-Za-z]+\.[A-Za-z]+):([0-9.]+)\|#(.+)\|#hostname:.+,[0-9]+")
@@ -96,33 +94,6 @@ def test_the_settings_name_it(
     monkeypatch.chdir(ROOT)
     told, _ = run(*command(tmp_path).split())
     assert ("MemoryUtilization.Percent", "Level:Host") in told
-
-
-class Nvml(SimpleNamespace):
-    """Two cards of which the second is divided (MIG); or a driver that does not answer."""
-
-    NVMLError = pynvml.NVMLError
-
-    def __init__(self, fails: bool = False) -> None:
-        super().__init__(fails=fails)
-
-    def nvmlInit(self) -> None:  # noqa: N802
-        if self.fails:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return 2
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
-        return index
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:  # noqa: N802
-        return SimpleNamespace(used=(handle + 1) << 30, total=4 << 30)
-
-    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:  # noqa: N802
-        if handle == 1:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-        return SimpleNamespace(gpu=37)
 
 
 def test_what_the_gpus_tell(monkeypatch: pytest.MonkeyPatch) -> None:

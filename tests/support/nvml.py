@@ -1,0 +1,38 @@
+"""NVML's answers, which take a GPU."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pynvml
+
+
+class Nvml:
+    """Two cards of which the second is divided (MIG); or a driver that does not answer."""
+
+    NVMLError = pynvml.NVMLError
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails = fails
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        if self.fails:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        return index
+
+    def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802
+        return f"GPU {handle}"
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:  # noqa: N802
+        return SimpleNamespace(used=(handle + 1) << 30, total=4 << 30)
+
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:  # noqa: N802
+        if handle == 1:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return SimpleNamespace(gpu=37)
