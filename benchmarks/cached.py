@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import shlex
 import shutil
@@ -29,9 +28,8 @@ import requests
 import tyro
 
 from benchmarks import servers
-from benchmarks.command import Range, check, end_on_sigterm, machine, run_main, today, write
-from benchmarks.curve import summarize
-from benchmarks.engine import Ask, Getting, Limits, Tally, constant, run, saturate
+from benchmarks.command import Range, check, machine, run_main, today, write
+from benchmarks.engine import Ask, Getting, Limits, Tally, constant, run, saturate, summary_ms
 from deploy.server import HOST, ROOT, Ports, ServerError, ask
 
 _KEY = "benchmark" * 4
@@ -60,7 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     config = tyro.cli(CachedConfig, prog="python -m benchmarks.cached", args=given)
-    end_on_sigterm()
     try:
         check(config)
         with tempfile.TemporaryDirectory() as name:
@@ -75,10 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     command = shlex.join(["python", "-m", "benchmarks.cached", *given])
     result = {"command": command, "date": today(), "machine": machine(), **found}
-    if config.out is None:
-        print(json.dumps(result, indent=1))
-    else:
-        write(result, config.out)
+    write(result, config.out)
     return 0
 
 
@@ -86,7 +80,7 @@ def measure(config: CachedConfig, folder: Path) -> dict[str, Any]:
     """Everything, one after the other.
 
     Returns:
-        misses, hits and not_modified by second; hits by misses; the p50 and p99 of hits, ms, and of
+        misses, hits and not_modified by second; hits by misses; the latency of hits, ms, and of
         hits beside the full queue; what became of those hits.
 
     Raises:
@@ -124,13 +118,11 @@ def measure(config: CachedConfig, folder: Path) -> dict[str, Any]:
         "hits_per_s": hits.outcomes["2xx"] / config.seconds,
         "not_modified_per_s": copies.outcomes["3xx"] / config.seconds,
     }
-    points = {"hits": summarize(None, hits, {}), "beside": summarize(config.rate, beside, {})}
-    waits = {name: point.latency_ms or {} for name, point in points.items()}
     return {
         **per_s,
         "hits_by_misses": per_s["hits_per_s"] / max(per_s["misses_per_s"], 1e-9),
-        "hits_ms": {name: waits["hits"].get(name) for name in ("p50", "p99")},
-        "hits_beside_a_full_queue_ms": {name: waits["beside"].get(name) for name in ("p50", "p99")},
+        "hits_ms": summary_ms(hits.latency_us),
+        "hits_beside_a_full_queue_ms": summary_ms(beside.latency_us),
         "hits_beside_a_full_queue": dict(beside.outcomes),
         "client_cores_at_hits": hits.cpu_s / hits.wall_s,
     }

@@ -12,12 +12,12 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import yaml
 
-from benchmarks.ready import Ready
+from benchmarks.command import median_ms
+from benchmarks.ready import ready
 from handler import latents
 from handler.backends.base import generate
 from handler.backends.choose import open_backend
@@ -55,10 +55,9 @@ class Ceiling:
         self._backend = open_backend(folder, self._card, settings, gpu_id)
         self._small_png = settings.png == "small"
         self._ready = Service(
-            Ready(self._backend), self._card, settings.limits, small_png=self._small_png
+            ready(self._backend), self._card, settings.limits, small_png=self._small_png
         )
         self._service = open_service(folder, config, gpu_id) if network else self._ready
-        self._most = settings.limits.max_batch_images
 
     @property
     def backend(self) -> str:
@@ -85,14 +84,6 @@ class Ceiling:
             done += len(replies) * num_images
         return done / (time.perf_counter() - began)
 
-    def forward_ms(self) -> dict[str, float]:
-        """Median milliseconds of one forward pass, by batch size: powers of two up to the most."""
-        rows = latents.from_seeds(range(self._most), self._card.nz)
-        sizes = {self._most, *(1 << k for k in range(self._most.bit_length()))}
-        return {
-            str(size): _median_ms(partial(self._backend, rows[:size])) for size in sorted(sizes)
-        }
-
     def parts_ms(self, num_images: int) -> dict[str, float]:
         """Median milliseconds of each part for one such batch, each part on its own.
 
@@ -112,7 +103,7 @@ class Ceiling:
             "png, one thread": lambda: [encode(grid, {}, self._small_png) for grid in grids],
             "all but forward": partial(self._ready.handle, batch, [Headers(_HEADERS)] * len(batch)),
         }
-        return {name: _median_ms(step) for name, step in steps.items()}
+        return {name: median_ms(step, _REPEATS) for name, step in steps.items()}
 
     def _batch(self, num_images: int) -> list[dict[str, Any]]:
         requests = 32 if num_images == 1 else 2
@@ -120,13 +111,3 @@ class Ceiling:
         return [
             {"body": bytearray(json.dumps({"seed": i, **body}), "ascii")} for i in range(requests)
         ]
-
-
-def _median_ms(step: Callable[[], Any]) -> float:
-    step()
-    times = []
-    for _ in range(_REPEATS):
-        began = time.perf_counter()
-        step()
-        times.append(1000 * (time.perf_counter() - began))
-    return median(times)

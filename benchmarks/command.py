@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, NoReturn, get_type_hints
 
 import psutil
@@ -52,7 +53,9 @@ def within(name: str, number: float, low: float, high: float) -> None:
 
 
 def run_main(main: Callable[[], int]) -> NoReturn:
-    """Call it and exit with its code; quietly, with 1, where who reads stdout has seen enough."""
+    """Call it and exit with its code; quietly, with 1, where who reads stdout has seen enough.
+    SIGTERM is what Ctrl-C is."""
+    end_on_sigterm()
     try:
         try:
             sys.exit(main())
@@ -79,6 +82,17 @@ def machine() -> str:
     return f"{os.cpu_count()} x {(names or [platform.processor()])[0]}, {memory:.0f} GiB, {gpu}"
 
 
+def median_ms(step: Callable[[], Any], repeats: int) -> float:
+    """Median milliseconds of a step, after one that is not counted."""
+    step()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        step()
+        times.append(1000 * (time.perf_counter() - began))
+    return median(times)
+
+
 def today() -> str:
     """The date, as results give it."""
     return time.strftime("%Y-%m-%d")
@@ -90,8 +104,11 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     return table
 
 
-def write(result: dict[str, Any], out: Path) -> None:
-    """JSON, whole or not at all; a folder that is missing is made."""
+def write(result: dict[str, Any], out: Path | None) -> None:
+    """JSON to stdout, or to a file, whole or not at all; a folder that is missing is made."""
+    if out is None:
+        print(json.dumps(result, indent=1))
+        return
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as beside:
         beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

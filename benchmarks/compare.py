@@ -34,22 +34,18 @@ from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 
 from benchmarks import servers
 from benchmarks.ceiling import Ceiling
-from benchmarks.command import Range, check, end_on_sigterm, machine, run_main, today, write
+from benchmarks.command import Range, check, machine, run_main, today, write
 from benchmarks.engine import Kind, Limits, Tally, asks, histogram, saturate, summary_ms, target
 from benchmarks.peers import launch
 from benchmarks.peers.launch import PEERS, PeerError
 from benchmarks.servers import Running
 from benchmarks.tables import report
-from benchmarks.training_loops import TrainingConfig, compare_loops
+from benchmarks.training_loops import TrainingConfig, compare
 from deploy.java import NoJavaError
 from deploy.server import ServerError
 
-TITLES = {
-    "ours": "ours",
-    "stock": "stock",
-    "blank": "blank",
-    **{name: peer.title for name, peer in PEERS.items()},
-}
+TITLES = {name: name for name in ("ours", "stock", "blank")}
+TITLES |= {name: peer.title for name, peer in PEERS.items()}
 Turn = tuple[dict[str, Any], HdrHistogram]
 """One server's: what the clients saw, what it cost and what it held at the end, as JSON values; the
 latency of the requests that were answered or timed out, us."""
@@ -164,12 +160,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         args=given,
     )
-    end_on_sigterm()
     if isinstance(config, ServingConfig):
         return serving(config, shlex.join(["python", "-m", "benchmarks.compare", *given]))
     try:
         check(config)
-        print(json.dumps(compare_loops(config), indent=2))
+        print(json.dumps(compare(config), indent=2))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -283,7 +278,6 @@ class Measurement:
                 for name, running in self.running.items()
             },
             "left_out": {TITLES[name]: reason for name, reason in self.left_out.items()},
-            "forward_ms": self.ceiling.forward_ms(),
             "parts_ms": {
                 "32 requests of 1 image": self.ceiling.parts_ms(1),
                 "2 requests of 64 images": self.ceiling.parts_ms(64),
@@ -404,7 +398,7 @@ class Measurement:
             }
             cost = {
                 "cpu_ms_per_image": 1000 * cpu_s / max(tally.images, 1),
-                "memory": asdict(running.memory()),
+                "memory": running.memory(),
             }
             return {"load": load, **cost}, tally.latency_us
         finally:

@@ -183,10 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code or 1
     command = shlex.join(["python", "-m", "benchmarks.load", *given])
     result = measurement.result(command)
-    if config.out is None:
-        print(json.dumps(result, indent=1))
-    else:
-        write(result, config.out)
+    write(result, config.out)
     if config.report is not None:
         draw(result, config.report)
     if code == 0 and not any(point.outcomes["2xx"] for point in measurement.points):

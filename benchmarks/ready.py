@@ -6,6 +6,7 @@ shipped handler. ``benchmarks.ceiling`` drives the same backend in one process.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from handler.backends import choose
@@ -19,35 +20,33 @@ _handler = DcganHandler()
 _open_backend = choose.open_backend
 
 
-class Ready:
-    """Copies images that were made before.
+class Changed:
+    """A backend that runs something else.
 
     Args:
-        of: made them, and is what this one calls itself.
+        of: what this one calls itself.
+        run: latents, float32 (N, nz), to images, uint8 (N, H, W, C).
     """
 
-    def __init__(self, of: Backend) -> None:
-        self.name, self.device, self.precision, self.warnings = (
-            of.name,
-            of.device,
-            of.precision,
-            of.warnings,
-        )
-        self.nz, self.image_shape = of.nz, of.image_shape
-        self._images = of(from_seeds(range(_MOST), of.nz))
+    def __init__(self, of: Backend, run: Callable[[Latents], Images]) -> None:
+        self.name, self.device, self.precision = of.name, of.device, of.precision
+        self.warnings, self.nz, self.image_shape = of.warnings, of.nz, of.image_shape
+        self.free_memory, self._run = of.free_memory, run
 
     def __call__(self, latents: Latents) -> Images:
-        """uint8 (N, H, W, C), N at most 64, whatever the latents are."""
-        return self._images[: len(latents)].copy()
+        return self._run(latents)
 
-    def free_memory(self) -> None:
-        """Nothing is held."""
+
+def ready(backend: Backend) -> Changed:
+    """Copies images that this backend has made before, N at most 64, whatever the latents are."""
+    images = backend(from_seeds(range(_MOST), backend.nz))
+    return Changed(backend, lambda latents: images[: len(latents)].copy())
 
 
 def handle(data: list[dict[str, Any]] | None, context: Any) -> list[bytes] | None:
     """What TorchServe calls; without data to load the model."""
     if data is not None:
         return _handler.handle(data, context)
-    choose.open_backend = lambda *asked: Ready(_open_backend(*asked))
+    choose.open_backend = lambda *asked: ready(_open_backend(*asked))
     _handler.initialize(context)
     return None

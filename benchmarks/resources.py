@@ -46,30 +46,26 @@ class _Family:
     """A process and its descendants, those that come and go included."""
 
     root: psutil.Process
-    first_cpu_s: dict[tuple[int, float], float] = field(default_factory=dict)
-    last_cpu_s: dict[tuple[int, float], float] = field(default_factory=dict)
+    first_cpu_s: dict[psutil.Process, float] = field(default_factory=dict)
+    last_cpu_s: dict[psutil.Process, float] = field(default_factory=dict)
     rss_bytes_max: int = 0
     processes: int = 0
 
     def sample(self, start: bool = False) -> None:
-        rss_bytes, processes = 0, 0
+        rss_bytes = []
         with contextlib.suppress(psutil.NoSuchProcess):
             for member in [self.root, *self.root.children(recursive=True)]:
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                    with member.oneshot():
-                        times = member.cpu_times()
-                        rss_bytes += member.memory_info().rss
-                        key = (member.pid, member.create_time())
-                    processes += 1
-                    cpu_s = times.user + times.system
+                    cpu_s = sum(member.cpu_times()[:2])
+                    rss_bytes.append(member.memory_info().rss)
                     # One that appears while the load runs has worked only for the load.
-                    self.first_cpu_s.setdefault(key, cpu_s if start else 0.0)
-                    self.last_cpu_s[key] = cpu_s
-        self.rss_bytes_max = max(self.rss_bytes_max, rss_bytes)
-        self.processes = max(self.processes, processes)
+                    self.first_cpu_s.setdefault(member, cpu_s if start else 0.0)
+                    self.last_cpu_s[member] = cpu_s
+        self.rss_bytes_max = max(self.rss_bytes_max, sum(rss_bytes))
+        self.processes = max(self.processes, len(rss_bytes))
 
     def cpu_s(self) -> float:
-        return sum(last - self.first_cpu_s[key] for key, last in self.last_cpu_s.items())
+        return sum(self.last_cpu_s.values()) - sum(self.first_cpu_s.values())
 
 
 @dataclass

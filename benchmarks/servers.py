@@ -11,7 +11,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,20 +28,6 @@ from training.weights import load_generator
 STORE = ROOT / "model_store"
 CONFIG = "model-config.yaml"
 TRACE = "generator.pt"
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Memory of a server, MB (10^6 bytes).
-
-    Args:
-        worker_peak_mb: most resident memory so far of its largest process, Java left out.
-        private_mb: what would be free if all its processes ended (USS), at this moment. Pages of
-            libraries that another server under measurement has mapped too do not count.
-    """
-
-    worker_peak_mb: float
-    private_mb: float
 
 
 @dataclass(frozen=True)
@@ -68,15 +54,21 @@ class Running:
                 total += sum(member.cpu_times()[:2])
         return total
 
-    def memory(self) -> Memory:
-        """What it holds; Linux only."""
+    def memory(self) -> dict[str, float]:
+        """What it holds, MB (10^6 bytes); Linux only.
+
+        Returns:
+            ``worker_peak_mb``: most resident memory so far of its largest process, Java left out;
+            ``private_mb``: what would be free if all its processes ended (USS), at this moment.
+            Pages of libraries that another server under measurement has mapped too do not count.
+        """
         peaks, private = [0.0], 0.0
         for member in self._family():
             with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
                 private += member.memory_full_info().uss
                 if member.name() != "java":
                     peaks.append(_peak_rss_bytes(member.pid))
-        return Memory(max(peaks) / 1e6, private / 1e6)
+        return {"worker_peak_mb": max(peaks) / 1e6, "private_mb": private / 1e6}
 
     def pause(self) -> None:
         """Stop all its processes where they are, so that another server has the machine."""
@@ -139,27 +131,22 @@ def without_network(packed: Path, folder: Path) -> Path:
     return _changed(packed, made(folder) / packed.name, {manifest["model"]["handler"]: entry})
 
 
-@contextmanager
-def ours(folder: Path, packed: Path) -> Iterator[Running]:
+def ours(folder: Path, packed: Path) -> AbstractContextManager[Running]:
     """An archive of ours, as ``make serve`` serves it."""
-    with _running(Server(made(folder), packed.parent, Ports.free())) as running:
-        yield running
+    return _running(Server(made(folder), packed.parent, Ports.free()))
 
 
-@contextmanager
-def stock(folder: Path) -> Iterator[Running]:
+def stock(folder: Path) -> AbstractContextManager[Running]:
     """The stock handler with a plain trace of our weights, our batch size, delay and workers.
 
     The trace is left in ``folder / TRACE``, for other servers.
     """
     generator, _ = load_generator(STORE / "generator.safetensors")
     export_torchscript(generator, made(folder) / TRACE)
-    with _serving(folder, "stock_handler.py", "--serialized-file", folder / TRACE) as running:
-        yield running
+    return _serving(folder, "stock_handler.py", "--serialized-file", folder / TRACE)
 
 
-@contextmanager
-def blank(folder: Path, replies: Mapping[int, bytes]) -> Iterator[Running]:
+def blank(folder: Path, replies: Mapping[int, bytes]) -> AbstractContextManager[Running]:
     """A handler that has its replies already, with our batch size, delay and workers.
 
     Args:
@@ -169,12 +156,10 @@ def blank(folder: Path, replies: Mapping[int, bytes]) -> Iterator[Running]:
     extra = made(folder / "replies")
     for num_images, reply in replies.items():
         (extra / f"{num_images}.png").write_bytes(reply)
-    with _serving(folder, "blank_handler.py", "--extra-files", extra) as running:
-        yield running
+    return _serving(folder, "blank_handler.py", "--extra-files", extra)
 
 
-@contextmanager
-def _serving(folder: Path, handler: str, *options: str | Path) -> Iterator[Running]:
+def _serving(folder: Path, handler: str, *options: str | Path) -> AbstractContextManager[Running]:
     """A handler of this package, packed with our settings for TorchServe."""
     store = made(folder / "store")
     config = _config()
@@ -188,8 +173,7 @@ def _serving(folder: Path, handler: str, *options: str | Path) -> Iterator[Runni
     ]  # fmt: skip
     private = made(folder / "tmp")  # the archiver deletes $TMPDIR/dcgan
     subprocess.run(command, check=True, env={**os.environ, "TMPDIR": str(private)})
-    with _running(Server(made(folder / "server"), store, Ports.free())) as running:
-        yield running
+    return _running(Server(made(folder / "server"), store, Ports.free()))
 
 
 def _config() -> dict[str, Any]:

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,14 +32,12 @@ from benchmarks import leaks
 from benchmarks.command import (
     Range,
     check,
-    end_on_sigterm,
     machine,
     markdown,
     run_main,
     today,
     write,
 )
-from benchmarks.curve import summarize
 from benchmarks.engine import (
     OUTCOMES,
     Ask,
@@ -50,6 +48,7 @@ from benchmarks.engine import (
     run,
     saturate,
     sizes,
+    summary_ms,
     target,
 )
 from benchmarks.leaks import Bound, Trend
@@ -58,6 +57,10 @@ from deploy.java import NoJavaError
 from deploy.server import ROOT, Ports, Server, ServerError
 from training.files import atomic_path
 
+Vitals = dict[str, float]
+"""One sample by name: ``time_s`` since the sampler began; of all workers together and of Java the
+resident memory (MB of 10^6 bytes), open file descriptors and threads; their TCP and UNIX sockets in
+whatever state; the files below the folder for temporary files; the number of workers."""
 BOUNDS = {
     "worker_rss_mb": Bound(20, 0.02),
     "java_rss_mb": Bound(60, 0.05),  # its heap may grow up to a quarter of the machine's memory
@@ -88,7 +91,6 @@ _DEEP = 50_000
 HOSTILE = [
     body.encode()
     for body in (
-        "",
         "{",
         "17",
         '{"seed": -1}',
@@ -104,7 +106,6 @@ HOSTILE = [
         json.dumps({f"k{i}": i for i in range(20_000)}),
         json.dumps({"seed": "9" * 500_000}),
     )
-    if body
 ]
 """JSON bodies, each answered with a status of 400 to 499."""
 
@@ -135,7 +136,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     config = tyro.cli(SoakConfig, prog="python -m benchmarks.soak", args=given)
-    end_on_sigterm()
     try:
         check(config)
     except ValueError as error:
@@ -199,8 +199,7 @@ def soak(config: SoakConfig) -> dict[str, Any]:
         ),
         "windows": windows,
         "samples": {
-            name: [getattr(sample, name) for sample in sampler.samples]
-            for name in ("time_s", *SERIES)
+            name: [sample[name] for sample in sampler.samples] for name in ("time_s", *BOUNDS)
         },
     }
 
@@ -213,16 +212,16 @@ def judge(samples: Sequence[Vitals], at_rest: Sequence[Vitals]) -> dict[str, Tre
         at_rest: when no client was connected, for what grows with the number of connections.
     """
     found = {}
-    for name, bound in BOUNDS.items():
+    for name in [name for name in samples[0] if name != "time_s"]:
         chosen = at_rest if name in _AT_REST else samples
-        values = [getattr(sample, name) for sample in chosen]
-        found[name] = leaks.trend([sample.time_s for sample in chosen], values, bound)
+        values = [sample[name] for sample in chosen]
+        found[name] = leaks.trend([sample["time_s"] for sample in chosen], values, BOUNDS[name])
     return found
 
 
 def pause_s(samples: Sequence[Vitals]) -> float:
     """The longest time without a sample, s."""
-    return max((b.time_s - a.time_s for a, b in pairwise(samples)), default=0.0)
+    return max((b["time_s"] - a["time_s"] for a, b in pairwise(samples)), default=0.0)
 
 
 def failures(
@@ -297,17 +296,12 @@ def _load(
         tally = run(to, offsets, window_s, bodies, _LIMITS)
         time.sleep(_REST_S)
         at_rest.append(sampler.sample())
-        point = summarize(rate_per_s, tally, {})
-        windows.append(
-            {
-                "end_s": time.monotonic() - began_s,
-                "outcomes": point.outcomes,
-                "latency_ms": point.latency_ms or {"p50": 0.0, "p99": 0.0},  # nothing was sent
-            }
-        )
+        latency_ms = summary_ms(tally.latency_us) or {"p50": 0.0, "p99": 0.0}  # nothing was sent
+        end_s, outcomes = time.monotonic() - began_s, dict(tally.outcomes)
+        windows.append({"end_s": end_s, "outcomes": outcomes, "latency_ms": latency_ms})
         print(
-            f"{windows[-1]['end_s']:.0f} s: {tally.outcomes['2xx']} answered, "
-            f"{tally.outcomes['4xx']} refused, p50 {windows[-1]['latency_ms']['p50']:.0f} ms",
+            f"{end_s:.0f} s: {tally.outcomes['2xx']} answered, "
+            f"{tally.outcomes['4xx']} refused, p50 {latency_ms['p50']:.0f} ms",
             file=sys.stderr,
         )
     return windows, at_rest
@@ -361,36 +355,6 @@ class HangUps(Background):
         self.count += 1
 
 
-@dataclass(frozen=True)
-class Vitals:
-    """One sample.
-
-    Args:
-        time_s: since the sampler began.
-        worker_rss_mb, java_rss_mb: resident memory, MB (10^6 bytes); all workers together.
-        worker_fds, java_fds: open file descriptors.
-        worker_threads, java_threads: threads.
-        sockets: TCP and UNIX sockets of Java and the workers, whatever their state.
-        temp_files, temp_mb: files below the folder for temporary files.
-        workers: worker processes.
-    """
-
-    time_s: float
-    worker_rss_mb: float
-    java_rss_mb: float
-    worker_fds: int
-    java_fds: int
-    worker_threads: int
-    java_threads: int
-    sockets: int
-    temp_files: int
-    temp_mb: float
-    workers: int
-
-
-SERIES = tuple(field.name for field in fields(Vitals) if field.name != "time_s")
-
-
 class VitalsSampler(Background):
     """Samples in a thread while its ``with`` block runs.
 
@@ -422,19 +386,17 @@ class VitalsSampler(Background):
         workers = [p for p in self._java.children() if "model_service_worker" in str(p.cmdline())]
         self.worker_pids |= {worker.pid for worker in workers}
         files = [path for path in self._temporary.rglob("*") if path.is_file()]
-        return Vitals(
-            time_s=time.monotonic() - self._start_s,
-            worker_rss_mb=sum(p.memory_info().rss for p in workers) / 1e6,
-            java_rss_mb=self._java.memory_info().rss / 1e6,
-            worker_fds=sum(p.num_fds() for p in workers),
-            java_fds=self._java.num_fds(),
-            worker_threads=sum(p.num_threads() for p in workers),
-            java_threads=self._java.num_threads(),
-            sockets=sum(len(p.net_connections("all")) for p in [self._java, *workers]),
-            temp_files=len(files),
-            temp_mb=sum(_size(path) for path in files) / 1e6,
-            workers=len(workers),
-        )
+        found: Vitals = {"time_s": time.monotonic() - self._start_s}
+        for name, processes in (("worker", workers), ("java", [self._java])):
+            found[f"{name}_rss_mb"] = sum(p.memory_info().rss for p in processes) / 1e6
+            found[f"{name}_fds"] = sum(p.num_fds() for p in processes)
+            found[f"{name}_threads"] = sum(p.num_threads() for p in processes)
+        return found | {
+            "sockets": sum(len(p.net_connections("all")) for p in [self._java, *workers]),
+            "temp_files": len(files),
+            "temp_mb": sum(_size(path) for path in files) / 1e6,
+            "workers": len(workers),
+        }
 
 
 def _size(path: Path) -> int:

@@ -19,8 +19,6 @@ def report(result: dict[str, Any]) -> str:
     parts = result["parts_ms"]
     names = list(next(iter(parts.values())))
     lines = [[batch, *(f"{ms[name]:.1f}" for name in names)] for batch, ms in parts.items()]
-    passes = result["forward_ms"]
-    each = [f"{ms / int(size):.2f}" for size, ms in passes.items()]
     return "\n\n".join(
         [
             f"`{result['command']}`, {result['machine']}, {result['date']}; ours "
@@ -28,8 +26,6 @@ def report(result: dict[str, Any]) -> str:
             tables(result),
             "Milliseconds of each part of our handler, in one process without a server:",
             markdown(["batch", *names], lines),
-            "Milliseconds an image of the forward pass alone, by batch size:",
-            markdown(["images", *passes], [["ms an image", *each]]),
         ]
     )
 

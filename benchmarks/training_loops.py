@@ -20,16 +20,18 @@ from statistics import median
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision import transforms
+from torchvision.datasets import ImageFolder
 
 from benchmarks.command import Range
 from training.config import TrainConfig, recipe_defaults
 from training.data.avatars import load_avatars
-from training.data.batches import batches, split, to_pictures
+from training.data.batches import batches, to_pictures
 from training.data.sources import load_folder
 from training.distributed import choose_device, choose_precision
 from training.networks import Discriminator, Generator, init_weights
@@ -67,36 +69,15 @@ class Turn:
     data_s: float
 
 
-class FolderDataset(Dataset[Tensor]):
-    """Picture files, decoded when they are asked for."""
-
-    def __init__(self, folder: Path, image_size: int) -> None:
-        self.paths = sorted(folder.iterdir())
-        self.transform = transforms.Compose(
-            [
-                transforms.Resize(image_size),
-                transforms.CenterCrop(image_size),
-                transforms.ToTensor(),
-                transforms.Normalize([0.5] * 3, [0.5] * 3),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Tensor:
-        with Image.open(self.paths[index]) as image:
-            tensor: Tensor = self.transform(image.convert("RGB"))
-        return tensor
-
-
 class UsualLoop:
     """Networks and optimisers of the usual loop; each turn has DataLoader workers of its own."""
 
     def __init__(self, config: TrainingConfig, folder: Path, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.data = FolderDataset(folder, config.image_size)
         size, width = config.image_size, config.width
+        steps = [transforms.Resize(size), transforms.CenterCrop(size), transforms.ToTensor()]
+        normalize = transforms.Normalize([0.5] * 3, [0.5] * 3)
+        self.data = ImageFolder(folder, transforms.Compose([*steps, normalize]))
         self.generator = Generator(100, width, 3, size).apply(init_weights).to(device)
         self.discriminator = Discriminator(width, 3, size)
         self.discriminator.layers.append(nn.Sigmoid())
@@ -107,12 +88,16 @@ class UsualLoop:
         self.criterion = nn.BCELoss()
 
     def source(self) -> Source[Tensor]:
-        config = self.config
         loader = DataLoader(
-            self.data, config.batch_size, shuffle=True, num_workers=config.workers, drop_last=True
+            self.data,
+            self.config.batch_size,
+            shuffle=True,
+            num_workers=self.config.workers,
+            drop_last=True,
         )
         while True:
-            yield from loader
+            for images, _ in loader:
+                yield images
 
     def update(self, batch: Tensor) -> None:
         count = len(batch)
@@ -146,21 +131,21 @@ class UsualLoop:
 class OurLoop:
     """``training.loop`` without what is due between updates; numbers are read as often."""
 
-    def __init__(self, recipe: TrainConfig, folder: Path, device: torch.device) -> None:
-        self.config, self.device = recipe, device
-        spec = replace(recipe, channels="3", background=BACKGROUND, cache=None)
-        self.images = load_folder(folder, spec).images
-        chosen = split(np.arange(len(self.images)), recipe.held_out, recipe.batch_size, recipe.seed)
-        self.train = chosen.train
-        precision = choose_precision(recipe.precision, device)
+    def __init__(
+        self,
+        recipe: TrainConfig,
+        images: npt.NDArray[np.uint8],
+        device: torch.device,
+        precision: torch.dtype,
+    ) -> None:
+        self.config, self.images, self.device = recipe, images, device
         self.trainer = Trainer(recipe, 3, device, precision)
-        self.step = 0
         self.pending: list[StepStats] = []
+        self.step = 0
 
     def source(self) -> Source[Tensor]:
-        config = self.config
-        gathered = batches(self.images, self.train, config.batch_size, config.seed, self.step)
-        for images in gathered:
+        config, every = self.config, np.arange(len(self.images))
+        for images in batches(self.images, every, config.batch_size, config.seed, self.step):
             yield to_pictures(images, self.device)
 
     def update(self, batch: Tensor) -> None:
@@ -194,15 +179,16 @@ def _finish(device: torch.device) -> None:
 
 
 def write_pictures(folder: Path, count: int) -> None:
-    """Cats as JPEG files of CelebA's size."""
+    """Cats as JPEG files of CelebA's size, in a folder of that one class."""
+    (folder / "cats").mkdir()
     margin = (HEIGHT - WIDTH) // 2
     for start in range(0, count, 500):
         some = load_avatars(HEIGHT, BACKGROUND, start, min(500, count - start)).images
         for i, image in enumerate(some[:, :, margin:-margin], start):
-            Image.fromarray(image).save(folder / f"{i:06}.jpg", quality=90)
+            Image.fromarray(image).save(folder / "cats" / f"{i:06}.jpg", quality=90)
 
 
-def compare_loops(config: TrainingConfig) -> dict[str, object]:
+def compare(config: TrainingConfig) -> dict[str, object]:
     """Medians of the turns of each loop.
 
     Raises:
@@ -212,46 +198,41 @@ def compare_loops(config: TrainingConfig) -> dict[str, object]:
         raise ValueError(
             f"pictures: seen {config.pictures}; a batch takes {config.batch_size}, give as many"
         )
-    with tempfile.TemporaryDirectory(prefix="dcgan-speed-") as name:
-        folder = Path(name)
-        write_pictures(folder, config.pictures)
-        return compare(config, folder, choose_device())
-
-
-def compare(config: TrainingConfig, folder: Path, device: torch.device) -> dict[str, object]:
-    """Medians of the turns of each loop."""
+    device = choose_device()
     settings: dict[str, Any] = {
         "batch_size": config.batch_size, "image_size": config.image_size, "ngf": config.width,
         "ndf": config.width, "workers": config.workers,
     }  # fmt: skip
-    loops: dict[str, UsualLoop | OurLoop] = {"usual": UsualLoop(config, folder, device)}
-    for recipe in ("paper", "stable"):
-        ours = replace(recipe_defaults(recipe), **settings)
-        loops[recipe] = OurLoop(ours, folder, device)
-    turns: dict[str, list[Turn]] = {name: [] for name in loops}
-    for number in range(config.rounds):
-        for name, loop in loops.items():
-            turns[name].append(take_turn(loop, config.steps))
-            print(f"turn {number + 1}, {name}: {turns[name][-1]}", file=sys.stderr)
+    recipes = {name: replace(recipe_defaults(name), **settings) for name in ("paper", "stable")}
+    precisions = {name: choose_precision(of.precision, device) for name, of in recipes.items()}
+    with tempfile.TemporaryDirectory(prefix="dcgan-speed-") as name:
+        folder = Path(name)
+        write_pictures(folder, config.pictures)
+        spec = replace(recipes["stable"], channels="3", background=BACKGROUND, cache=None)
+        images = load_folder(folder, spec).images
+        loops: dict[str, UsualLoop | OurLoop] = {
+            "usual": UsualLoop(config, folder, device),
+            **{n: OurLoop(recipes[n], images, device, precisions[n]) for n in recipes},
+        }
+        turns: dict[str, list[Turn]] = {name: [] for name in loops}
+        for number in range(config.rounds):
+            for name, loop in loops.items():
+                turns[name].append(take_turn(loop, config.steps))
+                print(f"turn {number + 1}, {name}: {turns[name][-1]}", file=sys.stderr)
     result: dict[str, object] = {
-        "device": str(device),
-        "precision": str(loops["stable"].trainer.precision),  # type: ignore[union-attr]
+        "device": str(device), "precision": str(precisions["stable"]),
         "threads": torch.get_num_threads(), "torch": str(torch.__version__),
         "steps_a_turn": config.steps, "rounds": config.rounds, **settings,
     }  # fmt: skip
     for name, taken in turns.items():
-        step_s = median(turn.step_s for turn in taken)
+        steps_s = [turn.step_s for turn in taken]
+        # Of each round by itself: its turns are neighbours in time.
+        ratios = [u.step_s / step_s for u, step_s in zip(turns["usual"], steps_s, strict=True)]
         result[name] = {
-            "steps_per_s": round(1 / step_s, 3),
-            "step_s": round(step_s, 4),
-            "slowest_and_fastest_s": [
-                round(max(turn.step_s for turn in taken), 4),
-                round(min(turn.step_s for turn in taken), 4),
-            ],
+            "steps_per_s": round(1 / median(steps_s), 3),
+            "step_s": round(median(steps_s), 4),
+            "slowest_and_fastest_s": [round(max(steps_s), 4), round(min(steps_s), 4)],
             "waiting_for_pictures_s": round(median(turn.data_s for turn in taken), 4),
-            # Of each round by itself: its turns are neighbours in time.
-            "times_the_usual": round(
-                median(u.step_s / t.step_s for u, t in zip(turns["usual"], taken, strict=True)), 2
-            ),
+            "times_the_usual": round(median(ratios), 2),
         }
     return result

@@ -21,8 +21,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.command import end_on_sigterm, today, within
-from benchmarks.gpu.runner import Bench, Results, Stage, report, run
+from benchmarks.command import run_main, today, within
+from benchmarks.gpu.runner import Bench, Row, Stage, report, run
 
 ARCHIVE = Path("model_store/dcgan.mar")
 STAGES = (  # the first one says whether there is a GPU
@@ -50,29 +50,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: there is no {ARCHIVE}; run: python -m export", file=sys.stderr)
         return 2
     try:
-        results = Results(out)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "stages.log").write_text("", encoding="utf-8")
     except OSError as error:
         print(f"error: --out {out}: {error.strerror}; give another folder", file=sys.stderr)
         return 2
     if given.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    end_on_sigterm()
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="dcgan-gpu-") as temporary:
         model = Path(temporary) / "model"
         with zipfile.ZipFile(ARCHIVE) as packed:
             packed.extractall(model)
         bench = Bench(given.device == "cuda", given.quick, model, Path(temporary))
         chosen = [stage for stage in STAGES if stage.name in given.only]
+        interrupted = False
         try:
-            run(chosen, bench, results, 60 * given.minutes)
-            code = int(any(row.get("ended") == "failed" for row in results.rows()))
+            for row in run(chosen, bench, out, 60 * given.minutes):
+                rows.append(row)  # one by one: what there is stays after Ctrl-C
         except KeyboardInterrupt:
-            code = 130
+            interrupted = True
     command = shlex.join(["python", "-m", "benchmarks.gpu", *words])
-    table = f"`{command}`, {today()}\n\n{report(results.rows())}\n"
+    table = f"`{command}`, {today()}\n\n{report(rows)}\n"
     (out / "table.md").write_text(table, encoding="utf-8")
     print(table)
-    return code
+    return 130 if interrupted else int(any(row.get("ended") == "failed" for row in rows))
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
@@ -100,4 +102,4 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -25,16 +25,13 @@ from typing import Any, Literal
 import psutil
 
 from benchmarks.command import end_on_sigterm, markdown
+from deploy.java import NoJavaError
 
 Row = dict[str, Any]  # cells by their columns; ok False makes the stage fail at its end
 End = tuple[Literal["passed", "failed", "skipped"], str]  # and why
 OWN = ("benchmarks", "client", "deploy", "export", "handler", "training")
 _LEAST_S = 5.0  # a stage is not begun with less time left
 _GRACE_S = 15.0  # for a stage to end, once it has told its end or was told to: it has servers
-
-
-class SkipStage(Exception):  # noqa: N818 - it is no error
-    """The stage does not fit the machine; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -74,107 +71,91 @@ class Stage:
     module: str = "benchmarks.gpu.stages"
 
 
-class Results:
-    """In a folder: the rows so far (``results.jsonl``), what stages print (``stages.log``).
-
-    Raises:
-        OSError: it cannot be written to.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.file, self.log = folder / "results.jsonl", folder / "stages.log"
-        for path in (self.file, self.log):
-            path.write_text("", encoding="utf-8")
-
-    def add(self, row: Row) -> None:
-        """Write a row, at once."""
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-
-    def rows(self) -> list[Row]:
-        """All so far, whichever process has written them; not one that was broken off."""
-        found = []
-        for line in self.file.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):
-                found.append(json.loads(line))
-        return found
-
-
-def run(chosen: Sequence[Stage], bench: Bench, results: Results, seconds: float) -> None:
-    """One stage after the other; how each ended is a row too. None is begun when the time is up,
-    nor when the first of all has failed."""
+def run(chosen: Sequence[Stage], bench: Bench, out: Path, seconds: float) -> Iterator[Row]:
+    """One stage after the other: their rows, each after what it is written to ``results.jsonl`` in
+    ``out``; how a stage ended is a row too. None is begun when the time is up, nor when the first
+    of all has failed. What stages print is in ``stages.log``."""
     deadline, barred = time.monotonic() + seconds, ""
-    for stage in chosen:
-        began = time.monotonic()
-        limit_s = min(stage.limit_s, deadline - began)
-        if not barred and limit_s < _LEAST_S:
-            barred = f"the {seconds:g} s were over"
-        if barred:
-            ended, reason = "skipped", barred
-        else:
-            print(f"{stage.name} (at most {limit_s:.0f} s)", file=sys.stderr)
-            ended, reason = run_stage(stage, replace(bench, seconds=limit_s), results)
-        took_s = round(time.monotonic() - began, 1)
-        results.add({"stage": stage.name, "ended": ended, "reason": reason, "seconds": took_s})
-        print(f"{stage.name} {ended} after {took_s:g} s. {reason}".rstrip(), file=sys.stderr)
-        if stage.name == "machine" and ended != "passed":
-            barred = f"machine {ended}: {reason}"
+    with (out / "results.jsonl").open("w", buffering=1, encoding="utf-8") as file:
+
+        def kept(row: Row) -> Row:
+            file.write(json.dumps(row) + "\n")
+            return row
+
+        for stage in chosen:
+            began = time.monotonic()
+            limit_s = min(stage.limit_s, deadline - began)
+            if not barred and limit_s < _LEAST_S:
+                barred = f"the {seconds:g} s were over"
+            end: End = "skipped", barred
+            if not barred:
+                print(f"{stage.name} (at most {limit_s:.0f} s)", file=sys.stderr)
+                for told in _run_stage(stage, replace(bench, seconds=limit_s), out / "stages.log"):
+                    if isinstance(told, dict):
+                        yield kept({"stage": stage.name, **told})
+                    else:
+                        end = told
+            (ended, reason), took_s = end, round(time.monotonic() - began, 1)
+            print(f"{stage.name} {ended} after {took_s:g} s. {reason}".rstrip(), file=sys.stderr)
+            yield kept({"stage": stage.name, "ended": ended, "reason": reason, "seconds": took_s})
+            if stage.name == "machine" and ended != "passed":
+                barred = f"machine {ended}: {reason}"
 
 
-def run_stage(stage: Stage, bench: Bench, results: Results) -> End:
-    """Run one in a new process (not a fork: CUDA does not survive one) for ``bench.seconds``."""
+def _run_stage(stage: Stage, bench: Bench, log: Path) -> Iterator[Row | End]:
+    """Run one in a new process (not a fork: CUDA does not survive one) for ``bench.seconds``; its
+    rows, and then how it ended."""
     context = multiprocessing.get_context("spawn")
     told, tell = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(stage, bench, results, tell))
+    process = context.Process(target=_work, args=(stage, bench, log, tell))
     process.start()
     tell.close()
-    late = True
+    deadline = time.monotonic() + bench.seconds
     try:
-        late = not told.poll(bench.seconds)  # true too when the process has ended without a word
-        process.join(0 if late else _GRACE_S)
+        # True too when the process has ended without a word.
+        while told.poll(max(0.0, deadline - time.monotonic())):
+            said: Row | End = told.recv()
+            yield said
+            if isinstance(said, tuple):
+                process.join(_GRACE_S)
+                return
+        yield "failed", f"no end after {bench.seconds:.0f} s"
+    except EOFError:
+        process.join(_GRACE_S)
+        code = process.exitcode or 0
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        yield "failed", f"its process crashed ({how}); see {log}"
     finally:
         if process.is_alive() and process.pid is not None:
             _end(process.pid)
         process.join()
-    if late:
-        return "failed", f"no end after {bench.seconds:.0f} s"
-    with suppress(EOFError):
-        end: End = told.recv()
-        return end
-    code = process.exitcode or 0
-    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    return "failed", f"its process crashed ({how}); see {results.log}"
 
 
-def _work(stage: Stage, bench: Bench, results: Results, parent: Connection) -> None:
+def _work(stage: Stage, bench: Bench, log: Path, parent: Connection) -> None:
     """In the process of a stage."""
     end_on_sigterm()
-    log = os.open(results.log, os.O_WRONLY | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
     print(f"== {stage.name}", flush=True)
     end: End = "passed", ""
     try:
         wrong = 0
         for row in getattr(importlib.import_module(stage.module), stage.name)(bench):
-            results.add({"stage": stage.name, **row})
+            parent.send(json.loads(json.dumps(row)))  # what is no JSON fails here
             wrong += row.get("ok") is False
         if wrong:
             end = "failed", f"rows that are not ok: {wrong}"
+    except NoJavaError as error:
+        end = "skipped", str(error)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is this stage's
         traceback.print_exc()
-        end = _end_by(error)
+        end = "failed", f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
+        # A package that is not installed is no fault.
+        lacking = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+        if lacking and lacking.split(".")[0] not in OWN:
+            end = "skipped", f"{lacking} is not installed"
     parent.send(end)  # what comes after does not count: without its GPU Python may end in a crash
-
-
-def _end_by(error: BaseException) -> End:
-    """A package that is not installed is no fault; anything else is."""
-    if isinstance(error, SkipStage):
-        return "skipped", str(error)
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] not in OWN:
-        return "skipped", f"{error.name} is not installed"
-    return "failed", f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
 
 
 def _end(pid: int) -> None:

@@ -17,11 +17,11 @@ from functools import partial
 from statistics import median
 
 from benchmarks import servers
-from benchmarks.engine import Limits, asks, saturate, target
-from benchmarks.gpu.runner import Bench, Row, SkipStage
+from benchmarks.engine import Limits, asks, saturate, summary_ms, target
+from benchmarks.gpu.runner import Bench, Row
 from benchmarks.resources import Sampler
 from benchmarks.servers import Running
-from deploy.java import NoJavaError, find_java_home
+from deploy.java import find_java_home
 from deploy.server import ServerError
 from handler.hardware import processors
 
@@ -34,10 +34,7 @@ def served(bench: Bench) -> Iterator[Row]:
     """Images a second and latency of each server; ``of stock`` is in times the stock handler's."""
     for name in ("ts", "model_archiver"):
         importlib.import_module(name)
-    try:
-        find_java_home()
-    except NoJavaError as error:
-        raise SkipStage(str(error)) from None
+    find_java_home()
     starts = {"stock, 1 worker": servers.stock}
     for workers in (1,) if bench.quick else (1, 4, 2, 6):  # should the time not do for all
         packed = servers.archive(bench.folder / f"archive-{workers}", {}, workers)
@@ -102,5 +99,5 @@ def _ask(order: Order) -> tuple[float, int, float, float]:
     limits = Limits(timeout_s=_TIMEOUT_S)
     tally = saturate(target(url, "application/json"), connections, seconds, said, limits)
     failed = tally.arrivals - tally.outcomes["2xx"]
-    p50, p99 = (tally.latency_us.get_value_at_percentile(share) / 1000 for share in (50, 99))
-    return tally.images / tally.wall_s, failed, p50, p99
+    latency = summary_ms(tally.latency_us) or {"p50": 0.0, "p99": 0.0}
+    return tally.images / tally.wall_s, failed, latency["p50"], latency["p99"]

@@ -19,14 +19,15 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from benchmarks.command import machine as described
+from benchmarks.command import median_ms
 from benchmarks.gpu.runner import Bench, Row
+from benchmarks.ready import Changed
 from handler import png
 from handler.backends import torch_gpu
 from handler.backends.base import Backend, generate
@@ -160,19 +161,11 @@ def speed(bench: Bench) -> Iterator[Row]:
             runs["graph ms"] = _recorded(bench, network, size)
             runs["no graph ms"] = partial(_eager, network, bench.device)
             row: Row = {"precision": precision, "images": size}
-            row |= {way: _ms(bench, run, _latents(bench, size)) for way, run in runs.items()}
+            # Each call ends with its pixels in host memory: nothing is left to wait for.
+            for way, run in runs.items():
+                work = partial(run, _latents(bench, size))
+                row[way] = median_ms(work, 3 if bench.quick else 15)
             yield row | {"a worker's images/s": round(1000 * size / row["a worker's ms"])}
-
-
-def _ms(bench: Bench, run: Run, latents: Latents) -> float:
-    """The median. Each call ends with its pixels in host memory: nothing is left to wait for."""
-    run(latents)
-    times = []
-    for _ in range(3 if bench.quick else 15):
-        began = time.perf_counter()
-        run(latents)
-        times.append(time.perf_counter() - began)
-    return 1000 * median(times)
 
 
 def memory(bench: Bench) -> Iterator[Row]:
@@ -193,8 +186,16 @@ def memory(bench: Bench) -> Iterator[Row]:
     def opened() -> Images:
         return _backend(bench, "float32")(latents)
 
+    sizes: set[int] = set()  # of the passes that worked
+
+    def eager(part: Latents) -> Images:
+        images = _eager(network, bench.device, part)
+        sizes.add(len(images))
+        return images
+
+    large = Changed(backend, eager)
     for left_mib in (8, 64, 400):
-        large = _Changed(backend, partial(_eager, network, bench.device))
+        sizes.clear()
         held = _fill(bench, left_mib)
         works: dict[str, tuple[Callable[[], Images], int, bool]] = {
             "an open worker": (partial(backend, latents), 0, False),
@@ -204,7 +205,7 @@ def memory(bench: Bench) -> Iterator[Row]:
         for what, (work, most_off, may_refuse) in works.items():
             row = {"MiB left": left_mib, "what": what}
             row |= seen(work, most_off, may_refuse=may_refuse)
-            yield row | {"passes of": str(sorted(set(large.sizes))) if large.sizes else None}
+            yield row | {"passes of": str(sorted(sizes)) if sizes else None}
         del held
         backend.free_memory()
     yield {"what": "a worker that is opened afterwards", **seen(opened, 0, may_refuse=False)}
@@ -226,21 +227,6 @@ def _fill(bench: Bench, left_mib: int) -> object:
     return torch.empty(max(0, free), dtype=torch.uint8, device=bench.device)
 
 
-class _Changed:
-    """A backend that runs something else; ``sizes`` are those of the passes that worked."""
-
-    def __init__(self, of: TorchGpuBackend, run: Run) -> None:
-        self.name, self.device, self.precision = of.name, of.device, of.precision
-        self.warnings, self.nz, self.image_shape = of.warnings, of.nz, of.image_shape
-        self.free_memory, self._run = of.free_memory, run
-        self.sizes: list[int] = []
-
-    def __call__(self, latents: Latents) -> Images:
-        images = self._run(latents)
-        self.sizes.append(len(images))
-        return images
-
-
 def lost(bench: Bench) -> Iterator[Row]:
     """An error after which the process cannot use its card (planted: an index out of range): every
     request of the batch is answered, and the worker is to end."""
@@ -253,7 +239,7 @@ def lost(bench: Bench) -> Iterator[Row]:
         return backend(latents)
 
     backend = _backend(bench, "float32")
-    service = Service(_Changed(backend, broken), Card.read(bench.model), Limits())
+    service = Service(Changed(backend, broken), Card.read(bench.model), Limits())
     replies = service.handle([{"body": {"seed": seed}} for seed in range(3)])
     statuses = [reply.status for reply in replies]
     yield {"what": "three requests", "seen": str(statuses), "ok": statuses == [500] * 3}

@@ -126,20 +126,9 @@ def install(name: str) -> None:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     own = home(name) / "lib" / version / "site-packages"
     (own / "project.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    _call(
-        "pip",
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        str(programs(name) / "python"),
-        "install",
-        "--quiet",
-        "--no-input",
-        "--disable-pip-version-check",
-        "--requirement",
-        str(requirements(name)),
-    )
+    pip = [sys.executable, "-m", "pip", "--python", str(programs(name) / "python")]
+    quietly = ["--quiet", "--no-input", "--disable-pip-version-check"]
+    _call("pip", *pip, "install", *quietly, "--requirement", str(requirements(name)))
     (home(name) / "ready").write_text(_digest(name), encoding="utf-8")
 
 

@@ -228,12 +228,6 @@ def test_timeouts_are_counted_and_enter_the_latency() -> None:
     assert 0.55 < tally.latency_us.get_max_value() / 1e6 < 1.4
 
 
-def test_nobody_there() -> None:
-    tally = load(nobody(), 40, 0.25)
-    assert tally.outcomes == {"connection_error": 10}
-    assert tally.throughput_per_s == 0
-
-
 def test_broken_replies_are_connection_errors() -> None:
     def answer(handler: BaseHTTPRequestHandler, number: int) -> None:
         if number % 2:
@@ -302,14 +296,6 @@ def test_interim_replies_are_not_the_answer() -> None:
 
     with planted(answer) as url:
         assert load(url, 20, 0.25).outcomes == {"503": 5}
-
-
-def test_images_and_the_cost_of_the_client() -> None:
-    with planted(lambda handler, _: say(handler, 200, images=64)) as url:
-        tally = load(url, 100, 0.5)
-    assert tally.images == 64 * 50
-    assert 45 < tally.throughput_per_s / 2 < 55
-    assert 0 < tally.cpu_s < tally.wall_s
 
 
 def test_progress_is_shown_while_running() -> None:

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import runner, served, stages
-from benchmarks.gpu.runner import Bench, Results, Row, Stage, report, run
+from benchmarks.gpu.runner import Bench, Row, Stage, report, run
 from deploy.server import ROOT, ServerError
 from handler.backends import torch_gpu
 from handler.backends.torch_gpu import ConvolutionNetwork, TorchGpuBackend
@@ -208,35 +208,32 @@ def bench(folder: Path) -> Bench:
 Ends = dict[str, tuple[str, str]]
 
 
-def ends(folder: Path, *chosen: Stage, seconds: float = 60) -> tuple[Ends, Results]:
-    """How each stage ended and why, and all results."""
-    results = Results(folder / "out")
-    run(chosen, bench(folder), results, seconds)
-    rows = results.rows()
-    return {row["stage"]: (row["ended"], row["reason"]) for row in rows if "ended" in row}, results
+def ends(folder: Path, *chosen: Stage, seconds: float = 60) -> tuple[Ends, list[Row]]:
+    """How each stage ended and why, and all rows."""
+    rows = list(run(chosen, bench(folder), folder, seconds))
+    assert [json.loads(line) for line in (folder / "results.jsonl").open()] == rows
+    return {row["stage"]: (row["ended"], row["reason"]) for row in rows if "ended" in row}, rows
 
 
 def test_a_stage_that_goes_wrong_costs_only_itself(tmp_path: Path) -> None:
     names = ["wrong", "fault", "crash", "crash_at_the_end", "unfit", "lacking", "broken", "good"]
-    found, results = ends(tmp_path, *(Stage(name, 30, HERE) for name in names))
+    found, rows = ends(tmp_path, *(Stage(name, 30, HERE) for name in names))
     assert found == {
         "wrong": ("failed", "rows that are not ok: 1"),
         "fault": ("failed", "ValueError: a planted fault"),
-        "crash": ("failed", f"its process crashed (SIGSEGV); see {results.log}"),
+        "crash": ("failed", f"its process crashed (SIGSEGV); see {tmp_path}/stages.log"),
         "crash_at_the_end": ("passed", ""),
         "unfit": ("skipped", "there is no Java"),
         "lacking": ("skipped", "a_package_that_is_not_installed is not installed"),
         "broken": ("failed", "ModuleNotFoundError: No module named 'handler.no_such_module'"),
         "good": ("passed", ""),
     }
-    measured = [row for row in results.rows() if "ended" not in row]
-    assert [row["stage"] for row in measured] == [
-        "wrong", "wrong", "fault", "crash", "crash_at_the_end", "good",
-    ]  # fmt: skip
-    log = results.log.read_text()
+    measured = [row["stage"] for row in rows if "ended" not in row]
+    assert measured == ["wrong", "wrong", "fault", "crash", "crash_at_the_end", "good"]
+    log = (tmp_path / "stages.log").read_text()
     assert "and its second line" in log
     assert "a word of good" in log
-    table = report(results.rows())
+    table = report(rows)
     assert "before the crash" in table
     assert "| no " in table.partition("wrong:")[2]
 
@@ -245,9 +242,9 @@ def test_a_stage_that_hangs_is_ended_with_all_that_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "_GRACE_S", 0.5)
-    found, results = ends(tmp_path, Stage("hang", 5, HERE), Stage("good", 30, HERE))
+    found, rows = ends(tmp_path, Stage("hang", 5, HERE), Stage("good", 30, HERE))
     assert found == {"hang": ("failed", "no end after 5 s"), "good": ("passed", "")}
-    child = results.rows()[0]["child"]
+    child = rows[0]["child"]
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
@@ -284,8 +281,8 @@ def test_bad_usage(
 def test_ctrl_c_leaves_what_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(_: object, __: object, results: Results, ___: float) -> None:
-        results.add({"stage": "speed", "what": "the first row"})
+    def interrupted(*_: object) -> Iterator[Row]:
+        yield {"stage": "speed", "what": "the first row"}
         raise KeyboardInterrupt
 
     monkeypatch.chdir(ROOT)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from benchmarks import soak
 from benchmarks.leaks import Bound, Trend, slope, trend
-from benchmarks.soak import SERIES, Vitals
+from benchmarks.soak import BOUNDS, Vitals
 
 TIMES = [float(t) for t in range(600)]
 NOISE = np.random.default_rng(0).normal(0, 1, len(TIMES))
@@ -57,27 +56,39 @@ def test_too_few_samples_are_no_verdict() -> None:
         trend(TIMES[:7], TIMES[:7], Bound(1))
 
 
-FLAT = Vitals(0.0, 650.0, 230.0, 8, 60, 7, 35, 10, 38, 28.8, 1)
+FLAT: Vitals = {
+    "time_s": 0, "worker_rss_mb": 650, "java_rss_mb": 230, "worker_fds": 8, "java_fds": 60,
+    "worker_threads": 7, "java_threads": 35, "sockets": 10, "temp_files": 38, "temp_mb": 28.8,
+    "workers": 1,
+}  # fmt: skip
 
 
-def test_everything_that_is_sampled_has_a_bound() -> None:
-    assert set(soak.BOUNDS) == set(SERIES)
-
-
-@pytest.mark.parametrize("name", SERIES)
-def test_a_leak_of_anything_is_found_and_named(name: str) -> None:
-    samples = [replace(FLAT, time_s=t) for t in TIMES]
-    assert soak.failures(Counter({"2xx": 9}), 0, 1, soak.judge(samples, samples), 1.0) == []
-    planted = [
-        replace(sample, **{name: getattr(sample, name) + sample.time_s}) for sample in samples
+def sampled(every: int = 1, **grow: float) -> list[Vitals]:
+    """What is named grows by so much a second."""
+    return [
+        FLAT | {name: FLAT[name] + each * t for name, each in {"time_s": 1, **grow}.items()}
+        for t in TIMES[::every]
     ]
-    (failure,) = soak.failures(Counter({"2xx": 9}), 0, 1, soak.judge(planted, planted), 1.0)
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_a_leak_of_anything_is_found_and_named(name: str) -> None:
+    (failure,) = found_in(sampled(**{name: 1}))
     assert failure.startswith(f"{name} grows: by 299.0")
 
 
+def found_in(samples: list[Vitals]) -> list[str]:
+    return soak.failures(Counter({"2xx": 9}), 0, 1, soak.judge(samples, samples), 1.0)
+
+
+def test_nothing_grows_unless_it_does() -> None:
+    assert found_in(sampled()) == []
+    with pytest.raises(KeyError, match="of_no_bound"):  # everything that is sampled has a bound
+        found_in([sample | {"of_no_bound": 1} for sample in sampled()])
+
+
 def test_connections_under_load_are_no_leak() -> None:
-    samples = [replace(FLAT, time_s=t, sockets=10 + int(t)) for t in TIMES]
-    at_rest = [replace(FLAT, time_s=t) for t in TIMES[::20]]
+    samples, at_rest = sampled(sockets=1), sampled(20)
     assert not soak.judge(samples, at_rest)["sockets"].leaks
     assert soak.judge(at_rest, samples)["sockets"].leaks
 
@@ -101,7 +112,7 @@ def test_what_is_a_failure(
 
 
 def test_a_run_that_was_stopped_meanwhile_says_so() -> None:
-    samples = [replace(FLAT, time_s=t) for t in (0.0, 1.0, 145.0, 146.0)]
+    samples = [FLAT | {"time_s": t} for t in (0.0, 1.0, 145.0, 146.0)]
     assert soak.pause_s(samples) == 144
     (failure,) = soak.failures(Counter({"2xx": 9}), 0, 1, {}, soak.pause_s(samples))
     assert failure.startswith("nothing was sampled for 144 s")

@@ -53,7 +53,7 @@ def test_a_peer_gives_pictures(name: str, torchscript: Path, tmp_path: Path) -> 
         )
         assert set(tally.outcomes) == {"2xx"}
         assert tally.images >= 16
-        assert server.memory().worker_peak_mb > 200
+        assert server.memory()["worker_peak_mb"] > 200
         children = server.process.children(recursive=True)
     assert not server.process.is_running()
     _, alive = psutil.wait_procs(children, timeout=1)

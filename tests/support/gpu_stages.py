@@ -10,7 +10,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-from benchmarks.gpu.runner import Bench, Row, SkipStage
+from benchmarks.gpu.runner import Bench, Row
+from deploy.java import NoJavaError
 
 
 def good(bench: Bench) -> Iterator[Row]:
@@ -52,7 +53,7 @@ def hang(_: Bench) -> Iterator[Row]:
 
 
 def unfit(_: Bench) -> Iterator[Row]:
-    raise SkipStage("there is no Java")
+    raise NoJavaError("there is no Java")
     yield {}
 
 
