@@ -58,18 +58,18 @@ class ConfigError(ValueError):
 class Schedule:
     """How long a run is, and what comes when."""
 
-    max_steps: Count = 8500
+    max_steps: Count = 60_000
     """Updates of the Generator in all, those of a resumed run included."""
     lr_g_warmup_steps: Annotated[int, Ge(0)] = 300
     """G's learning rate rises from 0 over the first so many, which gives D a start."""
-    lr_decay_steps: Annotated[int, Ge(0)] = 3500
+    lr_decay_steps: Annotated[int, Ge(0)] = 30_000
     """Both learning rates fall linearly to 0 over the last so many steps, at most over the second
     half of the run; 0 keeps them."""
     log_every: Count = 10
     """Steps between lines in stats.jsonl."""
-    sample_every: Count = 250
+    sample_every: Count = 500
     """Steps between fixed-noise grids."""
-    checkpoint_every: Count = 250
+    checkpoint_every: Count = 500
     """Steps between checkpoints."""
     keep_checkpoints: Count = 3
     """The newest so many are kept, and the best one besides."""
@@ -117,7 +117,7 @@ class TrainConfig(Schedule, PictureSpec):
     """generator.safetensors of another run, to start G from (transfer: arXiv:1805.01677)."""
     start_d_from: Path | None = None
     """Checkpoint (.pt) of another run, to start D from; it knows what real pictures look like."""
-    batch_size: Annotated[int, Ge(2)] = 64
+    batch_size: Annotated[int, Ge(2)] = 16
     """Real pictures (and as many generated ones) an update, over all processes."""
     nz: Annotated[int, Ge(1), Lt(2**14)] = 100
     """Length of a latent."""
@@ -127,7 +127,7 @@ class TrainConfig(Schedule, PictureSpec):
     """Feature maps of the Generator before its last layer."""
     ndf: Annotated[int, Ge(1), Lt(2**11)] = 64
     """Feature maps of the Discriminator after its first layer."""
-    loss: Loss = "non-saturating"
+    loss: Loss = "relativistic"
     """non-saturating (arXiv:1406.2661), hinge (arXiv:1705.02894), lsgan (arXiv:1611.04076) or
     relativistic, in pairs (arXiv:1807.00734)."""
     d_norm: DiscriminatorNorm = "none"
@@ -135,9 +135,9 @@ class TrainConfig(Schedule, PictureSpec):
     d_group: Annotated[int | None, Ge(0)] = None
     """Pictures that D compares, a divisor of half the batch (after arXiv:1710.10196); 0: none;
     None: as many as that allows, up to 32."""
-    lr_g: Amount = 2e-4
+    lr_g: Amount = 4e-4
     """Adam's learning rate, Generator."""
-    lr_d: Amount = 2e-4
+    lr_d: Amount = 4e-4
     """Adam's learning rate, Discriminator (two rates: arXiv:1706.08500)."""
     beta1: Share = 0.5
     """Adam's beta1; beta2 is 0.999."""
@@ -210,6 +210,9 @@ def recipe_defaults(recipe: Recipe) -> TrainConfig:
     return TrainConfig(
         recipe="paper",
         batch_size=128,
+        loss="non-saturating",
+        lr_g=2e-4,
+        lr_d=2e-4,
         d_norm="batch",
         d_group=0,
         lr_g_warmup_steps=0,

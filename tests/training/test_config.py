@@ -30,18 +30,19 @@ def test_paper_recipe_is_the_tutorial() -> None:
         64,
         64,
     )
+    assert paper.loss == "non-saturating"
     assert (paper.lr_g, paper.lr_d, paper.beta1, paper.seed) == (2e-4, 2e-4, 0.5, 999)
     assert (paper.r1_gamma, paper.ema_decay, paper.label_smoothing) == (0, 0, 0)
     assert (paper.instance_noise, paper.diffaugment, paper.d_norm) == (0, "off", "batch")
     assert (paper.held_out, paper.precision, paper.compile) == (0, "float32", False)
 
 
-def test_stable_recipe_is_the_run_of_the_shipped_weights() -> None:
+def test_stable_recipe() -> None:
     stable = parse([])
-    assert (stable.batch_size, stable.d_norm, stable.group) == (64, "none", 32)
-    assert (stable.r1_gamma, stable.ema_decay, stable.loss) == (0.3, 0.999, "non-saturating")
-    assert (stable.max_steps, stable.lr_g_warmup_steps, stable.lr_decay_steps) == (8500, 300, 3500)
-    assert (stable.decay(5000), stable.decay(6750)) == (1.0, 0.5)
+    assert (stable.batch_size, stable.d_norm, stable.group) == (16, "none", 8)
+    assert (stable.r1_gamma, stable.ema_decay, stable.loss) == (0.3, 0.999, "relativistic")
+    assert (stable.lr_g, stable.lr_d, stable.lr_g_warmup_steps) == (4e-4, 4e-4, 300)
+    assert (stable.max_steps, stable.decay(30_000), stable.decay(45_000)) == (60_000, 1.0, 0.5)
 
 
 def test_rates_fall_over_half_of_a_short_run() -> None:

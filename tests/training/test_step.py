@@ -19,10 +19,11 @@ from training.weights import recalibrate
 
 # Each option that changes what an update computes, alone and with others.
 OPTIONS: list[dict[str, Any]] = [
-    {}, {"loss": "hinge"}, {"loss": "lsgan"}, {"loss": "relativistic"},
+    {}, {"loss": "hinge"}, {"loss": "lsgan"}, {"loss": "non-saturating"},
     {"latent": "uniform"}, {"d_norm": "spectral"},
     {"d_norm": "batch", "d_group": 0}, {"r1_gamma": 0.0}, {"d_norm": "batch", "d_group": 2},
-    {"diffaugment": "on"}, {"instance_noise": 0.1}, {"label_smoothing": 0.1},
+    {"diffaugment": "on"}, {"instance_noise": 0.1},
+    {"loss": "non-saturating", "label_smoothing": 0.1},
     {"lr_g": 1e-4, "lr_d": 4e-4}, {"ema_decay": 0.0},
     {"lr_decay_steps": 2, "lr_g_warmup_steps": 2},
     {"loss": "hinge", "latent": "uniform", "d_norm": "spectral", "diffaugment": "on"},
@@ -62,13 +63,15 @@ def test_every_option_trains_both_networks(options: dict[str, Any]) -> None:
     assert stats[-1].grad_g > 0
 
 
-@pytest.mark.parametrize("options", OPTIONS[1:], ids=str)
-def test_no_option_is_without_effect(options: dict[str, Any]) -> None:
-    plain, _ = updated({})
-    other, _ = updated(options)
-    ours, theirs = plain.ema.generator.state_dict(), other.ema.generator.state_dict()
-    # A layer more or less shifts the names; the values tell.
-    assert not all(torch.equal(a, b) for a, b in zip(ours.values(), theirs.values(), strict=True))
+def test_no_option_is_without_effect() -> None:
+    """No two lines of the table end with the same weights."""
+    ends: dict[bytes, dict[str, Any]] = {}
+    for options in OPTIONS:
+        trainer, _ = updated(options)
+        parameters = [p.flatten() for p in trainer.ema.generator.parameters()]
+        end = torch.cat(parameters).numpy().tobytes()
+        assert end not in ends, f"{options} and {ends.get(end)}"
+        ends[end] = options
 
 
 def test_the_average_is_taken_after_the_update() -> None:
