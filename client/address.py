@@ -14,13 +14,15 @@ SOURCES = ("seed", "seeds", "noise", "walk", "mix")
 VERSION_DIGITS = 8
 
 
-def path(fields: Mapping[str, Any], weights: str = "") -> str:
+def path(fields: Mapping[str, Any], weights: str = "", directions: str = "") -> str:
     """The path and query of a picture: ``/seeds/1-64.png?columns=8``.
 
     Args:
         fields: of docs/api.md.
         weights: their SHA-256 (``X-Weights-SHA256``) for an address that is of these weights alone,
             so that its picture never changes; left out it is of whatever is served.
+        directions: their SHA-256 (``X-Directions-SHA256``), which a picture with ``edit`` depends
+            on, too; left out caches keep that for minutes only.
 
     Raises:
         ArgumentError: only seeds and walks between seeds have an address.
@@ -51,7 +53,8 @@ def path(fields: Mapping[str, Any], weights: str = "") -> str:
     query = {
         name: value if isinstance(value, str) else json.dumps(value) for name, value in left.items()
     }
-    version = f"/v/{weights[:VERSION_DIGITS]}" if weights else ""
+    digests = [weights, directions] if edit and directions else [weights]
+    version = "/v/" + "-".join(one[:VERSION_DIGITS] for one in digests) if weights else ""
     return f"{version}/{place}.{quote(form)}" + (f"?{urlencode(query)}" if query else "")
 
 

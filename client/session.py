@@ -154,16 +154,16 @@ class Client:
         """
         return self.grid(**{**read(file)["request"], **changes})
 
-    def address(self, *, weights: str = "", **fields: Any) -> str:
+    def address(self, *, weights: str = "", directions: str = "", **fields: Any) -> str:
         """Where a proxy before the server has this picture for a GET; nothing is asked.
 
         Args:
-            weights: as ``client.address.path`` takes them.
+            weights, directions: as ``client.address.path`` takes them.
 
         Raises:
             ArgumentError: only seeds and walks between seeds have an address.
         """
-        return self._url.rpartition("/predictions/")[0] + address.path(fields, weights)
+        return self._url.rpartition("/predictions/")[0] + address.path(fields, weights, directions)
 
     def images(self, **fields: Any) -> list[Image.Image]:
         """Each image on its own."""

@@ -13,7 +13,9 @@ keep its reply.
 The ending is the ``format``. The query has the other fields, each value JSON where it reads as
 JSON, as in a form; those of an object are named with a dot, ``edit.glasses=1.5``, and those of the
 walk and of a moving format also without, ``steps=24&fps=12``. Before all that may stand ``/v/`` and
-the first 8 digits of the weights' SHA-256: such an address has the same bytes for ever, or none.
+the version of what the picture depends on beside its fields: the first 8 digits of the weights'
+SHA-256, and for an edit a hyphen and those of the directions' (``24275f3d-76ac07ff``). Such an
+address has the same picture for ever, or none.
 
 An address comes in one of two headers. ``X-Picture-Address`` is what a proxy was asked for, as it
 was sent. ``url_path`` is TorchServe's own, for what follows ``/predictions/dcgan/1.0/``: the path
@@ -37,7 +39,7 @@ from handler.wire import MOVING, Headers, form_value
 
 PROXY_S = "X-Accel-Expires"
 """The header that says for how long nginx's own cache need not ask, s."""
-VERSION_DIGITS = 8  # of the weights' SHA-256
+VERSION_DIGITS = 8  # of each SHA-256
 _A_YEAR_S, _SOME_MINUTES_S = 31_536_000, 300
 _PROXY_S = 5  # after that the proxy asks whether the picture is still the same
 
@@ -50,7 +52,7 @@ _SOME_SEEDS = re.compile(r"([0-9]{1,16})(?:-([0-9]{1,16}))?")
 _TAG = re.compile(r'(?:W/)?("[!#-~\x80-\xff]*")')
 _EXAMPLES = (
     "/seed/42.png, /seeds/1-64.png, /seeds/1,5,9.png, /walk/1-7-42.png?steps=24, "
-    "/name/alice.png or /random.png, all also behind /v/ and the version of the weights"
+    "/name/alice.png or /random.png, all also behind /v/ and the version of the model"
 )
 
 
@@ -60,20 +62,21 @@ class Address:
 
     Args:
         fields: of the POST with the same reply.
-        version: of the weights that it names; None where it names none.
+        version: of the weights, or of weights and directions, that it names; None where of none.
     """
 
     fields: Mapping[str, Any]
     version: str | None
 
-    def check(self, weights_sha256: str) -> None:
-        """Raises RequestError, 404, when the address is of other weights than these."""
-        served = weights_sha256[:VERSION_DIGITS]
+    def check(self, weights_sha256: str, directions_sha256: str) -> None:
+        """Raises RequestError, 404, when the address is of another version than is served."""
+        digests = [weights_sha256] + [directions_sha256] * ("-" in (self.version or ""))
+        served = "-".join(digest[:VERSION_DIGITS] for digest in digests)
         if self.version not in (None, served):
             raise RequestError(
                 Kind.NOT_FOUND,
-                "the address is of other weights than are served; use the version served, or leave "
-                "it out",
+                "the address is of another version of weights or directions than is served; use "
+                "that, or leave it out",
                 field="v",
                 seen=show(self.version),
                 allowed=served,
@@ -91,7 +94,8 @@ class Address:
         if all(self.fields.get(name) is None for name in SOURCES):  # a random picture
             return {"CDN-Cache-Control": "no-store", PROXY_S: "0"}
         keep, proxy_s = f"public, max-age={_SOME_MINUTES_S}", _PROXY_S
-        if self.version is not None and not self.fields.get("edit"):  # directions are no weights
+        # A version of the weights alone does not say which directions an edit goes along.
+        if self.version and ("-" in self.version or not self.fields.get("edit")):
             keep, proxy_s = f"public, max-age={_A_YEAR_S}, immutable", _A_YEAR_S
         return {"ETag": etag, "CDN-Cache-Control": keep, PROXY_S: str(proxy_s)}
 

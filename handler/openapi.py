@@ -61,6 +61,7 @@ _REPLY_HEADERS = {
     "X-Grid": "columns x rows of the grid",
     "X-Model-Version": "version of the served model",
     "X-Weights-SHA256": "digest of its weights",
+    "X-Directions-SHA256": "digest of the names and steps of its directions, when it has any",
     "X-Backend": "torch_gpu, onnx, packed or torchscript",
     "X-Precision": "float32, bfloat16 or float16",
     "X-Device": "cpu or cuda:<index>",
@@ -173,8 +174,9 @@ def _address(
         "operationId": path.split("/")[1].partition(".")[0],
         "summary": summary,
         "description": "Behind the proxy. /v/ and the first 8 digits of X-Weights-SHA256 before "
-        "it name the weights: such an address has the same bytes for ever. Fields of an object "
-        "also go by their names: `walk.method=linear`.",
+        "it name the weights, and for an edit a hyphen and those of X-Directions-SHA256: such an "
+        "address has the same picture for ever. Fields of an object also go by their names: "
+        "`walk.method=linear`.",
         "servers": [{"url": "https://127.0.0.1:8443"}],
         "security": [{"key": []}],
         "parameters": [

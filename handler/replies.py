@@ -109,7 +109,11 @@ class Renderer:
             "X-Backend": backend.name,
             "X-Precision": backend.precision,
             "X-Device": backend.device,
-        } | ({"X-Fallback": "cpu"} if "fallback" in backend.warnings else {})
+        }
+        if directions.named:
+            self._headers["X-Directions-SHA256"] = directions.sha256
+        if "fallback" in backend.warnings:
+            self._headers["X-Fallback"] = "cpu"
         facts = {"version": card.version, "weights_sha256": card.weights_sha256}
         self._model = {"name": card.model, **facts}
         self._maker = to_json(

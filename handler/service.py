@@ -197,7 +197,7 @@ class Service:
             return Reply(200, "application/json", replies.to_json(self.describe()))
         asked = address.read(headers, raw, self._limits.max_images)
         if asked is not None:
-            asked.check(self._card.weights_sha256)
+            asked.check(self._card.weights_sha256, self._directions.sha256)
             raw = {"body": asked.fields}
         call = request.parse(raw, self._card.nz, self._limits, headers, self._directions)
         self._check_reply_size(call, self._renderer.likely_bytes(call))  # before any work

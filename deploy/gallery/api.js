@@ -67,9 +67,13 @@ export function setApiKey(text) {
 }
 
 let weightsSha256 = "";
+let directionsSha256 = "";
 
 /** SHA-256 of the weights that drew last; empty when nothing was drawn yet. */
 export const weights = () => weightsSha256;
+
+/** SHA-256 of their directions; empty when there are none. */
+export const directions = () => directionsSha256;
 
 /** Pictures one by one: {images: [base64 PNG], seeds (null for a walk), model}. */
 export function askImages(request, options) {
@@ -78,6 +82,7 @@ export function askImages(request, options) {
     const seeded = "walk" in request || reply.seeds.length === reply.images.length;
     if (!seeded || !isOurs(reply)) throw new SyntaxError("no pictures");
     weightsSha256 = reply.model.weights_sha256;
+    directionsSha256 = response.headers.get("X-Directions-SHA256") ?? "";
     return reply;
   });
 }

@@ -1,6 +1,6 @@
 // Taking things away: the server's own PNG files, and the requests as curl commands.
 
-import { apiKey, askPng, PREDICTIONS, ROOT, weights } from "./api.js";
+import { apiKey, askPng, directions, PREDICTIONS, ROOT, weights } from "./api.js";
 import { $, make, notify, say } from "./dom.js";
 import { attempt, sayWait } from "./report.js";
 
@@ -30,7 +30,7 @@ export function saveButtons(prefix, place, current) {
   });
 }
 
-/** Where the picture of a request can be linked to: of these weights, so it never changes. */
+/** Where the picture of a request can be linked to: of this very model, so it never changes. */
 function addressOf({ seed, num_images: count = 1, seeds, walk, edit = {}, format = "png", ...query }) {
   const { between, ...path } = walk ?? {};
   const { type = format, ...motion } = typeof format === "object" ? format : {};
@@ -39,8 +39,9 @@ function addressOf({ seed, num_images: count = 1, seeds, walk, edit = {}, format
     : count > 1 ? `seeds/${seed}-${seed + count - 1}` : `seed/${seed}`;
   for (const [name, strength] of Object.entries(edit)) query[`edit.${name}`] = strength;
   const text = new URLSearchParams({ ...path, ...motion, ...query }).toString();
-  const version = weights() && `/v/${weights().slice(0, 8)}`;
-  return `${ROOT}${version}/${place}.${type}${text && `?${text}`}`;
+  const digests = [weights(), Object.keys(edit).length > 0 && directions()].filter(Boolean);
+  const version = digests.map((digest) => digest.slice(0, 8)).join("-");
+  return `${ROOT}${version && `/v/${version}`}/${place}.${type}${text && `?${text}`}`;
 }
 
 /** Let the browser save bytes as they are. */

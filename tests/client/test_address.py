@@ -54,6 +54,8 @@ def test_the_server_reads_the_same_request(fields: dict[str, Any], expected: str
     assert recipe(asked.fields) == recipe(fields)
     versioned = path(fields, "0123456789abcdef")
     assert versioned == f"/v/01234567{expected}"
+    of_both = path(fields, "0123456789abcdef", "fedcba9876543210")
+    assert of_both == f"/v/01234567{'-fedcba98' if fields.get('edit') else ''}{expected}"
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,12 @@ def test_a_versioned_address_is_for_ever(proxy: Proxy, server: Server) -> None:
     reply = proxy.call("GET", f"/v/{served}/seed/8.png", ALICE)
     assert reply.content == proxy.predict(seed=8).content
     assert reply.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    both = f"{served}-{reply.headers['X-Directions-SHA256'][:8]}"
+    path = f"/v/{both}/seed/8.png?edit.glasses=1"
+    edited, hit = (proxy.call("GET", path, ALICE) for _ in range(2))
+    assert edited.content == hit.content == proxy.predict(seed=8, edit={"glasses": 1}).content
+    assert hit.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert status(hit) == "hit"
     wrong = proxy.call("GET", "/v/00000000/seed/8.png", ALICE)
     check_problem(wrong, 404, "not-found")
     assert wrong.json()["allowed"] == served

@@ -27,8 +27,9 @@ from tests.support.proxies import ALICE, NEEDS_NGINX, Proxy, environment, refuse
 pytestmark = [NEEDS_NGINX]
 
 FRIEND = "https://app.example"
-OURS = ("X-Source", "X-Seed", "X-Num-Images", "X-Grid", "X-Model-Version", "X-Weights-SHA256",
-        "X-Backend", "X-Device", "X-Request-Id")  # fmt: skip
+OURS = ("X-Source", "X-Seed", "X-Num-Images", "X-Grid", "X-Model-Version",
+        "X-Weights-SHA256", "X-Directions-SHA256", "X-Backend", "X-Device",
+        "X-Request-Id")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from handler.latents import MAX_SEED
 from handler.replies import Renderer, Reply
 from handler.request import parse
 from handler.service import Service
-from handler.settings import Limits
+from handler.settings import NO_DIRECTIONS, Directions, Limits
 from handler.wire import Headers
 from tests.support.directions import directions
 from tests.support.fake_service import CARD, NZ, Fake, one
@@ -160,6 +160,9 @@ def test_a_request_without_an_address_is_no_address() -> None:
         ("/v//seed/1.png", "not-found", "v"),
         (f"/v/{SERVED.upper()}/seed/1.png", "not-found", "v"),
         ("/v/24275f3d/seed/1.png", "not-found", "v"),
+        (f"/v/{SERVED}-/seed/1.png", "not-found", "v"),
+        (f"/v/{SERVED}-{SERVED}/seed/1.png", "not-found", "v"),
+        ("/v/-/seed/1.png", "not-found", "v"),
         ("/name/%zz.png", "invalid-address", None),
         ("/name/%.png", "invalid-address", None),
         ("/name/%ff.png", "invalid-address", None),
@@ -231,10 +234,48 @@ def test_what_caches_are_told() -> None:
     assert a_year["CDN-Cache-Control"] == "public, max-age=31536000, immutable"
     assert a_year["X-Accel-Expires"] == "31536000"
     assert some_minutes["ETag"] == a_year["ETag"]
-    service = Service(Fake(), CARD, Limits(), directions=directions(NZ))
-    edited = get(f"/v/{SERVED}/seed/1.png?edit.copy=1", service).headers  # of more than the weights
-    assert edited["CDN-Cache-Control"] == some_minutes["CDN-Cache-Control"]
-    assert (edited["X-Edit"], "X-Edit" in a_year) == ("copy=1.0", False)
+
+
+def edited_service(found: Directions) -> Service:
+    return Service(Fake(), CARD, Limits(), directions=found)
+
+
+@pytest.mark.parametrize("query", ["edit.copy=1", "edit=%7B%22copy%22:1%7D", "truncation=1"])
+def test_an_edit_is_for_ever_where_the_version_is_of_the_directions_too(query: str) -> None:
+    found = directions(NZ)
+    service, both = edited_service(found), f"{SERVED}-{found.sha256[:8]}"
+    kept = {
+        version: get(f"{version}/seed/1.png?{query}", service).headers["CDN-Cache-Control"]
+        for version in ("", f"/v/{SERVED}", f"/v/{both}")
+    }
+    assert ("immutable" in kept[f"/v/{SERVED}"]) == ("edit" not in query)
+    assert "immutable" in kept[f"/v/{both}"]
+    assert "immutable" not in kept[""]
+
+
+def with_another_step() -> Directions:
+    named = dict(directions(NZ).named)
+    named["copy"] = named["copy"].model_copy(update={"step": [0.7] * NZ})
+    return Directions(named)
+
+
+@pytest.mark.parametrize("after", [with_another_step(), directions(NZ, "copy"), NO_DIRECTIONS])
+def test_no_version_outlives_its_directions(after: Directions) -> None:
+    before = directions(NZ)
+    old, new = edited_service(before), edited_service(after)
+    told = get("/seed/1.png", old).headers
+    both = f"{told['X-Weights-SHA256'][:8]}-{told['X-Directions-SHA256'][:8]}"
+    for path in ("/seed/1.png", "/seed/1.png?edit.copy=1", "/seed/1.png?edit=null"):
+        assert get(f"/v/{both}{path}", old).status == 200
+        refusal = get(f"/v/{both}{path}", new)
+        assert refusal.status == 404
+        assert json.loads(refusal.body)["allowed"] == f"{SERVED}-{after.sha256[:8]}"
+    # The weights are the same, and so is what depends on them alone.
+    assert get(f"/v/{SERVED}/seed/1.png", new).body == get(f"/v/{SERVED}/seed/1.png", old).body
+
+
+def test_the_header_of_directions_is_there_where_there_are_any() -> None:
+    assert "X-Directions-SHA256" not in get("/seed/1.png").headers
 
 
 @pytest.mark.parametrize(
