@@ -66,12 +66,9 @@ def test_each_example_is_answered_as_described(server: Server, name: str) -> Non
 @pytest.mark.parametrize(
     "body",
     [
-        {"seed": 1, "seeds": [1]},
-        {"walk": {"between": [1, 2], "steps": 3}, "mix": None, "seed": 2},
-        {"seeds": [1], "num_images": 1}, {"seed": True}, {"seeds": []}, {"padding": 65},
-        {"noise": [0.0] * 99}, {"noise": [100.5] * 100}, {"instances": []},
+        {"seed": 1, "seeds": [1]}, {"walk": {"between": [1, 2], "steps": 3}, "seed": 2},
+        {"seeds": [1], "num_images": 1}, {"seed": True}, {"noise": [0.0] * 99}, {"instances": []},
         {"instances": [{}], "parameters": {"seed": 1}},
-        {"instances": [{}], "signature_name": "x"}, {"format": "jpg"}, {"sede": 1},
     ],
     ids=lambda body: str(body)[:40],
 )  # fmt: skip

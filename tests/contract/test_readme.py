@@ -18,7 +18,8 @@ README, API = "README.md", "docs/api.md"
 
 
 def test_every_command_is_run_somewhere() -> None:
-    """Those of make, torchserve, compose and the training by other tests; no unknown ones."""
+    """Those of the client and of curl by test_sizes.py, the others by more tests; no unknown
+    ones."""
     known = (
         "curl ",
         "make ",
@@ -43,22 +44,6 @@ def at(server: Server, command: str) -> str:
     if "-m client" in command and "--read" not in command:
         command += f" --url http://127.0.0.1:{server.ports.inference}"
     return command
-
-
-def test_curl(server: Server, tmp_path: Path) -> None:
-    for command in commands(README, "curl"):
-        run(f"cd {tmp_path} && {at(server, command)}")
-    image = Image.open(tmp_path / "grid.png")
-    assert image.size == (266, 266)
-
-
-def test_the_client(server: Server, tmp_path: Path) -> None:
-    for command in commands(README, "-m client"):
-        moved = command
-        for name in ("grid.png", "walk.gif", "mix.png"):
-            moved = moved.replace(name, str(tmp_path / name))
-        run(at(server, moved))
-    assert {path.name for path in tmp_path.iterdir()} == {"grid.png", "walk.gif", "mix.png"}
 
 
 def test_the_walk(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "pictures").mkdir()
     rng = np.random.default_rng(0)
     for i in range(8):
-        image = Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+        image = Image.fromarray(rng.integers(0, 256, (40, 40), dtype=np.uint8))  # grey
         image.save(folder / "pictures" / f"{i}.png")
     (first,) = commands("README.md", "-m training --data path")
     (resumed,) = commands("README.md", "--resume")
@@ -107,7 +107,8 @@ def test_train_export_pack_serve(both: Server, trained: dict[str, Any]) -> None:
     assert reply.status_code == 200
     assert reply.headers["x-model-version"] == NEW
     assert reply.headers["x-weights-sha256"] == trained["weights_sha256"]
-    assert Image.open(io.BytesIO(reply.content)).size == (70, 70)
+    with Image.open(io.BytesIO(reply.content)) as grid:
+        assert (grid.size, grid.mode) == ((70, 70), "L")
 
 
 def test_each_version_answers_under_its_own_path(both: Server) -> None:

@@ -25,7 +25,8 @@ TORCHSERVES = {
 @dataclass
 class Upstream:
     """One port for everything; answers with the description of a model, or with ``reply``,
-    ``code`` and ``headers``, or as ``service`` does, as long as ``gate`` is set."""
+    ``code`` and ``headers``, or as ``service`` does, as long as ``gate`` is set; with the code 0
+    it hangs up."""
 
     port: int = 0
     status: str = "READY"
@@ -59,6 +60,8 @@ def upstream(status: str = "READY", reply: bytes = b"", host: str = HOST) -> Ite
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             live.seen.append((self.command, self.path, self.headers.items()))
             live.gate.wait(30)
+            if not live.code:
+                return
             code, headers, body = live.code, live.headers, live.reply or live.described()
             if live.service is not None:
                 (reply,) = live.service.handle([{}], [Headers(dict(self.headers))])
