@@ -8,8 +8,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 from playwright.sync_api import Page, Route, expect
 
@@ -18,7 +16,8 @@ from deploy.server import Server
 from handler.service import Service
 from handler.settings import Card, Limits
 from handler.wire import Headers
-from tests.support.gallery_browser import Visit, ask, draw, needs_chromium, wait_for_tiles
+from tests.support.fake_service import FACTS, Fake
+from tests.support.gallery_browser import Visit, ask, draw, needs_chromium, shows, wait_for_tiles
 
 pytestmark = [needs_chromium]
 
@@ -150,21 +149,6 @@ def test_back_and_forward(visit: Visit) -> None:
     expect(page.locator("#summary")).to_have_text(summary or "")
 
 
-class Network:
-    """Black pictures of any size."""
-
-    name, device, precision, warnings = "fake", "cpu", "float32", {}
-
-    def __init__(self, card: Card) -> None:
-        self.nz, self.image_shape = card.nz, card.image_shape
-
-    def free_memory(self) -> None:
-        """It holds none."""
-
-    def __call__(self, latents: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-        return np.zeros((len(latents), *self.image_shape), np.uint8)
-
-
 @pytest.mark.parametrize(
     ("size", "nz", "limits", "drawn"),
     [
@@ -177,10 +161,10 @@ class Network:
 def test_what_it_asks_for_keeps_to_the_servers_limits(
     visit: Visit, gallery_url: str, size: int, nz: int, limits: Limits, drawn: int
 ) -> None:
-    facts = {"model": "dcgan", "version": "1.0", "weights_sha256": "ab" * 32, "nz": nz,
-             "image_size": size, "channels": 3}  # fmt: skip
-    card = Card(**facts, facts=facts)  # type: ignore[arg-type]
-    service = Service(Network(card), card, limits)
+    card = Card.model_validate({**FACTS, "nz": nz, "image_size": size})
+    network = Fake()
+    network.nz, network.image_shape = nz, (size, size, 3)
+    service = Service(network, card, limits)
     refused = []
 
     def answer(route: Route) -> None:
@@ -320,7 +304,7 @@ def test_a_term_pressed_while_the_reply_comes(visit: Visit, server: Server) -> N
     page.clock.resume()
     (wanted,) = ask(server, mix=[{"weight": 1, "seeds": [1, 2]}, {"weight": -1, "seeds": [3]}])
     result = page.locator("#mix-result")
-    expect(result).to_have_attribute("src", f"data:image/png;base64,{wanted}")
+    shows(result, wanted)
     expect(result).to_have_attribute("alt", "Result of mean(1, 2) \N{MINUS SIGN} 3")
     seen = page.evaluate("seen")
     assert seen

@@ -156,14 +156,6 @@ def test_the_image_has_the_versions_of_requirements_txt() -> None:
     assert "ONNXRUNTIME" not in gpu  # it is for the CPU in both
 
 
-def test_the_images_are_tagged_with_the_version_of_the_project() -> None:
-    project = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert project
-    services = load("docker-compose.yml")["services"]
-    for name in ("torchserve", "proxy"):
-        assert services[name]["image"].endswith(f":{project.group(1)}")
-
-
 def test_the_proxy_waits_longer_than_torchserve_and_stops_after_it() -> None:
     """A reply takes up to responseTimeout; nginx waits a little longer; Docker longest."""
     worker = yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text())

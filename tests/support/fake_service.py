@@ -48,8 +48,8 @@ class Fake:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
         if (latents[:, 0] == POISON).any():
             raise RuntimeError("a secret detail")
-        levels = (latents[:, :3] * 40 + 128).clip(0, 255).astype(np.uint8)
-        return np.broadcast_to(levels[:, None, None, :], (len(latents), 64, 64, 3)).copy()
+        levels = (latents[:, : self.image_shape[2]] * 40 + 128).clip(0, 255).astype(np.uint8)
+        return np.broadcast_to(levels[:, None, None], (len(latents), *self.image_shape)).copy()
 
 
 def one(service: Service, fields: dict[str, Any], headers: dict[str, Any] | None = None) -> Reply:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import requests
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from werkzeug.serving import make_server
 
 from deploy.gallery import PATH as PATH
@@ -66,6 +66,11 @@ def sources(page: Page, selector: str) -> list[str]:
     urls = page.locator(selector).evaluate_all("all => all.map(image => image.src)")
     assert all(url.startswith("data:image/png;base64,") for url in urls)
     return [url.partition(",")[2] for url in urls]
+
+
+def shows(image: Locator, wanted: str) -> None:
+    """Return when an <img> shows this picture, in base64."""
+    expect(image).to_have_attribute("src", f"data:image/png;base64,{wanted}")
 
 
 def wait_for_tiles(page: Page, count: int) -> None:
