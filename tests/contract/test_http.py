@@ -53,10 +53,6 @@ def test_get_and_an_empty_body_give_a_random_image(server: Server) -> None:
     assert reply.headers["content-type"] == "image/png"
 
 
-def test_the_nearest_name_is_told(server: Server) -> None:
-    assert "num_images" in post(server, {"num_image": 2}).json()["detail"]
-
-
 def test_a_query_string_is_not_read(server: Server, right: bytes) -> None:
     """TorchServe does not pass it on; the body decides, as the documentation says."""
     kserve = server.predict_url.replace("/predictions/dcgan", "/v1/models/dcgan:predict")
@@ -127,12 +123,6 @@ def test_json_is_read_whatever_its_content_type(
         assert (twice.status_code, twice.json()["field"]) == (400, "seed")
 
 
-def test_the_accept_header_of_java(server: Server, right: bytes) -> None:
-    accept = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
-    reply = requests.post(server.predict_url, json=GOOD, timeout=60, headers={"Accept": accept})
-    assert reply.content == right
-
-
 def test_form_fields_and_parts(server: Server, right: bytes) -> None:
     assert requests.post(server.predict_url, data=GOOD, timeout=60).content == right
     parts = {name: (None, str(value)) for name, value in GOOD.items()}
@@ -144,11 +134,3 @@ def test_a_body_longer_than_the_limit(server: Server) -> None:
     padded = '{"seed": 1' + " " * 6_600_000 + "}"
     with contextlib.suppress(requests.ConnectionError):
         assert send(server, padded, {"Content-Type": JSON}).status_code == 413
-
-
-def test_describe(server: Server) -> None:
-    described = requests.get(server.describe_url, params={"customized": "true"}, timeout=30).json()
-    facts = described[0]["customizedMetadata"]
-    assert facts["model"]["nz"] == 100
-    assert "seed" in facts["request"]["properties"]
-    assert facts["device"]
