@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from deploy.server import Server
-from tests.support.gallery_browser import Visit, chromium, gallery
+from tests.support.gallery_browser import Visit, chromium, gallery, wait_for_tiles
 
 REFUSED = re.compile("Failed to load resource: the server responded with a status of")
 
@@ -30,14 +30,16 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
-    """Opens the page. At the end the console may hold no error but those of refused requests,
-    and nothing may have been asked of another origin."""
+    """Opens the page, and waits until it shows so many ``tiles``. At the end the console may hold
+    no error but those of refused requests, and nothing may have been asked of another origin."""
     said: list[str] = []
     asked: list[str] = []
     origins: list[str] = []
     contexts = []
 
-    def opened(view: str = "", url: str | None = None, **settings: Any) -> Page:
+    def opened(
+        view: str = "", url: str | None = None, tiles: int | None = None, **settings: Any
+    ) -> Page:
         url = url or request.getfixturevalue("gallery_url")
         origins.append("/".join(url.split("/")[:3]) + "/")
         context = browser.new_context(**settings)
@@ -48,6 +50,8 @@ def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
         page.on("pageerror", lambda error: said.append(f"error: {error}"))
         page.on("request", lambda sent: asked.append(sent.url))
         page.goto(url + view)
+        if tiles is not None:
+            wait_for_tiles(page, tiles)
         return page
 
     yield opened

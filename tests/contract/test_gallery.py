@@ -32,8 +32,7 @@ LARGEST = 2**53 - 1
 
 
 def test_the_grid_shows_the_servers_pictures(visit: Visit, server: Server) -> None:
-    page = visit()
-    wait_for_tiles(page, 36)
+    page = visit(tiles=36)
     assert sources(page, "#grid img") == ask(server, seed=1, num_images=36)
     expect(page.locator("#summary")).to_have_text("36 pictures, seeds 1 to 36")
     expect(page.locator("#facts")).to_contain_text("dcgan 1.0 · weights ")
@@ -46,8 +45,7 @@ def test_the_grid_shows_the_servers_pictures(visit: Visit, server: Server) -> No
 
 
 def test_a_random_seed_is_told_and_shared(visit: Visit, server: Server) -> None:
-    page = visit("#seed=1&count=4")
-    wait_for_tiles(page, 4)
+    page = visit("#seed=1&count=4", tiles=4)
     page.click("#random")
     expect(page.locator("#seed")).not_to_have_value("1")
     expect(page.locator("#seed")).not_to_have_value("")
@@ -58,8 +56,7 @@ def test_a_random_seed_is_told_and_shared(visit: Visit, server: Server) -> None:
 
 
 def test_keeping_and_the_address(visit: Visit, server: Server) -> None:
-    page = visit("#seed=5&count=6")
-    wait_for_tiles(page, 6)
+    page = visit("#seed=5&count=6", tiles=6)
     for i in (4, 1, 2):
         page.locator("#grid .keep").nth(i).click()
     page.locator("#grid .keep").nth(2).click()  # and let go again
@@ -68,8 +65,7 @@ def test_keeping_and_the_address(visit: Visit, server: Server) -> None:
     assert sources(page, "#shelf img") == ask(server, seeds=[9, 6])
     assert page.url.endswith("#seed=5&count=6&keep=9,6")
 
-    other = visit("#seed=100&count=2&keep=9,6")  # somebody else opens the link
-    wait_for_tiles(other, 2)
+    other = visit("#seed=100&count=2&keep=9,6", tiles=2)  # somebody else opens the link
     expect(other.locator("#shelf img[src]")).to_have_count(2)
     assert sources(other, "#shelf img") == ask(server, seeds=[9, 6])
     other.get_by_label("Remove seed 9").click()
@@ -83,8 +79,7 @@ def test_keeping_and_the_address(visit: Visit, server: Server) -> None:
 
 
 def test_the_slider_walks(visit: Visit, server: Server) -> None:
-    page = visit("#seed=1&count=4&keep=1,7,42&steps=9&frame=4")
-    wait_for_tiles(page, 4)
+    page = visit("#seed=1&count=4&keep=1,7,42&steps=9&frame=4", tiles=4)
     between = {"between": [1, 7, 42], "steps": 9}
     slerp = ask(server, walk={**between, "method": "slerp"})
     linear = ask(server, walk={**between, "method": "linear"})
@@ -116,8 +111,7 @@ def test_the_slider_walks(visit: Visit, server: Server) -> None:
 
 
 def test_arithmetic(visit: Visit, server: Server) -> None:
-    page = visit("#seed=1&count=9&keep=1,2,3,4,5&view=mix")
-    wait_for_tiles(page, 9)
+    page = visit("#seed=1&count=9&keep=1,2,3,4,5&view=mix", tiles=9)
     for name, seeds in (("A", (1, 2, 3)), ("B", (4,)), ("C", (2, 5))):
         for seed in seeds:
             page.get_by_label(f"Seed {seed} in {name}").click()
@@ -151,8 +145,8 @@ def test_the_file_is_the_servers_own_and_so_is_that_of_curl(
         "#seed=20&count=6&columns=3&keep=5,2",
         permissions=["clipboard-read", "clipboard-write"],
         viewport={"width": 1400, "height": 900},
+        tiles=6,
     )
-    wait_for_tiles(page, 6)
     name, png = saved(page, "#draw-download")
     assert name == "dcgan-seed-20-6.png"
     direct = requests.post(
@@ -171,8 +165,7 @@ def test_the_file_is_the_servers_own_and_so_is_that_of_curl(
 
 
 def test_one_picture_is_shown_larger(visit: Visit, server: Server) -> None:
-    page = visit("#seed=5&count=6", permissions=["clipboard-read", "clipboard-write"])
-    wait_for_tiles(page, 6)
+    page = visit("#seed=5&count=6", permissions=["clipboard-read", "clipboard-write"], tiles=6)
     title, focused = page.locator("#view-title"), page.locator(":focus")
     page.locator("#grid .open").nth(4).click()
     expect(title).to_have_text("Seed 9")
@@ -208,8 +201,7 @@ def test_one_picture_is_shown_larger(visit: Visit, server: Server) -> None:
 
 
 def test_an_example_walk_explains_the_page(visit: Visit) -> None:
-    page = visit("#seed=1&count=2")
-    wait_for_tiles(page, 2)
+    page = visit("#seed=1&count=2", tiles=2)
     expect(page.locator("#walk-caption")).to_have_text("Frame 1 of 24, seed 8")
     expect(page.locator("#walk-example")).to_be_visible()
     for i in (0, 1):
@@ -221,8 +213,7 @@ def test_an_example_walk_explains_the_page(visit: Visit) -> None:
 
 
 def test_where_the_clipboard_is_closed_the_command_is_shown(visit: Visit) -> None:
-    page = visit("#seed=1&count=1")
-    wait_for_tiles(page, 1)
+    page = visit("#seed=1&count=1", tiles=1)
     page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error()); }")
     page.click("#draw-curl")
     expect(page.locator("#copy-text")).to_be_focused()
@@ -232,8 +223,7 @@ def test_where_the_clipboard_is_closed_the_command_is_shown(visit: Visit) -> Non
 
 
 def test_bad_numbers_are_named_and_the_pictures_stay(visit: Visit) -> None:
-    page = visit("#seed=1&count=2")
-    wait_for_tiles(page, 2)
+    page = visit("#seed=1&count=2", tiles=2)
     problem = page.locator("#draw-problem")
     for field, typed, allowed in (
         ("seed", "-4", f"0 to {LARGEST}"), ("seed", str(LARGEST + 1), f"0 to {LARGEST}"),

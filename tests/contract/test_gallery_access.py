@@ -18,8 +18,7 @@ LARGEST = 2**53 - 1
 
 
 def test_by_keyboard_alone(visit: Visit, server: Server) -> None:
-    page = visit("#seed=1&count=9&columns=3")
-    wait_for_tiles(page, 9)
+    page = visit("#seed=1&count=9&columns=3", tiles=9)
     page.keyboard.press("Tab")
     expect(page.locator(".skip")).to_be_focused()
     page.keyboard.press("Enter")
@@ -143,8 +142,8 @@ def test_nothing_covers_a_picture(visit: Visit, width: int) -> None:
         "#seed=1&count=12&keep=1,2,3,4,5,6",
         viewport={"width": width, "height": 2000},
         has_touch=width == 390,
+        tiles=12,
     )
-    wait_for_tiles(page, 12)
     expect(page.locator("#shelf img[src]")).to_have_count(6)
     covered = page.locator("#grid .open").evaluate_all(
         """all => all.flatMap((one) => {

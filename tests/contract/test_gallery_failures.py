@@ -56,8 +56,7 @@ def pictures(images: list[str], **others: Any) -> str:
 
 
 def test_a_200_that_is_not_ours(visit: Visit, server: Server) -> None:
-    page = visit("#seed=1&count=2&view=mix")
-    wait_for_tiles(page, 2)
+    page = visit("#seed=1&count=2&view=mix", tiles=2)
     good = ask(server, seed=1, num_images=2)
     cut = base64.b64encode(base64.b64decode(good[1])[:-9]).decode()
     for body in (
@@ -108,8 +107,7 @@ def test_a_description_that_is_not_ours(visit: Visit, gallery_url: str, body: st
 
 
 def test_an_error_that_is_not_ours(visit: Visit) -> None:
-    page = visit("#seed=1&count=2")
-    wait_for_tiles(page, 2)
+    page = visit("#seed=1&count=2", tiles=2)
     for body in (LOG_IN, "null", '"no"', '{"title": {"a": 1}, "detail": [2], "field": 3}'):
         page.route(PREDICTIONS, always(body, 500))
         draw(page)
@@ -119,8 +117,7 @@ def test_an_error_that_is_not_ours(visit: Visit) -> None:
 
 
 def test_a_problem_is_not_covered_by_the_large_picture(visit: Visit) -> None:
-    page = visit("#seed=1&count=2")
-    wait_for_tiles(page, 2)
+    page = visit("#seed=1&count=2", tiles=2)
     page.locator("#grid .open").first.click()
     page.route(PREDICTIONS, always("", 500))
     page.locator("#view-download").press("Enter")  # a click may meet the picture as it grows
@@ -129,8 +126,7 @@ def test_a_problem_is_not_covered_by_the_large_picture(visit: Visit) -> None:
 
 
 def test_back_and_forward(visit: Visit) -> None:
-    page = visit("#seed=1&count=4&keep=2")
-    wait_for_tiles(page, 4)
+    page = visit("#seed=1&count=4&keep=2", tiles=4)
     page.click("#random")
     expect(page.locator("#summary")).not_to_have_text("4 pictures, seeds 1 to 4")
     summary = page.locator("#summary").text_content()
@@ -217,8 +213,7 @@ def tries(page: Page, status: int, headers: dict[str, str], after_s: float) -> i
 
 def test_it_tries_again_as_the_client_does(visit: Visit) -> None:
     most = 1 + inspect.signature(Client).parameters["retries"].default
-    page = visit("#seed=1&count=1&view=mix")
-    wait_for_tiles(page, 1)
+    page = visit("#seed=1&count=1&view=mix", tiles=1)
     page.clock.install()
     for status in (400, 404, 408, 413, 425, 429, 500, 502, 503, 504):
         assert tries(page, status, {}, 20) == (most if status in RETRIED else 1), status

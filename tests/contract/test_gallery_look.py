@@ -42,8 +42,9 @@ def post(server: Server, **fields: Any) -> bytes:
 
 
 def test_truncation_changes_every_picture_by_keyboard(visit: Visit, server: Server) -> None:
-    page = visit("#seed=1&count=4&keep=7,8&steps=3", viewport={"width": 390, "height": 800})
-    wait_for_tiles(page, 4)
+    page = visit(
+        "#seed=1&count=4&keep=7,8&steps=3", viewport={"width": 390, "height": 800}, tiles=4
+    )
     page.focus("#look summary")
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
@@ -114,8 +115,7 @@ def test_each_direction_has_a_slider(visit: Visit, gallery_url: str) -> None:
 
 
 def test_the_walk_is_saved_as_an_animation(visit: Visit, server: Server) -> None:
-    page = visit("#seed=1&count=2&keep=1,7,42&steps=9")
-    wait_for_tiles(page, 2)
+    page = visit("#seed=1&count=2&keep=1,7,42&steps=9", tiles=2)
     expect(page.locator("#walk-webp")).to_be_enabled()
     between = {"between": [1, 7, 42], "steps": 9, "method": "slerp"}
     for kind in ("webp", "gif"):
@@ -129,9 +129,10 @@ def test_the_walk_is_saved_as_an_animation(visit: Visit, server: Server) -> None
 
 def test_addresses_are_those_of_the_server(visit: Visit, server: Server) -> None:
     page = visit(
-        "#seed=20&count=6&columns=3&keep=5,2&steps=3&truncation=0.5", permissions=CLIPBOARD
+        "#seed=20&count=6&columns=3&keep=5,2&steps=3&truncation=0.5",
+        permissions=CLIPBOARD,
+        tiles=6,
     )
-    wait_for_tiles(page, 6)
     expect(page.locator("#walk-address")).to_be_enabled()
 
     def copied(button: str) -> bytes:
@@ -169,8 +170,7 @@ def test_an_animation_that_comes_back(
 ) -> None:
     file = tmp_path / f"walk.{form}"
     file.write_bytes(post(server, walk=WALK, format=form, truncation=0.5))
-    page = visit("#seed=1&count=2")
-    wait_for_tiles(page, 2)
+    page = visit("#seed=1&count=2", tiles=2)
     page.set_input_files("#recipe-file", file)
     assert shown_again(page, file.name) == post(server, walk=WALK, truncation=0.5)
     page.click("#recipe-use")
@@ -180,8 +180,7 @@ def test_an_animation_that_comes_back(
 
 
 def test_a_picture_that_is_dropped(visit: Visit, server: Server) -> None:
-    page = visit("#seed=1&count=2")
-    wait_for_tiles(page, 2)
+    page = visit("#seed=1&count=2", tiles=2)
 
     def drop(data: bytes, name: str) -> None:
         transfer = page.evaluate_handle(
