@@ -212,7 +212,7 @@ NONSENSE = st.tuples(
 
 
 @pytest.mark.usefixtures("unharmed")
-@pytest.mark.parametrize("examples", [20, pytest.param(300, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [20, pytest.param(500, marks=pytest.mark.long)])
 def test_any_mix_of_requests(server: Server, examples: int) -> None:
     def ask(item: Any) -> requests.Response:
         if isinstance(item, dict):
@@ -223,7 +223,7 @@ def test_any_mix_of_requests(server: Server, examples: int) -> None:
 
     @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
     @given(
-        mix=st.lists(RANDOM.bodies | st.sampled_from(HOSTILE) | NONSENSE, min_size=8, max_size=40)
+        mix=st.lists(RANDOM.bodies | st.sampled_from(HOSTILE) | NONSENSE, min_size=20, max_size=40)
     )
     def check(mix: list[Any]) -> None:
         with ThreadPoolExecutor(len(mix)) as pool:
