@@ -35,7 +35,8 @@ _GREYS = bytes(np.repeat(np.arange(256, dtype=np.uint8), 3))
 # GIF89a: graphic control, descriptor, size of the first code and the end of the blocks.
 _GIF_FRAME_BYTES = 8 + 10 + 1 + 1
 _GIF_FILE_BYTES = 13 + len(_GREYS) + 19 + 1  # header, global colours, NETSCAPE2.0, trailer
-_LZW_CODES = 2**12 - 258  # until the table is full and cleared
+_LZW_ROUND = 2**12 - 257  # codes until the table is full and cleared
+_LZW_SHORT = (255, 767, 1791)  # codes of a round of at most 9, 10 and 11 bits; the others have 12
 
 _WEBP_FILE_BYTES = 12 + 18 + 14 + 8 + 1  # RIFF, VP8X, ANIM, header and padding of XMP
 _WEBP_FRAME_BYTES = 8 + 16 + 8 + 1  # headers of ANMF and VP8L, padding
@@ -89,9 +90,7 @@ def worst_case_bytes(kind: Moving, shape: Sequence[int], text: str) -> tuple[int
     if kind == "webp":
         frame = _WEBP_FRAME_BYTES + _stored_bytes(height, width, channels)
         return _WEBP_FILE_BYTES + len(_xmp(text)), frame
-    # At most a code of 12 bits a pixel, and those that clear the table and end.
-    codes = height * width + height * width // _LZW_CODES + 3
-    lzw = -(-codes * 12 // 8)
+    lzw = _lzw_bytes(height * width)
     palette = 0 if channels == 1 else 768
     return _GIF_FILE_BYTES + len(_comment(text)), _GIF_FRAME_BYTES + palette + lzw + -(-lzw // 255)
 
@@ -113,6 +112,21 @@ def _gif(frames: Images, text: str, lasting: Sequence[int], loop: int, run: Run)
         parts.append(b"!\xff\x0bNETSCAPE2.0" + struct.pack("<BBHB", 3, 1, max(loop - 1, 0), 0))
     parts.append(_comment(text))
     return b"".join([*parts, *run(_gif_frame, frames, lasting), b";"])
+
+
+def _lzw_bytes(pixels: int) -> int:
+    """Most that Pillow's LZW makes of the pixels of a frame, 1.41 bytes of each.
+
+    It clears its table at the begin and when it is full. The worst is a code a pixel, where no pair
+    of neighbours comes a second time before that.
+    """
+    rounds, rest = divmod(pixels, _LZW_ROUND)
+    bits = 9 + rounds * (_lzw_bits(_LZW_ROUND) + 12) + _lzw_bits(rest) + 12  # clears, and the end
+    return -(-bits // 8)
+
+
+def _lzw_bits(codes: int) -> int:
+    return 9 * codes + sum(max(codes - short, 0) for short in _LZW_SHORT)
 
 
 def _comment(text: str) -> bytes:

@@ -78,6 +78,17 @@ def test_every_image_is_a_frame_and_no_file_is_longer_than_was_foreseen(
         assert lasting == ([80, 90, 80, 80] if kind == "gif" else [83, 84, 83, 83])
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 257), (64, 64), (61, 90), (300, 301)], ids=str)
+def test_no_gif_is_longer_than_one_whose_neighbours_are_never_the_same_again(
+    shape: tuple[int, int],
+) -> None:
+    """A de Bruijn sequence: each code of its LZW is of one pixel, and the bound is met."""
+    pairs = [level for a in range(256) for b in range(a, 256) for level in sorted({a, b})]
+    worst = np.resize(np.array(pairs, np.uint8), (1, *shape, 1))
+    once, one = moving.worst_case_bytes("gif", (*shape, 1), TEXT)
+    assert len(encoded("gif", worst)) == once + one
+
+
 @pytest.mark.parametrize("kind", MOVING)
 def test_the_recipe_is_in_the_file(kind: Moving) -> None:
     info = by_pillow(encoded(kind, frames_of("noise", 8, 8, 3)))[2].info
