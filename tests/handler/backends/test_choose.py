@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,10 +19,11 @@ from ts.context import Context
 from ts.utils.util import list_classes_from_module
 
 from handler.backends import choose as choose_module
+from handler.backends import onnx
 from handler.backends.base import Backend
 from handler.backends.choose import Hardware, choose, open_backend
 from handler.dcgan_handler import DcganHandler
-from handler.latents import from_seeds
+from handler.latents import Latents, from_seeds
 from handler.settings import Limits, Settings
 from tests.support.tiny_models import NZ, right, tiny_card, unpacked
 
@@ -86,7 +89,7 @@ def loud_dir(generator: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> 
     return unpacked(Loud(generator).eval(), tmp_path_factory.mktemp("loud"))
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("threads", [1, 2, 3, 4, 16])
 @pytest.mark.parametrize("name", ["torchscript", "onnx"])
 def test_an_image_has_the_same_bits_in_any_batch(
     loud_dir: Path, name: Literal["torchscript", "onnx"], threads: int
@@ -99,6 +102,30 @@ def test_an_image_has_the_same_bits_in_any_batch(
     for count in (2, 3, 5, 7, 16, 33, 64):
         assert np.array_equal(loud(latents[:count]), alone[:count]), count
         assert np.array_equal(loud(latents[-count:][::-1].copy()), alone[-count:][::-1]), count
+
+
+def test_several_threads_share_an_image_only_if_its_bits_stay(
+    loud_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, passes = onnx._network, []
+
+    def another(path: Path, threads: int) -> Callable[[Latents], npt.NDArray[np.float32]]:
+        run = network(path, threads)
+
+        def noted(latents: Latents) -> npt.NDArray[np.float32]:
+            passes.append((threads, len(latents)))
+            return run(latents) + np.float32(1e-7 * (threads > 1) * (not bits_stay))
+
+        return noted
+
+    monkeypatch.setattr(onnx, "_network", another)
+    settings = Settings(backend="onnx", threads=2)
+    for bits_stay in (True, False):
+        backend = onnx.OnnxBackend(loud_dir / "generator.onnx", tiny_card(), settings)
+        passes.clear()
+        backend(from_seeds([1], NZ))
+        backend(from_seeds([1, 2], NZ))
+        assert passes == [(2 if bits_stay else 1, 1), (1, 1), (1, 1)]
 
 
 def test_the_entry_loads_an_archive(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
