@@ -16,7 +16,7 @@ from boltons.fileutils import atomic_save
 
 from handler.errors import CONTENT_TYPE, Kind
 from handler.latents import MAX_LATENT, MAX_SEED
-from handler.request import ENVELOPE, SOURCES, schema
+from handler.request import SIGNATURES, SOURCES, schema
 from handler.settings import DIRECTION_NAME, MAX_DIRECTIONS, Limits
 from handler.wire import FORMATS, MEDIA_TYPES
 
@@ -45,7 +45,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "webp": {"walk": {"between": [1, 7, 42], "steps": 12, "closed": True}, "format": "webp"},
     "gif": {"seeds": [3, 1, 4], "format": {"type": "gif", "fps": 2, "loop": 1}},
     "kserve": {"instances": [{"seed": 1}, {"seeds": [2, 3]}]},
-    "vertex": {"instances": [{"seed": 1}], "parameters": {}},
+    "vertex": {"instances": [{"seed": 1}, {"seeds": [2, 3]}], "parameters": {"truncation": 0.7}},
     "tensorflow": {"instances": [{"seed": 1}], "signature_name": "serving_default"},
 }
 
@@ -266,8 +266,16 @@ def _requests() -> dict[str, Any]:
                     "minItems": 1,
                     "maxItems": Limits().max_images,
                 },
-                # What other platforms send beside instances: taken where it says nothing.
-                **{name: {"enum": [None, *values]} for name, values in ENVELOPE.items()},
+                "parameters": {
+                    "description": "the fields that all instances have in common (Vertex AI)",
+                    "type": ["object", "array", "null"],
+                    "maxItems": 0,
+                    "additionalProperties": False,
+                    "properties": {
+                        name: {"anyOf": [_ref(name), {"type": "null"}]} for name in fields
+                    },
+                },
+                "signature_name": {"enum": [None, *SIGNATURES]},  # of TensorFlow Serving
             },
         },
         **requests,

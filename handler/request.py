@@ -64,11 +64,7 @@ DEFAULT_FPS = 12.0
 MIN_FPS, MAX_FPS = 0.1, 50.0  # 10 s a frame; 2/100 s, the least that browsers take of a GIF
 MAX_LOOP = 65_535  # what a WebP can say
 
-# What other platforms send beside instances, and what of it says nothing.
-ENVELOPE: dict[str, tuple[Any, ...]] = {
-    "parameters": ({}, []),  # Vertex AI
-    "signature_name": ("", "serving_default"),  # TensorFlow Serving
-}
+SIGNATURES = ("", "serving_default")  # of TensorFlow Serving; they say nothing
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -395,7 +391,10 @@ class Request(_Object):
 
 
 class Instances(BaseModel):
-    """A KServe v1 body: each instance has the fields of a Request."""
+    """A KServe v1 body: each instance has the fields of a Request.
+
+    Beside them may be ``parameters``, as Vertex AI has it: the fields that all have in common.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -403,19 +402,51 @@ class Instances(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _alone(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Of what stands beside ``instances`` only that counts which says something."""
+    def _whole(cls, given: dict[str, Any], info: ValidationInfo[int]) -> dict[str, Any]:
+        """``parameters`` put into each instance; the context is the most bytes they may take."""
         for name, value in given.items():
-            if name != "instances" and value is not None and value not in ENVELOPE.get(name, ()):
+            signature = name == "signature_name" and value in SIGNATURES
+            if name not in ("instances", "parameters") and value is not None and not signature:
                 raise _wrong(
                     "conflict",
-                    "is beside instances; move it into them",
+                    "is beside instances; move it into them, or into parameters",
                     show(name)[1:-1],
                     seen=show(name),
-                    allowed="instances, an empty parameters, and the signature_name "
-                    "serving_default",
+                    allowed="instances, parameters, and the signature_name serving_default",
                 )
-        return {"instances": given["instances"]}
+        instances, shared = given["instances"], given.get("parameters")
+        if shared in (None, [], {}) or not isinstance(instances, list):
+            return {"instances": instances}
+        if not isinstance(shared, dict):
+            raise _wrong("dict_type", "is not an object", "parameters", seen=show(shared))
+        size = len(_json(shared)) * len(instances)
+        if size > info.context:
+            raise _wrong(
+                "too_many",
+                "would make the body too large if each instance had a copy; send several calls",
+                "parameters",
+                seen=f"{size} bytes in all",
+                allowed=f"at most {info.context} bytes in all",
+            )
+        shared = {name: value for name, value in shared.items() if value is not None}
+        return {"instances": [_with_shared(i, item, shared) for i, item in enumerate(instances)]}
+
+
+def _with_shared(i: int, instance: object, shared: Mapping[str, Any]) -> object:
+    """Instance ``i`` with the fields that all have; it may have none of them already."""
+    if not isinstance(instance, dict):
+        return instance
+    for name in shared:
+        if instance.get(name) is not None:
+            raise _wrong(
+                "conflict",
+                f"is in instances[{i}] too; keep one of them",
+                "parameters",
+                show(name)[1:-1],
+                seen=show(name),
+                allowed="each field once",
+            )
+    return {**instance, **shared}
 
 
 @dataclass(frozen=True)
@@ -470,11 +501,11 @@ def parse(
             if item.format is None:
                 item.__dict__["format"] = wire.choose(headers)  # as in _complete
             return Call([item], kserve=False)
-        items = many.model_validate(body).instances
+        items = many.model_validate(body, context=limits.max_body_bytes).instances
     except ValidationError as error:
         # The only one, or nearly: lists fail fast, and so do unknown names.
-        allowed = allowed_values(nz, limits, directions)
-        raise _refusal(error.errors(include_url=False)[0], allowed) from None
+        allowed, shared = allowed_values(nz, limits, directions), body.get("parameters")
+        raise _refusal(error.errors(include_url=False)[0], allowed, shared) from None
     form = wire.choose(headers, offered=("json",))
     for item in items:
         item.format = form
@@ -528,15 +559,23 @@ def changed(call: Call, drawn: Sequence[Latents], directions: Directions) -> lis
     return found
 
 
-def _refusal(first: ErrorDetails, allowed_in: Mapping[str, str]) -> RequestError:
-    """pydantic's account of one wrong place as a problem."""
+def _refusal(first: ErrorDetails, allowed_in: Mapping[str, str], shared: object) -> RequestError:
+    """pydantic's account of one wrong place as a problem.
+
+    Args:
+        allowed_in: what each field takes.
+        shared: the body's ``parameters``, whose fields are blamed there, not in an instance.
+    """
     context = first.get("ctx", {})
     # Names in angle brackets are the tags of a union, no part of the client's body.
     at = [part for part in first["loc"] if not str(part).startswith("<")]
     at += context.get("within", ())
+    of_all = [show(name)[1:-1] for name in shared] if isinstance(shared, dict) else []
+    if at[0] == "instances" and len(at) > 2 and at[2] in of_all:
+        at[:2] = ["parameters"]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at)[1:]
     names = [part for part in at if isinstance(part, str)]
-    inside = [name for name in names if name != "instances"] or names
+    inside = [name for name in names if name not in ("instances", "parameters")] or names
     allowed = context.get("allowed") or allowed_in[".".join(inside)]
     kind = _KIND.get(first["type"], Kind.INVALID_FIELD)
     if first["type"] in ("too_long", "less_than_equal") and at[-1] in _COUNTS:
@@ -596,6 +635,7 @@ def allowed_values(nz: int, limits: Limits, directions: Directions) -> dict[str,
     noise = f"1 to {most} rows of {row}, or base64 of them as little-endian float32"
     return {
         "instances": f"a list of 1 to {most} objects with the fields of a request",
+        "parameters": "an object with the fields that all instances have in common",
         "seed": f"an integer 0 to {MAX_SEED}, or its digits as a string",
         "seeds": seeds,
         "num_images": f"an integer 1 to {most}",

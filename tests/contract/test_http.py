@@ -68,9 +68,11 @@ def test_what_torchserve_passes_on_of_kserves_paths(server: Server, right: bytes
     ) -> requests.Response:
         return requests.request(method, f"http://{HOST}:{port}{path}", json=body, timeout=60)
 
-    instances = {"instances": [{"seed": 1}], "parameters": {}}
-    (answer,) = ask("POST", "/v1/models/dcgan:predict", instances).json()["predictions"]
-    assert answer["seeds"] == [1]
+    instances = {"instances": [{"seed": 1}], "parameters": {"truncation": 0.5}}
+    reply = ask("POST", "/v1/models/dcgan:predict", instances)
+    (answer,) = reply.json()["predictions"]
+    assert (answer["seeds"], answer["truncation"]) == ([1], 0.5)
+    assert reply.content == ask("POST", "/predictions/dcgan", instances).content
     named = ask("POST", "/v1/models/dcgan:predict", {**instances, "id": "x"})
     assert (named.status_code, named.json()["field"]) == (400, "id")
     assert ask("POST", "/v1/models/dcgan:explain", instances).status_code == 501
@@ -78,8 +80,10 @@ def test_what_torchserve_passes_on_of_kserves_paths(server: Server, right: bytes
     assert ready.json() == {"name": "dcgan", "ready": True}
     assert ask("POST", "/v2/models/dcgan/infer", GOOD).content == right
     tensor = {"name": "seed", "shape": [1], "datatype": "INT64", "data": [42]}
-    problem = ask("POST", "/v2/models/dcgan/infer", {"inputs": [tensor]})
-    assert (problem.status_code, problem.json()["field"]) == (400, "inputs")
+    for name, value in {"inputs": [tensor], "parameters": {"seed": 42}}.items():
+        problem = ask("POST", "/v2/models/dcgan/infer", {name: value})
+        assert (problem.status_code, problem.json()["field"]) == (400, name)
+        assert "remove it; use seed, seeds" in problem.json()["detail"]
     paths = ("/v1/models/dcgan", "/v2", "/v2/health/ready", "/v2/models/dcgan/ready")
     assert [ask("GET", path).status_code for path in paths] == [404] * 4
 

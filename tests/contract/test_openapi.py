@@ -68,7 +68,8 @@ def test_each_example_is_answered_as_described(server: Server, name: str) -> Non
     [
         {"seed": 1, "seeds": [1]}, {"walk": {"between": [1, 2], "steps": 3}, "seed": 2},
         {"seeds": [1], "num_images": 1}, {"seed": True}, {"noise": [0.0] * 99}, {"instances": []},
-        {"instances": [{}], "parameters": {"seed": 1}},
+        {"instances": [{}], "parameters": {"truncation": 2}},
+        {"instances": [{}], "parameters": {"sede": 1}}, {"instances": [{}], "parameters": [1]},
     ],
     ids=lambda body: str(body)[:40],
 )  # fmt: skip

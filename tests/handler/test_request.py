@@ -468,7 +468,7 @@ WRONG_THOUGH_THE_SCHEMA_CANNOT_SAY_SO: list[tuple[dict[str, Any], str, str]] = [
     ({"seed": 1.0}, "seed", "1.0"),
     ({"num_images": 2.0}, "num_images", "2.0"),
     ({"format": {"type": "gif", "loop": 1.0}}, "format.loop", "1.0"),
-    ({"edit": {"far": 1e-36}}, "edit", "an object of 1"),
+    ({"edit": {"far": 2e-36}}, "edit", "an object of 1"),
     ({"edit": {"far": 1e10}}, "edit", "an object of 1"),
     (a_walk(1, 2.0), "walk.between[1]", "2.0"),
     (a_walk(1, 2, steps=3.0), "walk.steps", "3.0"),
@@ -690,6 +690,49 @@ def test_instances_are_a_list_with_something_in_it(value: object) -> None:
 def test_instances_go_alone() -> None:
     error = refused({"body": {"instances": [{}], "sede\u00e9": 1}})
     assert (error.kind, error.field) == (Kind.CONFLICT, "sede\\xe9")
+
+
+def test_parameters_are_fields_of_each_instance() -> None:
+    bodies: list[dict[str, Any]] = [{"seed": 1, "columns": None}, {"seeds": [2, 9]}]
+    shared = {"truncation": 0.5, "columns": 2, "format": None, "seeds": None}
+    found = call({"body": {"instances": bodies, "parameters": shared}})
+    assert [item.recipe for item in found.items] == [
+        request({**body, "truncation": 0.5, "columns": 2}).recipe for body in bodies
+    ]
+    seeds = call({"body": {"instances": [{}, {"padding": 3}], "parameters": {"seed": 7}}}).items
+    assert [(list(item.seeds or ()), item.padding) for item in seeds] == [([7], 0), ([7], 3)]
+
+
+@pytest.mark.parametrize(
+    ("shared", "kind", "at"),
+    [
+        ("x", Kind.INVALID_FIELD, "parameters"),
+        ([1], Kind.INVALID_FIELD, "parameters"),
+        ({"columns": 1}, Kind.CONFLICT, "parameters.columns"),
+        ({"num_images": 2}, Kind.CONFLICT, "parameters.num_images"),
+        ({"seed": 1}, Kind.CONFLICT, "instances[1].seeds"),
+        ({"paddin\u00e9": 1}, Kind.UNKNOWN_FIELD, "parameters.paddin\\xe9"),
+        ({"parameters": {}}, Kind.UNKNOWN_FIELD, "parameters.parameters"),
+        ({"truncation": 2}, Kind.INVALID_FIELD, "parameters.truncation"),
+        ({"edit": {"far": "1"}}, Kind.INVALID_FIELD, "parameters.edit.far"),
+        ({"format": "png"}, Kind.INVALID_FIELD, "parameters.format"),
+        ({"walk": {"between": [1, 2], "steps": 257}}, Kind.TOO_LARGE, "parameters.walk.steps"),
+        ({"background": "#" * 4_000_000}, Kind.TOO_LARGE, "parameters"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_wrong_parameters_are_named(shared: object, kind: Kind, at: str) -> None:
+    body = {"instances": [{}, {"seeds": [1], "columns": 1}], "parameters": shared}
+    error = refused({"body": body})
+    assert (error.kind, error.field) == (kind, at)
+    assert error.detail.startswith(at)
+    assert error.allowed
+
+
+def test_parameters_in_the_place_of_a_request_are_no_field() -> None:
+    error = refused({"body": {"parameters": {"seed": 1}, "inputs": []}})
+    assert (error.kind, error.field) == (Kind.UNKNOWN_FIELD, "parameters")
+    assert "remove it; use seed, seeds" in error.detail
 
 
 @pytest.mark.parametrize(
