@@ -39,6 +39,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         ]
     },
     "truncation": {"seed": 1, "num_images": 4, "truncation": 0.7},
+    "edit": {"seed": 1, "num_images": 16, "edit": {"glasses": 1.5}},
     "layout": {"seed": 9, "num_images": 6, "columns": 3, "padding": 4, "background": "#203040"},
     "json": {"seed": 1, "num_images": 2, "format": "json"},
     "npy": {"seed": 1, "num_images": 2, "format": "npy"},
