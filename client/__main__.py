@@ -128,7 +128,8 @@ def _run(arguments_: Sequence[str] | None) -> int:
             _check_alone(config)
             print(json.dumps(read(_bytes_of("--read", config.read)), indent=2))
             return 0
-        fields = _fields(config)
+        made_by = {} if config.again is None else read(_bytes_of("--again", config.again))
+        fields = {**made_by.get("request", {}), **_fields(config)}
         if config.address:
             fields["format"] = _format(config, Path(config.out or "").suffix.lower(), fields)
             print(Client(config.url, config.model).address(**fields))
@@ -141,7 +142,12 @@ def _run(arguments_: Sequence[str] | None) -> int:
         key = config.api_key or os.environ.get("DCGAN_API_KEY")
         seconds, ca_file = config.timeout_s, config.ca_file
         with Client(
-            config.url, config.model, read_timeout_s=seconds, api_key=key, ca_file=ca_file
+            config.url,
+            config.model,
+            read_timeout_s=seconds,
+            api_key=key,
+            ca_file=ca_file,
+            made_by=made_by,
         ) as client:
             _save(client, fields, str(config.out), kind)
     except ArgumentError as error:
@@ -180,7 +186,7 @@ def _bytes_of(flag: str, path: Path) -> bytes:
 
 
 def _fields(config: ClientConfig) -> dict[str, Any]:
-    """The request, without format, or with that of a recipe."""
+    """The request, without format."""
     plain = ("seed", "num_images", "truncation", "columns", "padding", "background")
     fields: dict[str, Any] = {name: getattr(config, name) for name in plain}
     fields["edit"] = parse_edit(config.edit) or None
@@ -199,10 +205,7 @@ def _fields(config: ClientConfig) -> dict[str, Any]:
         fields["mix"] = parse_mix(config.mix)
     if config.noise is not None:
         fields["noise"] = _noise(config.noise)
-    given = {name: value for name, value in fields.items() if value is not None}
-    if config.again is None:
-        return given
-    return {**read(_bytes_of("--again", config.again))["request"], **given}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def parse_edit(texts: Sequence[str]) -> dict[str, float]:

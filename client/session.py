@@ -13,6 +13,7 @@ import re
 import socket
 import ssl
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -84,6 +85,8 @@ class Client:
         backoff_s: bound of the wait before the first retry.
         api_key: sent as ``X-API-Key``, for a proxy that wants one.
         ca_file: PEM certificate of who signed the server's, or its own if it is self-signed.
+        made_by: what made a picture that is drawn again, as ``read`` tells; where a reply is of
+            other weights, or of other directions of an edit, the log has a warning.
 
     Raises:
         ArgumentError: one of them cannot be used.
@@ -101,7 +104,9 @@ class Client:
         backoff_s: float = 0.4,
         api_key: str | None = None,
         ca_file: Path | None = None,
+        made_by: Mapping[str, Any] | None = None,
     ) -> None:
+        self._made_by = made_by or {}
         self._model = model if version is None else f"{model}/{version}"
         self._url = _endpoint(url, "predictions", self._model)
         if not all(0 < each <= MAX_TIMEOUT_S for each in (connect_timeout_s, read_timeout_s)):
@@ -152,7 +157,10 @@ class Client:
             file: as ``read`` takes it.
             changes: fields in place of its own.
         """
-        return self.grid(**{**read(file)["request"], **changes})
+        made_by = read(file)
+        picture = self.grid(**{**made_by["request"], **changes})
+        _warn_of_another(made_by, picture.headers)
+        return picture
 
     def address(self, *, weights: str = "", directions: str = "", **fields: Any) -> str:
         """Where a proxy before the server has this picture for a GET; nothing is asked.
@@ -202,7 +210,9 @@ class Client:
         noise: Any = fields.get("noise")
         if hasattr(noise, "dtype"):
             fields = {**fields, "noise": _latents(noise)}
-        return self._ask("POST", self._url, json.dumps(fields, default=_plain))
+        reply = self._ask("POST", self._url, json.dumps(fields, default=_plain))
+        _warn_of_another(self._made_by, reply.headers)
+        return reply
 
     def describe(self, management_url: str = "http://127.0.0.1:8081") -> dict[str, Any]:
         """What the model says of itself: fields, limits, weights, device, versions.
@@ -302,6 +312,14 @@ def at_most(count: int, backoff_s: float) -> Retries:
         backoff_max=LONGEST_WAIT_S,
         retry_after_max=LONGEST_WAIT_S,
     )
+
+
+def _warn_of_another(made_by: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+    """A warning in the log where the server does not have what made a picture."""
+    for what in ("weights", "directions"):
+        served = headers.get(f"X-{what.capitalize()}-SHA256")
+        if served and made_by.get(f"{what}_sha256", served) != served:
+            _LOG.warning("the server has other %s than made the picture: it will differ", what)
 
 
 class _Made(PngImageFile):

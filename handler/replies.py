@@ -127,6 +127,7 @@ class Renderer:
             }
         ).decode("ascii")
         self._head = to_json({"model": card.model, **facts}).decode("ascii")[:-1]
+        self._of_edit = f',"directions_sha256":"{directions.sha256}"'
 
     def likely_bytes(self, call: Call) -> int:
         """What the body takes, told before any image is there: surely no more where ``share`` is 1,
@@ -162,15 +163,15 @@ class Renderer:
             return _NPY_HEADER_BYTES + count * height * width * channels
         if item.format == "png":
             rows, columns = grid_size(count, item.columns, item.padding, (height, width))
-            text = png.text_bytes(self._text(item.recipe))
+            text = png.text_bytes(self._text(item, item.recipe))
             return self._png_bytes(rows, columns) + text
         if item.format in MOVING:
-            told = self._text(item.recipe)["dcgan"]
+            told = self._text(item, item.recipe)["dcgan"]
             once, frame = moving.worst_case_bytes(item.motion.type, self._image_shape, told)
             return once + count * math.ceil(frame if item.format == "gif" else self._share * frame)
         # Every image has a text of the same length, but for the digits of its seed.
         recipe = item.recipe_alone(0, np.full((1, self._nz), _LONGEST))
-        longest = png.text_bytes(self._text(recipe)) + _JSON_SEED_BYTES
+        longest = png.text_bytes(self._text(item, recipe)) + _JSON_SEED_BYTES
         one = -(-(self._png_bytes(height, width) + longest) // 3) * 4
         return _JSON_FRAME_BYTES + count * (one + 4 + _JSON_SEED_BYTES)
 
@@ -225,17 +226,17 @@ class Renderer:
             np.save(buffer, images[0], allow_pickle=False)
             return buffer.getvalue()
         if item.format in MOVING:
-            text, motion = self._text(item.recipe)["dcgan"], item.motion
+            text, motion = self._text(item, item.recipe)["dcgan"], item.motion
             return moving.encode(motion.type, images[0], text, motion.fps, motion.loop, small, run)
         grid = compose_grid(images[0], item.columns, item.padding, item.colour)
-        return png.encode(grid, self._text(item.recipe), small, run)
+        return png.encode(grid, self._text(item, item.recipe), small, run)
 
     def _json_object(
         self, item: Request, latents: Latents, images: Images, small: bool
     ) -> dict[str, Any]:
         """Each image as a PNG of its own in base64, and what they are."""
         encoded = [
-            png.encode(image, self._text(item.recipe_alone(i, latents)), small)
+            png.encode(image, self._text(item, item.recipe_alone(i, latents)), small)
             for i, image in enumerate(images)
         ]
         return {
@@ -252,9 +253,11 @@ class Renderer:
             **item.changes,
         }
 
-    def _text(self, recipe: str) -> dict[str, str]:
-        """The chunk ``dcgan``: the model, and the request that makes the picture once more."""
-        return {"dcgan": f'{self._head},"request":{recipe}}}'}
+    def _text(self, item: Request, recipe: str) -> dict[str, str]:
+        """The chunk ``dcgan``: the model, of an edit also which directions there are, and the
+        request that makes the picture once more."""
+        of_edit = self._of_edit if item.edit else ""
+        return {"dcgan": f'{self._head}{of_edit},"request":{recipe}}}'}
 
 
 def versions() -> dict[str, str]:

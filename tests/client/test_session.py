@@ -328,6 +328,25 @@ def test_again_asks_for_what_the_recipe_says(server: Scripted) -> None:
     assert moving == [{"seed": 7, "format": {"type": form}} for form in ("webp", "gif")]
 
 
+@pytest.mark.parametrize(
+    ("served", "words"),
+    [
+        ({}, []), ({"X-Weights-SHA256": "ab", "X-Directions-SHA256": "cd"}, []),
+        ({"X-Weights-SHA256": "ff"}, ["weights"]), ({"X-Directions-SHA256": "ff"}, ["directions"]),
+    ],
+)  # fmt: skip
+def test_a_server_that_has_something_else_is_told(
+    server: Scripted, served: dict[str, str], words: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    server.steps = [(200, served, OK[2])]
+    cats = connect(server)
+    cats.again(png('{"request": {"seed": 7}}'))
+    assert caplog.messages == []
+    cats.again(png('{"weights_sha256": "ab", "directions_sha256": "cd", "request": {"seed": 7}}'))
+    told = "the server has other {} than made the picture: it will differ"
+    assert caplog.messages == [told.format(word) for word in words]
+
+
 def saved(form: str) -> bytes:
     """A file as Pillow saves it, its recipe where ``read`` looks for it."""
     text = f'{{"request": {{"seed": 7, "format": {{"type": "{form.lower()}"}}}}}}'

@@ -13,6 +13,7 @@ import client
 from client import Client
 from client.__main__ import main
 from deploy.server import HOST, Server
+from tests.support.scripted import png
 
 
 @pytest.fixture
@@ -88,6 +89,29 @@ def test_the_command_line(url: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["--read", str(tmp_path / "grid.png")]) == 0
     made_by = json.loads(capsys.readouterr().out)
     assert (made_by["request"]["seed"], made_by["request"]["num_images"]) == (0, 9)
+
+
+def test_again_tells_of_other_directions(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Client(url) as cats:
+        picture = cats.grid(seed=3, edit={"glasses": 1})
+        plain = cats.grid(seed=3)
+    digest = picture.made_by["directions_sha256"]
+    assert picture.headers["X-Directions-SHA256"] == digest
+    assert "directions_sha256" not in plain.made_by
+    old = tmp_path / "old.png"
+    for out in ("a.png", "a.json", "a.npy", "folder/"):
+        again = ["--again", str(old), "--url", url, "-o", f"{tmp_path}/{out}"]
+        old.write_bytes(picture.file)
+        assert main(again) == 0
+        assert caplog.messages == []
+        made_by = {**picture.made_by, "directions_sha256": "0" * 64}
+        old.write_bytes(png(json.dumps(made_by)))
+        assert main(again) == 0
+        assert "other directions" in caplog.text
+        caplog.clear()
+    assert (tmp_path / "a.png").read_bytes() == picture.file
 
 
 def test_a_refusal_leaves_the_old_file(url: str, tmp_path: Path) -> None:

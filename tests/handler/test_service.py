@@ -91,6 +91,8 @@ def test_recipes_make_the_same_pictures(fields: dict[str, Any], changes: dict[st
     assert set(told.values()) == ({"0.5", "copy=-2.0,glasses=1.5"} if changes else {None})
     text = json.loads(Image.open(io.BytesIO(reply.body)).info["dcgan"])
     recipe = text.pop("request")
+    digest = directions(NZ).sha256 if changes else None
+    assert text.pop("directions_sha256", None) == digest
     assert text == {"model": "dcgan", "version": "1.2", "weights_sha256": "ab" * 32}
     assert one(service, recipe).body == reply.body
     reply = one(service, {**recipe, "format": "json"})
@@ -103,7 +105,9 @@ def test_recipes_make_the_same_pictures(fields: dict[str, Any], changes: dict[st
     for picture in document["images"]:
         image = Image.open(io.BytesIO(base64.b64decode(picture)))
         assert image.size == (64, 64)
-        own = json.loads(image.info["dcgan"])["request"]
+        told = json.loads(image.info["dcgan"])
+        assert told.get("directions_sha256") == digest
+        own = told["request"]
         assert {name: own[name] for name in changes} == changes
         assert np.array_equal(pixels(one(service, own)), np.asarray(image))
         tiles.append(np.asarray(image))
