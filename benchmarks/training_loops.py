@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator as Source
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -33,7 +33,7 @@ from training.config import TrainConfig, recipe_defaults
 from training.data.avatars import load_avatars
 from training.data.batches import batches, to_pictures
 from training.data.sources import load_folder
-from training.distributed import choose_device, choose_precision
+from training.distributed import arithmetic, choose_device, choose_precision
 from training.networks import Discriminator, Generator, init_weights
 from training.step import StepStats, Trainer
 
@@ -159,7 +159,10 @@ class OurLoop:
 def take_turn(loop: UsualLoop | OurLoop, steps: int) -> Turn:
     """Some updates, the first of which is not counted: workers start, memory is asked for."""
     data_s = 0.0
-    with closing(loop.source()) as source:
+    with ExitStack() as held:
+        if isinstance(loop, OurLoop):  # the usual one has what torch does unasked
+            held.enter_context(arithmetic(loop.trainer.precision, deterministic=False))
+        source = held.enter_context(closing(loop.source()))
         loop.update(next(source))
         _finish(loop.device)
         started = time.perf_counter()

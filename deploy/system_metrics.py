@@ -28,19 +28,20 @@ def gpu_metrics() -> list[Metric]:
     """Use and memory of every GPU that the driver has, in its order."""
     try:
         nvml.nvmlInit()
-        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        count = nvml.nvmlDeviceGetCount()
     except nvml.NVMLError:  # no driver, no GPU, or a driver that was replaced and not loaded yet
         return []
     found = []
-    for index, handle in enumerate(handles):
+    for index in range(count):
         device = [Dimension("Level", "Host"), Dimension("device_id", index)]
         try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
             memory = nvml.nvmlDeviceGetMemoryInfo(handle)
             share = 100 * memory.used / memory.total
             found.append(Metric("GPUMemoryUtilization", share, "percent", device))
             found.append(Metric("GPUMemoryUsed", memory.used / _MB, "MB", device))
-        except nvml.NVMLError:
-            pass
+        except nvml.NVMLError:  # of a card that has fallen off the bus
+            continue
         try:
             used = nvml.nvmlDeviceGetUtilizationRates(handle).gpu
             found.append(Metric("GPUUtilization", used, "percent", device))

@@ -37,6 +37,7 @@ from typing import Any, TextIO, cast
 import torch
 import tyro
 
+from handler.backends.base import is_out_of_memory
 from training import distributed, networks
 from training.checkpoint import CheckpointError
 from training.config import ConfigError, TrainConfig, fitting_group, nearest
@@ -116,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PeerError:
         return 1
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate" not in str(error):
+        if not is_out_of_memory(error):
             raise
         print(
             f"error: there is not enough memory ({str(error).splitlines()[0]}); lower "
@@ -236,7 +237,10 @@ def _train(arguments: Sequence[str], world: World, held: ExitStack) -> int:
             return 1
         print(f"interrupted at once{left}", file=sys.stderr)
         return 130
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        on_gpu = isinstance(error, torch.OutOfMemoryError) or device.type == "cuda"
+        if not (on_gpu and is_out_of_memory(error)):
+            raise
         outcome, why = None, str(error).splitlines()[0]
     if outcome is None:  # outside of the handler, whose traceback holds what fills the memory
         size = batch_that_fits(config, pictures.images.shape[-1], device, precision, world)

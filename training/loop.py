@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from handler.backends.base import is_out_of_memory
 from training import SIGNALS, checkpoint
 from training.config import TrainConfig, fitting_group
 from training.data.batches import Split, batches, identity_of, split, to_pictures
@@ -164,11 +165,15 @@ def batch_that_fits(
         group = fitting_group(size) if config.group else 0
         smaller = replace(config, batch_size=size, d_group=group)
         torch.cuda.empty_cache()
-        with suppress(torch.OutOfMemoryError):
-            trainer = Trainer(smaller, channels, device, precision)
-            shape = (size, channels, config.image_size, config.image_size)
-            trainer.step(torch.zeros(shape, device=device), 0)  # one that has R1
+        try:
+            with arithmetic(precision, deterministic=config.deterministic):
+                trainer = Trainer(smaller, channels, device, precision)
+                shape = (size, channels, config.image_size, config.image_size)
+                trainer.step(torch.zeros(shape, device=device), 0)  # one that has R1
             return size
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
         size //= 2
     return None
 

@@ -153,7 +153,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     # in the warm-up.
     words = (
         "out of memory", "failed to allocate memory", "can't allocate memory",
-        "status_alloc_failed", "bad_alloc",
+        "status_alloc_failed", "allocation_failed", "bad_alloc",
         "could not create a primitive", "could not execute a primitive",
         "unable to find an engine", "status_not_initialized",
     )  # fmt: skip
@@ -165,9 +165,10 @@ def is_lost(error: BaseException) -> bool:
 
     After an illegal access, a failed assertion of a kernel or an error of the hardware every
     further call fails, until the process ends (NVIDIA, "CUDA Runtime API", cudaError_t). torch
-    has a class for what the runtime says; cuDNN and cuBLAS say it in their own words.
+    has a class for what the runtime says; cuDNN and cuBLAS say it in their own words. What is not
+    allowed while a graph is captured is said in that class too, and harms nothing else.
     """
-    if is_out_of_memory(error):
+    if is_out_of_memory(error) or "captur" in str(error).lower():
         return False
     words = ("cuda error", "status_execution_failed", "status_internal_error")
     return type(error).__name__ == "AcceleratorError" or (

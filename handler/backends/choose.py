@@ -43,7 +43,7 @@ def open_backend(model_dir: Path, card: Card, settings: Settings, gpu_id: int | 
     if reason:
         if not settings.allow_cpu_fallback:
             raise RuntimeError(
-                f"{reason}; mend the driver, or serve on the CPU: number_of_gpu=0 in "
+                f"{reason}; mend that, or serve on the CPU: number_of_gpu=0 in "
                 "config.properties, or allow_cpu_fallback: true in model-config.yaml"
             )
         gpu_id = None

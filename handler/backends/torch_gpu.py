@@ -25,6 +25,7 @@ import numpy as np
 
 from handler.backends.base import Warned, is_lost, is_out_of_memory, to_pixels
 from handler.backends.torchscript import Layers, grey_levels_off, layers_of, load_torchscript
+from handler.hardware import processors
 from handler.latents import Latents
 from handler.pixels import Images
 from handler.settings import Card, Settings
@@ -70,6 +71,8 @@ class TorchGpuBackend:
     ) -> None:
         import torch
 
+        # What the CPU computes at the start, for the comparison, is this worker's share too.
+        torch.set_num_threads(settings.threads or processors())
         cudnn: Any = torch.backends.cudnn
         cudnn.conv.fp32_precision = "ieee"  # not TF32, which keeps 10 bits of the mantissa
         cudnn.benchmark, cudnn.deterministic = False, True
@@ -213,15 +216,20 @@ def capture(forward: Callable[[Tensor], Tensor], count: int, nz: int, device: st
         noise_host = torch.zeros(count, nz, pin_memory=True)
         noise = noise_host.to(device)
         # The first passes choose kernels and allocate, which a graph must not hold.
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
+        usual, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+        side.wait_stream(usual)
         with torch.cuda.stream(side):
             for _ in range(3):
                 forward(noise)
-        torch.cuda.current_stream(device).wait_stream(side)
+        usual.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            pixels = forward(noise)
+        try:
+            with torch.cuda.graph(graph):
+                pixels = forward(noise)
+        except RuntimeError:
+            torch.cuda.set_stream(usual)  # a capture that fails at its end leaves its own
+            torch.cuda.synchronize(device)  # raises if it is the GPU that is lost
+            raise
         pixels_host = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
 
     def run(latents: Latents) -> Images:
@@ -252,16 +260,18 @@ def take_gpu(gpu_id: int) -> str:
         ones = torch.ones(1, 1, 4, 4, device=f"cuda:{gpu_id}")
         torch.nn.functional.conv_transpose2d(ones, ones).sum().item()
     except (RuntimeError, AssertionError) as error:  # the second: a torch that is for CPUs only
-        return _reason(str(error), gpu_id)
+        return _reason(error, gpu_id)
     return ""
 
 
-def _reason(said: str, gpu_id: int) -> str:
+def _reason(error: Exception, gpu_id: int) -> str:
     """What torch says of a GPU that it cannot use, and what it needs. (Not with the word CUDA,
     which TorchServe takes for a lack of memory.)"""
     import torch
 
-    first = said.partition("\n")[0].replace("CUDA", "GPU")
+    first = str(error).partition("\n")[0].replace("CUDA", "GPU")
+    if is_out_of_memory(error):
+        return f'its memory is taken, nvidia-smi says by what (torch says "{first}")'
     reason = f'torch says "{first}"'
     if "no kernel image" in first:
         major, minor = torch.cuda.get_device_capability(gpu_id)

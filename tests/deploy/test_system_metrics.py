@@ -114,3 +114,5 @@ def test_a_driver_that_does_not_answer_costs_the_others_nothing(
 ) -> None:
     monkeypatch.setattr(system_metrics, "nvml", Nvml(fails=True))
     assert system_metrics.gpu_metrics() == []
+    monkeypatch.setattr(system_metrics, "nvml", Nvml(first_is_lost=True))
+    assert {str(metric.dimensions[1]) for metric in system_metrics.gpu_metrics()} == {"device_id:1"}

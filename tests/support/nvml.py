@@ -9,12 +9,13 @@ import pynvml
 
 
 class Nvml:
-    """Two cards of which the second is divided (MIG); or a driver that does not answer."""
+    """Two cards of which the second is divided (MIG); or a driver that does not answer, or does
+    not find the first."""
 
     NVMLError = pynvml.NVMLError
 
-    def __init__(self, fails: bool = False) -> None:
-        self.fails = fails
+    def __init__(self, fails: bool = False, first_is_lost: bool = False) -> None:
+        self.fails, self.first_is_lost = fails, first_is_lost
 
     def nvmlInit(self) -> None:  # noqa: N802
         if self.fails:
@@ -24,6 +25,8 @@ class Nvml:
         return 2
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        if self.first_is_lost and index == 0:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
         return index
 
     def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802

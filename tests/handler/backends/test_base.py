@@ -123,6 +123,7 @@ def test_a_real_lack_of_memory_is_known(allocate: Any) -> None:
         ),
         ("CUDA failure 2: out of memory ; GPU=0", True),
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),
         ("std::bad_alloc", True),
         ("could not create a primitive", True),
         ("GET was unable to find an engine to execute this computation", True),
@@ -147,6 +148,18 @@ def test_texts_that_tell_of_memory(text: str, expected: bool) -> None:
         (torch.AcceleratorError("CUDA error: out of memory"), False),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), True),
+        (RuntimeError("CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"), False),
+        (
+            torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing"),
+            False,
+        ),
+        (
+            torch.AcceleratorError(
+                "CUDA error: operation failed due to a previous error during capture"
+            ),
+            False,
+        ),
         (RuntimeError("Expected 4-dimensional input"), False),
         (ValueError("a client's words: CUDA error"), False),
     ],

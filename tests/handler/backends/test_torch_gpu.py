@@ -208,12 +208,13 @@ def test_a_file_that_is_more_than_its_layers_is_refused(tmp_path: Path) -> None:
 def test_a_pass_that_cannot_be_recorded_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refusal = RuntimeError("operation not permitted when stream is capturing")
+    words = "CUDA error: operation not permitted when stream is capturing"
+    refusal = torch.AcceleratorError(words)
     monkeypatch.setattr(torch_gpu, "capture", Recorder(refusal))
     generator, sizes = vivid(), list[int]()
     made = backend(tmp_path, generator)
     assert made.warnings.keys() == {"graphs"}
-    assert "kernel by kernel: operation not permitted" in made.warnings["graphs"]
+    assert f"kernel by kernel: {words}" in made.warnings["graphs"]
     forward = made._forward
     made._forward = lambda latents: sizes.append(len(latents)) or forward(latents)  # type: ignore
     latents = from_seeds(range(5), 8)
@@ -283,14 +284,20 @@ def unpinned(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     return made
 
 
-def test_what_is_recorded_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda = Cuda()
-    for name, stand_in in (("Stream", cuda.stream), ("current_stream", cuda.stream),
-                           ("stream", cuda.within), ("graph", cuda.within),
-                           ("CUDAGraph", cuda.graph)):  # fmt: skip
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    stood_in = Cuda()
+    for name, stand_in in (("Stream", stood_in.stream), ("current_stream", stood_in.stream),
+                           ("stream", stood_in.within), ("graph", stood_in.within),
+                           ("CUDAGraph", stood_in.graph), ("set_stream", stood_in.note("back")),
+                           ("synchronize", stood_in.note("device"))):  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, stand_in)
     for make in (torch.zeros, torch.empty):
         monkeypatch.setattr(torch, make.__name__, unpinned(make))
+    return stood_in
+
+
+def test_what_is_recorded_and_replayed(cuda: Cuda) -> None:
     run = capture(cuda.forward, 4, 2, "cpu")
     warmed_up = ["wait", "side begins", *["forward"] * 3, "side ends", "wait"]
     assert cuda.events == [*warmed_up, "graph begins", "forward", "graph ends"]
@@ -298,6 +305,17 @@ def test_what_is_recorded_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (run(np.full((4, 2), value, np.float32)) for value in (5, 6))
     assert cuda.events == ["forward", "synchronize"] * 2
     assert ((first == 5).all(), (second == 6).all()) == (True, True)  # no place of the graph's
+
+
+def test_a_recording_that_fails_gives_the_stream_back(cuda: Cuda) -> None:
+    def forward(noise: torch.Tensor) -> torch.Tensor:
+        if "graph begins" in cuda.events:
+            raise torch.AcceleratorError("CUDA error: operation not permitted")
+        return cuda.forward(noise)
+
+    with pytest.raises(torch.AcceleratorError):
+        capture(forward, 4, 2, "cpu")
+    assert cuda.events[-3:] == ["graph begins", "back", "device"]
 
 
 def test_a_gpu_that_is_lost_ends_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,7 +363,10 @@ def test_a_machine_without_a_driver() -> None:
             r"it is sm_70, and torch has kernels for sm_75 sm_80 only",
         ),
         (AssertionError("Torch not compiled with CUDA enabled"), r"not compiled with GPU enabled"),
-        (torch.AcceleratorError("CUDA error: out of memory\nCompile with"), "out of memory"),
+        (
+            torch.AcceleratorError("CUDA error: out of memory\nCompile with"),
+            r'^its memory is taken, .* \(torch says "GPU error: out of memory"\)$',
+        ),
     ],
 )
 def test_why_a_gpu_cannot_be_used(
@@ -373,13 +394,6 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("shipped") / "generator.pt"
     export_torchscript(fold_batchnorm(generator), path)
     return path
-
-
-def on_the_card(shipped: Path, precision: str) -> TorchGpuBackend:
-    assert take_gpu(0) == ""
-    settings = Settings(limits=Limits(max_batch_images=256))
-    card = tiny_card(nz=100, image_size=64)
-    return TorchGpuBackend(shipped, card, settings, "cuda:0", precision)
 
 
 @pytest.mark.gpu
