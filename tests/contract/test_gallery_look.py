@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 import requests
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 
 from client.session import read
 from deploy.server import Server
@@ -72,46 +71,47 @@ def test_truncation_changes_every_picture_by_keyboard(visit: Visit, server: Serv
     assert "truncation" not in page.url
 
 
-def test_each_direction_has_a_slider(visit: Visit, gallery_url: str) -> None:
-    """As the server tells them. The edits are taken out on the way: the archive may have none."""
-    sent: list[dict[str, Any]] = []
+def copied(page: Page, button: str) -> bytes:
+    """What lies at the address that a button puts into the clipboard."""
+    page.evaluate("navigator.clipboard.writeText('')")
+    page.click(button)
+    address = live.wait(lambda: page.evaluate("navigator.clipboard.readText()"), 10)
+    assert "/v/" in address
+    reply = requests.get(address, timeout=60)
+    assert reply.status_code == 200, reply.text
+    return reply.content
 
-    def describe(route: Route) -> None:
-        (version,) = route.fetch().json()
-        version["customizedMetadata"]["directions"] = {
-            "glasses": {"range": [-3, 3], "kind": "learned"},
-            "direction-3": {"range": [-1.5, 2], "kind": "closed-form"},
-        }
-        route.fulfill(json=[version])
 
-    def predict(route: Route) -> None:
-        body = json.loads(route.request.post_data or "")
-        for item in body.get("instances", [body]):
-            sent.append(dict(item))
-            item.pop("edit", None)
-        route.continue_(post_data=json.dumps(body))
-
-    page = visit("", gallery_url + "icon.svg")
-    page.route("**/models/dcgan*", describe)
-    page.route("**/predictions/dcgan", predict)
-    page.goto(f"{gallery_url}#seed=1&count=2&keep=7,8&a=7&view=mix&edit=glasses~1.5")
-    wait_for_tiles(page, 2)
-    expect(page.locator("#mix-result")).to_be_visible()
-    assert [item["edit"] for item in sent] == [{"glasses": 1.5}] * len(sent)
+def test_each_direction_has_a_slider(visit: Visit, server: Server) -> None:
+    """Those of the archive that is served; and what they changed is what is copied."""
+    (described,) = requests.get(f"{server.describe_url}?customized=true", timeout=30).json()
+    told = described["customizedMetadata"]["directions"]
+    first, *_, last = told
+    page = visit(
+        f"#seed=1&count=2&keep=7,8&a=7&view=mix&edit={first}~1.5", permissions=CLIPBOARD, tiles=2
+    )
+    assert sources(page, "#grid img") == ask(server, seed=1, num_images=2, edit={first: 1.5})
     page.click("#look summary")
-    glasses, other = (page.locator(f"#look-{name}") for name in ("glasses", "direction-3"))
-    expect(page.get_by_label("glasses")).to_have_value("1.5")
-    assert glasses.evaluate("one => [one.min, one.max]") == ["-3", "3"]
-    assert other.evaluate("one => [one.min, one.max, one.value]") == ["-1.5", "2", "0"]
-    sent.clear()
-    other.press("ArrowLeft")
-    expect(page).to_have_url(re.compile("edit=glasses~1.5,direction-3~-0.1&a=7$"))
-    # Asked anew are the grid, the kept pictures and the arithmetic; a call lets Playwright tell it.
-    live.wait(lambda: page.title() and {"seed", "seeds", "mix"} <= {key for i in sent for key in i})
-    edit = {"glasses": 1.5, "direction-3": -0.1}
-    assert [item["edit"] for item in sent] == [edit] * len(sent)
-    glasses.fill("0")  # at rest it is left out
-    expect(page).to_have_url(re.compile("&edit=direction-3~-0.1&a=7$"))
+    found = page.locator("#look-sliders input").evaluate_all(
+        "all => all.map((one) => [one.labels[0].textContent, +one.min, +one.max, +one.value])"
+    )
+    sliders = [[name, *fact["range"], 1.5 * (name == first)] for name, fact in told.items()]
+    assert found == [["truncation", 0.05, 1, 1], *sliders]
+    page.get_by_label(last, exact=True).press("ArrowLeft")
+    expect(page).to_have_url(re.compile(f"edit={first}~1.5,{last}~-0.1&a=7$"))
+    edit = {first: 1.5, last: -0.1}
+    shows(page.locator("#mix-result"), ask(server, mix=[{"weight": 1, "seeds": [7]}], edit=edit)[0])
+    shows(page.locator("#shelf img").last, ask(server, seed=8, edit=edit)[0])
+    shows(page.locator("#grid img").last, ask(server, seed=2, edit=edit)[0])
+    page.locator("#grid .open").last.click()
+    (shown,) = sources(page, "#view-image")  # out of JSON, so the same picture in another file
+    png = copied(page, "#view-address")
+    with Image.open(io.BytesIO(png)) as one, Image.open(io.BytesIO(base64.b64decode(shown))) as two:
+        assert one.tobytes() == two.tobytes()
+    assert png == saved(page, "#view-download")[1]
+    page.keyboard.press("Escape")
+    page.get_by_label(first, exact=True).fill("0")  # at rest it is left out
+    expect(page).to_have_url(re.compile(f"&edit={last}~-0.1&a=7$"))
 
 
 def test_the_walk_is_saved_as_an_animation(visit: Visit, server: Server) -> None:
@@ -134,25 +134,12 @@ def test_addresses_are_those_of_the_server(visit: Visit, server: Server) -> None
         tiles=6,
     )
     expect(page.locator("#walk-address")).to_be_enabled()
-
-    def copied(button: str) -> bytes:
-        page.click(button)
-        expect(page.locator("#status")).to_have_text("The address is in the clipboard.")
-        address = page.evaluate("navigator.clipboard.readText()")
-        assert "/v/" in address
-        reply = requests.get(address, timeout=60)
-        assert reply.status_code == 200, reply.text
-        return reply.content
-
     look = {"truncation": 0.5}
-    assert copied("#draw-address") == post(server, seed=20, num_images=6, columns=3, **look)
-    assert copied("#kept-address") == post(server, seeds=[5, 2], **look)
+    assert copied(page, "#draw-address") == post(server, seed=20, num_images=6, columns=3, **look)
+    assert copied(page, "#kept-address") == post(server, seeds=[5, 2], **look)
     walk = {"between": [5, 2], "steps": 3, "method": "slerp"}
     moving = {"type": "webp", "fps": 11}
-    assert copied("#walk-address") == post(server, walk=walk, format=moving, **look)
-    page.locator("#grid .open").first.click()
-    page.click("#view-address")
-    assert "/seed/20.png?truncation=0.5" in page.evaluate("navigator.clipboard.readText()")
+    assert copied(page, "#walk-address") == post(server, walk=walk, format=moving, **look)
 
 
 def shown_again(page: Page, name: str) -> bytes:
