@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import re
 import socket
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import requests
+import urllib3
 from playwright.sync_api import Browser, BrowserContext, Response
 
 from deploy.server import HOST, ROOT, Ports, Server
@@ -225,12 +228,42 @@ def test_without_a_key_what_is_kept_is_not_given(cached: Proxy, model: Upstream)
 
 
 @NEEDS_NGINX
-def test_hits_count_against_the_rate(model: Upstream, tmp_path: Path) -> None:
-    with running(tmp_path, model.ports, RATE="1r/m", BURST="3") as proxy:
-        codes = [proxy.call("GET", "/seed/1.png", ALICE).status_code for _ in range(6)]
-        assert codes == [200, 200, 200, 200, 429, 429]
-        assert proxy.call("GET", "/seed/1.png", BOB).status_code == 200
-        assert proxy.counted() == {"200 torchserve": 1, "200 cache": 4, "429 rate": 2}
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.long)])
+def test_a_flood_of_addresses_beside_posts(server: Server, tmp_path: Path, count: int) -> None:
+    """19 of 20 repeat: each is drawn once, all count against their key's rate, another's go on."""
+    version = live.post(server, {}).headers["X-Weights-SHA256"][:8]
+    few, over = count // 20, 20
+    rng = random.Random(0)
+    seeds = [*range(few), *rng.choices(range(few), k=count - few)]
+    rng.shuffle(seeds)
+    found: list[set[bytes]] = [set() for _ in range(few)]
+    # The first passes, and so many more; a further one each minute.
+    with running(tmp_path, server.ports, RATE="1r/m", BURST=str(count - over - 1)) as proxy:
+        port = int(proxy.url.rsplit(":", 1)[1])
+        with (
+            urllib3.HTTPSConnectionPool(
+                HOST, port, timeout=60, maxsize=12, retries=False, ca_certs=proxy.certificate
+            ) as connections,
+            ThreadPoolExecutor(12) as threads,
+        ):
+
+            def got(seed: int) -> int:
+                path = f"/v/{version}/seed/{seed}.png"
+                reply = connections.request("GET", path, headers={"X-API-Key": ALICE})
+                if reply.status == 200:
+                    found[seed].add(reply.data)
+                return reply.status
+
+            flood = threads.map(got, seeds, timeout=600)
+            posted = [proxy.predict(BOB, seed=seed) for seed in range(few)]
+            codes = Counter(flood)
+        assert [reply.status_code for reply in posted] == [200] * few
+        assert found == [{reply.content} for reply in posted]
+        assert codes.keys() == {200, 429}
+        assert over - 10 <= codes[429] <= over
+        assert proxy.counted() == {
+            "200 torchserve": 2 * few, "200 cache": codes[200] - few, "429 rate": codes[429]
+        }  # fmt: skip
 
 
 @pytest.fixture
