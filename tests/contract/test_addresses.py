@@ -20,9 +20,9 @@ from playwright.sync_api import Browser, BrowserContext, Response
 from deploy.server import HOST, ROOT, Ports, Server
 from handler import address, openapi
 from handler.service import Service
-from handler.settings import Card, Limits
+from handler.settings import Limits
 from tests.support import live
-from tests.support.fake_service import CARD, FACTS, Fake
+from tests.support.fake_service import CARD, Fake
 from tests.support.gallery_browser import needs_chromium
 from tests.support.proxies import ALICE, BOB, NEEDS_NGINX, Proxy, check_problem, running
 from tests.support.upstreams import Upstream, upstream
@@ -371,28 +371,6 @@ def test_one_request_is_made_for_all_who_wait(cached: Proxy, model: Upstream) ->
     assert {reply.status_code for reply in replies} == {200}
     assert len({reply.content for reply in replies}) == 1
     assert len(model.seen) == 1
-
-
-@NEEDS_NGINX
-def test_other_weights_are_seen_soon_and_old_addresses_stay_true(
-    cached: Proxy, model: Upstream
-) -> None:
-    old = CARD.weights_sha256[:8]
-    versioned, later = f"/v/{old}/seed/1.png", f"/v/{old}/seed/2.png"
-    first = cached.call("GET", "/seed/1.png", ALICE)
-    assert cached.call("GET", versioned, ALICE).content == first.content
-    same = until(cached, "/seed/1.png", "fwd=stale; fwd-status=304")
-    assert same.content == first.content
-    assert until(cached, "/seed/1.png", "hit").content == first.content  # for another second
-    card = Card.model_validate({**FACTS, "weights_sha256": "cd" * 32})
-    model.service = Service(Fake(), card, Limits())
-    other = until(cached, "/seed/1.png", "fwd=stale; fwd-status=200")
-    assert other.headers["ETag"] != first.headers["ETag"]
-    assert other.headers["X-Weights-SHA256"] == "cd" * 32
-    assert other.content != first.content
-    # What was kept under the old weights' name is theirs; what was not cannot be had.
-    assert cached.call("GET", versioned, ALICE).content == first.content
-    check_problem(cached.call("GET", later, ALICE), 404, "not-found")
 
 
 @NEEDS_NGINX

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,8 +23,9 @@ from PIL import Image
 
 from deploy.server import HOST, Ports, Server
 from tests.support.documents import commands, run
-from tests.support.live import STORE, edited_archive
+from tests.support.live import STORE, edited_archive, wait
 from tests.support.pixels import assert_same
+from tests.support.proxies import ALICE, NEEDS_NGINX, running
 
 OLD, NEW = "1.0", "2.0-rc.1"
 TINY = " --max-steps {} --batch-size 4 --image-size 32 --nz 4 --ngf 2 --ndf 2"
@@ -137,6 +139,61 @@ def test_the_default_moves_to_the_new_version_and_back(both: Server) -> None:
         assert ask(both).content == expected
         assert described(both)[0]["modelVersion"] == version
         assert ask(both, OLD).content == old  # a version that is named stays what it is
+
+
+@NEEDS_NGINX
+def test_weights_are_replaced_under_load(both: Server, tmp_path: Path) -> None:
+    """Behind the proxy's cache: what names weights is never drawn by others, the rest soon is."""
+    old, new = (ask(both, version).headers["X-Weights-SHA256"][:8] for version in (OLD, NEW))
+    ours, theirs = (post(both, version, {"seed": 42}).content for version in (OLD, NEW))
+    paths = {
+        "kept": f"/v/{old}/seed/42.png",
+        "cold": f"/v/{old}/seed/{{}}.png",  # another one each time
+        "new": f"/v/{new}/seed/42.png",
+        "plain": "/seed/42.png",
+    }
+    replies: dict[str, list[requests.Response]] = {name: [] for name in paths}
+    enough = threading.Event()
+
+    def ask_on(name: str) -> None:
+        while not enough.wait(0.02):
+            path = paths[name].format(len(replies[name]))
+            replies[name].append(proxy.call("GET", path, ALICE))
+
+    def said(what: str) -> bool:
+        told = f"dcgan-proxy; fwd=stale; fwd-status={what}"
+        return any(reply.headers.get("Cache-Status") == told for reply in replies["plain"])
+
+    management = f"http://{HOST}:{both.ports.management}/models/{both.model}"
+    with running(tmp_path, both.ports, RATE="1000r/s") as proxy:
+        try:
+            with ThreadPoolExecutor(8) as pool:
+                loops = [pool.submit(ask_on, name) for name in (*paths, *paths)]
+                try:
+                    wait(lambda: said("304") and all(replies.values()))
+                    moved = requests.put(f"{management}/{NEW}/set-default", timeout=30)
+                    wait(lambda: said("200"))
+                    seen = {name: len(got) for name, got in replies.items()}
+                    wait(lambda: all(len(replies[name]) > seen[name] + 8 for name in paths))
+                finally:
+                    enough.set()
+            for loop in loops:
+                loop.result()
+        finally:
+            requests.put(f"{management}/{OLD}/set-default", timeout=30)
+    assert moved.status_code == 200, moved.text
+    found = {name: [(r.status_code, r.content) for r in got] for name, got in replies.items()}
+    assert set(found["kept"]) == {(200, ours)}
+    assert set(found["plain"]) == {(200, ours), (200, theirs)}
+    assert found["plain"][-1] == (200, theirs)
+    for name, ends in (("cold", (200, 404)), ("new", (404, 200))):
+        assert {code for code, _ in found[name]} == set(ends)
+        assert (found[name][0][0], found[name][-1][0]) == ends
+    assert {content for code, content in found["new"] if code == 200} == {theirs}
+    for reply in replies["cold"]:
+        if reply.status_code == 200:
+            seed = int(Path(reply.url).stem)
+            assert reply.content == post(both, OLD, {"seed": seed}).content
 
 
 def ask_together(server: Server, version: str, **extra: Any) -> list[bytes]:
