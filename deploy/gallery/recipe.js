@@ -1,6 +1,6 @@
 // A picture that comes back: what made it is in the file, and is drawn once more.
 
-import { askPng, Problem, weights } from "./api.js";
+import { askPng, Problem } from "./api.js";
 import { $, latest, say } from "./dom.js";
 import { attempt, sayWait } from "./report.js";
 import { saveButtons } from "./save.js";
@@ -13,14 +13,17 @@ export function recipes(store) {
   let file = null;
 
   const open = () => attempt($("draw-problem"), open, () => one(async (signal) => {
-    const told = recipeOf(new Uint8Array(await file.arrayBuffer()));
+    const told = recipeOf(await bytesOf(file));
     const { format, ...request } = told.request; // a grid is shown, also of what moved
     const png = await askPng(request, { signal, onWait: sayWait });
     shown = request;
     const patch = stateOf(request);
     $("recipe-title").textContent = `From ${file.name}`;
     $("recipe-text").textContent = JSON.stringify(request, shortened, 1);
-    $("recipe-other").hidden = told.weights_sha256 === weights();
+    const now = recipeOf(await bytesOf(png));
+    $("recipe-other").hidden = ["weights_sha256", "directions_sha256"].every(
+      (digest) => told[digest] === now[digest],
+    );
     for (const id of ["recipe-address", "recipe-use"]) $(id).hidden = patch === null;
     Object.assign($("recipe-image"), { src: await urlOf(png), alt: "The picture, drawn again" });
     if (!$("recipe-dialog").open) $("recipe-dialog").showModal();
@@ -56,6 +59,8 @@ export function recipes(store) {
 /** Latents are long, and say nothing to anybody. */
 const shortened = (name, value) =>
   (name === "noise" ? `${JSON.stringify(value).slice(0, 24)}…` : value);
+
+const bytesOf = async (blob) => new Uint8Array(await blob.arrayBuffer());
 
 const urlOf = (blob) => new Promise((resolve) => {
   const reader = new FileReader();

@@ -191,6 +191,16 @@ def test_a_picture_that_is_dropped(visit: Visit, server: Server) -> None:
     wait_for_tiles(page, 3)
     assert page.url.endswith("#seed=50&count=3&columns=3&truncation=0.9")
 
+    edited = post(server, seed=50, edit={"glasses": 1})
+    others = [
+        re.sub(rb'(%s_sha256":").' % what, rb"\1x", edited) for what in (b"weights", b"directions")
+    ]
+    for i, made in enumerate([edited, *others]):
+        drop(made, f"{i}.png")
+        assert shown_again(page, f"{i}.png") == edited
+        expect(page.locator("#recipe-other")).to_be_visible(visible=i > 0)
+        page.keyboard.press("Escape")
+
     mixed = post(server, mix=[{"weight": 1, "seeds": [1, 2]}])
     drop(mixed, "mix.png")
     assert shown_again(page, "mix.png") == mixed
