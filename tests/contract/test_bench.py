@@ -85,6 +85,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "_REPEATS", 0)
     monkeypatch.setattr(compare, "_WARM_S", 0.2)
     monkeypatch.setattr(compare, "_IDLE_S", 0.2)
+    monkeypatch.setattr(compare, "_PULSE_S", 0.1)
     monkeypatch.setattr(ceiling, "_REPEATS", 1)
 
 
@@ -93,13 +94,14 @@ def test_a_whole_run_with_a_peer_that_cannot_be_set_up_and_one_that_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "litserve.txt").write_text("--no-index\nno-such-package==1.0\n")
-    (tmp_path / "triton.txt").write_text("--no-index\n")
+    (tmp_path / "triton.txt").write_text("")
     monkeypatch.setattr(launch, "home", lambda name: tmp_path / name)
     monkeypatch.setattr(launch, "requirements", lambda name: tmp_path / f"{name}.txt")
     program = tmp_path / "dies.py"
     program.write_text(_DIES)
-    dies = Peer("Triton", f"python {program} {{port}}")
-    monkeypatch.setitem(PEERS, "triton", dies)
+    monkeypatch.setitem(PEERS, "triton", Peer("Triton", f"{sys.executable} {program} {{port}}"))
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "ready").write_text(launch._digest("triton"))
     out = tmp_path / "new" / "result.json"
     work = "--rounds 2 --seconds 0.3 --work image --connections 2"
     arguments = f"serving {work} --peers litserve triton --precision float32 --out {out}"
