@@ -15,7 +15,7 @@ from deploy.server import HOST, Ports, Server, ask
 from tests.support import live
 from tests.support.proxies import ALICE, NEEDS_NGINX, running
 
-SECONDS, RATE_PER_S = 6.0, 10.0
+SECONDS, RATE_PER_S = 9.0, 10.0
 pytestmark = NEEDS_NGINX
 
 
