@@ -1,4 +1,5 @@
-"""What this machine offers to a program: processors, and units for short floats."""
+"""What this machine offers to a program: processors, units for short floats; and what its libraries
+say when memory runs out or a GPU is lost."""
 
 from __future__ import annotations
 
@@ -73,3 +74,36 @@ def cpu_has_bfloat16() -> bool:
         )
         return False
     return bool(have.get("amx_bf16") or have.get("avx512_bf16"))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of torch, ONNX Runtime or Python says that memory ran out."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # ONNX Runtime has no class of its own for it, nor has torch on the CPU; cuBLAS and cuDNN
+    # tell their status, and C++ the name of its exception. oneDNN and cuDNN do not say why they
+    # cannot make or run a kernel, nor why they cannot start; what they cannot do at all has shown
+    # in the warm-up.
+    words = (
+        "out of memory", "failed to allocate memory", "can't allocate memory",
+        "status_alloc_failed", "allocation_failed", "bad_alloc",
+        "could not create a primitive", "could not execute a primitive",
+        "unable to find an engine", "status_not_initialized",
+    )  # fmt: skip
+    return isinstance(error, Exception) and any(word in str(error).lower() for word in words)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an exception says that this process cannot use its GPU any more.
+
+    After an illegal access, a failed assertion of a kernel or an error of the hardware every
+    further call fails, until the process ends (NVIDIA, "CUDA Runtime API", cudaError_t). torch
+    has a class for what the runtime says; cuDNN and cuBLAS say it in their own words. What is not
+    allowed while a graph is captured is said in that class too, and harms nothing else.
+    """
+    if is_out_of_memory(error) or "captur" in str(error).lower():
+        return False
+    words = ("cuda error", "status_execution_failed", "status_internal_error")
+    return type(error).__name__ == "AcceleratorError" or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )

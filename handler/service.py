@@ -26,9 +26,9 @@ import numpy as np
 
 from handler import address, png, replies, request
 from handler.backends import choose
-from handler.backends.base import Backend, generate, is_lost, is_out_of_memory, seconds_per_image
+from handler.backends.base import Backend, generate, seconds_per_image
 from handler.errors import Kind, RequestError
-from handler.hardware import processors
+from handler.hardware import is_lost, is_out_of_memory, processors
 from handler.latents import Latents
 from handler.pixels import Images
 from handler.replies import Renderer, Reply

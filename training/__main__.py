@@ -37,7 +37,7 @@ from typing import Any, TextIO, cast
 import torch
 import tyro
 
-from handler.backends.base import is_out_of_memory
+from handler.hardware import is_out_of_memory
 from training import distributed, networks
 from training.checkpoint import CheckpointError
 from training.config import ConfigError, TrainConfig, fitting_group, nearest

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from handler.backends.base import is_out_of_memory
+from handler.hardware import is_out_of_memory
 from training import SIGNALS, checkpoint
 from training.config import TrainConfig, fitting_group
 from training.data.batches import Split, batches, identity_of, split, to_pictures

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from handler.hardware import processors
+from handler.hardware import is_out_of_memory, processors
 from handler.latents import Latents
 from handler.pixels import Images, grey_levels
 
@@ -141,39 +141,6 @@ def seconds_per_image(backend: Backend, count: int) -> float:
     began = perf_counter()
     backend(latents)
     return (perf_counter() - began) / count
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of torch, ONNX Runtime or Python says that memory ran out."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    # ONNX Runtime has no class of its own for it, nor has torch on the CPU; cuBLAS and cuDNN
-    # tell their status, and C++ the name of its exception. oneDNN and cuDNN do not say why they
-    # cannot make or run a kernel, nor why they cannot start; what they cannot do at all has shown
-    # in the warm-up.
-    words = (
-        "out of memory", "failed to allocate memory", "can't allocate memory",
-        "status_alloc_failed", "allocation_failed", "bad_alloc",
-        "could not create a primitive", "could not execute a primitive",
-        "unable to find an engine", "status_not_initialized",
-    )  # fmt: skip
-    return isinstance(error, Exception) and any(word in str(error).lower() for word in words)
-
-
-def is_lost(error: BaseException) -> bool:
-    """Whether an exception says that this process cannot use its GPU any more.
-
-    After an illegal access, a failed assertion of a kernel or an error of the hardware every
-    further call fails, until the process ends (NVIDIA, "CUDA Runtime API", cudaError_t). torch
-    has a class for what the runtime says; cuDNN and cuBLAS say it in their own words. What is not
-    allowed while a graph is captured is said in that class too, and harms nothing else.
-    """
-    if is_out_of_memory(error) or "captur" in str(error).lower():
-        return False
-    words = ("cuda error", "status_execution_failed", "status_internal_error")
-    return type(error).__name__ == "AcceleratorError" or (
-        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-    )
 
 
 def _within_memory(backend: Backend, latents: Latents) -> Images:

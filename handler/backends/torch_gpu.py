@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from handler.backends.base import Warned, is_lost, is_out_of_memory, to_pixels
+from handler.backends.base import Warned, to_pixels
 from handler.backends.torchscript import Layers, grey_levels_off, layers_of, load_torchscript
-from handler.hardware import processors
+from handler.hardware import is_lost, is_out_of_memory, processors
 from handler.latents import Latents
 from handler.pixels import Images
 from handler.settings import Card, Settings

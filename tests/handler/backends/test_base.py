@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from handler.backends import base
-from handler.backends.base import generate, is_lost, is_out_of_memory
+from handler.backends.base import generate
 from handler.pixels import Images
 
 
@@ -103,66 +103,3 @@ def test_another_failure_is_passed_on_at_once() -> None:
     with pytest.raises(RuntimeError, match="for 2"):
         generate(failing, [rows(1, 2)], 4)
     assert failing.freed == 0
-
-
-@pytest.mark.parametrize("allocate", [torch.empty, np.empty])
-def test_a_real_lack_of_memory_is_known(allocate: Any) -> None:
-    with pytest.raises((RuntimeError, MemoryError)) as caught:
-        allocate(2**55)
-    assert is_out_of_memory(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (
-            "Non-zero status code returned while running ConvTranspose node. "
-            "BFCArena::AllocateRawInternal(size_t, bool, onnxruntime::Stream*) "
-            "Failed to allocate memory for requested buffer of size 262144000",
-            True,
-        ),
-        ("CUDA failure 2: out of memory ; GPU=0", True),
-        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)", True),
-        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),
-        ("std::bad_alloc", True),
-        ("could not create a primitive", True),
-        ("GET was unable to find an engine to execute this computation", True),
-        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", True),
-        ("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", True),
-        ("CUDA error: an illegal memory access was encountered", False),
-        ("Expected 4-dimensional input", False),
-    ],
-)
-def test_texts_that_tell_of_memory(text: str, expected: bool) -> None:
-    assert is_out_of_memory(RuntimeError(text)) is expected
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), True),
-        (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), True),
-        (RuntimeError("CUDA error: device-side assert triggered"), True),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `x`"), True),
-        (torch.AcceleratorError("CUDA error: out of memory"), False),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"), False),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), True),
-        (RuntimeError("CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"), False),
-        (
-            torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing"),
-            False,
-        ),
-        (
-            torch.AcceleratorError(
-                "CUDA error: operation failed due to a previous error during capture"
-            ),
-            False,
-        ),
-        (RuntimeError("Expected 4-dimensional input"), False),
-        (ValueError("a client's words: CUDA error"), False),
-    ],
-)
-def test_a_lost_gpu(error: Exception, expected: bool) -> None:
-    assert is_lost(error) is expected
