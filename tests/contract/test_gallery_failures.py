@@ -218,7 +218,8 @@ def test_it_tries_again_as_the_client_does(visit: Visit) -> None:
     for status in (400, 404, 408, 413, 425, 429, 500, 502, 503, 504):
         assert tries(page, status, {}, 20) == (most if status in RETRIED else 1), status
     for told, waited_s in (("7", 7), ("9999", LONGEST_WAIT_S)):
-        assert tries(page, 503, {"Retry-After": told}, waited_s - 1) == 1
+        # The clock runs by itself, too: some seconds on a busy machine.
+        assert tries(page, 503, {"Retry-After": told}, waited_s * 0.6) == 1
         page.clock.run_for(200_000)
         page.reload()
         wait_for_tiles(page, 1)
