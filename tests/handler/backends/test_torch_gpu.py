@@ -140,6 +140,21 @@ def test_a_larger_batch_is_several_passes_of_the_one_that_was_recorded(
     assert (made.precision, made.warnings) == ("float32", {})
 
 
+def test_what_the_cpu_computes_at_the_start_has_the_workers_share_of_it(
+    tmp_path: Path, recorder: Recorder
+) -> None:
+    before = torch.get_num_threads()
+    save_torchscript(vivid(), tmp_path / "generator.pt")
+    try:
+        for threads in (1, 3):
+            settings = Settings(limits=SMALL, threads=threads)
+            TorchGpuBackend(tmp_path / "generator.pt", tiny_card(), settings, "cpu", "float32")
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(recorder.recorded) == 2
+
+
 @pytest.mark.usefixtures("recorder")
 def test_float32_is_float32_and_kernels_are_chosen_by_rule(tmp_path: Path) -> None:
     cudnn = torch.backends.cudnn
