@@ -38,6 +38,11 @@ _COLOUR_TYPE = {1: 0, 3: 2}  # channels -> greyscale, truecolour (11.2.2)
 _NONE, _UP = 0, 2  # filter types (9.2)
 _BLOCK_BYTES = 65535  # the longest stored block; 5 bytes stand before each
 _SEGMENT_BYTES = 2**17  # deflated on its own, so that several threads can do a grid
+# Flushed before the rest of a segment. ISA-L 2.32 begins a long one with a slot of its hash table
+# that the compressor's own address chooses (igzip_icf_body_h1_gr_bt.asm hashes rcx at
+# write_first_byte), so that about one file in ten thousand would depend on where the memory lies.
+# What is short is begun by other code, and four bytes are the fewest that count as begun.
+_FIRST_BYTES = 4
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 # 11.3.4: 1 to 79 printable Latin-1 characters, single blanks and only inside.
 _KEYWORD = re.compile(r"[!-~\xa1-\xff]+( [!-~\xa1-\xff]+)*")
@@ -170,7 +175,8 @@ def _deflated(data: memoryview, run: Run) -> list[bytes | memoryview]:
 def _segment(data: memoryview, last: bool) -> bytes:
     """Deflated without a look at what lies before it, up to a whole byte."""
     compressor = _fastest.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
-    begun = compressor.compress(data)
+    begun = compressor.compress(data[:_FIRST_BYTES]) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    begun += compressor.compress(data[_FIRST_BYTES:])
     return bytes(begun + compressor.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH))
 
 
