@@ -163,19 +163,27 @@ def batch_that_fits(
     size = config.batch_size // 2 if world.size == 1 else 0
     while size >= 2:
         group = fitting_group(size) if config.group else 0
-        smaller = replace(config, batch_size=size, d_group=group)
-        torch.cuda.empty_cache()
-        try:
-            with arithmetic(precision, deterministic=config.deterministic):
-                trainer = Trainer(smaller, channels, device, precision)
-                shape = (size, channels, config.image_size, config.image_size)
-                trainer.step(torch.zeros(shape, device=device), 0)  # one that has R1
+        if _fits(replace(config, batch_size=size, d_group=group), channels, device, precision):
             return size
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
         size //= 2
     return None
+
+
+def _fits(
+    config: TrainConfig, channels: int, device: torch.device, precision: torch.dtype
+) -> bool:
+    """Whether the memory holds one update. What it took is free again at the return."""
+    torch.cuda.empty_cache()
+    shape = (config.batch_size, channels, config.image_size, config.image_size)
+    try:
+        with arithmetic(precision, deterministic=config.deterministic):
+            trainer = Trainer(config, channels, device, precision)
+            trainer.step(torch.zeros(shape, device=device), 0)  # one that has R1
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
 
 
 class _Run:
