@@ -565,14 +565,21 @@ def test_the_batch_that_fits_is_found_by_trying(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     """Of a GPU whose memory holds three pictures and one pair of networks."""
-    update, alive = Trainer.step, weakref.WeakSet[Trainer]()
+    begin, update, alive = Trainer.__init__, Trainer.step, weakref.WeakSet[Trainer]()
+    words = "CUDA out of memory. Tried to allocate 2 GiB.\nMore."
+
+    def init(trainer: Trainer, *config: Any, **more: Any) -> None:
+        if alive:
+            raise torch.OutOfMemoryError(words)
+        alive.add(trainer)
+        begin(trainer, *config, **more)
 
     def step(trainer: Trainer, real: torch.Tensor, number: int) -> StepStats:
-        alive.add(trainer)
-        if len(real) > 3 or len(alive) > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
+        if len(real) > 3:
+            raise torch.OutOfMemoryError(words)
         return update(trainer, real, number)
 
+    monkeypatch.setattr(Trainer, "__init__", init)
     monkeypatch.setattr(Trainer, "step", step)
     assert main(flags(folder, tmp_path / "run", "--batch-size", "8")) == 1
     said = capsys.readouterr().err.splitlines()[-1]
