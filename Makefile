@@ -49,8 +49,8 @@ serve: model_store/dcgan.mar  ## serve on 127.0.0.1 and write grid.png
 gallery: model_store/dcgan.mar  ## a page to look at it all, until Ctrl-C; starts the server if needed
 	@$(BIN)/python -m deploy.gallery --port $(GALLERY_PORT) $(PORTS)
 
-stop: .venv/ready  ## stop the server
-	@$(BIN)/python -m deploy.serve stop
+stop:  ## stop the server
+	@test ! -e .venv/ready || $(BIN)/python -m deploy.serve stop
 
 lint: .venv/ready  ## style and types
 	$(BIN)/ruff check .

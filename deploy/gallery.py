@@ -53,6 +53,11 @@ class Gallery:
     port: int = 8090
     """Where the page is; 0 takes a free one."""
 
+    def __post_init__(self) -> None:
+        self.ports.check()
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port is {self.port}; it must be 0 to 65535")
+
 
 def application(ports: Ports) -> WSGIApplication:
     """The page as a WSGI application.
@@ -103,9 +108,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = tyro.cli(Gallery, prog="python -m deploy.gallery", args=arguments)
     except BrokenPipeError:  # who reads --help has seen enough
         return 1
-    if not 0 <= command.port <= 65535:
-        print(f"error: port is {command.port}; it must be 0 to 65535", file=sys.stderr)
-        return 2
     try:
         opened = socket.create_server((HOST, command.port))
     except OSError as error:

@@ -43,6 +43,9 @@ class Start:
     timeout_s: float = START_S
     """How long to wait for readiness, and then for the grid while others keep the server busy."""
 
+    def __post_init__(self) -> None:
+        self.ports.check()
+
 
 @dataclass(frozen=True)
 class Stop:

@@ -56,6 +56,12 @@ class Ports:
     grpc_inference: int = 7070
     grpc_management: int = 7071
 
+    def check(self) -> None:
+        """ValueError if one of them is none."""
+        for name, port in vars(self).items():
+            if not 1 <= port <= 65535:
+                raise ValueError(f"{name} is {port}; it must be 1 to 65535")
+
     @staticmethod
     def free() -> Ports:
         """Ports that nothing listens on at the moment."""
@@ -66,14 +72,14 @@ class Ports:
         return Ports(*ports)
 
     def taken(self) -> list[str]:
-        """Names and numbers of ports that cannot be bound."""
+        """Names and numbers of ports that cannot be bound, also where two are the same."""
         found = []
-        for field in fields(self):
-            port = getattr(self, field.name)
-            try:
-                socket.create_server((HOST, port)).close()
-            except OSError as error:
-                found.append(f"{field.name} {port} ({error.strerror})")
+        with contextlib.ExitStack() as bound:
+            for name, port in vars(self).items():
+                try:
+                    bound.enter_context(socket.create_server((HOST, port)))
+                except OSError as error:
+                    found.append(f"{name} {port} ({os.strerror(error.errno or 0)})")
         return found
 
 

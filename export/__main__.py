@@ -1,7 +1,7 @@
 """``python -m export``: weights -> TorchScript and ONNX, checked -> dcgan.mar.
 
 Exit codes: 0 done, 1 failed, 2 bad usage or a wrong weights file, 3 the exported files do not
-compute what the network computes. The result, a JSON object, goes to stdout.
+compute what the network computes, 130 interrupted. The result, a JSON object, goes to stdout.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ArchiveError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import requests
 
 from deploy import gallery, serve
 from deploy.lifecycle import ServerError, identity
-from deploy.server import Ports, Server
+from deploy.server import ROOT, Ports, Server
 from export.__main__ import main as export_main
 
 Captured = pytest.CaptureFixture[str]
@@ -142,6 +143,28 @@ def test_help_that_nobody_reads_to_its_end(
 
     monkeypatch.setattr("sys.stdout.write", gone)
     assert main(["--help"]) == 1
+
+
+@pytest.mark.parametrize("target", ["stop", "clean"])
+def test_without_a_set_up_nothing_runs_and_none_is_made_to_stop_it(
+    tmp_path: Path, target: str
+) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    subprocess.run(["make", target, "PYTHON=false"], cwd=tmp_path, check=True)
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [(serve.main, ["start", "--inference", "70000"]),
+     (gallery.main, ["--metrics", "0"]),
+     (gallery.main, ["--port", "70000"])],
+)  # fmt: skip
+def test_what_is_no_port_exits_2(
+    main: Callable[[list[str]], int], arguments: list[str], capsys: Captured
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert f"is {arguments[-1]}; it must be" in capsys.readouterr().err
 
 
 def test_a_step_of_the_clock_does_not_hide_it(

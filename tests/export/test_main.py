@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -36,6 +37,19 @@ def test_a_file_of_another_network_exits_3(
     assert "verification failed: torchscript, batch 1: differs from eager by up to" in err
     assert out == ""
     assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_exits_130_and_leaves_nothing(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "export_torchscript", interrupted)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    assert command.main(["--weights", str(weights), "--out", str(tmp_path / "out")]) == 130
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
