@@ -169,9 +169,7 @@ def batch_that_fits(
     return None
 
 
-def _fits(
-    config: TrainConfig, channels: int, device: torch.device, precision: torch.dtype
-) -> bool:
+def _fits(config: TrainConfig, channels: int, device: torch.device, precision: torch.dtype) -> bool:
     """Whether the memory holds one update. What it took is free again at the return."""
     torch.cuda.empty_cache()
     shape = (config.batch_size, channels, config.image_size, config.image_size)
