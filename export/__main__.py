@@ -27,6 +27,7 @@ from export.archive import (
     check_workers,
     make_card,
     read_directions,
+    weights_of,
 )
 from export.models import export_onnx, export_torchscript, fold_batchnorm
 from export.verify import ParityError, as_json, measure_quality, verify
@@ -94,6 +95,8 @@ def export(config: ExportConfig) -> dict[str, object]:
         )
         card = make_card(config.weights, info, config.model_version, facts)
         archive = config.out / f"{MODEL_NAME}.mar"
+        if weights_of(archive) not in (None, card.weights_sha256):
+            print(f"warning: {archive} is of other weights, and replaced", file=sys.stderr)
         digest = build_archive(
             archive, torchscript, onnx, card, config.backend, config.workers, directions
         )

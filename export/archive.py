@@ -125,6 +125,15 @@ def read_directions(path: Path, weights: Path, nz: int) -> bytes:
     return text
 
 
+def weights_of(archive: Path) -> str | None:
+    """The digest of the weights in an archive; None where there is none, or none of these."""
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            return str(json.loads(packed.read("card.json"))["weights_sha256"])
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError):
+        return None
+
+
 def build_archive(
     path: Path,
     torchscript: Path,

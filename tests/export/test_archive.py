@@ -16,7 +16,7 @@ import yaml
 
 from deploy.server import ROOT
 from export.__main__ import main
-from export.archive import read_directions
+from export.archive import read_directions, weights_of
 from handler.latents import from_seeds
 from handler.settings import Directions
 from tests.export.conftest import save_directions
@@ -59,25 +59,14 @@ def test_an_export_is_complete(exported: Path) -> None:
 
 
 def test_backend_workers_and_directions_can_be_chosen_at_export(
-    weights: Path, exported: Path, tmp_path: Path
+    weights: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        main(
-            [
-                "--weights",
-                str(weights),
-                "--out",
-                str(tmp_path),
-                "--backend",
-                "onnx",
-                "--workers",
-                "3",
-                "--directions",
-                str(save_directions(tmp_path / "any.safetensors", weights)),
-            ]
-        )
-        == 0
-    )
+    with zipfile.ZipFile(tmp_path / "dcgan.mar", "w") as before:
+        before.writestr("card.json", '{"weights_sha256": "0"}')
+    own = save_directions(tmp_path / "any.safetensors", weights)
+    flags = f"--weights {weights} --out {tmp_path} --backend onnx --workers 3 --directions {own}"
+    assert main(flags.split()) == 0
+    assert "dcgan.mar is of other weights, and replaced" in capsys.readouterr().err
     configs = []
     for folder in (exported, tmp_path):
         with zipfile.ZipFile(folder / "dcgan.mar") as opened:
@@ -92,6 +81,13 @@ def test_backend_workers_and_directions_can_be_chosen_at_export(
     found = Directions.read(tmp_path, 6)
     assert found.describe()["age"] == {"kind": "learned", "range": (-3, 3.5), "success": 0.9}
     assert found.steps["glasses"].tolist() == (np.arange(6, dtype="f4") / 7).tolist()
+
+
+def test_the_weights_of_an_archive_are_known(weights: Path, exported: Path) -> None:
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert weights_of(exported / "dcgan.mar") == digest
+    assert weights_of(weights) is None
+    assert weights_of(exported / "none.mar") is None
 
 
 def test_directions_are_the_same_text_from_the_same_file(weights: Path, tmp_path: Path) -> None:
