@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import signal
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any, NoReturn, get_type_hints
 import psutil
 from tabulate import tabulate  # type: ignore[import-untyped]
 
+from handler.hardware import processor_name
 from training.files import atomic_path
 
 
@@ -75,11 +75,9 @@ def machine() -> str:
     """Processors, memory and GPU, such as ``2 x AMD EPYC, 24 GiB, no GPU``."""
     import torch
 
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if os.name == "posix" else ""
-    names = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
     memory = psutil.virtual_memory().total / 2**30
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{os.cpu_count()} x {(names or [platform.processor()])[0]}, {memory:.0f} GiB, {gpu}"
+    return f"{os.cpu_count()} x {processor_name('cpu')}, {memory:.0f} GiB, {gpu}"
 
 
 def median_ms(step: Callable[[], Any], repeats: int) -> float:

@@ -3,7 +3,6 @@ say when memory runs out or a GPU is lost."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
@@ -21,10 +20,7 @@ def processors(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
         cgroup: where a container sees its own control group (Linux, "Control Group v2", cpu.max;
             v1: cpu.cfs_quota_us).
     """
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1  # macOS, Windows
+    count = len(os.sched_getaffinity(0))
     return min(count, _quota(cgroup) or count)
 
 
@@ -51,10 +47,8 @@ def processor_name(device: str) -> str:
         import torch
 
         return torch.cuda.get_device_name(device)
-    with contextlib.suppress(OSError):  # no such file on macOS and Windows
-        if found := re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M):
-            return found[1]
-    return platform.processor() or platform.machine()
+    found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
+    return found[1] if found else platform.machine()  # ARM's have no name there
 
 
 def cpu_has_bfloat16() -> bool:

@@ -34,11 +34,7 @@ LEVELS = ("debug", "info", "warn", "error", "off")  # deploy/log4j2.xml reads th
 
 _json = json.JSONEncoder(separators=(",", ":")).encode
 _NUMBERS = {"warn": logging.WARNING, "off": logging.CRITICAL + 1}
-_NOISE = (
-    "Backend received inference at",  # once a batch
-    "Failed json decoding of input data",  # with a traceback; the request gets its 400
-    "Failed utf-8 decoding of input data",
-)
+_NOISE = "Backend received inference at"  # once a batch
 
 
 class JsonFormatter(logging.Formatter):
@@ -72,9 +68,9 @@ class JsonFormatter(logging.Formatter):
 def configure_log(environment: Mapping[str, str] = os.environ) -> None:
     """Send what this package logs to standard output, from the level in DCGAN_LOG_LEVEL on.
 
-    Of TorchServe's own lines, those that come with every batch or bad request are dropped
-    below level ``debug``: at load they would be most of the log. Its other lines stay as they
-    are: the front end reads them.
+    Of TorchServe's own lines, the one that comes with every batch is dropped below level
+    ``debug``: at load it would be most of the log. Its other lines stay as they are: the front end
+    reads them.
 
     Raises:
         RuntimeError: the level is none of LEVELS.

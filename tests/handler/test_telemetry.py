@@ -206,7 +206,6 @@ from handler import telemetry
 telemetry.configure_log()
 logging.info("[PID]%d", 7)
 logging.info("Backend received inference at: %d", 1)
-logging.warning("Failed json decoding of input data. Forwarding encoded payload", exc_info=True)
 for level in ("debug", "info", "warning", "error"):
     getattr(logging.getLogger("handler.service"), level)("said at %s", level)
 """
