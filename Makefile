@@ -50,7 +50,7 @@ gallery: model_store/dcgan.mar  ## a page to look at it all, until Ctrl-C; start
 	@$(BIN)/python -m deploy.gallery --port $(GALLERY_PORT) $(PORTS)
 
 stop:  ## stop the server
-	@test ! -e .venv/ready || $(BIN)/python -m deploy.serve stop
+	@test ! -d .server || $(BIN)/python -m deploy.serve stop
 
 lint: .venv/ready  ## style and types
 	$(BIN)/ruff check .

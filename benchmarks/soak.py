@@ -344,8 +344,7 @@ class HangUps(Background):
         super().__init__(self._hang_up, period_s)
         self._to = to
         self.count = 0
-        body = b'{"seed": 1, "num_images": 64}'
-        self._request = b"%b%d\r\n\r\n%b" % (to.head, len(body), body)
+        self._request = to.request(b'{"seed": 1, "num_images": 64}')
 
     def _hang_up(self) -> None:
         length = len(self._request)

@@ -146,9 +146,7 @@ def test_help_that_nobody_reads_to_its_end(
 
 
 @pytest.mark.parametrize("target", ["stop", "clean"])
-def test_without_a_set_up_nothing_runs_and_none_is_made_to_stop_it(
-    tmp_path: Path, target: str
-) -> None:
+def test_what_was_never_started_is_stopped_without_a_set_up(tmp_path: Path, target: str) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
     subprocess.run(["make", target, "PYTHON=false"], cwd=tmp_path, check=True)
 
