@@ -144,6 +144,8 @@ class Client:
     def grid(self, **fields: Any) -> Picture:
         """All images in one file: a grid as PNG, or with ``format`` "webp", "apng" or "gif", or
         ``{"type": "webp", "fps": 12}``, one frame an image."""
+        if fields.get("format") in ("json", "npy"):
+            raise ArgumentError("grid() is for pictures; ask document() for JSON, array() for npy")
         reply = self.post({"format": "png", **fields})
         try:
             return Picture(_open(reply.content), reply.content, reply.headers, read(reply.content))
@@ -203,7 +205,7 @@ class Client:
         """One call with these fields as JSON; the reply has status 200.
 
         Raises:
-            ArgumentError: noise is an array that is no latents.
+            ArgumentError: noise is an array that is no latents, or a value is none of JSON.
             NotReachable: no connection, or no answer in time.
             Problem: the server answered with an error.
         """
@@ -487,10 +489,12 @@ def _latents(noise: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _plain(value: object) -> object:
-    """NumPy values as JSON."""
+    """A range and NumPy values as JSON."""
+    if isinstance(value, range):
+        return list(value)
     kind = getattr(getattr(value, "dtype", None), "kind", "c")
     if kind != "c":
         array = cast("npt.NDArray[Any]", value)
         # tolist gives NumPy's own numbers for floats longer than Python's.
         return (array.astype("float64") if kind == "f" else array).tolist()
-    raise TypeError(f"{type(value).__name__} cannot be sent as JSON; give lists and numbers")
+    raise ArgumentError(f"{type(value).__name__} cannot be sent as JSON; give lists and numbers")

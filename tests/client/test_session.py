@@ -377,8 +377,20 @@ def test_what_is_no_picture(data: bytes) -> None:
 
 def test_what_json_cannot_hold() -> None:
     for value, name in (({1}, "set"), (np.clongdouble(1), "clongdouble")):
-        with pytest.raises(TypeError, match=f"{name} cannot be sent"):
+        with pytest.raises(client.ArgumentError, match=f"{name} cannot be sent"):
             Client().grid(seeds=value)
+
+
+def test_a_range_is_a_list_of_seeds(server: Scripted) -> None:
+    server.steps = [OK]
+    connect(server).grid(seeds=range(3, 6))
+    assert server.seen[0][1]["seeds"] == [3, 4, 5]
+
+
+@pytest.mark.parametrize("form", ["json", "npy"])
+def test_a_grid_is_a_picture(form: str) -> None:
+    with pytest.raises(client.ArgumentError, match="ask document"):
+        Client().grid(format=form)
 
 
 def test_what_a_foreign_server_says_cannot_drive_the_terminal(server: Scripted) -> None:
