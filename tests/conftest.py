@@ -24,6 +24,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before torch is imported: the suite is the same with and without GPUs."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # Threads of OpenMP wait for each other by spinning, which costs twice the processor time where
+    # several test processes share it.
+    os.environ["OMP_WAIT_POLICY"] = "passive"
     # A shell gives its background jobs a Ctrl-C that is ignored, nohup the end of the terminal,
     # and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
