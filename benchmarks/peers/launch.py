@@ -32,6 +32,7 @@ from deploy.server import HOST, ROOT, Ports, ask, telling
 
 FOLDER = Path(__file__).resolve().parent
 _PNG = b"\x89PNG\r\n\x1a\n"
+_GRACE_S = 15.0  # for a server to end, once it was told to
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ def _answers(url: str, body: bytes) -> bool:
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """SIGTERM, then SIGKILL to what is left; return when all have ended."""
-    stop(process.pid, 15)
+    stop(process.pid, _GRACE_S)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # children of a first process that ended by itself
     process.wait()

@@ -147,7 +147,10 @@ def test_one_that_ends_says_why(planted: Path) -> None:
         start(planted.parent, 30)
 
 
-def test_one_that_never_answers_is_given_up_with_all_it_started(planted: Path) -> None:
+def test_one_that_never_answers_is_given_up_with_all_it_started(
+    planted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_GRACE_S", 0.5)
     child = planted.parent / "child.pid"
     planted.write_text(
         "import pathlib, signal, subprocess, sys, time\n"
