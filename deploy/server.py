@@ -166,17 +166,19 @@ class Server:
 
     @contextlib.contextmanager
     def running(self, timeout_s: float = START_S) -> Iterator[subprocess.Popen[bytes]]:
-        """The server, ready, for the length of a ``with`` block; gives its launcher.
+        """The server, ready, for the length of a ``with`` block; gives its launcher. At the end
+        nobody may use it any more.
 
         Raises:
             ServerError, NoJavaError: as ``start`` and ``wait_until_ready``.
         """
-        process = self.start()
+        process, patience_s = self.start(), 30.0
         try:
             self.wait_until_ready(process, timeout_s)
             yield process
+            patience_s = 0.0  # Java by itself takes 2 s, for requests that are still to come
         finally:
-            stop(process.pid)
+            stop(process.pid, patience_s)
 
     def wait_until_ready(self, process: subprocess.Popen[bytes], timeout_s: float) -> None:
         """Return when a real image has been served.

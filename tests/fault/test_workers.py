@@ -135,7 +135,7 @@ OnnxBackend.__call__ = _until_it_is_lost
 def test_a_gpu_that_is_lost_to_the_worker(tmp_path: Path) -> None:
     """The batch is answered, each request of it, before TorchServe starts another worker."""
     backend = "handler/backends/onnx.py"
-    config = {"maxBatchDelay": 2000, "batchSize": 4, "handler": {"backend": "onnx"}}
+    config = {"maxBatchDelay": 1000, "batchSize": 4, "handler": {"backend": "onnx"}}
     files: dict[live.Entry, bytes | None] = {backend: live.packed(backend) + LOST.encode()}
     store = live.edited_archive(tmp_path / "store", files, config)
     server = Server(tmp_path / "server", store, Ports.free())
@@ -154,4 +154,6 @@ def test_a_gpu_that_is_lost_to_the_worker(tmp_path: Path) -> None:
         after = live.worker(server)
         assert after.pid != before.pid
         assert live.java(after) == parent
+    assert live.is_gone(after)
+    assert live.is_gone(parent)
     assert "the GPU is lost to this process" in server.log.read_text(encoding="utf-8")
