@@ -27,21 +27,21 @@ def addresses(servers: Sequence[Server]) -> dict[str, str]:
     }
 
 
-def test_no_request_is_lost_and_the_last_server_goes_on(tmp_path: Path) -> None:
+def test_no_request_is_lost_and_the_last_server_goes_on(server: Server, tmp_path: Path) -> None:
     """As many requests as the queue of one server holds: a slow machine answers later, but all."""
-    servers = [Server(tmp_path / str(i), live.STORE, Ports.free()) for i in range(3)]
+    lost = [Server(tmp_path / str(i), live.STORE, Ports.free()) for i in range(2)]
     killed_s: list[float] = []
     answered_until_stop: list[int] = []
     with ExitStack() as stack:
         launchers = []
-        for server in servers:
-            server.folder.mkdir()
-            launchers.append(psutil.Process(stack.enter_context(server.running()).pid))
+        for each in lost:
+            each.folder.mkdir()
+            launchers.append(psutil.Process(stack.enter_context(each.running()).pid))
         # Practically without limits, and without TLS, which the engine does not speak.
         script = without_tls(tmp_path / "settings")
         wide = {"RATE": "10000r/s", "BURST": "10000"}
         wide |= {"CONNECTIONS": "1000", "ALL_CONNECTIONS": "1000"}
-        given = {**addresses(servers), **wide}
+        given = {**addresses([*lost, server]), **wide}
         proxy = stack.enter_context(running(tmp_path / "proxy", Ports(), script=script, **given))
         url = proxy.url.replace("https:", "http:")
         live.wait(lambda: ask("GET", f"{url}/healthz", timeout=5).ok)
