@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -41,6 +42,16 @@ def rehearse(out: Path, *names: str) -> list[Row]:
     return [row for row in rows if "ended" not in row]
 
 
+@pytest.fixture
+def imported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of stages are copies of one that has torch, which takes most of their time; CUDA
+    would not survive what a CPU does."""
+    copies = multiprocessing.get_context("forkserver")
+    copies.set_forkserver_preload(["benchmarks.gpu.stages", "training.loop"])
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: copies)
+
+
+@pytest.mark.usefixtures("imported_once")
 def test_every_stage_without_a_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
