@@ -57,10 +57,13 @@ class Ports:
     grpc_management: int = 7071
 
     def check(self) -> None:
-        """ValueError if one of them is none."""
+        """ValueError if one of them is none, or two are the same."""
+        owners: dict[int, str] = {}
         for name, port in vars(self).items():
             if not 1 <= port <= 65535:
                 raise ValueError(f"{name} is {port}; it must be 1 to 65535")
+            if (owner := owners.setdefault(port, name)) != name:
+                raise ValueError(f"{owner} and {name} are both {port}; each takes one of its own")
 
     @staticmethod
     def free() -> Ports:
@@ -72,14 +75,13 @@ class Ports:
         return Ports(*ports)
 
     def taken(self) -> list[str]:
-        """Names and numbers of ports that cannot be bound, also where two are the same."""
+        """Names and numbers of ports that cannot be bound."""
         found = []
-        with contextlib.ExitStack() as bound:
-            for name, port in vars(self).items():
-                try:
-                    bound.enter_context(socket.create_server((HOST, port)))
-                except OSError as error:
-                    found.append(f"{name} {port} ({os.strerror(error.errno or 0)})")
+        for name, port in vars(self).items():
+            try:
+                socket.create_server((HOST, port)).close()
+            except OSError as error:
+                found.append(f"{name} {port} ({os.strerror(error.errno or 0)})")
         return found
 
 

@@ -152,17 +152,18 @@ def test_what_was_never_started_is_stopped_without_a_set_up(tmp_path: Path, targ
 
 
 @pytest.mark.parametrize(
-    ("main", "arguments"),
-    [(serve.main, ["start", "--inference", "70000"]),
-     (gallery.main, ["--metrics", "0"]),
-     (gallery.main, ["--port", "70000"])],
+    ("main", "flags", "words"),
+    [(serve.main, "start --inference 70000", "inference is 70000; it must be 1 to 65535"),
+     (gallery.main, "--metrics 0", "metrics is 0; it must be 1 to 65535"),
+     (gallery.main, "--port 70000", "port is 70000; it must be 0 to 65535"),
+     (serve.main, "start --inference 8081", "inference and management are both 8081")],
 )  # fmt: skip
-def test_what_is_no_port_exits_2(
-    main: Callable[[list[str]], int], arguments: list[str], capsys: Captured
+def test_what_is_no_port_or_another_ones_exits_2(
+    main: Callable[[list[str]], int], flags: str, words: str, capsys: Captured
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(arguments)
-    assert f"is {arguments[-1]}; it must be" in capsys.readouterr().err
+        main(flags.split())
+    assert words in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 def test_a_step_of_the_clock_does_not_hide_it(

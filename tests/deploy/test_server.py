@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -48,14 +47,6 @@ def test_another_digest_refuses_to_start(
     with pytest.raises(ServerError, match=rf"dcgan\.mar is damaged .*{seen}.*python -m export"):
         server.start()
     assert not server.folder.exists()
-
-
-def test_a_port_that_is_given_twice_is_taken_the_second_time() -> None:
-    """TorchServe would serve one of them, and never be ready: as of PORT=8081 alone."""
-    free = Ports.free()
-    twice = dataclasses.replace(free, management=free.inference)
-    assert twice.taken() == [f"management {free.inference} (Address already in use)"]
-    assert free.taken() == []
 
 
 @pytest.mark.parametrize("visible", [None, "", "0"])
