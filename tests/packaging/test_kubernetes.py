@@ -312,6 +312,14 @@ def test_the_probe_and_the_user_are_the_images(manifests: list[Manifest]) -> Non
     assert alive == [*probe, "--alive"]
 
 
+def test_the_build_gives_the_model_the_version_that_the_documentation_sets() -> None:
+    """What is exported elsewhere is not in the image."""
+    text = (ROOT / "docs" / "operations" / "kubernetes.md").read_text(encoding="utf-8")
+    assert "--build-arg MODEL_VERSION=" in text
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    assert re.search(r"(?m)^RUN .* -m export .*--model-version \$\{MODEL_VERSION\}", dockerfile)
+
+
 def test_images_have_one_version_everywhere(manifests: list[Manifest]) -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
     for name in ("torchserve", "proxy"):
