@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import io
+import itertools
 import json
 import re
 import socket
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,11 @@ import requests
 from PIL import Image
 
 from deploy.server import HOST, ROOT
+from tests.support import live
+from tests.support.gallery_browser import chromium, needs_chromium
+from tests.support.proxies import NEEDS_NGINX
 from tests.support.stack import ALICE, BOB, Stack
+from tests.support.visitors import between, look_at_a_page
 
 SERVICES = ["torchserve", "proxy", "prometheus"]
 
@@ -45,6 +51,26 @@ def test_no_page_of_another_origin_may_call_unless_it_is_named(stack: Stack) -> 
 def test_the_gallery_is_served(stack: Stack) -> None:
     reply = stack.call("GET", "/gallery/", key="")
     assert (reply.status_code, reply.headers["content-type"]) == (200, "text/html")
+
+
+@NEEDS_NGINX
+@needs_chromium
+def test_a_page_of_pictures_for_everybody(stack: Stack, tmp_path: Path) -> None:
+    """By the server with a key that docs/operations/containers.md puts before the proxy."""
+    certificate = str(stack.folder / "tls.crt")
+    ids = (f"asked-after-{i}" for i in itertools.count())
+
+    def logged() -> int:
+        """Chromium's requests: those that were answered before another one, which is there."""
+        last = next(ids)
+        stack.call("GET", "/seed/1.png", headers={"X-API-Key": ALICE, "X-Request-Id": last})
+        text = live.wait(lambda: log if last in (log := stack.logs("proxy")) else "", 30)
+        return text.count("HeadlessChrome")
+
+    url = f"https://{HOST}:{stack.port}"
+    with chromium() as browser, between(tmp_path, url, certificate, ALICE) as page_url:
+        look_at_a_page(browser, page_url, stack.predict, logged)
+        assert logged() > 0
 
 
 def test_too_fast_429_with_retry_after(stack: Stack) -> None:

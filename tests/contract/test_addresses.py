@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-import re
-import socket
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +11,9 @@ from pathlib import Path
 import pytest
 import requests
 import urllib3
-from playwright.sync_api import Browser, BrowserContext, Response
+from playwright.sync_api import Browser
 
-from deploy.server import HOST, ROOT, Ports, Server
+from deploy.server import HOST, Server
 from handler import address, openapi
 from handler.service import Service
 from handler.settings import Limits
@@ -26,6 +22,7 @@ from tests.support.fake_service import CARD, Fake
 from tests.support.gallery_browser import needs_chromium
 from tests.support.proxies import ALICE, BOB, NEEDS_NGINX, Proxy, check_problem, running
 from tests.support.upstreams import Upstream, upstream
+from tests.support.visitors import between, look_at_a_page
 
 KEEP = "public, max-age=300"
 
@@ -266,82 +263,17 @@ def test_a_flood_of_addresses_beside_posts(server: Server, tmp_path: Path, count
         }  # fmt: skip
 
 
-@pytest.fixture
-def between(proxy: Proxy, tmp_path: Path) -> Iterator[str]:
-    """The server that docs/operations/containers.md puts before the proxy; gives its URL."""
-    text = (ROOT / "docs/operations/containers.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```nginx\n(.*?)```", text, re.DOTALL)
-    port = Ports.free().inference
-    for shown, real in (
-        ("listen 80;", f"listen {HOST}:{port};"), ("https://127.0.0.1:8443", proxy.url),
-        ("/etc/nginx/dcgan.crt", proxy.certificate), ("X-API-Key KEY;", f"X-API-Key {ALICE};"),
-    ):  # fmt: skip
-        assert shown in block
-        block = block.replace(shown, real)
-    kinds = ("client_body", "proxy", "fastcgi", "scgi", "uwsgi")
-    folders = "".join(f"{kind}_temp_path {tmp_path}/{kind};" for kind in kinds)
-    config = tmp_path / "nginx.conf"
-    own = f"daemon off; user root; pid {tmp_path}/pid; events {{ }}"
-    config.write_text(f"{own} http {{ access_log off; {folders} {block} }}")
-    process = subprocess.Popen(["nginx", "-e", "stderr", "-c", config])
-
-    def listens() -> bool:
-        assert process.poll() is None
-        with contextlib.suppress(OSError):
-            socket.create_connection((HOST, port), 5).close()
-            return True
-        return False
-
-    try:
-        live.wait(listens, 30)
-        yield f"http://{HOST}:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
 @NEEDS_NGINX
 @needs_chromium
-def test_a_page_of_pictures_for_everybody(proxy: Proxy, between: str, browser: Browser) -> None:
-    """The second visitor's come from the cache, and who comes again has them."""
-    facts = proxy.predict(seed=1).headers
-    weights, directions = (facts[f"X-{name}-SHA256"][:8] for name in ("Weights", "Directions"))
-    pictures = [
-        f"/v/{weights}-{directions}/seed/42.png?edit.direction-1=1",
-        "/name/alice.png",
-        *(f"/v/{weights}/walk/1-7-42.{form}?steps=8" for form in ("webp", "apng", "gif")),
-    ]
-
-    def shown(context: BrowserContext) -> dict[str, str]:
-        """What the cache says of each picture."""
-        page = context.new_page()
-        said: dict[str, str] = {}
-
-        def note(reply: Response) -> None:
-            told = reply.headers.get("cache-status", "").removeprefix("dcgan-proxy; ")
-            said[reply.url.removeprefix(between)] = told
-
-        page.goto(f"{between}/nothing")
-        page.on("response", note)
-        page.set_content("".join(f'<img src="{path}">' for path in pictures))
-        sizes = page.locator("img").evaluate_all("all => all.map((one) => one.naturalWidth)")
-        assert sizes == [64] * len(pictures)
-        return said
-
-    first, second = browser.new_context(), browser.new_context()
-    assert shown(first).keys() == set(pictures)
-    told = shown(second)
-    assert told.pop("/name/alice.png") in ("hit", "fwd=stale; fwd-status=304")
-    assert told == dict.fromkeys(set(pictures) - {"/name/alice.png"}, "hit")
-    before = len(proxy.log())
-    shown(second)
-    assert len(proxy.log()) == before
-    for context in (first, second):
-        context.close()
-    for method, path, code in (
-        ("POST", "/seed/1.png", 403), ("GET", "/random.png", 404), ("GET", "/models/dcgan", 404),
-    ):  # fmt: skip
-        assert requests.request(method, between + path, timeout=30).status_code == code
+def test_a_page_of_pictures_for_everybody(proxy: Proxy, browser: Browser, tmp_path: Path) -> None:
+    with between(tmp_path, proxy.url, proxy.certificate, ALICE) as url:
+        look_at_a_page(browser, url, proxy.predict, lambda: len(proxy.log()))
+        for method, path, code in (
+            ("POST", "/seed/1.png", 403),
+            ("GET", "/random.png", 404),
+            ("GET", "/models/dcgan", 404),
+        ):
+            assert requests.request(method, url + path, timeout=30).status_code == code
 
 
 @NEEDS_NGINX
