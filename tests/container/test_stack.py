@@ -262,6 +262,7 @@ def test_stopping_the_proxy_finishes_what_is_in_work(stack: Stack) -> None:
 
 
 def test_stopping_torchserve_finishes_what_is_in_work(stack: Stack) -> None:
+    kept = stack.call("GET", "/seed/1.png").content
     statuses, took_s = in_flight(stack, "torchserve", 40)
     assert statuses == [200] * 3
     assert took_s < 39
@@ -270,6 +271,14 @@ def test_stopping_torchserve_finishes_what_is_in_work(stack: Stack) -> None:
     assert problem(reply)[0] in (503, 504)
     assert int(reply.headers["retry-after"]) >= 1
     assert stack.call("GET", "/healthz", key="").status_code == 503
+
+    def stale() -> bool:
+        """What was kept still comes, though nothing has the name torchserve any more."""
+        found = stack.call("GET", "/seed/1.png")
+        assert (found.status_code, found.content) == (200, kept)
+        return found.headers["Cache-Status"] == "dcgan-proxy; hit; detail=stale"
+
+    live.wait(stale, 30)
     # It may come back at another address; the proxy finds it.
     stack.podman("start", stack.container("torchserve"))
     stack.wait_until_ready()

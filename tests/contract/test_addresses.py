@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from tests.support import live
 from tests.support.fake_service import CARD, Fake
 from tests.support.gallery_browser import needs_chromium
 from tests.support.proxies import ALICE, BOB, NEEDS_NGINX, Proxy, check_problem, running
-from tests.support.upstreams import Upstream, upstream
+from tests.support.upstreams import Upstream, nameserver, upstream
 from tests.support.visitors import between, look_at_a_page
 
 KEEP = "public, max-age=300"
@@ -313,6 +314,54 @@ def test_what_is_kept_comes_while_the_worker_does_not(cached: Proxy, model: Upst
         reply = until(cached, "/seed/1.png", "hit; detail=stale")
         assert (reply.status_code, reply.content) == (200, first.content)
     assert cached.call("GET", "/seed/2.png", ALICE).status_code == 503
+
+
+@NEEDS_NGINX
+def test_what_is_kept_comes_while_the_server_has_no_name(
+    model: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a container that is stopped."""
+    monkeypatch.setattr(address, "_PROXY_S", 1)
+    with nameserver(HOST) as names:
+        by_name = dict.fromkeys(("INFERENCE", "MANAGEMENT"), f"http://torchserve.test:{model.port}")
+        with running(tmp_path, model.ports, RESOLVER=names.url, **by_name) as proxy:
+            first = proxy.call("GET", "/seed/1.png", ALICE)
+            names.address = None
+            reply = until(proxy, "/seed/1.png", "hit; detail=stale")
+            assert (reply.status_code, reply.content) == (200, first.content)
+            seeds = itertools.count(
+                2
+            )  # each process of nginx has asked for the name at its own time
+
+            def refused() -> list[requests.Response]:
+                paths = ("/random.png", f"/seed/{next(seeds)}.png")
+                replies = [proxy.call("GET", path, ALICE) for path in paths]
+                return replies if not any(reply.ok for reply in replies) else []
+
+            for reply in live.wait(refused, 30):
+                check_problem(reply, 503, "unavailable")
+            names.address = HOST
+            until(proxy, "/seed/1.png", "fwd=stale; fwd-status=304")
+
+
+@NEEDS_NGINX
+@pytest.mark.long
+def test_who_was_asked_for_least_recently_goes_first(model: Upstream, tmp_path: Path) -> None:
+    """nginx looks at the size every 10 s."""
+    paths = [f"/v/{CARD.weights_sha256[:8]}/seeds/{i}-{i + 15}.npy" for i in range(10)]
+    with running(tmp_path, model.ports, CACHE_MB="1") as proxy:
+        for path in (*paths, paths[0]):
+            reply = proxy.call("GET", path, ALICE)
+        assert (len(reply.content), status(reply)) == (16 * 64 * 64 * 3 + 128, "hit")
+        folder = Path(proxy.variables["RUN"], "cache")
+
+        def fits() -> bool:
+            return sum(file.stat().st_size for file in folder.glob("*/*/*")) <= 2**20
+
+        assert not fits()
+        live.wait(fits, 30)
+        asked = [status(proxy.call("GET", path, ALICE)) for path in (paths[0], paths[1])]
+        assert asked == ["hit", "fwd=uri-miss"]
 
 
 @NEEDS_NGINX

@@ -240,6 +240,16 @@ def test_health_tells_whether_the_model_answers(proxy: Proxy, tmp_path: Path) ->
         assert alone.counted() == {"503 proxy": 1}
 
 
+def test_servers_that_are_all_away_are_503(tmp_path: Path) -> None:
+    """When both were tried, and when neither is tried any more."""
+    away = f"{HOST}:{Ports.free().inference} {HOST}:{Ports.free().inference}"
+    group = dict.fromkeys(("SERVERS", "MANAGEMENT_SERVERS", "METRICS_SERVERS"), away)
+    with running(tmp_path, Ports(), **group) as proxy:
+        for _ in range(3):
+            check_problem(proxy.predict(seed=1), 503, "unavailable")
+            check_problem(proxy.call("GET", "/seed/1.png", ALICE), 503, "unavailable")
+
+
 def test_a_broken_reply_is_502_and_not_sent_twice(tmp_path: Path) -> None:
     """What the model server may have worked on is not repeated, and the client is told so."""
     with upstream() as behind, running(tmp_path, behind.ports) as proxy:

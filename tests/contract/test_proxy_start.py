@@ -6,16 +6,12 @@ import dataclasses
 import os
 import re
 import shutil
-import socket
-import socketserver
 import ssl
-import struct
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import requests
@@ -34,7 +30,7 @@ from tests.support.proxies import (
     refused,
     running,
 )
-from tests.support.upstreams import upstream
+from tests.support.upstreams import nameserver, upstream
 
 pytestmark = [NEEDS_NGINX]
 
@@ -240,36 +236,18 @@ NEEDS_IPV6 = pytest.mark.skipif(
 )
 
 
-class Names(socketserver.BaseRequestHandler):
-    """A nameserver that knows one address of every name: ::1."""
-
-    def handle(self) -> None:
-        asked, back = self.request
-        (kind,) = struct.unpack("!H", asked[-4:-2])
-        found = kind == 28  # AAAA
-        head = asked[:2] + struct.pack("!HHHHH", 0x8180, 1, found, 0, 0)
-        record = b"\xc0\x0c" + struct.pack("!HHIH", 28, 1, 5, 16) + bytes(15) + b"\1"
-        back.sendto(head + asked[12:] + record * found, self.client_address)
-
-
 @NEEDS_IPV6
 def test_everything_by_ipv6(tmp_path: Path) -> None:
     """Nameserver, TorchServe by name and by address, the proxy's own ports."""
-
-    class Server6(socketserver.UDPServer):
-        address_family = socket.AF_INET6
-
-    with Server6(("::1", 0), Names) as names, upstream(host="::1") as behind:
-        Thread(target=names.serve_forever, daemon=True).start()
+    with nameserver("::1") as names, upstream(host="::1") as behind:
         by_name = f"http://torchserve.test:{behind.port}"
         address = f"[::1]:{behind.port}"
         group = dict.fromkeys(("SERVERS", "MANAGEMENT_SERVERS", "METRICS_SERVERS"), address)
         one = dict.fromkeys(("INFERENCE", "MANAGEMENT", "METRICS"), by_name)
-        resolver = f"[::1]:{names.server_address[1]}"
         names_of_tls = f"IP:{HOST},IP:::1"
         for more in (one, group):
             with running(
-                tmp_path, Ports(), address="", RESOLVER=resolver, TLS_NAMES=names_of_tls, **more
+                tmp_path, Ports(), address="", RESOLVER=names.url, TLS_NAMES=names_of_tls, **more
             ) as proxy:
                 for host in (HOST, "[::1]"):
                     here = dataclasses.replace(proxy, url=proxy.url.replace(HOST, host))
@@ -281,7 +259,6 @@ def test_everything_by_ipv6(tmp_path: Path) -> None:
                 for listen in (port, f"[::1]:{port}"):
                     variables = proxy.variables | {"METRICS_LISTEN": listen}
                     subprocess.run([SCRIPT.with_name("healthcheck.sh")], env=variables, check=True)
-        names.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
-"""A stand-in for TorchServe that keeps what reaches it, for tests of what the proxy passes on."""
+"""Stand-ins for what the proxy asks: a TorchServe that keeps what reaches it, and a nameserver."""
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import socket
+import socketserver
+import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -91,5 +94,44 @@ def upstream(status: str = "READY", reply: bytes = b"", host: str = HOST) -> Ite
             yield live
         finally:
             live.gate.set()
+            server.shutdown()
+            thread.join()
+
+
+@dataclass
+class Nameserver:
+    """Knows one address of every name, or none; ``url`` is where nginx asks it."""
+
+    url: str
+    address: str | None
+
+
+@contextlib.contextmanager
+def nameserver(host: str) -> Iterator[Nameserver]:
+    """It listens there, and that is the address that it knows."""
+    known = Nameserver("", host)
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            asked, back = self.request
+            (kind,) = struct.unpack("!H", asked[-4:-2])
+            address = ipaddress.ip_address(known.address or host).packed
+            found = known.address is not None and kind == {4: 1, 16: 28}[len(address)]  # A, AAAA
+            flags = 0x8180 if known.address else 0x8183  # no such name
+            head = asked[:2] + struct.pack("!HHHHH", flags, 1, found, 0, 0)
+            record = b"\xc0\x0c" + struct.pack("!HHIH", kind, 1, 5, len(address)) + address
+            back.sendto(head + asked[12:] + record * found, self.client_address)
+
+    class Listening(socketserver.ThreadingUDPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    with Listening((host, 0), Handler) as server:
+        where = f"[{host}]" if ":" in host else host
+        known.url = f"{where}:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield known
+        finally:
             server.shutdown()
             thread.join()
