@@ -129,8 +129,8 @@ async function health(r) {
         const model = await described(r, server);
         ready = model !== null && model.workers.length > 0 && model.workers.every(isReady);
     }
-    r.headersOut['Cache-Control'] = 'no-store';
     if (ready) {
+        r.headersOut['Cache-Control'] = 'no-store';  // of a problem: headers.conf
         r.headersOut['Content-Type'] = 'application/json';
         r.return(200, '{"status":"ready"}\n');
     } else {

@@ -102,6 +102,23 @@ def test_an_address_is_a_post(address: str, fields: dict[str, Any]) -> None:
     assert {k: v for k, v in reply.headers.items() if k not in caching} == posted.headers
 
 
+@pytest.mark.parametrize(
+    ("address", "fields"),
+    [
+        ("/seed/x.json", {"seed": "x", "format": "json"}),
+        ("/seeds/1-9999.png", {"seed": 1, "num_images": 9999}),
+        ("/walk/1-x.png", {"walk": {"between": [1, "x"]}}),
+        ("/seed/1.gif?fps=80", {"seed": 1, "format": {"type": "gif", "fps": 80}}),
+        ("/seed/1.png?edit.hats=1", {"seed": 1, "edit": {"hats": 1}}),
+        ("/name/alice.png?column=8", {"seed": ALICE, "column": 8}),
+    ],
+)
+def test_a_mistake_in_an_address_is_that_of_a_post(address: str, fields: dict[str, Any]) -> None:
+    reply, posted = get(address), one(SERVICE, fields)
+    assert posted.status in (400, 413)
+    assert (reply.status, reply.body) == (posted.status, posted.body)
+
+
 @pytest.mark.parametrize("path", ["seed/42.png", f"v/{SERVED}/name/é/100%.png", "name/a?b.png"])
 def test_torchserves_own_path_is_decoded_already(path: str) -> None:
     assert at(path).status == 200

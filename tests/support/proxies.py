@@ -159,3 +159,4 @@ def check_problem(reply: requests.Response, status: int, slug: str) -> None:
     assert reply.json()["status"] == status
     assert re.fullmatch("[0-9a-f]{32}", reply.headers["x-request-id"])
     assert reply.headers["x-content-type-options"] == "nosniff"
+    assert "no-store" in reply.headers["cache-control"]
