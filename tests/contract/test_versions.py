@@ -6,6 +6,8 @@ Bit by bit in float32 on a CPU; where ``precision: auto`` means short floats, to
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -21,11 +23,12 @@ import pytest
 import requests
 from PIL import Image
 
-from deploy.server import HOST, Ports, Server
+from deploy.lifecycle import stop
+from deploy.server import HOST, START_S, Ports, Server
 from tests.support.documents import commands, run
 from tests.support.live import STORE, edited_archive, wait
 from tests.support.pixels import assert_same
-from tests.support.proxies import ALICE, NEEDS_NGINX, running
+from tests.support.proxies import ALICE, NEEDS_NGINX, Proxy, running
 
 OLD, NEW = "1.0", "2.0-rc.1"
 TINY = " --max-steps {} --batch-size 4 --image-size 32 --nz 4 --ngf 2 --ndf 2"
@@ -141,18 +144,20 @@ def test_the_default_moves_to_the_new_version_and_back(both: Server) -> None:
         assert ask(both, OLD).content == old  # a version that is named stays what it is
 
 
-@NEEDS_NGINX
-def test_weights_are_replaced_under_load(both: Server, tmp_path: Path) -> None:
-    """Behind the proxy's cache: what names weights is never drawn by others, the rest soon is."""
-    old, new = (ask(both, version).headers["X-Weights-SHA256"][:8] for version in (OLD, NEW))
-    ours, theirs = (post(both, version, {"seed": 42}).content for version in (OLD, NEW))
+Replies = dict[str, list[requests.Response]]
+
+
+@contextlib.contextmanager
+def asking(proxy: Proxy, old: str, new: str) -> Iterator[Replies]:
+    """Two clients for each kind of address, again and again, for the length of a ``with`` block;
+    gives their replies by the kind. ``old`` and ``new`` are digests of weights."""
     paths = {
-        "kept": f"/v/{old}/seed/42.png",
-        "cold": f"/v/{old}/seed/{{}}.png",  # another one each time
-        "new": f"/v/{new}/seed/42.png",
+        "kept": f"/v/{old[:8]}/seed/42.png",
+        "cold": f"/v/{old[:8]}/seed/{{}}.png",  # another one each time
+        "new": f"/v/{new[:8]}/seed/42.png",
         "plain": "/seed/42.png",
     }
-    replies: dict[str, list[requests.Response]] = {name: [] for name in paths}
+    replies: Replies = {name: [] for name in paths}
     enough = threading.Event()
 
     def ask_on(name: str) -> None:
@@ -160,40 +165,94 @@ def test_weights_are_replaced_under_load(both: Server, tmp_path: Path) -> None:
             path = paths[name].format(len(replies[name]))
             replies[name].append(proxy.call("GET", path, ALICE))
 
-    def said(what: str) -> bool:
-        told = f"dcgan-proxy; fwd=stale; fwd-status={what}"
-        return any(reply.headers.get("Cache-Status") == told for reply in replies["plain"])
-
-    management = f"http://{HOST}:{both.ports.management}/models/{both.model}"
-    with running(tmp_path, both.ports, RATE="1000r/s") as proxy:
+    with ThreadPoolExecutor(8) as pool:
+        loops = [pool.submit(ask_on, name) for name in (*paths, *paths)]
         try:
-            with ThreadPoolExecutor(8) as pool:
-                loops = [pool.submit(ask_on, name) for name in (*paths, *paths)]
-                try:
-                    wait(lambda: said("304") and all(replies.values()))
-                    moved = requests.put(f"{management}/{NEW}/set-default", timeout=30)
-                    wait(lambda: said("200"))
-                    seen = {name: len(got) for name, got in replies.items()}
-                    wait(lambda: all(len(replies[name]) > seen[name] + 8 for name in paths))
-                finally:
-                    enough.set()
-            for loop in loops:
-                loop.result()
+            yield replies
         finally:
-            requests.put(f"{management}/{OLD}/set-default", timeout=30)
-    assert moved.status_code == 200, moved.text
+            enough.set()
+        for loop in loops:
+            loop.result()
+
+
+def wait_for(replies: Replies, said: str) -> None:
+    """Until the cache has said that of the plain address, and every kind was asked for since."""
+    told = f"dcgan-proxy; {said}"
+    wait(lambda: any(reply.headers.get("Cache-Status") == told for reply in replies["plain"]))
+    seen = {name: len(got) for name, got in replies.items()}
+    wait(lambda: all(len(got) > seen[name] + 8 for name, got in replies.items()))
+
+
+def check_replaced(replies: Replies, drawn: Server, theirs: bytes) -> None:
+    """What names weights is never drawn by others, and the rest soon is.
+
+    Args:
+        drawn: a server that still has the old weights.
+        theirs: the picture by the new ones.
+    """
+    ours = post(drawn, OLD, {"seed": 42}).content
     found = {name: [(r.status_code, r.content) for r in got] for name, got in replies.items()}
     assert set(found["kept"]) == {(200, ours)}
     assert set(found["plain"]) == {(200, ours), (200, theirs)}
     assert found["plain"][-1] == (200, theirs)
     for name, ends in (("cold", (200, 404)), ("new", (404, 200))):
-        assert {code for code, _ in found[name]} == set(ends)
         assert (found[name][0][0], found[name][-1][0]) == ends
     assert {content for code, content in found["new"] if code == 200} == {theirs}
     for reply in replies["cold"]:
         if reply.status_code == 200:
             seed = int(Path(reply.url).stem)
-            assert reply.content == post(both, OLD, {"seed": seed}).content
+            assert reply.content == post(drawn, OLD, {"seed": seed}).content
+
+
+def statuses(replies: Replies) -> set[int]:
+    return {reply.status_code for got in replies.values() for reply in got}
+
+
+@NEEDS_NGINX
+def test_weights_are_replaced_under_load(both: Server, tmp_path: Path) -> None:
+    """Behind the proxy's cache, in a server that has both."""
+    old, new = (ask(both, version).headers["X-Weights-SHA256"] for version in (OLD, NEW))
+    management = f"http://{HOST}:{both.ports.management}/models/{both.model}"
+    with running(tmp_path, both.ports, RATE="1000r/s") as proxy:
+        try:
+            with asking(proxy, old, new) as replies:
+                wait_for(replies, "fwd=stale; fwd-status=304")
+                moved = requests.put(f"{management}/{NEW}/set-default", timeout=30)
+                wait_for(replies, "fwd=stale; fwd-status=200")
+        finally:
+            requests.put(f"{management}/{OLD}/set-default", timeout=30)
+    assert moved.status_code == 200, moved.text
+    assert statuses(replies) == {200, 404}
+    check_replaced(replies, both, post(both, NEW, {"seed": 42}).content)
+
+
+@NEEDS_NGINX
+def test_weights_are_replaced_by_a_restart_under_load(
+    both: Server, trained: dict[str, Any], tmp_path: Path
+) -> None:
+    """The new archive has the same name and version. What was kept comes meanwhile."""
+    (export,) = commands("README.md", "-m export --weights")
+    run(export.replace("runs/mine", f"{trained['archive'].parents[1]}/run") + f" --out {tmp_path}")
+    server = Server(tmp_path / "server", STORE, Ports.free())
+    with (
+        running(tmp_path / "proxy", server.ports, RATE="1000r/s") as proxy,
+        contextlib.ExitStack() as life,
+    ):
+        process = server.start()
+        life.callback(stop, process.pid)
+        server.wait_until_ready(process, START_S)
+        old = ask(server).headers
+        with asking(proxy, old["X-Weights-SHA256"], trained["weights_sha256"]) as replies:
+            wait_for(replies, "fwd=stale; fwd-status=304")
+            life.close()
+            wait_for(replies, "hit; detail=stale")
+            server = dataclasses.replace(server, model_store=tmp_path)
+            life.enter_context(server.running())
+            wait_for(replies, "fwd=stale; fwd-status=200")
+        new = post(server, "", {"seed": 42})
+    assert new.headers["X-Model-Version"] == old["X-Model-Version"] == OLD
+    assert statuses(replies) <= {200, 404, 502, 503}
+    check_replaced(replies, both, new.content)
 
 
 def ask_together(server: Server, version: str, **extra: Any) -> list[bytes]:
