@@ -77,8 +77,7 @@ export function shelf(store) {
     }, keptImage(seed)))));
     $("kept-count").textContent = keep.length || "";
     $("kept-empty").hidden = keep.length > 0;
-    $("kept-actions").hidden = keep.length === 0;
-    $("to-kept").hidden = keep.length === 0;
+    for (const id of ["kept-actions", "kept-clear", "to-kept"]) $(id).hidden = keep.length === 0;
     $("to-kept").textContent = `Kept ${keep.length} ↓`;
     fetchMissing();
   }

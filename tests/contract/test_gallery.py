@@ -112,7 +112,12 @@ def test_the_slider_walks(visit: Visit, server: Server) -> None:
 
 def test_arithmetic(visit: Visit, server: Server) -> None:
     page = visit("#seed=1&count=9&keep=1,2,3,4,5&view=mix", tiles=9)
-    for name, seeds in (("A", (1, 2, 3)), ("B", (4,)), ("C", (2, 5))):
+    first = page.get_by_label("Seed 1 in A")
+    place = first.bounding_box()
+    first.click()
+    expect(page.locator("#mix-result")).to_be_visible()
+    assert first.bounding_box() == place  # the next click hits what it aims at
+    for name, seeds in (("A", (2, 3)), ("B", (4,)), ("C", (2, 5))):
         for seed in seeds:
             page.get_by_label(f"Seed {seed} in {name}").click()
     expect(page.get_by_label("Seed 5 in C")).to_be_focused()

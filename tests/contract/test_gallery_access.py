@@ -51,8 +51,8 @@ def test_by_keyboard_alone(visit: Visit, server: Server) -> None:
         if name == "walk-address":
             break
     assert reached == [
-        "Remove seed 1", "Remove seed 4", "kept-download", "kept-curl", "kept-address",
-        "kept-clear", "tab-walk", "walk-slider", "INPUT", "steps", "walk-play",
+        "kept-clear", "Remove seed 1", "Remove seed 4", "kept-download", "kept-curl",
+        "kept-address", "tab-walk", "walk-slider", "INPUT", "steps", "walk-play",
         "walk-frame-download", "walk-download", "walk-webp", "walk-gif", "walk-curl",
         "walk-address",
     ]  # fmt: skip
