@@ -39,6 +39,8 @@ def test_torchserve_answers_an_address_as_a_post(server: Server) -> None:
     assert reply.status_code == 200, reply.text
     fields = {"seed": address.seed_of("é/100%?"), "format": "json"}
     assert reply.content == live.post(server, fields).content
+    assert "no-store" in reply.headers["Cache-Control"]  # of all that it sends
+    assert reply.headers["CDN-Cache-Control"] == KEEP
     copy = direct(
         server, "/name/%C3%A9%2F100%25%3F.json", **{"If-None-Match": reply.headers["ETag"]}
     )
