@@ -14,7 +14,7 @@ The ending is the ``format``. The query has the other fields, each value JSON wh
 JSON, as in a form; those of an object are named with a dot, ``edit.glasses=1.5``, and those of the
 walk and of a moving format also without, ``steps=24&fps=12``. Before all that may stand ``/v/`` and
 the version of what the picture depends on beside its fields: the first 8 digits of the weights'
-SHA-256, and for an edit a hyphen and those of the directions' (``24275f3d-76ac07ff``). Such an
+SHA-256, and for an edit a hyphen and those of the directions' (``a0a2b897-4c0eb2dd``). Such an
 address has the same picture for ever, or none.
 
 An address comes in one of two headers. ``X-Picture-Address`` is what a proxy was asked for, as it
