@@ -265,6 +265,7 @@ def test_without_the_description_the_server_judges(visit: Visit, server: Server)
         draw(page, seed="many")
         expect(page.locator("#draw-problem")).to_contain_text("'many'")
         expect(page.locator("#draw-problem")).to_contain_text(f"an integer 0 to {LARGEST}")
+        page.close()  # before what serves it, which would reset what is on its way
 
 
 def test_a_model_server_that_is_gone(visit: Visit) -> None:
@@ -274,6 +275,7 @@ def test_a_model_server_that_is_gone(visit: Visit) -> None:
         page.wait_for_load_state("networkidle")  # the shelf and the walk have failed too
         expect(page.locator(".problem:visible")).to_have_count(1)  # one error is told once
         expect(page.locator("#status")).to_have_text("")
+        page.close()
 
 
 def test_a_page_whose_server_is_gone(browser: Browser, server: Server) -> None:

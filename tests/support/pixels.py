@@ -11,7 +11,7 @@ import requests
 from deploy.server import Server
 
 LEAST_PSNR_DB = 45.0  # of short floats; the parity report of the archive has what is usual
-MOST_GREY_LEVELS = 24  # the same, at the hardest edge
+MOST_GREY_LEVELS = 40  # the same, at the hardest edge: 29 among 6,000 seeds of the shipped weights
 
 
 def precision_of(server: Server) -> str:
