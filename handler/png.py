@@ -40,7 +40,7 @@ _BLOCK_BYTES = 65535  # the longest stored block; 5 bytes stand before each
 _SEGMENT_BYTES = 2**17  # deflated on its own, so that several threads can do a grid
 # Flushed before the rest of a segment. ISA-L 2.32 begins a long one with a slot of its hash table
 # that the compressor's own address chooses (igzip_icf_body_h1_gr_bt.asm hashes rcx at
-# write_first_byte), so that about one file in ten thousand would depend on where the memory lies.
+# write_first_byte), so that now and then a file would depend on where the memory lies.
 # What is short is begun by other code, and four bytes are the fewest that count as begun.
 _FIRST_BYTES = 4
 _END = b"\0\0\0\0IEND\xaeB`\x82"

@@ -64,7 +64,7 @@ def test_a_grid_is_the_same_file_from_any_number_of_threads() -> None:
 
 def test_a_file_does_not_depend_on_where_the_memory_lies() -> None:
     """A thread's memory lies elsewhere. Each picture begins otherwise and has its beginning once
-    more, so that a compressor that hashes its own address shows it in one picture in some 8,000."""
+    more, so that a compressor that hashes its own address, to one of 8,192 slots, shows it."""
     image = picture(4, 48, 3, "flat")
     begins = np.random.default_rng(0).integers(0, 256, (40_000, 3), np.uint8)
 
