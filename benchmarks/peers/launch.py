@@ -30,7 +30,6 @@ from benchmarks.servers import Running
 from deploy.lifecycle import stop
 from deploy.server import HOST, ROOT, Ports, ask, telling
 
-FOLDER = Path(__file__).resolve().parent
 _PNG = b"\x89PNG\r\n\x1a\n"
 _GRACE_S = 15.0  # for a server to end, once it was told to
 
@@ -60,7 +59,7 @@ class PeerError(RuntimeError):
 
 def requirements(name: str) -> Path:
     """The file with its exact pins."""
-    return FOLDER / name / "requirements.txt"
+    return Path(__file__).with_name(f"{name}.txt")
 
 
 def home(name: str) -> Path:
@@ -84,28 +83,23 @@ def triton_body(seed: int, num_images: int) -> bytes:
 
 PEERS = {
     "fastapi": Peer(
-        "FastAPI", f"uvicorn benchmarks.peers.fastapi.server:app --host {HOST} --port {{port}}"
+        "FastAPI", f"uvicorn benchmarks.peers.fastapi:app --host {HOST} --port {{port}}"
     ),
-    "litserve": Peer("LitServe", "python -m benchmarks.peers.litserve.server {port}"),
+    "litserve": Peer("LitServe", "python -m benchmarks.peers.litserve {port}"),
     "bentoml": Peer(
         "BentoML",
-        f"bentoml serve benchmarks.peers.bentoml.service:Dcgan --host {HOST} --port {{port}}",
+        f"bentoml serve benchmarks.peers.bentoml:Dcgan --host {HOST} --port {{port}}",
         environment=(("BENTOML_DO_NOT_TRACK", "True"),),
     ),
     "triton": Peer(
         "Triton",
-        "python -m benchmarks.peers.triton.server {port}",
+        "python -m benchmarks.peers.triton {port}",
         path="/v2/models/dcgan/infer",
         body=triton_body,
         # Its stub must find the libpython of this Python and not another one of the system.
         environment=(("LD_LIBRARY_PATH", str(sysconfig.get_config_var("LIBDIR"))),),
     ),
 }
-
-
-def programs(name: str) -> Path:
-    """The folder of the environment's programs."""
-    return home(name) / "bin"
 
 
 def is_installed(name: str) -> bool:
@@ -127,7 +121,7 @@ def install(name: str) -> None:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     own = home(name) / "lib" / version / "site-packages"
     (own / "project.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    pip = [sys.executable, "-m", "pip", "--python", str(programs(name) / "python")]
+    pip = [sys.executable, "-m", "pip", "--python", str(home(name) / "bin" / "python")]
     quietly = ["--quiet", "--no-input", "--disable-pip-version-check"]
     _call("pip", *pip, "install", *quietly, "--requirement", str(requirements(name)))
     (home(name) / "ready").write_text(_digest(name), encoding="utf-8")
@@ -177,7 +171,7 @@ def running(
     began = time.perf_counter()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [programs(name) / program, *arguments],
+            [home(name) / "bin" / program, *arguments],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -188,15 +182,20 @@ def running(
     try:
         url = f"http://{HOST}:{port}{peer.path}"
         while not _answers(url, peer.body(0, 1)):
-            if process.poll() is not None:
-                raise PeerError(f"ended ({process.returncode}){_end_of(log)}")
-            if time.perf_counter() - began > timeout_s:
-                raise PeerError(f"gave no picture within {timeout_s:.0f} s{_end_of(log)}")
+            ended = process.poll() is not None
+            if ended or time.perf_counter() - began > timeout_s:
+                late = f"gave no picture within {timeout_s:.0f} s"
+                what = f"ended ({process.returncode})" if ended else late
+                said = telling(log.read_text(errors="replace"), 4)
+                raise PeerError("\n  ".join([what, *said]))
             time.sleep(0.2)
         ready_s = time.perf_counter() - began
         yield Running(url, psutil.Process(process.pid), ready_s, peer.body)
     finally:
-        _stop(process)
+        stop(process.pid, _GRACE_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # children of a first process that has ended
+        process.wait()
 
 
 def _answers(url: str, body: bytes) -> bool:
@@ -207,16 +206,3 @@ def _answers(url: str, body: bytes) -> bool:
     except requests.RequestException:
         return False
     return reply.ok and _PNG in reply.content
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, then SIGKILL to what is left; return when all have ended."""
-    stop(process.pid, _GRACE_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # children of a first process that ended by itself
-    process.wait()
-
-
-def _end_of(log: Path) -> str:
-    lines = telling(log.read_text(errors="replace"), 4)
-    return "".join(f"\n  {line}" for line in lines)

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.engine import json_body
 from benchmarks.peers import launch
-from benchmarks.peers.fastapi.batcher import MicroBatcher
+from benchmarks.peers.batcher import MicroBatcher
 from benchmarks.peers.launch import PEERS, Peer, PeerError, requirements, triton_body
 from benchmarks.servers import Running
 
@@ -98,7 +98,7 @@ def test_an_environment_sees_the_torch_of_this_one(own_folders: Path) -> None:
     assert not launch.is_installed("fastapi")
     launch.install("fastapi")
     assert launch.is_installed("fastapi")
-    command = [launch.programs("fastapi") / "python", "-c", "import torch; print(torch)"]
+    command = [launch.home("fastapi") / "bin/python", "-c", "import torch; print(torch)"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     import torch
 

@@ -1,4 +1,4 @@
-"""``uvicorn benchmarks.peers.fastapi.server:app``: a route, a model and a micro-batcher."""
+"""``uvicorn benchmarks.peers.fastapi:app``: a route, a model and a micro-batcher."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
-from benchmarks.peers.fastapi.batcher import MicroBatcher
+from benchmarks.peers.batcher import MicroBatcher
 from benchmarks.peers.model import MAX_BATCH_SIZE, MAX_DELAY_S, Model, Request
 
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.peers.triton.server PORT``: Triton through PyTriton.
+"""``python -m benchmarks.peers.triton PORT``: Triton through PyTriton.
 
 Clients speak Triton's own protocol (KServe v2), JSON in and binary out.
 """

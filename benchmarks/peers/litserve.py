@@ -1,4 +1,4 @@
-"""``python -m benchmarks.peers.litserve.server PORT``: the methods that LitServe asks for."""
+"""``python -m benchmarks.peers.litserve PORT``: the methods that LitServe asks for."""
 
 import sys
 from typing import Any

@@ -1,4 +1,4 @@
-"""``bentoml serve benchmarks.peers.bentoml.service:Dcgan``: a batching service and its front.
+"""``bentoml serve benchmarks.peers.bentoml:Dcgan``: a batching service and its front.
 
 A batchable method takes one list and gives one list, so the documentation puts a second service
 before it for clients that send one request and want one picture.

@@ -1,1 +1,0 @@
-"""BentoML, as its documentation teaches it."""

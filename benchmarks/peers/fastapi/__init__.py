@@ -1,1 +1,0 @@
-"""FastAPI, as its documentation teaches it."""

@@ -1,1 +1,0 @@
-"""LitServe, as its documentation teaches it."""

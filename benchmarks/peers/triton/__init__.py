@@ -1,1 +1,0 @@
-"""Triton, as its documentation teaches it."""
