@@ -2,14 +2,16 @@
 
 Starts a server of its own, measures its peak for a moment, then sends requests at a share of it,
 at moments fixed in advance: single images, grids, hostile bodies, and clients that hang up. What
-the server holds is sampled meanwhile; ``benchmarks.leaks`` says what counts as a leak, BOUNDS by
-how much. A table goes to stdout, everything to a JSON file and a picture. Exit codes: 0 no leak
-and no error, 1 a leak, an error, or no server, 2 bad usage.
+the server holds is sampled meanwhile. A leak is a trend that adds more than its bound over the
+second half of a run: caches, thread pools and heaps fill in the first. A table goes to stdout,
+everything to a JSON file and a picture. Exit codes: 0 no leak and no error, 1 a leak, an error, or
+no server, 2 bad usage.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import random
 import shlex
@@ -20,24 +22,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import psutil
 import tyro
 from matplotlib.figure import Figure
 
-from benchmarks import leaks
-from benchmarks.command import (
-    Range,
-    check,
-    machine,
-    markdown,
-    run_main,
-    today,
-    write,
-)
+from benchmarks.command import Range, check, machine, markdown, run_main, today, write
 from benchmarks.engine import (
     OUTCOMES,
     Ask,
@@ -51,7 +44,6 @@ from benchmarks.engine import (
     summary_ms,
     target,
 )
-from benchmarks.leaks import Bound, Trend
 from benchmarks.resources import Background
 from deploy.java import NoJavaError
 from deploy.server import ROOT, Ports, Server, ServerError
@@ -61,6 +53,21 @@ Vitals = dict[str, float]
 """One sample by name: ``time_s`` since the sampler began; of all workers together and of Java the
 resident memory (MB of 10^6 bytes), open file descriptors and threads; their TCP and UNIX sockets in
 whatever state; the files below the folder for temporary files; the number of workers."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How much a trend may add over the second half of a run.
+
+    Args:
+        absolute: in the unit of the samples.
+        share: of the median of that half; the larger of the two counts.
+    """
+
+    absolute: float
+    share: float = 0.0
+
+
 BOUNDS = {
     "worker_rss_mb": Bound(20, 0.02),
     "java_rss_mb": Bound(60, 0.05),  # its heap may grow up to a quarter of the machine's memory
@@ -77,7 +84,11 @@ _AT_REST = ("worker_fds", "java_fds", "sockets")  # between windows, when no cli
 LATENCY = Bound(20, 0.5)  # of the p50 of a window, ms
 _WINDOW_S = 20.0
 _REST_S = 0.5  # for connections to close
-_CONNECTIONS = 32
+_CONNECTIONS = 32  # that measure the peak
+_PEAK_S = 10.0  # how long
+_HOSTILE_SHARE = 0.1  # of all requests
+_GRID_SHARE = 0.03  # of the others
+_MOST_SAMPLES = 500  # of a trend: 125,000 pairs
 _LIMITS = Limits(timeout_s=30)
 _MOST_PAUSE_S = 15.0
 _COLUMNS = {"median": ".1f", "growth": "+.1f", "allowed": ".1f"}
@@ -120,12 +131,6 @@ class SoakConfig:
     """Of the peak, 0..1."""
     rate: Annotated[float | None, Range(0.1, 10_000)] = None
     """Requests/s instead of a share of the peak."""
-    peak_seconds: Annotated[float, Range(1, 600)] = 10.0
-    """How long the peak is measured."""
-    hostile_share: Annotated[float, Range(0, 1)] = 0.1
-    """Part of the requests that is hostile, 0..1."""
-    grid_share: Annotated[float, Range(0, 1)] = 0.03
-    """Part of the friendly requests that asks for 64 images, 0..1."""
     model_store: Path = ROOT / "model_store"
     """Folder of the dcgan.mar to serve."""
     out: Path = Path("soak.json")
@@ -167,20 +172,20 @@ def soak(config: SoakConfig) -> dict[str, Any]:
         server = Server(Path(temporary), config.model_store, Ports.free())
         with server.running() as process:
             to = target(server.predict_url, "application/json")
-            peak_per_s = None if config.rate else _peak(to, config)
+            peak_per_s = None if config.rate else _peak(to)
             rate_per_s = config.rate or config.share * (peak_per_s or 0.0)
             print(f"{rate_per_s:.1f} requests/s for {config.seconds:.0f} s", file=sys.stderr)
-            bodies = Bodies(config.hostile_share, config.grid_share, seed=1)
             period_s = min(1.0, config.seconds / 60)
             launcher = psutil.Process(process.pid)
             with (
                 VitalsSampler(launcher, server.folder / "tmp", period_s) as sampler,
                 HangUps(to, max(0.5, period_s)) as hang_ups,
             ):
-                windows, at_rest = _load(to, config, rate_per_s, bodies, sampler)
+                windows, at_rest = _load(to, config.seconds, rate_per_s, sampler)
     outcomes: Counter[str] = sum((Counter(w["outcomes"]) for w in windows), Counter())
+    hostile, workers = sum(w["hostile"] for w in windows), sorted(sampler.worker_pids)
     trends = judge(sampler.samples, at_rest)
-    trends["p50_ms"] = leaks.trend(
+    trends["p50_ms"] = trend(
         [w["end_s"] for w in windows], [w["latency_ms"]["p50"] for w in windows], LATENCY
     )
     return {
@@ -190,13 +195,11 @@ def soak(config: SoakConfig) -> dict[str, Any]:
         "peak_per_s": peak_per_s,
         "rate_per_s": rate_per_s,
         "outcomes": dict(outcomes),
-        "hostile": bodies.hostile,
+        "hostile": hostile,
         "hang_ups": hang_ups.count,
-        "worker_pids": sorted(sampler.worker_pids),
+        "worker_pids": workers,
         "trends": {name: {**asdict(t), "leaks": t.leaks} for name, t in trends.items()},
-        "failures": failures(
-            outcomes, bodies.hostile, len(sampler.worker_pids), trends, pause_s(sampler.samples)
-        ),
+        "failures": failures(outcomes, hostile, len(workers), trends, pause_s(sampler.samples)),
         "windows": windows,
         "samples": {
             name: [sample[name] for sample in sampler.samples] for name in ("time_s", *BOUNDS)
@@ -215,13 +218,65 @@ def judge(samples: Sequence[Vitals], at_rest: Sequence[Vitals]) -> dict[str, Tre
     for name in [name for name in samples[0] if name != "time_s"]:
         chosen = at_rest if name in _AT_REST else samples
         values = [sample[name] for sample in chosen]
-        found[name] = leaks.trend([sample["time_s"] for sample in chosen], values, BOUNDS[name])
+        found[name] = trend([sample["time_s"] for sample in chosen], values, BOUNDS[name])
     return found
+
+
+@dataclass(frozen=True)
+class Trend:
+    """What the second half of a run did.
+
+    Args:
+        median: of its samples.
+        growth: what its trend adds from its beginning to its end.
+        allowed: most growth.
+    """
+
+    median: float
+    growth: float
+    allowed: float
+
+    @property
+    def leaks(self) -> bool:
+        """Whether it grows by more than it may."""
+        return self.growth > self.allowed
+
+
+def trend(times_s: Sequence[float], values: Sequence[float], bound: Bound) -> Trend:
+    """The trend of the second half of a run.
+
+    Args:
+        times_s: moments of the samples, ascending, s.
+        values: the samples, as many.
+
+    Raises:
+        ValueError: fewer than 8 samples, which say nothing.
+    """
+    if len(times_s) < 8:
+        raise ValueError(f"{len(times_s)} samples; at least 8 are needed to tell a trend")
+    start = next(i for i, t in enumerate(times_s) if t >= (times_s[0] + times_s[-1]) / 2)
+    half, samples = times_s[start:], values[start:]
+    median = float(np.median(samples))
+    growth = slope(half, samples) * (half[-1] - half[0])
+    return Trend(median, growth, max(bound.absolute, bound.share * median))
+
+
+def slope(times_s: Sequence[float], values: Sequence[float]) -> float:
+    """The median of the slopes between all pairs of samples, per second; 0 for fewer than two.
+
+    Up to 29 % of them may be outliers (P. K. Sen, "Estimates of the regression coefficient based
+    on Kendall's tau", 1968).
+    """
+    chosen = np.linspace(0, len(times_s) - 1, min(len(times_s), _MOST_SAMPLES)).round().astype(int)
+    times, samples = np.asarray(times_s)[chosen], np.asarray(values)[chosen]
+    first, second = np.triu_indices(len(times), 1)
+    slopes = (samples[second] - samples[first]) / (times[second] - times[first])
+    return float(np.median(slopes)) if len(slopes) else 0.0
 
 
 def pause_s(samples: Sequence[Vitals]) -> float:
     """The longest time without a sample, s."""
-    return max((b["time_s"] - a["time_s"] for a, b in pairwise(samples)), default=0.0)
+    return max((b["time_s"] - a["time_s"] for a, b in itertools.pairwise(samples)), default=0.0)
 
 
 def failures(
@@ -270,11 +325,10 @@ def table(result: dict[str, Any]) -> str:
     return markdown(["what", "median", "growth over the second half", "allowed"], lines)
 
 
-def _peak(to: Target, config: SoakConfig) -> float:
+def _peak(to: Target) -> float:
     """Answered requests/s of the same mix when every connection always has one under way."""
-    bodies = Bodies(config.hostile_share, config.grid_share, seed=2)
-    for seconds in (min(2.0, config.peak_seconds), config.peak_seconds):  # the first to warm up
-        tally = saturate(to, _CONNECTIONS, seconds, bodies, _LIMITS)
+    for seconds in (2.0, _PEAK_S):  # the first to warm up
+        tally = saturate(to, _CONNECTIONS, seconds, bodies(seed=2), _LIMITS)
     # Refusals are answers too, and a part of the load to come.
     peak_per_s = (tally.outcomes["2xx"] + tally.outcomes["4xx"]) / tally.wall_s
     print(f"peak: {peak_per_s:.1f} requests/s", file=sys.stderr)
@@ -282,75 +336,55 @@ def _peak(to: Target, config: SoakConfig) -> float:
 
 
 def _load(
-    to: Target, config: SoakConfig, rate_per_s: float, bodies: Bodies, sampler: VitalsSampler
+    to: Target, seconds: float, rate_per_s: float, sampler: VitalsSampler
 ) -> tuple[list[dict[str, Any]], list[Vitals]]:
     """Windows one after another, each with its outcomes and latencies; what the server held at
     rest after each."""
     windows: list[dict[str, Any]] = []
     at_rest = []
-    began_s = time.monotonic()
-    count = max(8, round(config.seconds / _WINDOW_S))
-    window_s = config.seconds / count
+    endless, began_s = bodies(seed=1), time.monotonic()
+    count = max(8, round(seconds / _WINDOW_S))
     for number in range(count):
-        offsets = poisson(rate_per_s, window_s, [1, number])
-        tally = run(to, offsets, window_s, bodies, _LIMITS)
+        offsets = poisson(rate_per_s, seconds / count, [1, number])
+        asked = list(itertools.islice(endless, len(offsets)))
+        tally = run(to, offsets, seconds / count, iter(asked), _LIMITS)
         time.sleep(_REST_S)
         at_rest.append(sampler.sample())
         latency_ms = summary_ms(tally.latency_us) or {"p50": 0.0, "p99": 0.0}  # nothing was sent
-        end_s, outcomes = time.monotonic() - began_s, dict(tally.outcomes)
-        windows.append({"end_s": end_s, "outcomes": outcomes, "latency_ms": latency_ms})
+        window = {
+            "end_s": time.monotonic() - began_s, "outcomes": dict(tally.outcomes),
+            "hostile": sum(ask.body in HOSTILE for ask in asked), "latency_ms": latency_ms,
+        }  # fmt: skip
+        windows.append(window)
         print(
-            f"{end_s:.0f} s: {tally.outcomes['2xx']} answered, "
+            f"{window['end_s']:.0f} s: {tally.outcomes['2xx']} answered, "
             f"{tally.outcomes['4xx']} refused, p50 {latency_ms['p50']:.0f} ms",
             file=sys.stderr,
         )
     return windows, at_rest
 
 
-class Bodies:
-    """Bodies without end; ``hostile`` counts those of HOSTILE so far.
-
-    Args:
-        hostile_share: part that is hostile, 0..1.
-        grid_share: part of the rest that asks for 64 images, 0..1.
-        seed: the same gives the same bodies.
-    """
-
-    def __init__(self, hostile_share: float, grid_share: float, seed: int) -> None:
-        self._random = random.Random(seed)
-        self._share = hostile_share
-        self._friendly = asks(sizes("mix", grid_share, seed), 2**40 * seed)
-        self.hostile = 0
-
-    def __iter__(self) -> Iterator[Ask]:
-        return self
-
-    def __next__(self) -> Ask:
-        if self._random.random() >= self._share:
-            return next(self._friendly)
-        self.hostile += 1
-        return Ask(self._random.choice(HOSTILE))
+def bodies(seed: int) -> Iterator[Ask]:
+    """Single images, grids of 64 and some of HOSTILE, without end; the same for the same seed."""
+    chance, friendly = random.Random(seed), asks(sizes("mix", _GRID_SHARE, seed), 2**40 * seed)
+    while True:
+        hostile = chance.random() < _HOSTILE_SHARE
+        yield Ask(chance.choice(HOSTILE)) if hostile else next(friendly)
 
 
 class HangUps(Background):
-    """While its ``with`` block runs, a client a period that goes away in mid-request.
-
-    Args:
-        to: whom to bother.
-        period_s: between two of them.
-    """
+    """While its ``with`` block runs, a client a period that goes away in mid-request."""
 
     def __init__(self, to: Target, period_s: float) -> None:
         super().__init__(self._hang_up, period_s)
         self._to = to
         self.count = 0
-        self._request = to.request(b'{"seed": 1, "num_images": 64}')
 
     def _hang_up(self) -> None:
-        length = len(self._request)
-        ends = (1, length // 2, length - 1, length)
+        request = self._to.request(b'{"seed": 1, "num_images": 64}')
+        ends = (1, len(request) // 2, len(request) - 1, len(request))
         with socket.create_connection((self._to.host, self._to.port), 10) as opened:
-            opened.sendall(self._request[: ends[self.count % len(ends)]])
+            opened.sendall(request[: ends[self.count % len(ends)]])
         self.count += 1
 
 
@@ -384,24 +418,22 @@ class VitalsSampler(Background):
         """
         workers = [p for p in self._java.children() if "model_service_worker" in str(p.cmdline())]
         self.worker_pids |= {worker.pid for worker in workers}
-        files = [path for path in self._temporary.rglob("*") if path.is_file()]
         found: Vitals = {"time_s": time.monotonic() - self._start_s}
         for name, processes in (("worker", workers), ("java", [self._java])):
             found[f"{name}_rss_mb"] = sum(p.memory_info().rss for p in processes) / 1e6
             found[f"{name}_fds"] = sum(p.num_fds() for p in processes)
             found[f"{name}_threads"] = sum(p.num_threads() for p in processes)
+        sizes_bytes = []
+        for path in self._temporary.rglob("*"):
+            with contextlib.suppress(OSError):  # gone in the meantime
+                if path.is_file():
+                    sizes_bytes.append(path.stat().st_size)
         return found | {
             "sockets": sum(len(p.net_connections("all")) for p in [self._java, *workers]),
-            "temp_files": len(files),
-            "temp_mb": sum(_size(path) for path in files) / 1e6,
+            "temp_files": len(sizes_bytes),
+            "temp_mb": sum(sizes_bytes) / 1e6,
             "workers": len(workers),
         }
-
-
-def _size(path: Path) -> int:
-    with contextlib.suppress(OSError):  # gone in the meantime
-        return path.stat().st_size
-    return 0
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
