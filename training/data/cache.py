@@ -37,7 +37,7 @@ from training.data.decode import (
 )
 from training.files import atomic_path
 
-LAYOUT = 3  # of the files; another number makes all of them stale
+LAYOUT = 4  # of the files; another number makes all of them stale
 KEPT = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{16})?\.(lock|json|u8|partial)")  # names of the files
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 PER_THREAD = 32  # pictures decoded before they are written: bounds what waits in memory

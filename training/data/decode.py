@@ -66,6 +66,7 @@ IMPOSTORS = (
 # pictures a run would learn from itself.
 DRAWN = "python -m training"
 SERVED = "dcgan"  # the name of the text in each PNG of the handler
+SERVED_TEXT = b'"weights_sha256":"'  # in the comment of each GIF of it, and in the XMP of each WebP
 
 _large_ones = Lock()
 
@@ -232,7 +233,8 @@ def _decode(file: IO[bytes], spec: PictureSpec) -> Decoded:
         by = (opened.info.get("Software"), opened.info.get("comment"))
         if DRAWN in by or DRAWN.encode() in by:  # of a PNG, of a GIF
             raise UnusablePictureError(f"drawn by {DRAWN}: nothing to train on")
-        if SERVED in opened.info:
+        texts = [opened.info.get(name) for name in ("comment", "xmp")]
+        if SERVED in opened.info or any(isinstance(t, bytes) and SERVED_TEXT in t for t in texts):
             raise UnusablePictureError("drawn by a model that is served: nothing to train on")
         opened.draft(None, (spec.image_size * 2, spec.image_size * 2))  # JPEG: decode smaller
         return from_image(opened, spec)

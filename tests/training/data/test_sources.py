@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handler import png
+from handler import moving, png
 from tests.support.odd_pictures import (
     SPEC,
     UNUSABLE,
@@ -109,6 +109,10 @@ def write_mixed(root: Path) -> Path:
     image = np.zeros((32, 32, 3), np.uint8)
     save_grid(root / "grid.png", image[None])
     (root / "served.png").write_bytes(png.encode(image, {"dcgan": "{}"}, small=True))
+    recipe = '{"model":"dcgan","weights_sha256":"0","request":{"seed":1}}'
+    for kind in ("apng", "gif", "webp"):
+        served = moving.encode(kind, image[None], recipe, fps=9, loop=0, small=True)
+        (root / f"served.{kind}").write_bytes(served)
     Walk(out=root / "walk.png", colours=2).save_png(image)
     Walk(out=root / "walk.gif").save_gif([image, image + 9], 50, hold=False)
     figure_of = root / "a" / "figure"
@@ -126,7 +130,8 @@ def test_what_the_project_wrote_itself_is_no_picture(tmp_path: Path, cache: str)
         "a/run": sources.A_RUN, "old": sources.A_RUN,
         **dict.fromkeys(("grid.png", "walk.png", "walk.gif", "curves.png"),
                         "drawn by python -m training: nothing to train on"),
-        "served.png": "drawn by a model that is served: nothing to train on",
+        **dict.fromkeys([f"served.{kind}" for kind in ("png", "apng", "gif", "webp")],
+                        "drawn by a model that is served: nothing to train on"),
         **dict.fromkeys([f"others/{name}.json" for name in ("config", "pictures")],
                         "not a picture"),
         "others/stats.jsonl": "not a picture",
