@@ -2,13 +2,14 @@
 
 import json
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 from annotated_types import Ge, Lt
 
+from deploy.server import ROOT
 from training.config import (
     ConfigError,
     TrainConfig,
@@ -18,7 +19,9 @@ from training.config import (
     from_mapping,
     recipe_defaults,
 )
+from training.loop import PROVENANCE
 from training.start import parse
+from training.weights import load_generator
 
 
 def test_paper_recipe_is_the_tutorial() -> None:
@@ -43,6 +46,15 @@ def test_stable_recipe() -> None:
     assert (stable.r1_gamma, stable.ema_decay, stable.loss) == (0.3, 0.999, "relativistic")
     assert (stable.lr_g, stable.lr_d, stable.lr_g_warmup_steps) == (4e-4, 4e-4, 300)
     assert (stable.max_steps, stable.decay(30_000), stable.decay(45_000)) == (60_000, 1.0, 0.5)
+
+
+def test_the_shipped_weights_are_what_the_default_command_makes() -> None:
+    """As the model card says; a run settles two settings by its batch and its pictures."""
+    made = load_generator(ROOT / "model_store" / "generator.safetensors")[1].provenance
+    default = asdict(replace(parse([]), d_group=8, diffaugment="off"))
+    assert {name: made[name] for name in PROVENANCE} == {name: default[name] for name in PROVENANCE}
+    assert (made["steps"], made["ended"], made["data"]) == (60_000, "finished", "avatars")
+    assert (made["start_from"], made["start_d_from"], made["inherited"]) == (None, None, [])
 
 
 def test_rates_fall_over_half_of_a_short_run() -> None:

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
+from deploy.server import ROOT
 from tests.support.generators import BACKGROUND, photos, trained_on_avatars, weights
 from training.__main__ import main
+from training.files import sha256_of
+from training.lab.evaluate import markdown, read_result
 from training.lab.judge import Origin, load_or_fit
 
 Captured = pytest.CaptureFixture[str]
@@ -111,6 +115,38 @@ def test_a_result_beside_an_earlier_one(tmp_path: Path, judge: Path, capsys: Cap
     table = (tmp_path / "table.md").read_text()
     assert cells(table, "")[:4] == ["", "before", "now", "real"]
     assert cells(table, "Fréchet distance, in features")[1] == "4321"
+
+
+def test_the_documents_say_what_was_measured() -> None:
+    now, before = (
+        read_result(ROOT / "docs" / "evaluation" / f"{name}.json")
+        for name in ("default", "six-runs")
+    )
+    assert now["weights_sha256"] == sha256_of(ROOT / "model_store" / "generator.safetensors")
+    card = (ROOT / "model_store" / "MODEL_CARD.md").read_text("utf-8")
+    assert f"<!-- evaluate -->\n{markdown(now, before)}\n<!-- /evaluate -->" in card
+    page = (ROOT / "docs" / "training.md").read_text("utf-8")
+    for column, result in ((1, now), (2, before)):
+        values = {m["name"]: m["value"] for m in result["measures"]}
+        by_attribute = result["attributes"]["by_attribute"].values()
+        histograms = [found["histogram_distance"] for found in by_attribute]
+        frechet, recall = values["Fréchet distance, in features"], values["recall, in features"]
+        for row, cell in (
+            ("judge sure of body", f"{result['clean_tiles']['recognised']['tiles']} of 64"),
+            ("as near to real", f"{result['clean_tiles']['near_real']['tiles']} of 64"),
+            ("histogram distance", f"{sum(histograms) / len(histograms):.3f}"),
+            ("Fréchet distance; recall", f"{frechet:.3f}; {recall:.3f}"),
+            ("MS-SSIM between samples |", f"{values['MS-SSIM between samples']:.3f}"),
+        ):
+            (line,) = [line for line in page.splitlines() if line.startswith(f"| {row}")]
+            assert line.split("|")[1 + column].strip() == cell
+    with safe_open(ROOT / "model_store" / "directions.safetensors", "pt") as file:
+        said = file.metadata()
+    assert said["weights_sha256"] == now["weights_sha256"]
+    for name, about in json.loads(said["directions"]).items():
+        learned = "success" in about
+        share = f"{about['success']:.0%}" if learned else f"{about['share_of_strength']:.1%}"
+        assert cells(card, f"`{name}`")[1] == share
 
 
 BAD = [
