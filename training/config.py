@@ -75,7 +75,7 @@ class Schedule:
     """The newest so many are kept, and the best one besides."""
     least_seconds: Amount = 0.0
     """Seconds at least between two grids, and between two checkpoints: those due sooner are left
-    out. On a fast GPU they would take a good part of the time."""
+    out. On a fast GPU they could take a good part of the time."""
 
     def rise(self, step: int) -> float:
         """What the learning rate of G is multiplied by in update ``step``, from 0."""
@@ -110,7 +110,7 @@ class TrainConfig(Schedule, PictureSpec):
     out: Path | None = None
     """Folder of the run; runs/<date>-<time> when omitted."""
     recipe: Recipe = "stable"
-    """stable: one run from nothing that stays healthy. paper: the tutorial to the letter."""
+    """stable: one run from nothing. paper: the tutorial's settings, but for --max-steps."""
     config: Path | None = None
     """JSON file of settings, between the recipe and the flags."""
     start_from: Path | None = None
@@ -160,7 +160,7 @@ class TrainConfig(Schedule, PictureSpec):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the hardware has it, float32 elsewhere."""
     deterministic: bool = False
-    """On a GPU only kernels that give the same bits each time: slower, and --resume is exact."""
+    """On a GPU only kernels that give the same bits each time, for an exact --resume: slower."""
     compile: bool = False
     """torch.compile both networks: a slow start, then fewer passes over memory."""
     on_dead: Literal["stop", "warn", "rollback"] = "stop"
@@ -201,7 +201,7 @@ class TrainConfig(Schedule, PictureSpec):
 def recipe_defaults(recipe: Recipe) -> TrainConfig:
     """The settings that a recipe stands for.
 
-    ``paper`` is the tutorial to the letter: batch 128, ten passes over CelebA are about
+    ``paper`` is the tutorial's: batch 128, ten passes over CelebA are about
     16,000 steps, no averaging, no penalty, all pictures trained on, float32.
     What a run of ``stable`` reaches is in docs/training.md.
     """

@@ -144,8 +144,8 @@ VARIANTS = {
 class Ablations(Plot):
     """Train short runs on avatars, each without one guideline, and put them side by side.
 
-    The recipe is the paper's, but for batch and width, and R1, without which D wins at once on
-    pictures as few as these. A run that is there is not done again, one that was stopped goes on.
+    The recipe is the paper's, but for batch and width, and R1, which holds D back on pictures as
+    few as these. A run that is there is not done again, one that was stopped goes on.
     A dead run goes on too: how its samples look is what is wanted.
     """
 

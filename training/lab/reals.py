@@ -120,8 +120,8 @@ class AgainstReals(OfPictures):
     """A command that compares samples with real pictures."""
 
     held_out: str | None = None
-    """Real pictures that were not trained on, a folder or zip. New avatars, or part of the
-    training pictures, when omitted."""
+    """Real pictures that were not trained on, a folder or zip. Reserved avatars, or what the run
+    held out, joined by training pictures where that is little, when omitted."""
     classifier: Path | None = None
     """The judge of avatars; trained and kept here if there is none. The shipped one, or one in
     runs/judges/, when omitted."""
