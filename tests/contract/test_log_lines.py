@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import requests
 
-from deploy.server import HOST, ROOT, Server
+from deploy.server import HOST, LOG_CONFIG, ROOT, Server
 from tests.support import live
 
 STORE = ROOT / "model_store"
@@ -86,6 +88,16 @@ def test_what_was_not_modified_is_one_line(server: Server) -> None:
     assert [line.get("status", "none of the worker's") for line in lines] == [
         200, 304, "none of the worker's"
     ]  # fmt: skip
+
+
+def test_what_a_worker_died_over_is_not_hidden() -> None:
+    """TorchServe answers 500 or 507 then, and the worker logs nothing any more."""
+    found = ElementTree.parse(LOG_CONFIG).find(".//Logger[@name='ACCESS_LOG']/RegexFilter")
+    assert found is not None
+    line = '/127.0.0.1:1 "POST /predictions/dcgan HTTP/1.1" {} 5'
+    statuses = (200, 304, 400, 403, 404, 405, 406, 413, 415, 500, 501, 503, 507)
+    shown = [s for s in statuses if not re.fullmatch(found.attrib["regex"], line.format(s))]
+    assert shown == [403, 404, 405, 500, 503, 507]
 
 
 @pytest.mark.parametrize("sent", HOSTILE_IDS, ids=lambda sent: ascii(sent)[:30])
