@@ -159,7 +159,7 @@ def test_a_worker_without_the_gpu_that_it_is_given(tmp_path: Path) -> None:
 
 
 SIZES = (("max_response_size", "50000"), ("max_request_size", "7000000"))
-SECRETS = {"AWS_SECRET_ACCESS_KEY": "a", "DB_PASSWORD": "b", "HUB_TOKEN": "c"}
+SECRETS = {"AWS_SECRET_ACCESS_KEY": "a", "DB_PASSWORD": "b", "HUB_TOKEN": "c", "DCGAN_API_KEY": "d"}
 IMPOSTOR = "raise RuntimeError('the wrong module')"
 
 
@@ -175,7 +175,7 @@ def hard_environment(folder: Path) -> dict[str, str]:
             (tools / name).symlink_to(path)
     return {
         "PYTHONPATH": str(folder / "path"), "PATH": f"{Path(sys.executable).parent}:{tools}",
-        "DCGAN_PLAIN": "d", "DCGAN_LOG_LEVEL": "error", **SECRETS,
+        "DCGAN_PLAIN": "e", "DCGAN_LOG_LEVEL": "error", **SECRETS,
     }  # fmt: skip
 
 
