@@ -62,7 +62,7 @@ class Picture:
 
     @property
     def seed(self) -> int | None:
-        """The first seed; None when the pictures did not come from consecutive seeds."""
+        """The first seed of a request with ``seed`` or without a source; else None."""
         return int(self.headers["X-Seed"]) if "X-Seed" in self.headers else None
 
 

@@ -54,7 +54,7 @@ _SOURCE_FIELDS = (*SOURCES, "num_images")
 _STATUSES = sorted({kind.status for kind in Kind})
 _REPLY_HEADERS = {
     "X-Source": "where the latents came from: seed, seeds, noise, walk or mix",
-    "X-Seed": "the first seed, when the images are of consecutive ones",
+    "X-Seed": "the first seed, with `seed` or without a source",
     "X-Seeds": "the seeds, when they were listed; the first 60 of them",
     "X-Truncation": "the truncation, when there was one",
     "X-Edit": "the strength of each direction, when there was an edit; the first 15 of them",
@@ -66,11 +66,17 @@ _REPLY_HEADERS = {
     "X-Backend": "torch_gpu, onnx, packed or torchscript",
     "X-Precision": "float32, bfloat16 or float16",
     "X-Device": "cpu or cuda:<index>",
+    "X-Fallback": "cpu, when a GPU was meant and could not be used",
 }
 _CACHE_HEADERS = {
     "ETag": "of the picture; none of a random one",
     "Cache-Control": "how long a copy is good",
     "Cache-Status": "whether the proxy had it (RFC 9211)",
+}
+_TORCHSERVES_OWN = {
+    500: "the worker died",
+    503: "the queue is full or no worker is up",
+    507: "the worker died",
 }
 _OF_A_WALK = ("steps", "method", "closed")
 _SEEDS = "^[0-9]{1,16}(-[0-9]{1,16})?(,[0-9]{1,16}(-[0-9]{1,16})?)*$"
@@ -171,13 +177,13 @@ def _address(
     """One kind of address; the fields of a POST are its query."""
     in_path = {name: parameter for name in re.findall("{([a-z]+)}", path) if name != "format"}
     layout = (name for name in _query() if name not in ("num_images", *_OF_A_WALK))
+    kept = "" if path.startswith("/random") else ": such an address has the same picture for ever"
     return {
         "operationId": path.split("/")[1].partition(".")[0],
         "summary": summary,
         "description": "Behind the proxy. /v/ and the first 8 digits of X-Weights-SHA256 before "
-        "it name the weights, and for an edit a hyphen and those of X-Directions-SHA256: such an "
-        "address has the same picture for ever. Fields of an object also go by their names: "
-        "`walk.method=linear`.",
+        f"it name the weights, and for an edit a hyphen and those of X-Directions-SHA256{kept}. "
+        "Fields of an object also go by their names: `walk.method=linear`.",
         "servers": [{"url": "https://127.0.0.1:8443"}],
         "security": [{"key": []}],
         "parameters": [
@@ -220,9 +226,10 @@ def _problem(status: int) -> dict[str, Any]:
     titles = [kind.title for kind in Kind if kind.status == status]
     content = {CONTENT_TYPE: {"schema": _ref("Problem")}}
     headers = {}
-    if status == Kind.OVERLOADED.status:
-        titles.append("TorchServe's own: the queue is full or no worker is up")
+    if status in _TORCHSERVES_OWN:
+        titles.append(f"TorchServe's own: {_TORCHSERVES_OWN[status]}")
         content["application/json"] = {"schema": _ref("TorchServeError")}
+    if status == Kind.OVERLOADED.status:
         wait = "seconds to wait; not in TorchServe's own"
         headers["headers"] = {"Retry-After": {"description": wait, "schema": {"type": "string"}}}
     return {"description": " / ".join(titles), **headers, "content": content}

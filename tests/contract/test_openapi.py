@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jsonschema_rs
@@ -21,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from deploy.server import Server
+from deploy.server import ROOT, Server
 from handler import openapi
 
 DOCUMENT = openapi.document()
@@ -48,6 +49,13 @@ def test_the_file_is_written_from_the_code() -> None:
     assert openapi.PATH.read_text(encoding="utf-8") == openapi.text(), (
         "run: python -m handler.openapi"
     )
+
+
+def test_the_page_and_the_file_name_the_same_headers() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`X-[^|]+) \|", page, re.MULTILINE)
+    told = {name for row in rows for name in re.findall("`(.*?)`", row)}
+    assert told == set(DOCUMENT["components"]["responses"]["Reply"]["headers"])
 
 
 @pytest.mark.parametrize("name", openapi.EXAMPLES)
