@@ -38,7 +38,7 @@ import torch
 import tyro
 
 from handler.hardware import is_out_of_memory
-from training import distributed, networks
+from training import distributed
 from training.checkpoint import CheckpointError
 from training.config import ConfigError, TrainConfig, fitting_group, nearest
 from training.data.decode import DataError
@@ -46,6 +46,7 @@ from training.data.sources import load, report
 from training.distributed import DevicesError, PeerError, World, choose_device, choose_precision
 from training.lab.options import Command, UsageError
 from training.loop import batch_that_fits, train
+from training.networks import count_parameters, layer_table
 from training.start import (
     identify_pictures,
     settle,
@@ -53,6 +54,7 @@ from training.start import (
     starting_networks,
     write_start,
 )
+from training.step import new_networks
 from training.weights import WeightsError
 
 UNUSABLE = (
@@ -65,7 +67,6 @@ UNUSABLE = (
     UsageError,
     WeightsError,
 )
-
 
 # Name -> module of training.lab, of which only that one is imported: some take seconds.
 COMMANDS = {
@@ -274,19 +275,12 @@ def _too_little_memory(config: TrainConfig, why: str, fits: int | None) -> str:
 
 def _describe(config: TrainConfig, channels: int) -> str:
     """Settings, and each network layer by layer with its output shape for one picture."""
-    generator = networks.Generator(
-        config.nz, config.ngf, channels, config.image_size, config.latent
-    )
-    discriminator = networks.Discriminator(
-        config.ndf, channels, config.image_size, config.d_norm, config.group
-    )
+    generator, discriminator = new_networks(config, channels)
+    pictures = (1, channels, config.image_size, config.image_size)
     lines = [config.to_json()]
-    for network, shape in (
-        (generator, (1, config.nz, 1, 1)),
-        (discriminator, (1, channels, config.image_size, config.image_size)),
-    ):
-        lines.append(f"{type(network).__name__}: {networks.count_parameters(network):,} parameters")
-        lines += networks.layer_table(network.layers, shape)
+    for network, shape in ((generator, (1, config.nz, 1, 1)), (discriminator, pictures)):
+        lines.append(f"{type(network).__name__}: {count_parameters(network):,} parameters")
+        lines += layer_table(network.layers, shape)
     return "\n".join(lines)
 
 

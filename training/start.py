@@ -16,7 +16,7 @@ import torch
 import tyro
 from filelock import FileLock, Timeout
 
-from training import checkpoint, networks
+from training import checkpoint
 from training.config import (
     AUGMENTED_BELOW,
     ConfigError,
@@ -32,8 +32,9 @@ from training.data.decode import Pictures
 from training.data.sources import show_name
 from training.distributed import World, choose_device, choose_precision
 from training.files import LOCK, atomic_path, is_partial
-from training.step import Start
-from training.weights import WeightsError, WeightsInfo, load_generator, picture_sets
+from training.networks import Generator
+from training.step import Start, new_discriminator
+from training.weights import WeightsError, load_generator, picture_sets
 
 RUNS = Path("runs")
 SETTINGS = "config.json"
@@ -280,7 +281,7 @@ def starting_networks(config: TrainConfig, channels: int) -> Start:
         else:
             inherited += picture_sets(config.start_from, info.provenance)
             if not config.resume:
-                generator = _fitting(config, config.start_from, loaded, info, channels)
+                generator = _fitting(config, config.start_from, loaded, channels)
     if config.start_d_from is not None:
         inherited += picture_sets(config.start_d_from, {})  # a checkpoint does not say it
         if not config.resume:
@@ -288,22 +289,13 @@ def starting_networks(config: TrainConfig, channels: int) -> Start:
     return Start(generator, discriminator, inherited)
 
 
-def _fitting(
-    config: TrainConfig,
-    path: Path,
-    generator: networks.Generator,
-    info: WeightsInfo,
-    channels: int,
-) -> networks.Generator:
-    needed = {
-        "nz": config.nz,
-        "ngf": config.ngf,
-        "channels": channels,
-        "image_size": config.image_size,
-        "latent": config.latent,
-    }
+def _fitting(config: TrainConfig, path: Path, generator: Generator, channels: int) -> Generator:
+    names = ("nz", "ngf", "channels", "image_size", "latent")
+    needed = {name: getattr(config, name) for name in names} | {"channels": channels}
     other = [
-        f"{name} {getattr(info, name)}" for name in needed if getattr(info, name) != needed[name]
+        f"{name} {getattr(generator, name)}"
+        for name in names
+        if getattr(generator, name) != needed[name]
     ]
     if other:
         raise ConfigError(
@@ -317,27 +309,22 @@ def _fitting(
 def _starting_discriminator(
     config: TrainConfig, path: Path, channels: int
 ) -> dict[str, torch.Tensor]:
-    discriminator = networks.Discriminator(
-        config.ndf, channels, config.image_size, config.d_norm, config.group
-    )
+    discriminator = new_discriminator(config, channels)
     # The only part with which a D that compares pictures differs from one that does not; it
     # begins with zeros.
     comparing = {n for n, _ in discriminator.named_parameters() if n.endswith("deviation_weight")}
     saved = checkpoint.read_discriminator(path)
     try:
         loaded = discriminator.load_state_dict(saved, strict=False)
+        other = [*(set(loaded.missing_keys) - comparing), *loaded.unexpected_keys]
+        why = f"it differs in {', '.join(other)}" if other else ""
     except RuntimeError as error:
-        raise _other_discriminator(config, path, channels, str(error).splitlines()[-1]) from None
-    other = [*(set(loaded.missing_keys) - comparing), *loaded.unexpected_keys]
-    if other:
-        raise _other_discriminator(config, path, channels, f"it differs in {', '.join(other)}")
+        why = str(error).splitlines()[-1]
+    if why:
+        raise ConfigError(
+            f"the Discriminator in {path} is not of the shape of this run's, which has ndf "
+            f"{config.ndf}, channels {channels}, image_size {config.image_size}, d_norm "
+            f"{config.d_norm}, d_group {config.group}: {why}; give the run the same settings, or "
+            "leave --start-d-from out"
+        )
     return discriminator.state_dict()
-
-
-def _other_discriminator(config: TrainConfig, path: Path, channels: int, why: str) -> ConfigError:
-    return ConfigError(
-        f"the Discriminator in {path} is not of the shape of this run's, which has ndf "
-        f"{config.ndf}, channels {channels}, image_size {config.image_size}, d_norm "
-        f"{config.d_norm}, d_group {config.group}: {why}; give the run the same settings, or "
-        "leave --start-d-from out"
-    )

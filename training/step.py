@@ -71,10 +71,12 @@ class Start:
 def new_networks(config: TrainConfig, channels: int) -> tuple[Generator, Discriminator]:
     """Those of a run, with initial weights drawn from torch's global generator."""
     generator = new_generator(config.nz, config.ngf, channels, config.image_size, config.latent)
-    discriminator = Discriminator(
-        config.ndf, channels, config.image_size, config.d_norm, config.group
-    )
-    return generator, discriminator
+    return generator, new_discriminator(config, channels)
+
+
+def new_discriminator(config: TrainConfig, channels: int) -> Discriminator:
+    """As of ``new_networks``."""
+    return Discriminator(config.ndf, channels, config.image_size, config.d_norm, config.group)
 
 
 class Trainer:

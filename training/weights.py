@@ -30,6 +30,7 @@ from training.networks import Generator, LatentLaw
 METADATA_KEY = "dcgan"
 LARGEST = torch.finfo(torch.float16).max  # a GPU serves in float16
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+BATCH = 64  # latents at once, by which BatchNorm's statistics are measured
 TRIED = 8  # latents that are drawn to see whether there are pixels
 PICTURE_SET = ("data", "pictures", "seed", "background", "digest")
 _PREFIXES = ("module.", "_orig_mod.")
@@ -69,13 +70,12 @@ def save_generator(path: Path, generator: Generator, provenance: dict[str, Any])
         generator.latent,
     )
     tensors = {
-        name: value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype)
+        name: (value.float() if value.is_floating_point() else value).cpu().contiguous()
         for name, value in generator.state_dict().items()
     }
-    packed = {name: value.contiguous() for name, value in tensors.items()}
     with atomic_path(path) as beside:
         # Not by safetensors: of a full disk it says neither the path nor that it is one.
-        beside.write_bytes(save(packed, {METADATA_KEY: json.dumps(asdict(info))}))
+        beside.write_bytes(save(tensors, {METADATA_KEY: json.dumps(asdict(info))}))
 
 
 def picture_sets(weights: Path, provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -118,7 +118,17 @@ def load_generator(path: Path) -> tuple[Generator, WeightsInfo]:
             f"{path} is {identify(path)}, not a generator.safetensors ({error}); "
             "give the generator.safetensors that a training run leaves in its folder"
         ) from None
-    info = _read_info(path, metadata)
+    if METADATA_KEY not in metadata:
+        raise WeightsError(
+            f"{path} is a safetensors file without {METADATA_KEY!r} metadata, so not one that "
+            "this training wrote; the network's shape is unknown"
+        )
+    try:
+        info = WeightsInfo(**json.loads(metadata[METADATA_KEY]))
+        if not isinstance(info.provenance, dict):
+            raise TypeError(f"provenance is {info.provenance!r}, not an object")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: its metadata is malformed: {error}") from None
     tensors = strip_prefixes(tensors)
     check_numbers(str(path), tensors)
     try:
@@ -193,21 +203,6 @@ def strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {clean(name): value for name, value in tensors.items()}
 
 
-def _read_info(path: Path, metadata: dict[str, str]) -> WeightsInfo:
-    if METADATA_KEY not in metadata:
-        raise WeightsError(
-            f"{path} is a safetensors file without {METADATA_KEY!r} metadata, so not one that "
-            "this training wrote; the network's shape is unknown"
-        )
-    try:
-        info = WeightsInfo(**json.loads(metadata[METADATA_KEY]))
-        if not isinstance(info.provenance, dict):
-            raise TypeError(f"provenance is {info.provenance!r}, not an object")
-    except (TypeError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: its metadata is malformed: {error}") from None
-    return info
-
-
 def identify(path: Path) -> str:
     """What kind of model file this is, in words, by its bytes; nothing is executed."""
     with path.open("rb") as file:
@@ -221,10 +216,17 @@ def identify(path: Path) -> str:
                 return "a TorchServe archive (.mar)"
             if any(name.endswith("constants.pkl") for name in names):
                 return "a TorchScript file"
-            pickles = [name for name in names if name.endswith("data.pkl")]
-            if pickles:
-                return _identify_pickle(archive.read(pickles[0]))
-        return "a zip file"
+            pickled = next((name for name in names if name.endswith("data.pkl")), None)
+            if pickled is None:
+                return "a zip file"
+            data = archive.read(pickled)
+        if b"dcgan-checkpoint" in data:
+            return "a full training checkpoint"
+        if b"optimizer" in data or b"adam_g" in data:
+            return "a full checkpoint with optimiser state"
+        if b"OrderedDict" in data and b"torch.nn.modules" not in data:
+            return "a pickled state dict"
+        return "a pickled module"
     if head[:1] == b"\x80":
         return "a pickle (an old PyTorch file or a whole pickled module)"
     if head[:1] == b"\x08" and b"\x12" in head:
@@ -234,16 +236,6 @@ def identify(path: Path) -> str:
             return "a safetensors file"
     except SafetensorError:
         return "damaged, or of an unknown kind"
-
-
-def _identify_pickle(data: bytes) -> str:
-    if b"dcgan-checkpoint" in data:
-        return "a full training checkpoint"
-    if b"optimizer" in data or b"adam_g" in data:
-        return "a full checkpoint with optimiser state"
-    if b"OrderedDict" in data and b"torch.nn.modules" not in data:
-        return "a pickled state dict"
-    return "a pickled module"
 
 
 class GeneratorEMA:
@@ -261,12 +253,12 @@ class GeneratorEMA:
     def update(self, generator: Generator, step: int) -> None:
         """Move towards ``generator`` after its update number ``step`` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step)) if self.decay else 0.0
-        averaged: list[torch.Tensor] = list(self.generator.parameters())
+        averaged: list[Tensor] = [*self.generator.parameters()]
         torch._foreach_lerp_(averaged, [*generator.parameters()], 1.0 - decay)
 
 
 @torch.no_grad()
-def recalibrate(generator: Generator, images: int, batch_size: int = 64) -> Generator:
+def recalibrate(generator: Generator, images: int) -> Generator:
     """A copy in eval mode whose BatchNorm statistics are measured on ``images`` random latents.
 
     The latents come from a fixed seed, so equal weights give an equal copy.
@@ -278,8 +270,8 @@ def recalibrate(generator: Generator, images: int, batch_size: int = 64) -> Gene
         norm.momentum = None  # None: plain mean over the batches
     rng = torch.Generator().manual_seed(0)
     device = next(copied.parameters()).device
-    for _ in range(max(1, images // batch_size)):
-        copied(torch.randn(batch_size, copied.nz, generator=rng).to(device))
+    for _ in range(max(1, images // BATCH)):
+        copied(torch.randn(BATCH, copied.nz, generator=rng).to(device))
     for norm in norms:
         norm.momentum = 0.1
     return copied.eval()
