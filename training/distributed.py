@@ -137,6 +137,7 @@ class World:
 
 
 ALONE = World()
+CPU = torch.device("cpu")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from handler.pixels import Images
+from training.distributed import CPU
 
 LEAST_PX = 16  # height of the coarsest level
 PATCH_PX = 7
@@ -19,11 +20,10 @@ PATCHES = 128  # a picture and level
 DIRECTIONS = 512
 _DIRECTIONS_AT_ONCE = 64
 _BINOMIAL = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
-CPU = torch.device("cpu")
 
 
 def sliced_wasserstein_by_scale(
-    a: Images, b: Images, seed: int = 0, device: torch.device = CPU
+    a: Images, b: Images, device: torch.device = CPU
 ) -> dict[int, float]:
     """Distance of the patches of two sets, level by level.
 
@@ -31,8 +31,7 @@ def sliced_wasserstein_by_scale(
 
     Args:
         a, b: uint8 (N, H, W, C), as many of each, H = W a power of two from 16 on.
-        seed: chooses the patches and the directions, the same ones on each device.
-        device: where it is computed.
+        device: where it is computed; patches and directions are the same ones everywhere.
 
     Returns:
         height of the level in px -> distance times 1000; 0 is the same distribution.
@@ -42,7 +41,7 @@ def sliced_wasserstein_by_scale(
     """
     if a.shape != b.shape:
         raise ValueError(f"sets of one shape are needed, not {a.shape} and {b.shape}")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     sizes = [a.shape[1] >> i for i in range(a.shape[1].bit_length()) if a.shape[1] >> i >= LEAST_PX]
     found = {}
     for level, size in enumerate(sizes):
@@ -80,7 +79,8 @@ def patches_of(
     offsets = np.arange(PATCH_PX)
     found = []
     for start in range(0, len(images), 256):
-        maps = laplacian_level(_to_tensor(images[start : start + 256]).to(device), level)
+        floats = torch.from_numpy(np.ascontiguousarray(images[start : start + 256])).float()
+        maps = laplacian_level(floats.permute(0, 3, 1, 2).to(device), level)
         places = rng.integers(0, size - PATCH_PX + 1, (2, len(maps), PATCHES, 1, 1))
         index = (
             np.arange(len(maps))[:, None, None, None],
@@ -130,7 +130,3 @@ def _blur(images: Tensor) -> Tensor:
     channels = images.shape[1]
     kernel = torch.outer(_BINOMIAL, _BINOMIAL).expand(channels, 1, 5, 5).to(images.device)
     return F.conv2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), kernel, groups=channels)
-
-
-def _to_tensor(images: Images) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from training.distributed import ALONE, World
+from training.distributed import ALONE, CPU, World
 
 HELD_OUT_PART = 8  # at most one picture in so many is held out
 
@@ -102,7 +102,7 @@ def _orders(
         epoch, position = epoch + 1, 0
 
 
-def to_pictures(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
+def to_pictures(images: npt.NDArray[np.uint8], device: torch.device = CPU) -> Tensor:
     """uint8 (N, H, W, C) -> float32 (N, C, H, W) in [-1, 1] on the device, channels last.
 
     The bytes travel, not the floats, and a GPU is not waited for.
@@ -112,6 +112,11 @@ def to_pictures(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
         tensor = tensor.pin_memory()
     pictures = tensor.to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32)
     return pictures.div_(127.5).sub_(1.0)
+
+
+def in_parts(images: npt.NDArray[np.uint8]) -> Iterator[Tensor]:
+    """As ``to_pictures``, 256 at a time."""
+    return (to_pictures(images[start : start + 256]) for start in range(0, len(images), 256))
 
 
 LOOKED_AT = 4096  # pictures, however many there are

@@ -99,50 +99,40 @@ def decode_all(
             return str(error)
 
     def fill(store: npt.NDArray[np.uint8]) -> Store:
-        return _fill(store, candidates, attempt, name_of, spec)
+        kept: list[int] = []
+        skipped: list[Skipped] = []
+        all_grey = True
+        bare, small_px = 0, list[int]()
+        step = PER_THREAD * spec.workers
+        # Pillow warns of odd EXIF and of sizes that are checked here. The filters belong to the
+        # process, so they are set once around the threads, not in each of them.
+        with warnings.catch_warnings(), ThreadPoolExecutor(spec.workers) as pool:
+            warnings.simplefilter("ignore")
+            for start in range(0, len(candidates), step):
+                some = candidates[start : start + step]
+                for index, result in enumerate(pool.map(attempt, some), start):
+                    if isinstance(result, str):
+                        skipped.append(Skipped(name_of(candidates[index]), result))
+                        continue
+                    store[len(kept)] = result.pixels
+                    all_grey = all_grey and result.is_grey
+                    bare += result.bare
+                    if result.side_px < spec.image_size:
+                        small_px.append(result.side_px)
+                    kept.append(index)
+                if start // PROGRESS_EVERY != (start + step) // PROGRESS_EVERY:
+                    log.info("%d of %d files read", start + len(some), len(candidates))
+        images = store[: len(kept)]
+        if spec.channels == "1" or (spec.channels == "auto" and all_grey and kept):
+            images = to_grey(images)
+        remarks = Remarks(len(small_px), min(small_px, default=0), bare)
+        return Store(images, np.array(kept, np.int64), skipped, remarks)
 
     shape = (len(candidates), spec.image_size, spec.image_size, 3)
     if spec.cache is None:
         return _decode_without_keeping(shape, fill)
     source = [str(origin.resolve()), str(spec.image_size), spec.channels, spec.background]
     return Entry(spec.cache, source, state).read_or_decode(shape, fill)
-
-
-def _fill(
-    store: npt.NDArray[np.uint8],
-    candidates: Sequence[T],
-    attempt: Callable[[T], Decoded | str],
-    name_of: Callable[[T], str],
-    spec: PictureSpec,
-) -> Store:
-    kept: list[int] = []
-    skipped: list[Skipped] = []
-    all_grey = True
-    bare, small_px = 0, list[int]()
-    step = PER_THREAD * spec.workers
-    # Pillow warns of odd EXIF and of sizes that are checked here. The filters belong to the
-    # process, so they are set once around the threads, not in each of them.
-    with warnings.catch_warnings(), ThreadPoolExecutor(spec.workers) as pool:
-        warnings.simplefilter("ignore")
-        for start in range(0, len(candidates), step):
-            some = candidates[start : start + step]
-            for index, result in enumerate(pool.map(attempt, some), start):
-                if isinstance(result, str):
-                    skipped.append(Skipped(name_of(candidates[index]), result))
-                    continue
-                store[len(kept)] = result.pixels
-                all_grey = all_grey and result.is_grey
-                bare += result.bare
-                if result.side_px < store.shape[1]:
-                    small_px.append(result.side_px)
-                kept.append(index)
-            if start // PROGRESS_EVERY != (start + step) // PROGRESS_EVERY:
-                log.info("%d of %d files read", start + len(some), len(candidates))
-    images = store[: len(kept)]
-    if spec.channels == "1" or (spec.channels == "auto" and all_grey and kept):
-        images = to_grey(images)
-    remarks = Remarks(len(small_px), min(small_px, default=0), bare)
-    return Store(images, np.array(kept, np.int64), skipped, remarks)
 
 
 def to_grey(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -249,7 +239,7 @@ class Entry:
         facts = {
             "shape": store.images.shape,
             "dropped": np.setdiff1d(np.arange(shape[0]), store.kept).tolist(),
-            "skipped": [[item.name, item.reason] for item in store.skipped],
+            "skipped": store.skipped,
             "remarks": asdict(store.remarks),
         }
         with atomic_path(self._path(".json")) as beside:

@@ -102,11 +102,6 @@ class PictureSpec:
     def __post_init__(self) -> None:
         parse_colour(self.background)
 
-    @property
-    def colour(self) -> tuple[int, int, int]:
-        """``background`` as (r, g, b), each 0 to 255."""
-        return parse_colour(self.background)
-
 
 class DataError(ValueError):
     """There is nothing to train on; the message says what was searched and what to do."""
@@ -116,8 +111,7 @@ class UnusablePictureError(ValueError):
     """A file that cannot be trained on; the message is the reason, in one line."""
 
 
-@dataclass(frozen=True)
-class Skipped:
+class Skipped(NamedTuple):
     """A file that was left out, and why."""
 
     name: str
@@ -229,7 +223,11 @@ def decode(file: IO[bytes], spec: PictureSpec) -> Decoded:
 
 def _decode(file: IO[bytes], spec: PictureSpec) -> Decoded:
     with Image.open(file, formats=FORMATS) as opened:
-        check_pixels(opened)  # only the header has been read so far
+        width, height = opened.size  # only the header has been read so far
+        if width * height > MAX_PIXELS:
+            raise UnusablePictureError(
+                f"{width} x {height} px is more than {MAX_PIXELS:,} px; scale it down"
+            )
         by = (opened.info.get("Software"), opened.info.get("comment"))
         if DRAWN in by or DRAWN.encode() in by:  # of a PNG, of a GIF
             raise UnusablePictureError(f"drawn by {DRAWN}: nothing to train on")
@@ -314,22 +312,18 @@ def from_image(image: Image.Image, spec: PictureSpec) -> Decoded:
         wanted = (spec.image_size, spec.image_size)
         square = ImageOps.fit(_to_8_bit(image), wanted, Image.Resampling.LANCZOS)
     if square.mode == "RGBA":
-        square = Image.alpha_composite(Image.new("RGBA", square.size, spec.colour), square)
-    upright, bare = _upright(image)
+        behind = Image.new("RGBA", square.size, spec.background)
+        square = Image.alpha_composite(behind, square)
+    upright, bare = None, False
+    try:
+        upright = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001 - as many kinds as in ``reasons``, and the pixels are whole
+        bare = True
     if upright is not None:
         square = square.transpose(upright)
     rgb = np.asarray(square.convert("RGB"), np.uint8)
     is_grey = image.mode in GREY_MODES or image.mode.startswith("I;16")
     return Decoded(rgb, is_grey or bool((rgb == rgb[..., :1]).all()), side_px, bare)
-
-
-def _upright(image: Image.Image) -> tuple[Image.Transpose | None, bool]:
-    """What makes it upright, and whether that cannot be known."""
-    try:
-        exif = image.getexif()
-        return UPRIGHT.get(exif.get(ExifTags.Base.Orientation, 1)), False
-    except Exception:  # noqa: BLE001 - as many kinds as in ``reasons``, and the pixels are whole
-        return None, True
 
 
 @contextmanager
@@ -347,27 +341,16 @@ def reasons(head: bytes = b"") -> Iterator[None]:
     except UnusablePictureError:
         raise
     except UnidentifiedImageError:
-        raise UnusablePictureError(_name_impostor(head)) from None
-    except Image.DecompressionBombError:  # Pillow's own limit, reached before check_pixels
+        known = (why for pattern, why in IMPOSTORS if re.match(pattern, head.lower(), re.DOTALL))
+        unknown = f"not a picture ({', '.join(FORMATS)})"
+        raise UnusablePictureError(next(known, unknown)) from None
+    except Image.DecompressionBombError:  # Pillow's own limit, reached before ours
         raise UnusablePictureError(f"more than {MAX_PIXELS:,} px; scale it down") from None
     except Exception as error:  # noqa: BLE001 - see above
         if isinstance(error, OSError) and error.strerror:  # the system's errors, not Pillow's
             raise UnusablePictureError(f"cannot be read: {error.strerror}") from None
         text = " ".join(str(error).split()) or type(error).__name__
         raise UnusablePictureError(f"damaged: {text[:REASON_LENGTH]}") from None
-
-
-def check_pixels(image: Image.Image) -> None:
-    """Refuse a picture of more than ``MAX_PIXELS``.
-
-    Raises:
-        UnusablePictureError: it has more.
-    """
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise UnusablePictureError(
-            f"{width} x {height} px is more than {MAX_PIXELS:,} px; scale it down"
-        )
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
@@ -408,10 +391,3 @@ def _parts(image: Image.Image) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
     for top in range(0, image.height, step):
         box = (0, top, image.width, min(top + step, image.height))
         yield top, np.asarray(image.crop(box)).astype(np.float32)
-
-
-def _name_impostor(head: bytes) -> str:
-    for pattern, reason in IMPOSTORS:
-        if re.match(pattern, head.lower(), re.DOTALL):
-            return reason
-    return f"not a picture ({', '.join(FORMATS)})"

@@ -15,8 +15,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -128,12 +126,11 @@ def _open_torchvision(spec: PictureSpec) -> Opened:
     name, root = spec.data, spec.data_root
     from torchvision import datasets  # takes a second, and only these data sets need it
 
-    makers: dict[str, Callable[[], Any]] = {
-        "cifar10": lambda: datasets.CIFAR10(root, train=True, download=False),
-        "celeba": lambda: datasets.CelebA(root, split="all", target_type="attr", download=False),
-    }
     try:
-        dataset = makers[name]()
+        if name == "cifar10":
+            dataset = datasets.CIFAR10(root, train=True, download=False)
+        else:
+            dataset = datasets.CelebA(root, split="all", target_type="attr", download=False)
     except Exception as error:  # noqa: BLE001 - RuntimeError if missing, anything on damage
         # torchvision advises download=True, which is not on offer here.
         detail = str(error).split(" You can use download")[0]
@@ -207,7 +204,13 @@ def _read_idx(name: str, root: Path, part: str) -> npt.NDArray[np.uint8]:
 
 def _open_lsun(spec: PictureSpec) -> Opened:
     name, root = spec.data, spec.data_root
-    lmdb = _import_lmdb()
+    try:
+        import lmdb
+    except ImportError:
+        raise DataError(
+            "lsun is stored in LMDB databases, and the lmdb package is not installed; "
+            "run: pip install lmdb"
+        ) from None
     folders = sorted(root.glob("*_train_lmdb"))
     if not folders:
         raise DataError(_missing(name, root, "no such folder"))
@@ -238,18 +241,6 @@ OPENING = {
     "lsun": _open_lsun,
     "mnist": _open_mnist,
 }
-
-
-def _import_lmdb() -> ModuleType:
-    try:
-        import lmdb
-    except ImportError:
-        raise DataError(
-            "lsun is stored in LMDB databases, and the lmdb package is not installed; "
-            "run: pip install lmdb"
-        ) from None
-    module: ModuleType = lmdb
-    return module
 
 
 def _missing(name: str, root: Path, detail: str) -> str:

@@ -19,7 +19,7 @@ from annotated_types import Ge
 from handler.latents import from_seeds
 from handler.pixels import Images
 from training.config import Count, nearest
-from training.lab.judge import SURE, Probabilities, judge_of
+from training.lab.judge import SURE, Probabilities, alike, judge_of, likeliest
 from training.lab.options import OfWeights, UsageError
 from training.lab.plots import Plot, rows_of
 from training.networks import Generator
@@ -302,17 +302,15 @@ def measure(
         ``highest`` trial) and with ``random_direction``; ``kept`` by attribute.
     """
     start = pool.latents[bases]
-    before = {name: seen[bases].argmax(1) for name, seen in pool.seen.items()}
+    before = likeliest({name: seen[bases] for name, seen in pool.seen.items()})
     outcomes: dict[str, list[dict[str, float]]] = {"after": [], "random_direction": []}
     for number, trial in enumerate(trials):
         length = float(np.linalg.norm(trial.direction))
         control = random_directions(len(start), length, start.shape[1], seed=number)
         for name, direction in (("after", trial.direction), ("random_direction", control)):
-            seen = classify(move(start, direction))
-            now = {key: found.argmax(1) for key, found in seen.items()}
-            same = {key: float((now[key] == before[key]).mean()) for key in now}
+            now = likeliest(classify(move(start, direction)))
             hit = float((now[concept.attribute] == concept.index).mean())
-            outcomes[name].append({**same, concept.attribute: hit})
+            outcomes[name].append({**alike(now, before), concept.attribute: hit})
     mean = {
         name: {key: round(float(np.mean([t[key] for t in found])), 3) for key in found[0]}
         for name, found in outcomes.items()

@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,27 +22,34 @@ import numpy.typing as npt
 import torch
 from annotated_types import Ge
 from safetensors.torch import save
-from tabulate import tabulate  # type: ignore[import-untyped]
 from torch.nn import functional as F
 
 from handler.latents import from_seeds
 from training.config import Count, nearest
 from training.data.decode import PictureSpec
-from training.files import atomic_path, check_writable, sha256_of
+from training.files import atomic_path, sha256_of
 from training.lab.arithmetic import TERMS, Concept, Pool, parse_concept, plan, random_directions
 from training.lab.judge import (
     BATCH,
     REFEREE_WIDTHS,
     WIDTHS,
     AttributeClassifier,
-    Probabilities,
+    alike,
     fit,
     has_labels,
     judge_of,
+    likeliest,
     referee_of,
 )
 from training.lab.labels import load_labelled, short_name
-from training.lab.options import OfWeights, Seed, UsageError, check_ending, write_markdown
+from training.lab.options import (
+    OfWeights,
+    Seed,
+    UsageError,
+    check_place,
+    table,
+    write_markdown,
+)
 from training.lab.plots import rows_of, write_png
 from training.networks import Generator, as_channels_last
 from training.samples import Latents, draw
@@ -118,15 +125,9 @@ class Directions(OfWeights):
     def check(self) -> None:
         """As of ``Command``."""
         super().check()
-        places = (
-            ("--out", self.out, ".safetensors"),
-            ("--markdown", self.markdown, ".md"),
-            ("--picture", self.picture, ".png"),
-        )
-        for flag, path, ending in places:
-            if path is not None:
-                check_ending(flag, path, ending)
-                check_writable(path)
+        check_place("--out", self.out, ".safetensors")
+        check_place("--markdown", self.markdown, ".md")
+        check_place("--picture", self.picture, ".png")
 
     def result(self) -> dict[str, Any]:
         """Write the file; returns what is known of each direction.
@@ -163,11 +164,7 @@ class Directions(OfWeights):
         save_directions(self.out, self.weights, found)
         if self.picture is not None:
             write_png(self.picture, self._rows(generator, found))
-        table = markdown(learned | found)
-        if self.markdown is None:
-            print(table, file=sys.stderr)
-        else:
-            write_markdown(self.markdown, "directions", table)
+        write_markdown(self.markdown, "directions", markdown(learned | found))
         any_direction = random_directions(1, 1.0, generator.nz, seed=0)
         return {
             "out": str(self.out),
@@ -202,9 +199,7 @@ class Directions(OfWeights):
                     f"--labels has no concept {name!r}; {hint}known: {', '.join(court.concepts)}"
                 )
         chosen = self.concepts or court.concepts
-        return Court(
-            court.judge, court.referee, {n: court.concepts[n] for n in chosen}, court.accuracy
-        )
+        return replace(court, concepts={name: court.concepts[name] for name in chosen})
 
     def _learned(self, generator: Generator, court: Court) -> dict[str, Direction]:
         court.judge.requires_grad_(False)
@@ -212,7 +207,7 @@ class Directions(OfWeights):
         latents = from_seeds(range(LEARNED_FROM, LEARNED_FROM + count), generator.nz)
         pool = Pool(latents, court.judge.classify(draw(generator, latents)))
         choosing, reporting = (
-            Exam.of(generator, court.referee, range(first, first + size))
+            Exam(generator, court.referee, range(first, first + size))
             for first, size in ((CHOSEN_FROM, self.samples // 2), (REPORTED_FROM, self.samples))
         )
         found = {}
@@ -335,11 +330,9 @@ def court_of(path: Path, info: WeightsInfo) -> Court:
         print(f"training a classifier on {len(rows):,} labelled pictures", file=sys.stderr)
         seed = len(classifiers)
         classifiers.append(fit(images[rows], own, epochs, seed, widths, classes))
-    seen = classifiers[1].classify(images[parts[4]])
-    accuracy = {
-        name: round(float((seen[name].argmax(1) == values[parts[4]]).mean()), 4)
-        for name, values in labels.items()
-    }
+    seen = likeliest(classifiers[1].classify(images[parts[4]]))
+    right = alike(seen, {name: values[parts[4]] for name, values in labels.items()})
+    accuracy = {name: round(share, 4) for name, share in right.items()}
     return Court(classifiers[0], classifiers[1], concepts, accuracy)
 
 
@@ -389,22 +382,13 @@ def learn(
     return direction.detach().numpy()
 
 
-@dataclass(frozen=True, eq=False)
 class Exam:
-    """Latents that nothing was learned from, and a referee."""
+    """Latents of seeds that nothing was learned from, and a referee."""
 
-    generator: Generator
-    referee: AttributeClassifier
-    latents: Latents
-    before: dict[str, npt.NDArray[np.int64]]
-
-    @classmethod
-    def of(cls, generator: Generator, referee: AttributeClassifier, seeds: range) -> Exam:
-        """On the latents of these seeds."""
-        latents = from_seeds(seeds, generator.nz)
-        return cls(
-            generator, referee, latents, _likeliest(referee.classify(draw(generator, latents)))
-        )
+    def __init__(self, generator: Generator, referee: AttributeClassifier, seeds: range) -> None:
+        self.generator, self.referee = generator, referee
+        self.latents = from_seeds(seeds, generator.nz)
+        self.before = likeliest(referee.classify(draw(generator, self.latents)))
 
     def marks(self, concept: Concept, step: Latents) -> dict[str, Any]:
         """For latents that lack the concept: how many have it one step on, and keep what else.
@@ -416,18 +400,12 @@ class Exam:
         if not len(lacking):
             raise UsageError(f"all of {len(self.latents)} samples have it; give more --samples")
         moved = draw(self.generator, self.latents[lacking] + step)
-        after = _likeliest(self.referee.classify(moved))
-        same = {
-            name: float((seen == self.before[name][lacking]).mean()) for name, seen in after.items()
-        }
+        after = likeliest(self.referee.classify(moved))
+        same = alike(after, {name: seen[lacking] for name, seen in self.before.items()})
         del same[concept.attribute]
         success = float((after[concept.attribute] == concept.index).mean())
         kept = {name: round(share, 3) for name, share in same.items()}
         return {"success": round(success, 3), "kept": kept}
-
-
-def _likeliest(seen: Probabilities) -> dict[str, npt.NDArray[np.int64]]:
-    return {name: found.argmax(1) for name, found in seen.items()}
 
 
 def strong_enough(exam: Exam, concept: Concept, direction: Latents) -> tuple[Latents, float]:
@@ -488,7 +466,7 @@ def markdown(found: Mapping[str, Direction]) -> str:
             ]
             rows.append([f"`{name}`", *row])
         kept = [f"{name} kept" for name in attributes]
-        parts.append(_table(["direction", "success", "means of three", *kept], rows))
+        parts.append(table(["direction", "success", "means of three", *kept], rows))
         if bad := [f"`{name}`" for name, numbers in learned.items() if not works(numbers)]:
             parts.append(
                 f"Not in the file: {', '.join(bad)}, with a success below {LEAST_SUCCESS:.0%}, or "
@@ -500,17 +478,12 @@ def markdown(found: Mapping[str, Direction]) -> str:
             [f"`{name}`", f"{numbers['share_of_strength']:.1%}", f"{numbers['pixel_change']:.1f}"]
             for name, numbers in free.items()
         ]
-        parts.append(_table(["direction", "share of strength", "grey levels"], rows))
+        parts.append(table(["direction", "share of strength", "grey levels"], rows))
     return "\n\n".join(parts)
 
 
 def _cell(share: float | None) -> str:
     return "" if share is None else f"{share:.0%}"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    table: str = tabulate(rows, head, tablefmt="github", disable_numparse=True)
-    return table
 
 
 def strongest_directions(generator: Generator) -> tuple[npt.NDArray[np.float64], Latents]:

@@ -15,14 +15,13 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 from annotated_types import Ge
-from tabulate import tabulate  # type: ignore[import-untyped]
 
 from handler.pixels import Images
-from training.files import check_writable, sha256_of
+from training.files import sha256_of
 from training.health import pairwise_diversity
 from training.lab import distances, memorisation
 from training.lab.judge import Judge, by_attribute, clean_tiles
-from training.lab.options import UsageError, check_ending, write_markdown
+from training.lab.options import UsageError, check_place, table, write_markdown
 from training.lab.reals import AgainstReals, Reals
 from training.samples import generate
 from training.sliced import sliced_wasserstein_by_scale
@@ -56,19 +55,13 @@ class Evaluate(AgainstReals):
     def check(self) -> None:
         """As of ``Command``."""
         super().check()
-        if self.markdown is not None:
-            check_ending("--markdown", self.markdown, ".md")
-            check_writable(self.markdown)
+        check_place("--markdown", self.markdown, ".md")
 
     def result(self) -> Result:
         """All numbers, each with what it is, and ``left_out``: what was not measured, and why."""
         earlier = None if self.beside is None else read_result(self.beside)
         result = self._measure()
-        tables = markdown(result, earlier)
-        if self.markdown is None:
-            print(tables, file=sys.stderr)
-        else:
-            write_markdown(self.markdown, "evaluate", tables)
+        write_markdown(self.markdown, "evaluate", markdown(result, earlier))
         return result
 
     def _measure(self) -> Result:
@@ -178,16 +171,17 @@ class _Measures:
             self.add(name, measure(self.samples), measure(self.reference))
         self.add(
             "distance to the nearest training picture, grey levels, median",
-            self._nearest(self.samples, np.full(self.count, -1)),
+            self._nearest(self.samples, None),
             self._nearest(self.reference, self.reals.rows),
             count=min(NEIGHBOURS_OF, self.count),
         )
 
-    def _nearest(self, images: Images, rows: npt.NDArray[np.int64]) -> float:
-        count = min(NEIGHBOURS_OF, len(images))
-        space = memorisation.Space(memorisation.pixels)
-        found = space.nearest(images[:count], self.reals, rows[:count], neighbours=1)
-        return float(np.median(found.distances[:, 0])) / float(np.sqrt(images[0].size))
+    def _nearest(self, images: Images, rows: npt.NDArray[np.int64] | None) -> float:
+        few = slice(NEIGHBOURS_OF)
+        found = memorisation.Space(memorisation.pixels).distances(
+            images[few], self.reals, rows if rows is None else rows[few]
+        )
+        return float(np.median(found)) / float(np.sqrt(images[0].size))
 
 
 def _neighbours(samples: Images, reals: Reals, judge: Judge | None) -> Result:
@@ -267,7 +261,7 @@ def _measures(results: list[Result], heads: list[str]) -> str:
         "samples, or, where samples are compared with one another or with training pictures, for "
         "the reference."
     )
-    return _table(["", *heads, "real", "pictures", "extractor", "resize"], rows) + "\n\n" + note
+    return table(["", *heads, "real", "pictures", "extractor", "resize"], rows) + "\n\n" + note
 
 
 def _memorisation(results: list[Result], heads: list[str]) -> str:
@@ -290,7 +284,7 @@ def _memorisation(results: list[Result], heads: list[str]) -> str:
         f"{found['reference']}), each against "
         f"{found['trained_on']:,} training pictures. Verdict, " + "; ".join(verdicts) + "."
     )
-    return _table(["copies of training pictures", *heads, "no copies"], rows) + "\n\n" + note
+    return table(["copies of training pictures", *heads, "no copies"], rows) + "\n\n" + note
 
 
 def _tiles(results: list[Result], heads: list[str]) -> str:
@@ -309,7 +303,7 @@ def _tiles(results: list[Result], heads: list[str]) -> str:
             for t in tiles
         ]
         rows.append([label, *cells, f"{tiles[-1][key]['share_of_real']:.1%}"])
-    return _table(["clean tiles", *heads, "real"], rows)
+    return table(["clean tiles", *heads, "real"], rows)
 
 
 def _attributes(results: list[Result], heads: list[str]) -> str:
@@ -339,9 +333,4 @@ def _attributes(results: list[Result], heads: list[str]) -> str:
     )
     last = ["classes among samples", "most too often", "most too seldom"]
     head = ["attribute", "accuracy on real", "sure on real", *columns, *last]
-    return _table(head, rows) + "\n\n" + note
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    table: str = tabulate(rows, head, tablefmt="github", disable_numparse=True)
-    return table
+    return table(head, rows) + "\n\n" + note

@@ -24,12 +24,12 @@ from handler.pixels import Images
 from training.checkpoint import read_discriminator
 from training.config import ConfigError, Count, TrainConfig, from_saved
 from training.data import sources
-from training.data.decode import Pictures
-from training.lab.judge import to_tensor
+from training.data.batches import in_parts, to_pictures
 from training.lab.options import UsageError
 from training.lab.plots import Plot, side_by_side
 from training.networks import Discriminator, check_geometry
 from training.samples import tiles
+from training.step import new_discriminator
 
 _AGREE = 16  # strongest pictures whose labels are compared
 
@@ -61,18 +61,16 @@ class Filters(Plot):
         16 strongest pictures that share a class of some attribute, and the same for random
         pictures (``chance``); null for pictures without labels.
         """
-        path, config = find_checkpoint(self.checkpoint)
-        state = read_discriminator(path)
-        pictures = load_pictures(config, state)
+        path, config, state = find_checkpoint(self.checkpoint)
+        first = next(value for name, value in state.items() if name.startswith("layers.0."))
+        if first.dim() == 4 and first.shape[1] == 1:  # so many channels D takes
+            config = replace(config, channels="1")
+        pictures = sources.load(config, 2)
         layers = check_geometry(config.image_size, 3)
         if self.layer > layers:
             raise UsageError(f"--layer is {self.layer}; this D has layers 1 to {layers}")
         layer = self.layer or layers
-        learned, untrained = (new_discriminator(config, pictures.images) for _ in range(2))
-        try:
-            learned.load_state_dict(state)
-        except RuntimeError as error:
-            raise UsageError(f"{path} does not fit the settings of its run: {error}") from None
+        learned, untrained = discriminators(path, config, state, pictures.images.shape[3])
         images = np.array(pictures.images[: self.pictures])  # the cache is not writable
         count, width = min(self.patches, len(images)), config.ndf * 2 ** (layer - 1)
         halves, agree = [], {}
@@ -80,7 +78,7 @@ class Filters(Plot):
             features = up_to(network, layer)
             halves.append(half(features, images, layer, min(self.filters, width), count))
             if pictures.labels and len(images) >= _AGREE:
-                found = strongest_places(features, images, width, _AGREE)[0][..., 0]
+                found = strongest_places(features, images, width, _AGREE)[..., 0]
                 agree[name] = agreement(found, pictures.labels)
                 drawn = np.random.default_rng(0).integers(len(images), size=found.shape)
                 agree["chance"] = agreement(drawn, pictures.labels)
@@ -94,11 +92,13 @@ class Filters(Plot):
         }
 
 
-def find_checkpoint(path: Path) -> tuple[Path, TrainConfig]:
-    """The checkpoint file, and the settings of its run, from config.json beside ``checkpoints``.
+def find_checkpoint(path: Path) -> tuple[Path, TrainConfig, dict[str, Tensor]]:
+    """The checkpoint file, the settings of its run, from config.json beside ``checkpoints``, and
+    D's weights.
 
     Raises:
-        UsageError: one of them is missing or malformed.
+        UsageError: the file or the settings are missing or malformed.
+        CheckpointError, WeightsError: as of ``read_discriminator``.
     """
     if path.is_dir():
         found = sorted((path / "checkpoints").glob("step_*.pt"))
@@ -109,39 +109,38 @@ def find_checkpoint(path: Path) -> tuple[Path, TrainConfig]:
         raise UsageError(f"--checkpoint {path} does not exist; give a run's checkpoints/step_*.pt")
     settings = path.parent.parent / "config.json"
     try:
-        return path, from_saved(json.loads(settings.read_bytes()), TrainConfig())
+        config = from_saved(json.loads(settings.read_bytes()), TrainConfig())
     except (OSError, ValueError, ConfigError, TypeError) as error:
         raise UsageError(
             f"cannot read the settings of the run from {settings} ({error}); leave the checkpoint "
             "in the folder of its run"
         ) from None
+    return path, config, read_discriminator(path)
 
 
-def load_pictures(config: TrainConfig, state: dict[str, torch.Tensor]) -> Pictures:
-    """The pictures of the run, with as many channels as its D takes.
+def discriminators(
+    path: Path, config: TrainConfig, state: dict[str, Tensor], channels: int
+) -> list[Discriminator]:
+    """The D of a run, and one with random weights, which are the same each time.
 
     Raises:
-        DataError: they cannot be read.
+        UsageError: what the checkpoint holds does not fit the settings.
     """
-    first = next(value for name, value in state.items() if name.startswith("layers.0."))
-    grey = first.dim() == 4 and first.shape[1] == 1
-    return sources.load(replace(config, channels="1") if grey else config, 2)
+    found = []
+    for _ in range(2):
+        torch.manual_seed(config.seed)
+        found.append(new_discriminator(config, channels).eval())
+    try:
+        found[0].load_state_dict(state)
+    except RuntimeError as error:
+        raise UsageError(f"{path} does not fit the settings of its run: {error}") from None
+    return found
 
 
-def new_discriminator(config: TrainConfig, images: Images) -> Discriminator:
-    """D with the weights that training starts from; the random filters."""
-    torch.manual_seed(config.seed)
-    return Discriminator(
-        config.ndf, images.shape[3], config.image_size, config.d_norm, config.group
-    ).eval()
-
-
-def half(
-    features: torch.nn.Sequential, images: Images, layer: int, filters: int, count: int
-) -> Images:
+def half(features: nn.Sequential, images: Images, layer: int, filters: int, count: int) -> Images:
     """A grid, one row a filter: patches, then gradients; uint8 (H, W, 3 or 1)."""
     field = field_of(layer)
-    places, _ = strongest_places(features, images, filters, count)
+    places = strongest_places(features, images, filters, count)
     cells: list[npt.NDArray[np.uint8]] = []
     for index, found in enumerate(places):
         chosen = images[found[:, 0]]
@@ -242,7 +241,7 @@ def up_to(discriminator: Discriminator, layer: int) -> nn.Sequential:
 @torch.no_grad()
 def strongest_places(
     features: nn.Sequential, images: Images, filters: int, count: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+) -> npt.NDArray[np.int64]:
     """Where each of the first ``filters`` maps responds most, at most once a picture.
 
     Args:
@@ -250,19 +249,17 @@ def strongest_places(
         images: uint8 (N, H, W, C), N >= count.
 
     Returns:
-        int64 (filters, count, 3): picture, y, x, the strongest first; and the responses,
-        float32 (filters, count).
+        int64 (filters, count, 3): picture, y, x, the strongest first.
     """
     best, places = [], []
-    for start in range(0, len(images), 256):
-        maps = features(to_tensor(images[start : start + 256]))[:, :filters]
+    for part in in_parts(images):
+        maps = features(part)[:, :filters]
         value, place = maps.flatten(2).max(dim=2)
         best.append(value)
         places.append(torch.stack([place // maps.shape[3], place % maps.shape[3]], dim=2))
-    responses, pictures = torch.cat(best).T.topk(count, dim=1)  # (filters, count)
-    rows = torch.arange(filters)[:, None]
-    found = torch.cat(places)[pictures, rows]
-    return torch.cat([pictures[..., None], found], dim=2).numpy(), responses.numpy()
+    pictures = torch.cat(best).T.topk(count, dim=1).indices  # (filters, count)
+    found = torch.cat(places)[pictures, torch.arange(filters)[:, None]]
+    return torch.cat([pictures[..., None], found], dim=2).numpy()
 
 
 def gradients(
@@ -277,7 +274,7 @@ def gradients(
     Returns:
         float32 (n, H, W, C), zero outside the receptive field of the place.
     """
-    pixels = to_tensor(images).requires_grad_()
+    pixels = to_pictures(images).requires_grad_()
     maps = features(pixels)
     at = torch.from_numpy(places)
     responses = maps[torch.arange(len(images)), filter_index, at[:, 0], at[:, 1]]

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from handler.pixels import Images
 from training.data.avatars import DEFAULT_COUNT, Labels, load_avatars, load_reserved_avatars
+from training.data.batches import in_parts, to_pictures
 from training.files import atomic_path
 from training.lab.options import UsageError
 from training.networks import as_channels_last
@@ -85,10 +86,7 @@ class Judge:
     def features(self, images: Images) -> npt.NDArray[np.float32]:
         """The last feature maps, averaged over their places: float32 (N, dimensions)."""
         convolutions = self.classifier.features[:-1]
-        parts = [
-            convolutions(to_tensor(np.ascontiguousarray(images[i : i + 256]))).mean(dim=(2, 3))
-            for i in range(0, len(images), 256)
-        ]
+        parts = [convolutions(part).mean(dim=(2, 3)) for part in in_parts(images)]
         return torch.cat(parts).numpy()
 
     @torch.no_grad()
@@ -99,8 +97,7 @@ class Judge:
         ``features`` does not see that a picture is two at once; these do.
         """
         parts = []
-        for start in range(0, len(images), 256):
-            value = to_tensor(np.ascontiguousarray(images[start : start + 256]))
+        for value in in_parts(images):
             layers = []
             for layer in self.classifier.features[:-1]:
                 value = layer(value)
@@ -179,10 +176,8 @@ def load_or_fit(path: Path, wanted: Origin) -> Judge:
     classifier = fit(*_avatars(wanted), EPOCHS, wanted.start, wanted.widths)
     reserved = load_reserved_avatars(wanted.image_size, wanted.background, MEASURED_ON)
     found = classifier.classify(reserved.images)
-    accuracy = {
-        name: round(float((found[name].argmax(1) == values).mean()), 4)
-        for name, values in reserved.labels.items()
-    }
+    right = alike(likeliest(found), reserved.labels)
+    accuracy = {name: round(share, 4) for name, share in right.items()}
     classes = {name: found[name].shape[1] for name in found}
     about = {"classes": classes, "accuracy": accuracy, "origin": asdict(wanted)}
     with atomic_path(path) as beside:
@@ -254,13 +249,8 @@ class AttributeClassifier(nn.Module):
     @torch.no_grad()
     def classify(self, images: Images) -> Probabilities:
         """Class probabilities of uint8 (N, H, W, C)."""
-        parts = [self(to_tensor(images[i : i + 256])) for i in range(0, len(images), 256)]
+        parts = [self(part) for part in in_parts(images)]
         return {k: torch.cat([part[k] for part in parts]).softmax(dim=1).numpy() for k in parts[0]}
-
-
-def to_tensor(images: Images) -> Tensor:
-    """uint8 (N, H, W, C) -> float32 (N, C, H, W) in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
 
 
 def fit(
@@ -294,7 +284,7 @@ def fit(
         order = rng.permutation(len(images))
         for start in range(0, len(images) - BATCH + 1, BATCH):
             chosen = order[start : start + BATCH]
-            logits = classifier(to_tensor(images[chosen]))
+            logits = classifier(to_pictures(images[chosen]))
             losses = [
                 F.cross_entropy(logits[name], torch.from_numpy(labels[name][chosen]))
                 for name in classes
@@ -303,6 +293,16 @@ def fit(
             torch.stack(losses).sum().backward()
             adam.step()
     return classifier.eval()
+
+
+def likeliest(seen: Probabilities) -> Labels:
+    """The classes: attribute -> int64 (N,)."""
+    return {name: found.argmax(1) for name, found in seen.items()}
+
+
+def alike(one: Labels, other: Labels) -> dict[str, float]:
+    """For how many of N pictures both say the same, by attribute."""
+    return {name: float((found == other[name]).mean()) for name, found in one.items()}
 
 
 def by_attribute(

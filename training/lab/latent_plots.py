@@ -132,7 +132,7 @@ def beside_impostors(
     for steps in STEPS:
         latents = np.concatenate([walk_legs(ends, steps + 1, method) for ends in keys])
         drawn = draw(generator, latents.reshape(-1, generator.nz))
-        known = Space(reduced).nearest(drawn, reals, np.full(len(drawn), -1), neighbours=1)
+        known = Space(reduced).nearest(drawn, reals, neighbours=1)
         shape = (legs, steps + 1, *drawn.shape[1:])
         walks = {
             "generator": drawn.reshape(shape),
@@ -149,10 +149,9 @@ def beside_impostors(
     near = None
     if judge is not None:
         space = Space(judge.places)
-        usual = space.nearest(reals.reference, reals, reals.rows, neighbours=1).distances
-        limit = np.quantile(usual, USUAL)
+        limit = np.quantile(space.distances(reals.reference, reals, reals.rows), USUAL)
         near = {"unseen_real": USUAL} | {
-            name: round(float((_distances(space, pictures, reals) <= limit).mean()), 3)
+            name: round(float((space.distances(pictures, reals) <= limit).mean()), 3)
             for name, pictures in looked_at.items()
         }
     return {
@@ -169,11 +168,6 @@ def faded(first: Images, last: Images, count: int) -> Images:
     shares = np.linspace(0, 1, count, dtype=np.float32)[:, None, None, None]
     mixed: Images = np.rint((1 - shares) * first + shares * last).astype(np.uint8)
     return mixed
-
-
-def _distances(space: Space, images: Images, reals: Reals) -> npt.NDArray[np.float32]:
-    found = space.nearest(images, reals, np.full(len(images), -1), neighbours=1)
-    return found.distances[:, 0]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,21 +94,30 @@ class Space:
         self,
         images: Images,
         reals: Reals,
-        rows: npt.NDArray[np.int64],
+        rows: npt.NDArray[np.int64] | None = None,
         neighbours: int = NEIGHBOURS,
     ) -> Nearness:
         """Nearest of the training pictures, of which equal ones count as one.
 
         Args:
             images: uint8 (N, H, W, C).
-            rows: int64 (N,), which training picture each is itself, -1 for one that is none.
+            rows: int64 (N,), which training picture each is itself, -1 for one that is none; None
+                where all are none.
             neighbours: how many to look for.
         """
+        if rows is None:
+            rows = np.full(len(images), -1)
         variants = self.variants(images) if self.variants else [self.vectors(images)]
         places = np.where(rows < 0, -1, np.searchsorted(reals.different, rows))
         trained_on = map(self.vectors, blocks(reals.trained_on, reals.different))
         found = nearness(variants, trained_on, places, neighbours)
         return Nearness(found.distances, reals.different[found.index])
+
+    def distances(
+        self, images: Images, reals: Reals, rows: npt.NDArray[np.int64] | None = None
+    ) -> Vectors:
+        """To the nearest of the training pictures, as of ``nearest``: float32 (N,)."""
+        return self.nearest(images, reals, rows, neighbours=1).distances[:, 0]
 
 
 def spaces_of(extract: Callable[[Images], Vectors] | None) -> dict[str, Space]:
@@ -262,8 +271,8 @@ class Nearness:
 def nearness(
     pictures: Sequence[Vectors],
     trained_on: Iterable[Vectors],
-    rows: npt.NDArray[np.int64] | None = None,
-    neighbours: int = NEIGHBOURS,
+    rows: npt.NDArray[np.int64],
+    neighbours: int,
 ) -> Nearness:
     """Nearest training pictures by Euclidean distance.
 
@@ -283,9 +292,8 @@ def nearness(
         found = np.full((count, len(block)), np.inf, np.float32)
         for variant, length in zip(pictures, lengths, strict=True):
             np.minimum(found, length - 2 * (variant @ block.T) + squares, out=found)
-        if rows is not None:
-            inside = np.flatnonzero((rows >= start) & (rows < start + len(block)))
-            found[inside, rows[inside] - start] = np.inf
+        inside = np.flatnonzero((rows >= start) & (rows < start + len(block)))
+        found[inside, rows[inside] - start] = np.inf
         best = np.concatenate([best, found], axis=1)
         index = np.concatenate(
             [index, np.broadcast_to(np.arange(start, start + len(block)), found.shape)], axis=1
@@ -294,7 +302,7 @@ def nearness(
         best = np.take_along_axis(best, kept, axis=1)
         index = np.take_along_axis(index, kept, axis=1)
         start += len(block)
-    neighbours = min(neighbours, start - (rows is not None and bool((rows >= 0).any())))
+    neighbours = min(neighbours, start - bool((rows >= 0).any()))
     order = np.argsort(best, axis=1, kind="stable")[:, :neighbours]
     distances = np.sqrt(np.maximum(np.take_along_axis(best, order, axis=1), 0))
     return Nearness(distances, np.take_along_axis(index, order, axis=1))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Lt
+from tabulate import tabulate  # type: ignore[import-untyped]
 
 from handler.latents import MAX_SEED
 from training.config import ConfigError, TrainConfig, check, from_mapping
-from training.files import atomic_path
+from training.files import atomic_path, check_writable
 from training.networks import Generator
 from training.weights import WeightsInfo, load_generator
 
@@ -68,13 +70,34 @@ def check_ending(flag: str, path: Path, *endings: str) -> None:
         raise UsageError(f"{flag} {path} ends in {path.suffix!r}; give {' or '.join(endings)}")
 
 
-def write_markdown(path: Path, name: str, text: str) -> None:
-    """Write tables: between ``<!-- name -->`` and ``<!-- /name -->`` where the file has these
-    lines, else alone.
+def check_place(flag: str, path: Path | None, ending: str) -> None:
+    """Find out before any work whether a file can be written, if one is wanted.
+
+    Raises:
+        UsageError: its name ends otherwise.
+        OSError: not writable.
+    """
+    if path is not None:
+        check_ending(flag, path, ending)
+        check_writable(path)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """In Markdown."""
+    text: str = tabulate(rows, head, tablefmt="github", disable_numparse=True)
+    return text
+
+
+def write_markdown(path: Path | None, name: str, text: str) -> None:
+    """Write tables, to stderr if to no file: between ``<!-- name -->`` and ``<!-- /name -->`` where
+    it has these lines, else alone.
 
     Raises:
         OSError: not writable.
     """
+    if path is None:
+        print(text, file=sys.stderr)
+        return
     first, last = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
     before, found, rest = (path.read_text("utf-8") if path.is_file() else "").partition(first)
     _, ends, after = rest.partition(last)

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from handler.pixels import Images
-from training.checkpoint import read_discriminator
 from training.data.avatars import Labels, load_avatars, load_reserved_avatars
-from training.lab.filters import find_checkpoint, new_discriminator
-from training.lab.judge import to_tensor
+from training.data.batches import in_parts
+from training.lab.filters import discriminators, find_checkpoint
+from training.lab.judge import alike
 from training.lab.options import Command, UsageError
 from training.networks import Discriminator
 
@@ -48,17 +48,13 @@ class Probe(Command):
     def result(self) -> dict[str, Any]:
         """Shares of tested avatars that are classified rightly, by features and number of labels,
         the mean of the attributes and each of them; ``chance`` is the commonest class's."""
-        path, config = find_checkpoint(self.checkpoint)
+        path, config, state = find_checkpoint(self.checkpoint)
         if config.data != "avatars" or config.channels == "1":
             raise UsageError(f"{path} is of a run on {config.data!r}; only RGB avatars have labels")
         size, background = config.image_size, config.background
         known = load_avatars(size, background, config.seed, max(self.labels))
         tested = load_reserved_avatars(size, background, self.tested)
-        learned, untrained = (new_discriminator(config, known.images) for _ in range(2))
-        try:
-            learned.load_state_dict(read_discriminator(path))
-        except RuntimeError as error:
-            raise UsageError(f"{path} does not fit the settings of its run: {error}") from None
+        learned, untrained = discriminators(path, config, state, 3)
         accuracy: dict[str, dict[str, dict[str, float]]] = {}
         dimensions = {}
         for name, network in (("learned", learned), ("untrained", untrained), ("pixels", None)):
@@ -69,8 +65,7 @@ class Probe(Command):
             accuracy[name] = {}
             for count in self.labels:
                 taught = {key: values[:count] for key, values in known.labels.items()}
-                found = classify(train[:count], taught, test)
-                right = {key: float((found[key] == tested.labels[key]).mean()) for key in found}
+                right = alike(classify(train[:count], taught, test), tested.labels)
                 right = {"mean": float(np.mean([*right.values()])), **right}
                 accuracy[name][str(count)] = {key: round(x, 3) for key, x in right.items()}
         return {
@@ -89,8 +84,7 @@ class Probe(Command):
 def features_of(network: Discriminator | None, images: Images) -> Tensor:
     """All activations of D, max-pooled, or pixels: uint8 (N, H, W, C) -> float32 (N, numbers)."""
     parts = []
-    for start in range(0, len(images), 256):
-        value = to_tensor(images[start : start + 256])
+    for value in in_parts(images):
         if network is None:
             parts.append(value.flatten(1))
             continue

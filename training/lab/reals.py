@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from handler.pixels import Images
 from training.data.avatars import load_avatars, load_reserved_avatars
 from training.data.batches import digests, first_equal, identity_of, split
-from training.data.decode import Channels, DataError, Pictures, PictureSpec
+from training.data.decode import DataError, Pictures, PictureSpec
 from training.data.sources import load
 from training.lab.judge import Judge, has_labels, judge_of
 from training.lab.options import OfWeights, UsageError
@@ -101,18 +101,13 @@ class OfPictures(OfWeights):
         seed = made.get("seed", 0)
         if data == "avatars" and info.channels == 3 and "pictures" in made:
             return load_avatars(info.image_size, background, seed, made["pictures"])
-
-        def loaded(channels: Channels) -> Pictures:
-            return load(
-                PictureSpec(
-                    data, self.data_root, self.cache, info.image_size, channels, background, seed
-                )
-            )
-
-        pictures = loaded("auto")  # as training does, mostly: its copy in the cache serves
+        # Channels "auto", as training does, mostly: its copy in the cache serves.
+        size = info.image_size
+        spec = PictureSpec(data, self.data_root, self.cache, size, "auto", background, seed)
+        pictures = load(spec)
         if pictures.images.shape[-1] == info.channels:
             return pictures
-        return loaded("1" if info.channels == 1 else "3")
+        return load(replace(spec, channels="1" if info.channels == 1 else "3"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from handler.latents import from_seeds
 from tests.support.generators import lively, weights
 from tests.support.tiny_runs import printed
 from training.__main__ import main
+from training.data.batches import to_pictures
 from training.lab import directions
 from training.lab.arithmetic import Concept, Pool
 from training.lab.directions import (
@@ -28,7 +29,7 @@ from training.lab.directions import (
     strong_enough,
     strongest_directions,
 )
-from training.lab.judge import AttributeClassifier, Probabilities, to_tensor
+from training.lab.judge import AttributeClassifier, Probabilities
 from training.networks import Generator
 from training.samples import draw
 
@@ -59,7 +60,7 @@ class Sees(torch.nn.Module):
 
     @torch.no_grad()
     def classify(self, images: Any) -> Probabilities:
-        return {k: v.softmax(1).numpy() for k, v in self(to_tensor(images)).items()}
+        return {k: v.softmax(1).numpy() for k, v in self(to_pictures(images)).items()}
 
 
 GENERATOR, JUDGE = cast(Generator, Colours()), cast(AttributeClassifier, Sees())
@@ -72,7 +73,7 @@ def learned(keep: float) -> Any:
 
 
 def test_what_is_learned_has_the_concept_and_keeps_the_rest() -> None:
-    exam = Exam.of(GENERATOR, JUDGE, range(5000, 5200))
+    exam = Exam(GENERATOR, JUDGE, range(5000, 5200))
     kept, careless = learned(keep=1.0), learned(keep=0.0)
     assert np.abs(kept[3:]).max() < 0.1  # which change nothing
     assert kept[0] > 4 * abs(kept[1])
@@ -84,7 +85,7 @@ def test_what_is_learned_has_the_concept_and_keeps_the_rest() -> None:
 
 
 def test_no_more_strength_than_it_takes() -> None:
-    exam = Exam.of(GENERATOR, JUDGE, range(5000, 5100))
+    exam = Exam(GENERATOR, JUDGE, range(5000, 5100))
     far, near = (np.array([x, 0, 0, 0, 0, 0], np.float32) for x in (12, 6))
     for direction in (far, near):
         step, value = strong_enough(exam, HAT, direction)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from training.data.batches import to_pictures
 from training.lab.judge import (
     AttributeClassifier,
     Judge,
@@ -14,7 +15,6 @@ from training.lab.judge import (
     clean_tiles,
     fit,
     histogram_distance,
-    to_tensor,
 )
 
 
@@ -36,7 +36,7 @@ def test_places_are_the_maps_of_every_layer_scaled_and_averaged() -> None:
     images = np.random.default_rng(0).integers(0, 256, (300, 64, 64, 3), np.uint8)
     found = judge.places(images)
     assert found.shape == (300, 16 * (2 + 3 + 4 + 5))
-    first = classifier.features[:3](to_tensor(images[:1]))
+    first = classifier.features[:3](to_pictures(images[:1]))
     expected = F.avg_pool2d(first / first.norm(dim=1, keepdim=True).clamp(min=1e-12), 8)
     assert np.allclose(found[0, :32], expected.detach().flatten().numpy(), atol=1e-5)
     assert np.allclose(judge.places(images[299:]), found[299:], atol=1e-5)

@@ -213,7 +213,9 @@ def test_neighbours_by_definition() -> None:
     images = rng.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
     train = rng.integers(0, 256, (4200, 16, 16, 3), dtype=np.uint8)
     train[4150] = images[3]  # a copy, in the second block
-    found = nearness([pixels(images)], map(pixels, blocks(train, np.arange(4200))), neighbours=3)
+    found = nearness(
+        [pixels(images)], map(pixels, blocks(train, np.arange(4200))), np.full(5, -1), neighbours=3
+    )
     direct = np.sqrt(np.square(pixels(images)[:, None] - pixels(train)[None]).sum(2))
     order = np.argsort(direct, axis=1)[:, :3]
     assert np.array_equal(found.index, order)
@@ -223,14 +225,14 @@ def test_neighbours_by_definition() -> None:
 
 def test_a_picture_is_not_its_own_neighbour() -> None:
     train = np.array([[0], [1], [10]], np.float32)
-    found = nearness([train], [train[:2], train[2:]], rows=np.array([0, 1, 2]))
+    found = nearness([train], [train[:2], train[2:]], np.array([0, 1, 2]), neighbours=50)
     assert found.index.tolist() == [[1, 2], [0, 2], [1, 0]]
     assert found.distances.tolist() == [[1, 10], [1, 9], [9, 10]]
 
 
 def test_the_nearest_variant_counts() -> None:
     variants = [np.array([[5]], np.float32), np.array([[9]], np.float32)]
-    found = nearness(variants, [np.array([[0], [10]], np.float32)])
+    found = nearness(variants, [np.array([[0], [10]], np.float32)], np.array([-1]), neighbours=50)
     assert found.index.tolist() == [[1, 0]]
     assert found.distances.tolist() == [[1, 5]]
 
