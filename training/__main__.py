@@ -146,13 +146,11 @@ class Losable:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """As of a stream."""
         with suppress(OSError, ValueError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """As of a stream."""
         with suppress(OSError, ValueError):
             self._stream.flush()
 

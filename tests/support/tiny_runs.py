@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from training.__main__ import main
 from training.config import TrainConfig
 from training.data.decode import Pictures
 from training.loop import train
+from training.step import StepStats, Trainer
 
 TINY = TrainConfig(
     batch_size=4,
@@ -80,14 +81,41 @@ def flags(folder: Path, out: Path, *more: str) -> list[str]:
 def printed(capsys: pytest.CaptureFixture[str], command: str, **options: object) -> dict[str, Any]:
     """Run a command that has to succeed, its words in one text and more as options; gives the
     JSON that it prints."""
-    words = command.split()
-    for name, value in options.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
-    code = main(words)
+    code = main(_words(command, options))
     captured = capsys.readouterr()
     assert code == 0, captured.err
     found: dict[str, Any] = json.loads(captured.out)
     return found
+
+
+def refused(capsys: pytest.CaptureFixture[str], command: str | list[str], **options: object) -> str:
+    """As ``printed``, of a command that is bad usage: gives what it says of it."""
+    capsys.readouterr()
+    assert main(_words(command, options)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
+
+
+def _words(command: str | list[str], options: dict[str, object]) -> list[str]:
+    words = command.split() if isinstance(command, str) else [*command]
+    for name, value in options.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+def after_updates(
+    monkeypatch: pytest.MonkeyPatch, do: Callable[[Trainer, int, StepStats], StepStats | None]
+) -> None:
+    """Let something follow each update, which is given its number from 0; what it returns, if
+    anything, is what the update has measured."""
+    update = Trainer.step
+
+    def step(trainer: Trainer, real: torch.Tensor, number: int) -> StepStats:
+        stats = update(trainer, real, number)
+        return do(trainer, number, stats) or stats
+
+    monkeypatch.setattr(Trainer, "step", step)
 
 
 def run(config: TrainConfig, pictures: Pictures, out: Path) -> dict[str, torch.Tensor]:
@@ -125,8 +153,12 @@ def journal(out: Path) -> list[dict[str, Any]]:
 
 
 def latest_state(out: Path) -> dict[str, Any]:
-    newest = max((out / "checkpoints").glob("step_*.pt"))
-    state: dict[str, Any] = torch.load(newest, weights_only=True)
+    return state_of(out, max((out / "checkpoints").glob("step_*.pt")).name)
+
+
+def state_of(out: Path, name: str) -> dict[str, Any]:
+    """What a checkpoint of a run holds."""
+    state: dict[str, Any] = torch.load(out / "checkpoints" / name, weights_only=True)
     return state
 
 

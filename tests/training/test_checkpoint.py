@@ -19,22 +19,25 @@ from tests.support import live
 from tests.support.tiny_runs import (
     CPU,
     TINY,
+    after_updates,
     assert_same,
     flags,
     journal,
     latest_state,
     noise_folder,
+    refused,
     run,
     shorten,
     spawn,
     start,
+    state_of,
 )
 from training import SIGNALS, checkpoint
 from training.__main__ import main
 from training.data.decode import Pictures
 from training.loop import train
 from training.networks import new_generator
-from training.step import Trainer
+from training.step import StepStats, Trainer
 from training.weights import load_generator, save_generator
 
 Captured = pytest.CaptureFixture[str]
@@ -58,7 +61,7 @@ def test_the_best_is_the_one_with_the_smallest_distance(pictures: Pictures, tmp_
     distances = {e["step"]: e["distance"] for e in journal(tmp_path) if "distance" in e}
     assert sorted(distances) == [2, 4, 6, 8, 10, 12]
     best = min(distances, key=lambda step: distances[step])
-    state = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
+    state = state_of(tmp_path, "best.pt")
     assert state["step"] == best
     assert state["best"] == {"step": best, "distance": distances[best]}
     _, info = load_generator(tmp_path / "best.safetensors")
@@ -119,7 +122,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     newest = folder / "step_00000006.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
     trainer = Trainer(TINY, 3, CPU, torch.float32)
-    best = torch.load(folder / "best.pt", weights_only=True)["step"]
+    best = state_of(tmp_path, "best.pt")["step"]
     assert best in {4, 6}
     assert checkpoint.load_latest(folder, trainer) == best
     assert trainer.best is not None
@@ -154,9 +157,7 @@ def test_what_is_no_whole_state_is_told(
     state = {k: v for k, v in (latest_state(out) | changed).items() if v is not None}
     torch.save(state, out / "checkpoints" / "step_00000006.pt")
     (out / "checkpoints" / "best.pt").unlink()
-    capsys.readouterr()
-    assert main(["--out", str(out), "--resume", "--max-steps", "8"]) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
+    last = refused(capsys, "--resume --max-steps 8", out=out).splitlines()[-1]
     assert last.startswith("error: ")
     assert words in last
 
@@ -178,9 +179,7 @@ def test_a_journal_of_something_else_is_told(
     lines = out / "stats.jsonl"
     lines.write_bytes(line + b"\n" + lines.read_bytes())
     before = lines.read_bytes()
-    capsys.readouterr()
-    assert main(["--out", str(out), "--resume", "--max-steps", "8"]) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
+    last = refused(capsys, "--resume --max-steps 8", out=out).splitlines()[-1]
     assert last.startswith(f"error: cannot read {lines}: ")
     assert words in last
     assert lines.read_bytes() == before
@@ -264,14 +263,13 @@ def test_what_an_earlier_version_has_left_is_gone_on_with(
 def test_prefixes_of_other_wrappers_are_no_hindrance(pictures: Pictures, tmp_path: Path) -> None:
     """``module.`` (DataParallel, DDP) and ``_orig_mod.`` (torch.compile), one or both."""
     run(replace(TINY, max_steps=2), pictures, tmp_path)
-    path = tmp_path / "checkpoints" / "step_00000002.pt"
-    state = torch.load(path, weights_only=True)
+    state = latest_state(tmp_path)
     plain = state["generator"]
     for network, prefix in (
         ("generator", "module."), ("discriminator", "_orig_mod."), ("ema", "module._orig_mod."),
     ):  # fmt: skip
         state[network] = {prefix + name: value for name, value in state[network].items()}
-    torch.save(state, path)
+    torch.save(state, tmp_path / "checkpoints" / "step_00000002.pt")
     trainer = Trainer(TINY, 3, CPU, torch.float32)
     assert checkpoint.load_latest(tmp_path / "checkpoints", trainer) == 2
     assert_same(dict(trainer.generator.state_dict()), dict(plain))
@@ -417,12 +415,9 @@ def latest_step(out: Path) -> int:
 
 def _stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a signal arrive during update ``step``."""
-    update = Trainer.step
 
-    def update_and_signal(self: Trainer, real: torch.Tensor, number: int) -> object:
-        stats = update(self, real, number)
+    def stop(_trainer: Trainer, number: int, _stats: StepStats) -> None:
         if number + 1 == step:
             signal.raise_signal(signal.SIGTERM)
-        return stats
 
-    monkeypatch.setattr(Trainer, "step", update_and_signal)
+    after_updates(monkeypatch, stop)

@@ -20,12 +20,17 @@ import torch
 from tests.support.tiny_runs import (
     CPU,
     TINY,
+    after_updates,
     assert_same,
     flags,
     journal,
+    latest_state,
     noise_pictures,
+    printed,
+    refused,
     run,
     shorten,
+    state_of,
 )
 from training import checkpoint
 from training.__main__ import main
@@ -74,8 +79,8 @@ def test_weights_of_another_shape_are_no_start(
 ) -> None:
     run(replace(TINY, max_steps=1, nz=7), pictures, tmp_path / "first")
     weights = tmp_path / "first" / "generator.safetensors"
-    assert main(flags(folder, tmp_path / "second", "--start-from", str(weights))) == 2
-    assert "was trained with nz 7, this run has nz 6" in capsys.readouterr().err
+    said = refused(capsys, flags(folder, tmp_path / "second"), start_from=weights)
+    assert "was trained with nz 7, this run has nz 6" in said
     assert not (tmp_path / "second").exists()
 
 
@@ -92,7 +97,7 @@ def test_starts_from_the_discriminator_of_another_run(
     trainer.start_from(start)
     begun = trainer.discriminator.state_dict()
     assert not begun.pop("layers.6.deviation_weight").any()  # new: it compares nothing yet
-    saved = torch.load(path, weights_only=True)["discriminator"]
+    saved = latest_state(tmp_path / "first")["discriminator"]
     assert begun.keys() == saved.keys()
     assert all(torch.equal(begun[name], saved[name]) for name in saved)
     assert starting_networks(replace(config, resume=True), 3).discriminator is None
@@ -121,15 +126,14 @@ def test_what_is_no_discriminator_of_this_shape_is_no_start(
     words: str,
 ) -> None:
     run(replace(TINY, max_steps=1), pictures, tmp_path / "first")
-    given = ["--start-d-from", str(tmp_path / "first" / file), *options]
-    assert main(flags(folder, tmp_path / "second", *given)) == 2
-    assert words in capsys.readouterr().err
+    given = flags(folder, tmp_path / "second", *options)
+    assert words in refused(capsys, given, start_d_from=tmp_path / "first" / file)
     assert not (tmp_path / "second").exists()
 
 
 def test_a_run_leaves_what_it_promises(pictures: Pictures, tmp_path: Path) -> None:
     run(replace(TINY, max_steps=11), pictures, tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    lines = journal(tmp_path)
     steps = [line["step"] for line in lines if "loss_d" in line]
     assert steps == list(range(1, 12))
     numbers = {"loss_d", "loss_g", "d_x", "d_g_z1", "d_g_z2", "seconds"}
@@ -175,16 +179,13 @@ def test_the_last_update_is_judged_too(
     pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its losses were measured before it."""
-    update = Trainer.step
 
-    def update_and_break(self: Trainer, real: torch.Tensor, number: int) -> StepStats:
-        stats = update(self, real, number)
+    def break_last(trainer: Trainer, number: int, _stats: StepStats) -> None:
         if number == 5:
-            for parameter in self.ema.generator.parameters():
+            for parameter in trainer.ema.generator.parameters():
                 parameter.data.fill_(float("nan"))
-        return stats
 
-    monkeypatch.setattr(Trainer, "step", update_and_break)
+    after_updates(monkeypatch, break_last)
     outcome = train(replace(TINY, max_steps=6), pictures, tmp_path, CPU, torch.float32)
     assert (outcome.ended, outcome.verdict.kind) == ("dead", "diverged")
     assert "holds nan" in outcome.verdict.words
@@ -255,12 +256,9 @@ def test_command_line_from_pictures_to_weights(
     assert Path(result["weights"]).is_file()
     assert "12 pictures" in captured.err
     assert "Loss_D" in captured.err
-    assert main(flags(folder, out)) == 2  # the folder is not overwritten
-    assert "--resume" in capsys.readouterr().err
-    assert main(["--out", str(out), "--resume", "--max-steps", "8"]) == 0  # settings are the run's
-    assert json.loads(capsys.readouterr().out)["steps"] == 8
-    assert main(["--out", str(out), "--resume", "--nz", "7"]) == 2
-    assert "nz: the run has 6, asked for 7" in capsys.readouterr().err
+    assert "--resume" in refused(capsys, flags(folder, out))  # the folder is not overwritten
+    assert printed(capsys, "--resume --max-steps 8", out=out)["steps"] == 8  # of the run's settings
+    assert "nz: the run has 6, asked for 7" in refused(capsys, "--resume --nz 7", out=out)
 
 
 def test_dry_run_trains_nothing(folder: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -409,16 +407,15 @@ def go(config: TrainConfig, out: Path) -> Outcome:
 
 def break_at(monkeypatch: pytest.MonkeyPatch, step: int, times: int) -> None:
     """Let Loss_G be no number after update ``step``, so many times."""
-    update, left = Trainer.step, [times]
+    left = [times]
 
-    def update_and_break(self: Trainer, real: torch.Tensor, number: int) -> StepStats:
-        stats = update(self, real, number)
-        if number + 1 == step and left[0]:
-            left[0] -= 1
-            return replace(stats, loss_g=torch.tensor(float("nan")))
-        return stats
+    def spoil(_trainer: Trainer, number: int, stats: StepStats) -> StepStats:
+        if number + 1 != step or not left[0]:
+            return stats
+        left[0] -= 1
+        return replace(stats, loss_g=torch.tensor(float("nan")))
 
-    monkeypatch.setattr(Trainer, "step", update_and_break)
+    after_updates(monkeypatch, spoil)
 
 
 ROLLBACK = replace(TINY, max_steps=12, on_dead="rollback", checkpoint_every=4)
@@ -436,8 +433,8 @@ def test_back_to_the_best_with_half_the_rates(
     assert event["event"].startswith("update 9 was dead (diverged); back to update 5 with 0.5 of")
     steps = [entry["step"] for entry in entries if "loss_d" in entry]
     assert steps == list(range(1, 13))  # the file is of the run that led to the weights
-    state = torch.load(tmp_path / "checkpoints" / "step_00000012.pt", weights_only=True)
-    assert (state["lr_scale"], state["rollbacks"]) == (0.5, 1)
+    state = latest_state(tmp_path)
+    assert (state["step"], state["lr_scale"], state["rollbacks"]) == (12, 0.5, 1)
     assert state["adam_g"]["param_groups"][0]["lr"] == TINY.lr_g / 2
     assert state["adam_d"]["param_groups"][0]["lr"] == TINY.lr_d / 2
 
@@ -450,24 +447,19 @@ def test_killed_after_a_rollback_goes_on_from_there(
     whole = tmp_path / "whole"
     go(ROLLBACK, whole)
     break_at(monkeypatch, step=9, times=1)
-    update = Trainer.step
 
-    def die(self: Trainer, real: torch.Tensor, number: int) -> StepStats:
-        if self.rollbacks:
+    def die(trainer: Trainer, _number: int, _stats: StepStats) -> None:
+        if trainer.rollbacks:
             raise MemoryError
-        return update(self, real, number)
 
-    monkeypatch.setattr(Trainer, "step", die)
+    after_updates(monkeypatch, die)
     out = tmp_path / "run"
     with pytest.raises(MemoryError):
         go(ROLLBACK, out)
     monkeypatch.undo()
     shorten(monkeypatch)
     assert go(replace(ROLLBACK, resume=True), out).ended == "finished"
-    states = [
-        torch.load(p / "checkpoints" / "step_00000012.pt", weights_only=True) for p in (whole, out)
-    ]
-    assert_same(*states)
+    assert_same(latest_state(whole), latest_state(out))
 
 
 def test_a_way_back_that_cannot_be_saved_deletes_nothing(
@@ -526,24 +518,21 @@ def test_checkpoints_are_written_while_the_run_goes_on(
     config = replace(TINY, max_steps=5, checkpoint_every=2, keep_checkpoints=9)
     run(config, pictures, whole)
     write, released = checkpoint._write, threading.Event()
-    update = Trainer.step
 
     def slow(path: Path, packed: memoryview) -> None:
         assert released.wait(60)
         write(path, packed)
 
-    def step(trainer: Trainer, real: torch.Tensor, number: int) -> StepStats:
-        if number == 3:  # one update after the state of two was to be written
+    def release(_trainer: Trainer, number: int, _stats: StepStats) -> None:
+        if number == 3:  # two updates after the state of two was to be written
             assert not list((tmp_path / "run" / "checkpoints").glob("step*"))
             released.set()
-        return update(trainer, real, number)
 
     monkeypatch.setattr(checkpoint, "_write", slow)
-    monkeypatch.setattr(Trainer, "step", step)
+    after_updates(monkeypatch, release)
     run(config, pictures, tmp_path / "run")
     for name in ("step_00000002.pt", "step_00000004.pt"):
-        states = [torch.load(r / "checkpoints" / name) for r in (whole, tmp_path / "run")]
-        assert_same(*states)
+        assert_same(state_of(whole, name), state_of(tmp_path / "run", name))
 
 
 def test_grids_and_checkpoints_keep_a_distance_in_time(

@@ -14,13 +14,22 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from tests.support.tiny_runs import assert_same, flags, journal, latest_state, noise_folder
+from tests.support.tiny_runs import (
+    after_updates,
+    assert_same,
+    flags,
+    journal,
+    latest_state,
+    noise_folder,
+    printed,
+    refused,
+)
 from tests.support.tiny_runs import start as begin
 from training import start
 from training.__main__ import main
 from training.data import batches
 from training.data.batches import LOOKED_AT, identity_of
-from training.step import Trainer
+from training.step import StepStats, Trainer
 from training.weights import load_generator
 
 pytestmark = [pytest.mark.usefixtures("quick")]
@@ -33,18 +42,6 @@ def own_folder(tmp_path: Path) -> Path:
     path = tmp_path / "pictures"
     path.mkdir()
     return noise_folder(path)
-
-
-def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """End the process in the middle of update ``step``, as far as files can tell."""
-    update = Trainer.step
-
-    def die(self: Trainer, real: torch.Tensor, number: int) -> object:
-        if number == step:
-            raise MemoryError
-        return update(self, real, number)
-
-    monkeypatch.setattr(Trainer, "step", die)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +62,13 @@ def test_killed_before_its_first_checkpoint(
     assert main(flags(folder, tmp_path / "other", "--max-steps", "1")) == 0
     more += ["--start-from", str(tmp_path / "other" / "generator.safetensors")]
     assert main(flags(folder, whole, *more)) == 0
+
+    def die(_trainer: Trainer, number: int, _stats: StepStats) -> None:
+        if number == step:
+            raise MemoryError
+
     with monkeypatch.context() as patched:
-        kill_at(patched, step)
+        after_updates(patched, die)  # as a killed process, as far as files can tell
         with pytest.raises(MemoryError):
             main(flags(folder, out, *more))
     assert not list((out / "checkpoints").glob("step_*"))
@@ -114,8 +116,7 @@ def test_other_pictures_are_no_continuation(
     out = tmp_path / "run"
     assert main(flags(own_folder, out)) == 0
     change(own_folder)
-    assert main(["--out", str(out), "--resume", "--max-steps", "8"]) == 2
-    said = capsys.readouterr().err
+    said = refused(capsys, "--resume --max-steps 8", out=out)
     assert "was started on 12 RGB pictures" in said
     assert words in said
     assert f"--start-from {out}/generator.safetensors" in said
@@ -134,12 +135,10 @@ def test_a_run_that_does_not_say_its_pictures(
     assert json.loads((out / "pictures.json").read_text())["count"] == 12
     (out / "pictures.json").unlink()
     all_grey(own_folder)
-    capsys.readouterr()
-    assert main(["--out", str(out), "--resume", "--max-steps", "9"]) == 2
-    assert "of another network, as of grey pictures" in capsys.readouterr().err
+    said = refused(capsys, "--resume --max-steps 9", out=out)
+    assert "of another network, as of grey pictures" in said
     (out / "pictures.json").write_text("[]")
-    assert main(["--out", str(out), "--resume", "--max-steps", "9"]) == 2
-    assert "pictures.json" in capsys.readouterr().err
+    assert "pictures.json" in refused(capsys, "--resume --max-steps 9", out=out)
 
 
 def test_identity_is_of_content_and_order() -> None:
@@ -187,16 +186,11 @@ def test_the_same_pictures_in_another_place(
     monkeypatch.chdir("/")
     settings = out / "config.json"
     settings.write_bytes(b"\xef\xbb\xbf" + settings.read_bytes())  # as some editors do
-    capsys.readouterr()
-    assert main(["--out", str(out), "--resume", "--max-steps", "8"]) == 2
-    assert "If they were moved, say where to: --data" in capsys.readouterr().err
-    given = ["--out", str(out), "--resume", "--max-steps", "8", "--data", str(moved)]
-    assert main(given) == 0
-    assert latest_state(out)["step"] == 8
+    said = refused(capsys, "--resume --max-steps 8", out=out)
+    assert "If they were moved, say where to: --data" in said
+    assert printed(capsys, "--resume --max-steps 8", out=out, data=moved)["steps"] == 8
     (out / "pictures.json").unlink()  # an older run cannot tell that they are the same
-    capsys.readouterr()
-    assert main([*given, "--data", str(own_folder)]) == 2
-    said = capsys.readouterr().err
+    said = refused(capsys, "--resume --max-steps 8", out=out, data=own_folder)
     assert f"data: the run has '{moved}', asked for '{own_folder}'" in said
 
 
@@ -241,9 +235,8 @@ def test_a_run_has_one_writer(
         (out / ".stats-12345678.jsonl").write_text("being written")
         with monkeypatch.context() as patched:
             patched.setattr("training.data.sources.load", never)
-            assert main(["--out", str(out), "--resume"]) == 2
-            assert f"another process is writing the run in {out}" in capsys.readouterr().err
-            assert main(flags(folder, out)) == 2
+            for given in (["--resume", "--out", str(out)], flags(folder, out)):
+                assert f"another process is writing the run in {out}" in refused(capsys, given)
         assert (out / ".stats-12345678.jsonl").exists()
         assert main(["--out", str(out), "--resume", "--dry-run"]) == 0  # it writes nothing
         assert process.poll() is None
@@ -262,8 +255,7 @@ def test_two_starts_at_once(
     out = tmp_path / "run"
     out.mkdir()
     with FileLock(out / "run.lock"):
-        assert main(flags(folder, out)) == 2
-    assert "another process is writing" in capsys.readouterr().err
+        assert "another process is writing" in refused(capsys, flags(folder, out))
     assert main(flags(folder, out)) == 0
     monkeypatch.setattr(start, "RUNS", tmp_path / "runs")
     monkeypatch.setattr("time.strftime", lambda _: "now")
@@ -278,8 +270,8 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_is_loaded(
 ) -> None:
     monkeypatch.setattr("training.data.sources.load", never)
     (tmp_path / "file").write_text("")
-    assert main(flags(folder, tmp_path / "file" / "run")) == 2
-    assert f"Not a directory: '{tmp_path}/file/run'" in capsys.readouterr().err
+    out = tmp_path / "file" / "run"
+    assert f"Not a directory: '{out}'" in refused(capsys, flags(folder, out))
 
 
 def test_the_precision_is_decided_once(
@@ -293,9 +285,8 @@ def test_the_precision_is_decided_once(
     capsys.readouterr()
     assert main(["--out", str(out), "--resume", "--max-steps", "7"]) == 0
     assert "torch.float32" in capsys.readouterr().err
-    again = ["--out", str(out), "--resume", "--max-steps", "8", "--precision", "auto"]
-    assert main(again) == 2
-    assert "precision: the run has 'float32', asked for 'bfloat16'" in capsys.readouterr().err
+    said = refused(capsys, "--resume --max-steps 8 --precision auto", out=out)
+    assert "precision: the run has 'float32', asked for 'bfloat16'" in said
 
 
 def test_few_pictures_are_augmented_and_a_run_of_before_stays_as_it_was(
@@ -340,12 +331,12 @@ def test_a_folder_that_cannot_be_read_is_told(
     out.mkdir()
     listing = Path.iterdir
 
-    def refused(path: Path) -> Any:
+    def closed(path: Path) -> Any:
         if path == out:
             raise PermissionError(13, "Permission denied", str(path))
         return listing(path)
 
-    monkeypatch.setattr(Path, "iterdir", refused)
+    monkeypatch.setattr(Path, "iterdir", closed)
     assert main(flags(folder, out)) == 1
     assert f"error: [Errno 13] Permission denied: '{out}'" in capsys.readouterr().err
 
@@ -357,7 +348,6 @@ def test_no_folder_for_temporary_files_is_told(
         raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
 
     monkeypatch.setattr("tempfile.gettempdir", nowhere)
-    assert main(flags(folder, tmp_path / "run", "--cache", "None")) == 2
-    said = capsys.readouterr().err
+    said = refused(capsys, flags(folder, tmp_path / "run", "--cache", "None"))
     assert "error: decoded pictures need a temporary folder: No usable" in said
     assert "set TMPDIR" in said

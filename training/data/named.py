@@ -48,6 +48,11 @@ def _torchvision(name: str) -> str:
     return f"python -c \"import torchvision.datasets as d; d.{name}(r'{{root}}', download=True)\""
 
 
+def _of_mnist(name: str) -> Layout:
+    expected = "train-images-idx3-ubyte and train-labels-idx1-ubyte, packed by gzip or not, there"
+    return Layout(name, f"{expected} or in {name}/raw/", _torchvision(name))
+
+
 LAYOUTS = {
     "cifar10": Layout(
         "cifar-10-batches-py",
@@ -62,18 +67,8 @@ LAYOUTS = {
         "take them from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html; with the pictures "
         "alone, give their folder or zip: --data .../img_align_celeba",
     ),
-    "fashionmnist": Layout(
-        "FashionMNIST",
-        "train-images-idx3-ubyte and train-labels-idx1-ubyte, packed by gzip or not, there or in "
-        "FashionMNIST/raw/",
-        _torchvision("FashionMNIST"),
-    ),
-    "mnist": Layout(
-        "MNIST",
-        "train-images-idx3-ubyte and train-labels-idx1-ubyte, packed by gzip or not, there or in "
-        "MNIST/raw/",
-        _torchvision("MNIST"),
-    ),
+    "fashionmnist": _of_mnist("FashionMNIST"),
+    "mnist": _of_mnist("MNIST"),
     "lsun": Layout(
         "*_train_lmdb",
         "<category>_train_lmdb/ for one or more categories, for example bedroom_train_lmdb/",

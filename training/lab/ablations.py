@@ -167,7 +167,6 @@ class Ablations(Plot):
     """Pictures a row."""
 
     def check(self) -> None:
-        """As of ``Command``."""
         super().check()
         for name in self.only:
             if name not in VARIANTS:

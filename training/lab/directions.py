@@ -123,7 +123,6 @@ class Directions(OfWeights):
     """Pictures in a row of it."""
 
     def check(self) -> None:
-        """As of ``Command``."""
         super().check()
         check_place("--out", self.out, ".safetensors")
         check_place("--markdown", self.markdown, ".md")

@@ -53,7 +53,6 @@ class Evaluate(AgainstReals):
     model card does."""
 
     def check(self) -> None:
-        """As of ``Command``."""
         super().check()
         check_place("--markdown", self.markdown, ".md")
 

@@ -32,7 +32,6 @@ class Plot(Command, ABC):
     """Colours in the file, 2 to 256; 0 keeps all (256 in a GIF)."""
 
     def check(self) -> None:
-        """As of ``Command``."""
         check_ending("--out", self.out, *self.endings)
         super().check()
         if self.colours and not 2 <= self.colours <= 256:

@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tests.support.tiny_runs import TINY, journal, printed
-from training.__main__ import main
+from tests.support.tiny_runs import TINY, journal, printed, refused
 from training.data.avatars import load_avatars
 from training.lab.ablations import VARIANTS
 from training.step import new_networks
@@ -76,11 +75,10 @@ def test_ablations_are_trained_once(
     longer = printed(capsys, words.replace("--max-steps 2", "--max-steps 3"), **places)
     assert journal(tmp_path / "runs" / "nz-2")[-1]["step"] == 3
     assert longer["rows"]["real"] == first["rows"]["real"]
-    other = words.replace("--width 2", "--width 4").split()
-    assert main([*other, "--runs", str(tmp_path / "runs"), "--out", str(places["out"])]) == 2
-    assert "is another run (ngf: the run has 2, asked for 4" in capsys.readouterr().err
+    said = refused(capsys, words.replace("--width 2", "--width 4"), **places)
+    assert "is another run (ngf: the run has 2, asked for 4" in said
 
 
 def test_a_variant_that_there_is_none_of(capsys: Captured) -> None:
-    assert main(["ablations", "--only", "poling"]) == 2
-    assert "--only poling: did you mean 'pooling'? known: guidelines, " in capsys.readouterr().err
+    said = refused(capsys, "ablations --only poling")
+    assert "--only poling: did you mean 'pooling'? known: guidelines, " in said

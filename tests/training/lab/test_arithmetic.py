@@ -1,6 +1,5 @@
 """Vector arithmetic, on a Generator and a judge whose concepts are known."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 
 from handler import latents as served
 from handler.latents import from_seeds
 from handler.pixels import Images
-from training.__main__ import main
+from tests.support.generators import AVATARS, weights
+from tests.support.tiny_runs import refused
 from training.data.avatars import load_avatars
 from training.lab import judge
 from training.lab.arithmetic import (
@@ -27,9 +26,7 @@ from training.lab.arithmetic import (
     random_directions,
 )
 from training.lab.options import UsageError
-from training.networks import new_generator
 from training.samples import Latents
-from training.weights import save_generator
 
 CLASSES = {"body": 15, "fur": 9, "eyes": 15, "mouth": 10, "accessory": 16}
 HAT = Concept("hat", 1)
@@ -180,36 +177,24 @@ def test_the_command_keeps_its_judge(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(judge, "PICTURES", 128)
-    torch.manual_seed(0)
-    made = {"data": "avatars", "pictures": 128, "seed": 999, "background": "#c8d4e0"}
-    generator = new_generator(6, 2, 3, 32)
-    save_generator(tmp_path / "g.safetensors", generator, made)
     path = tmp_path / "judge.safetensors"
-    arguments = [
-        "arithmetic", "--weights", str(tmp_path / "g.safetensors"), "--classifier", str(path),
-        "--out", str(tmp_path / "a.png"), "--samples", "20",
-    ]  # fmt: skip
+
+    def said(more: str = "", **made: Any) -> str:
+        places = {"weights": weights(tmp_path, **AVATARS | made), "out": tmp_path / "a.png"}
+        return refused(capsys, f"arithmetic --samples 20 {more}", classifier=path, **places)
+
     # The untrained Generator's pictures are nothing for sure, which the command has to say.
-    assert main(arguments) == 2
-    first = capsys.readouterr().err
+    first = said()
     assert "training the classifier" in first
     assert "of 20 samples are surely with glasses, 30 are needed" in first
     kept = path.read_bytes()
-    assert main([*arguments, "--concept", "glases"]) == 2
-    second = capsys.readouterr().err
+    second = said("--concept glases")
     assert "training" not in second
     assert "did you mean 'glasses'" in second
     assert path.read_bytes() == kept
 
-    save_generator(tmp_path / "g.safetensors", generator, {**made, "seed": 1})
-    assert main(arguments) == 2
-    assert "30 are needed" in capsys.readouterr().err  # it judges other avatars as well,
-    save_generator(tmp_path / "g.safetensors", generator, {**made, "background": "#000000"})
-    assert main(arguments) == 2
-    assert "give another path" in capsys.readouterr().err  # if they look the same
-    path.write_text(json.dumps({}))
-    assert main(arguments) == 2
-    assert "or not a classifier that this command kept" in capsys.readouterr().err
-    save_generator(tmp_path / "g.safetensors", generator, {"data": "photos"})
-    assert main(arguments) == 2
-    assert "only RGB avatars have labels" in capsys.readouterr().err
+    assert "30 are needed" in said(seed=1)  # it judges other avatars as well,
+    assert "give another path" in said(background="#000000")  # if they look the same
+    path.write_text("{}")
+    assert "or not a classifier that this command kept" in said()
+    assert "only RGB avatars have labels" in said(data="photos")

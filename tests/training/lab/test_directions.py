@@ -17,8 +17,7 @@ from torch import Tensor
 
 from handler.latents import from_seeds
 from tests.support.generators import lively, weights
-from tests.support.tiny_runs import printed
-from training.__main__ import main
+from tests.support.tiny_runs import printed, refused
 from training.data.batches import to_pictures
 from training.lab import directions
 from training.lab.arithmetic import Concept, Pool
@@ -188,14 +187,13 @@ def test_without_labels_there_are_those_in_closed_form(tmp_path: Path, capsys: C
     assert found["directions"]["direction-1"]["share_of_strength"] == pytest.approx(
         25 / 34, abs=0.01
     )
-    arguments = ["directions", "--weights", str(path), "--out", str(tmp_path / "e.safetensors")]
+    other = tmp_path / "e.safetensors"
     for more, words in (
-        (["--concepts", "glasses"], "has no labels; give --labels"),
-        (["--closed-form", "0"], "0 directions; a file holds 1 to 64"),
+        ("--concepts glasses", "has no labels; give --labels"),
+        ("--closed-form 0", "0 directions; a file holds 1 to 64"),
     ):
-        assert main([*arguments, *more]) == 2
-        assert words in capsys.readouterr().err
-    assert not (tmp_path / "e.safetensors").exists()
+        assert words in refused(capsys, f"directions {more}", weights=path, out=other)
+    assert not other.exists()
 
 
 def test_all_directions_alike_count_all(tmp_path: Path, capsys: Captured) -> None:

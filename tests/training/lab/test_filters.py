@@ -10,9 +10,8 @@ from PIL import Image
 from torch import nn
 
 from tests.support.generators import photos
-from tests.support.tiny_runs import CPU, TINY, printed
+from tests.support.tiny_runs import CPU, TINY, printed, refused
 from training import checkpoint
-from training.__main__ import main
 from training.lab import filters
 from training.lab.filters import agreement, grey_centred
 from training.networks import Discriminator
@@ -138,19 +137,16 @@ def test_the_command_draws_both_halves(
 
 def test_unusable_checkpoints_are_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run / "checkpoints" / "step_00000003.pt"
-    assert main(["filters", "--checkpoint", str(run), "--layer", "4"]) == 2
-    assert "this D has layers 1 to 3" in capsys.readouterr().err
+    assert "this D has layers 1 to 3" in refused(capsys, "filters --layer 4", checkpoint=run)
 
     settings = (run / "config.json").read_text()
     (run / "config.json").write_text(settings.replace('"ndf": 4', '"ndf": 8'))
-    assert main(["filters", "--checkpoint", str(file)]) == 2
-    assert "does not fit the settings of its run" in capsys.readouterr().err
+    assert "does not fit the settings of its run" in refused(capsys, "filters", checkpoint=file)
 
     (run / "config.json").write_text("[]")
-    assert main(["filters", "--checkpoint", str(file)]) == 2
-    assert "leave the checkpoint in the folder of its run" in capsys.readouterr().err
+    said = refused(capsys, "filters", checkpoint=file)
+    assert "leave the checkpoint in the folder of its run" in said
 
     (run / "config.json").write_text(settings)
     file.write_bytes(b"no checkpoint")
-    assert main(["filters", "--checkpoint", str(file)]) == 2
-    assert "not a checkpoint of a run" in capsys.readouterr().err
+    assert "not a checkpoint of a run" in refused(capsys, "filters", checkpoint=file)

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.tiny_runs import CPU, TINY, printed
+from tests.support.tiny_runs import CPU, TINY, printed, refused
 from training import checkpoint
-from training.__main__ import main
 from training.lab.probe import classify, features_of
 from training.networks import Discriminator
 from training.step import Trainer
@@ -53,5 +52,4 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert pixels["60"]["body"] > 2 * found["chance"]["body"]
     assert pixels["60"]["mean"] > pixels["20"]["mean"]
     (tmp_path / "config.json").write_text(replace(config, data="photos").to_json())
-    assert main(["probe", "--checkpoint", str(tmp_path)]) == 2
-    assert "only RGB avatars have labels" in capsys.readouterr().err
+    assert "only RGB avatars have labels" in refused(capsys, "probe", checkpoint=tmp_path)

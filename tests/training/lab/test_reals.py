@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.support.generators import AVATARS, BACKGROUND, photos, weights
-from tests.support.tiny_runs import flags, printed
+from tests.support.tiny_runs import flags, printed, refused
 from training.__main__ import main
 from training.data.batches import identity_of, split
 from training.data.decode import PictureSpec
@@ -182,10 +182,9 @@ def test_pictures_are_decoded_once_for_training_and_all_commands(
 def test_an_origin_that_cannot_be_is_told(
     tmp_path: Path, made: dict[str, Any], words: str, capsys: Captured
 ) -> None:
-    assert main(["evaluate", "--weights", str(weights(tmp_path, **AVATARS | made))]) == 2
-    assert words in capsys.readouterr().err
+    assert words in refused(capsys, "evaluate", weights=weights(tmp_path, **AVATARS | made))
 
 
 def test_weights_of_unknown_origin_need_data(tmp_path: Path, capsys: Captured) -> None:
-    assert main(["evaluate", "--weights", str(weights(tmp_path))]) == 2
-    assert "does not say what it was trained on; give --data" in capsys.readouterr().err
+    said = refused(capsys, "evaluate", weights=weights(tmp_path))
+    assert "does not say what it was trained on; give --data" in said

@@ -9,8 +9,7 @@ from PIL import Image
 
 from handler.latents import from_seeds
 from tests.support.generators import AVATARS, lively, weights
-from tests.support.tiny_runs import printed
-from training.__main__ import main
+from tests.support.tiny_runs import printed, refused
 from training.lab.options import UsageError
 from training.lab.run_plots import evenly, figure, loss_of, read_frame, read_stats
 from training.samples import draw, save_grid
@@ -162,8 +161,7 @@ def test_grids_of_different_sizes_are_refused(tmp_path: Path, capsys: Captured) 
     grids(tmp_path, 2)
     save_grid(tmp_path / "samples" / "step_00009999.png", np.zeros((9, 16, 16, 3), np.uint8))
     out = tmp_path / "a.gif"
-    assert main(["animation", "--run-folder", str(tmp_path), "--out", str(out)]) == 2
-    assert "differ in size" in capsys.readouterr().err
+    assert "differ in size" in refused(capsys, "animation", run_folder=tmp_path, out=out)
     assert not out.exists()
 
 
