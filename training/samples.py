@@ -61,7 +61,7 @@ def as_image(picture: Images) -> Image.Image:
     return Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture)
 
 
-def save_grid(path: Path, images: Images, columns: int | None = None) -> None:
+def save_grid(path: Path, images: Images) -> None:
     """Write uint8 (N, H, W, C) as one PNG grid, atomically."""
     with atomic_path(path) as beside:
-        as_image(tiles(images, columns)).save(beside, "PNG", pnginfo=drawn_here())
+        as_image(tiles(images)).save(beside, "PNG", pnginfo=drawn_here())

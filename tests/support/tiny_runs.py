@@ -140,12 +140,17 @@ def start(
     """A run of its own, started and left behind when there is a file of that pattern."""
     endless = ["--max-steps", "100000", "--checkpoint-every", "2", "--log-every", "1"]
     process = spawn([sys.executable, "-m", "training", *flags(folder, out), *endless, *more])
+    wait(process, lambda: any(out.glob(until)))
+    return process
+
+
+def wait(process: subprocess.Popen[str], true: Callable[[], bool]) -> None:
+    """Return when it is so; the process must not end before."""
     deadline = time.monotonic() + 120
-    while not list(out.glob(until)):
+    while not true():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    return process
 
 
 def journal(out: Path) -> list[dict[str, Any]]:

@@ -32,6 +32,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where a run goes."""
+    return tmp_path / "run"
+
+
+@pytest.fixture
 def odd_folder(tmp_path: Path) -> Path:
     return write_odd_folder(tmp_path / "odd")
 

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support import live
 from tests.support.tiny_runs import (
     CPU,
     TINY,
@@ -31,6 +30,7 @@ from tests.support.tiny_runs import (
     spawn,
     start,
     state_of,
+    wait,
 )
 from training import SIGNALS, checkpoint
 from training.__main__ import main
@@ -150,9 +150,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     ids=str,
 )
 def test_what_is_no_whole_state_is_told(
-    folder: Path, tmp_path: Path, capsys: Captured, changed: dict[str, Any], words: str
+    folder: Path, out: Path, capsys: Captured, changed: dict[str, Any], words: str
 ) -> None:
-    out = tmp_path / "run"
     assert main(flags(folder, out)) == 0
     state = {k: v for k, v in (latest_state(out) | changed).items() if v is not None}
     torch.save(state, out / "checkpoints" / "step_00000006.pt")
@@ -172,9 +171,8 @@ def test_what_is_no_whole_state_is_told(
     ],
 )
 def test_a_journal_of_something_else_is_told(
-    folder: Path, tmp_path: Path, capsys: Captured, line: bytes, words: str
+    folder: Path, out: Path, capsys: Captured, line: bytes, words: str
 ) -> None:
-    out = tmp_path / "run"
     assert main(flags(folder, out)) == 0
     lines = out / "stats.jsonl"
     lines.write_bytes(line + b"\n" + lines.read_bytes())
@@ -205,11 +203,8 @@ FULL = (
 @pytest.mark.parametrize(
     ("room", "file"), [(-1, "checkpoints/step_00000041.pt"), (10, "stats.jsonl")]
 )
-def test_a_full_disk_leaves_what_there_is(
-    folder: Path, tmp_path: Path, room: int, file: str
-) -> None:
+def test_a_full_disk_leaves_what_there_is(folder: Path, out: Path, room: int, file: str) -> None:
     """No file can be longer than one of those there are already, give or take ``room``."""
-    out = tmp_path / "run"
     assert main(flags(folder, out, "--max-steps", "40", "--log-every", "1")) == 0
     before = {p.name: p.read_bytes() for p in (out / "checkpoints").iterdir()}
     longest = out / ("stats.jsonl" if file == "stats.jsonl" else "checkpoints/step_00000040.pt")
@@ -278,8 +273,7 @@ def test_prefixes_of_other_wrappers_are_no_hindrance(pictures: Pictures, tmp_pat
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
 )
-def test_ctrl_c_saves_and_exits_130(folder: Path, tmp_path: Path, number: int) -> None:
-    out = tmp_path / "run"
+def test_ctrl_c_saves_and_exits_130(folder: Path, out: Path, tmp_path: Path, number: int) -> None:
     process = start(folder, out)
     process.send_signal(number)
     stdout, _ = process.communicate(timeout=120)
@@ -297,10 +291,9 @@ def test_ctrl_c_saves_and_exits_130(folder: Path, tmp_path: Path, number: int) -
 
 
 def test_a_second_ctrl_c_does_not_wait(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Captured
+    folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capfd: Captured
 ) -> None:
     """While the weights are measured, which takes the longest: the state is saved by then."""
-    out = tmp_path / "run"
     _stop_after(4, monkeypatch)
     monkeypatch.setattr("training.loop.recalibrate", lambda *_: signal.raise_signal(signal.SIGINT))
     assert main(flags(folder, out, "--sample-every", "100")) == 130
@@ -335,16 +328,15 @@ def test_in_the_background_of_a_script_ctrl_c_is_not_for_it() -> None:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_while_pictures_are_decoded(tmp_path: Path, number: int) -> None:
+def test_a_signal_while_pictures_are_decoded(out: Path, tmp_path: Path, number: int) -> None:
     """Of the cache nothing is left, nor a folder of the run."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     picture = noise_folder(folder, 1) / "0.png"
     for i in range(1, 4000):
         (folder / f"{i}.png").hardlink_to(picture)
-    out = tmp_path / "run"
     process = spawn([sys.executable, "-m", "training", *flags(folder, out)])
-    live.wait(lambda: any((tmp_path / "cache").glob("*.partial")) or process.poll() is not None)
+    wait(process, lambda: any((tmp_path / "cache").glob("*.partial")))
     process.send_signal(number)
     _, printed = process.communicate(timeout=60)
     assert (process.returncode, printed) == (130, "interrupted; nothing was written\n")
@@ -373,7 +365,7 @@ def test_kill_9_at_any_moment_loses_nothing_but_time(
             break  # a fast machine: enough to compare
         command = [sys.executable, "-m", "training", "--out", str(out), "--resume"]
         process = spawn(command)
-        wait_for_checkpoint_after(process, out, step)
+        wait(process, lambda: latest_step(out) > step)  # noqa: B023 - called at once
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     last = latest_step(out) + 3
@@ -389,8 +381,7 @@ def test_kill_9_at_any_moment_loses_nothing_but_time(
     assert not list(out.rglob(".*"))  # nothing half-written is left
 
 
-def test_what_a_killed_process_was_writing_is_deleted(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
+def test_what_a_killed_process_was_writing_is_deleted(folder: Path, out: Path) -> None:
     assert main(flags(folder, out)) == 0
     for partial in ("checkpoints/.step_00000009-x1y2z3w_.pt", "samples/.step_00000009-abcdefgh.png",
                     ".stats-12345678.jsonl", ".config-a_b_c_d_.json"):  # fmt: skip
@@ -398,14 +389,6 @@ def test_what_a_killed_process_was_writing_is_deleted(folder: Path, tmp_path: Pa
     (out / ".notes.txt").write_text("of the user")
     assert main(["--out", str(out), "--resume", "--max-steps", "8"]) == 0
     assert [p.name for p in out.rglob(".*")] == [".notes.txt"]
-
-
-def wait_for_checkpoint_after(process: subprocess.Popen[str], out: Path, step: int) -> None:
-    deadline = time.monotonic() + 120
-    while latest_step(out) <= step:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def latest_step(out: Path) -> int:

@@ -93,11 +93,10 @@ def test_a_batch_that_cannot_be_shared(
 
 
 @pytest.mark.long
-def test_what_is_refused_is_told_once(folder: Path, tmp_path: Path) -> None:
+def test_what_is_refused_is_told_once(folder: Path, out: Path, tmp_path: Path) -> None:
     code, _, stderr = run(2, flags(folder, tmp_path / "none", "--batch-size", "5"))
     assert code != 0
     assert stderr.count("batch_size 5 cannot be shared by 2 processes; give a multiple of 2") == 1
-    out = tmp_path / "run"
     assert main(flags(folder, out, *SETTINGS)) == 0
     longer = ["--resume", "--max-steps", "9", "--lr-decay-steps", "0"]
     code, _, stderr = run(2, ["--out", str(out), *longer])
@@ -107,13 +106,11 @@ def test_what_is_refused_is_told_once(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_signal_to_torchrun_saves_the_run(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
+def test_a_signal_to_torchrun_saves_the_run(folder: Path, out: Path) -> None:
     endless = ["--batch-size", "8", "--max-steps", "100000", "--checkpoint-every", "2"]
     process = spawn(2, flags(folder, out, *endless))
     try:
-        while not list((out / "checkpoints").glob("step_*.pt")):
-            assert process.poll() is None, process.communicate()
+        tiny_runs.wait(process, lambda: any((out / "checkpoints").glob("step_*.pt")))
         os.kill(process.pid, signal.SIGTERM)
         stdout, stderr = process.communicate(timeout=120)
     finally:

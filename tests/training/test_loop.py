@@ -245,10 +245,7 @@ def test_a_result_that_nobody_reads(
     assert (tmp_path / "run" / "generator.safetensors").exists() == (not more)
 
 
-def test_command_line_from_pictures_to_weights(
-    folder: Path, tmp_path: Path, capsys: Captured
-) -> None:
-    out = tmp_path / "run"
+def test_command_line_from_pictures_to_weights(folder: Path, out: Path, capsys: Captured) -> None:
     assert main(flags(folder, out)) == 0
     captured = capsys.readouterr()
     result = json.loads(captured.out)
@@ -440,7 +437,7 @@ def test_back_to_the_best_with_half_the_rates(
 
 
 def test_killed_after_a_rollback_goes_on_from_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The checkpoint of update 8, from before the rollback, must not be the newest."""
     break_at(monkeypatch, step=9, times=1)
@@ -453,7 +450,6 @@ def test_killed_after_a_rollback_goes_on_from_there(
             raise MemoryError
 
     after_updates(monkeypatch, die)
-    out = tmp_path / "run"
     with pytest.raises(MemoryError):
         go(ROLLBACK, out)
     monkeypatch.undo()

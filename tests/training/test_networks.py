@@ -211,26 +211,19 @@ def test_a_second_derivative_is_refused_not_wrong() -> None:
         gradient.sum().backward()
 
 
-def ways(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The channels of every layer that goes by products from now on."""
-    taken: list[int] = []
-    for name in ("Halve", "Double"):
-        function = getattr(networks, name)
-
-        class Watched:
-            real = function
-
-            @classmethod
-            def apply(cls, pictures: Tensor, weight: Tensor) -> Tensor:
-                taken.append(weight.shape[1])
-                return cls.real.apply(pictures, weight)  # type: ignore[no-any-return]
-
-        monkeypatch.setattr(networks, name, Watched)
-    return taken
-
-
 def test_only_wide_layers_in_bfloat16_go_by_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = ways(monkeypatch)
+    taken: list[int] = []  # the channels of the larger pictures
+
+    def watched_gather(pictures: Tensor) -> Tensor:
+        taken.append(pictures.shape[1])
+        return gather(pictures)
+
+    def watched_scatter(patches: Tensor, *size: int) -> Tensor:
+        taken.append(patches.shape[1] // 16)
+        return scatter(patches, *size)
+
+    monkeypatch.setattr(networks, "gather", watched_gather)
+    monkeypatch.setattr(networks, "scatter", watched_scatter)
     generator, discriminator = Generator(), Discriminator()
     latents = torch.randn(2, 100)
     discriminator(generator(latents))

@@ -83,9 +83,8 @@ def test_killed_before_its_first_checkpoint(
     capsys.readouterr()
 
 
-def test_killed_while_it_wrote_its_settings(folder: Path, tmp_path: Path) -> None:
+def test_killed_while_it_wrote_its_settings(folder: Path, out: Path) -> None:
     """There is no run to resume then, so the folder must do for a new one."""
-    out = tmp_path / "run"
     out.mkdir()
     (out / ".config-abcdefgh.json").write_text("{")
     assert main(flags(folder, out)) == 0
@@ -111,9 +110,8 @@ def all_grey(folder: Path) -> None:
      (all_grey, "now holds 12 grey pictures")],
 )  # fmt: skip
 def test_other_pictures_are_no_continuation(
-    own_folder: Path, tmp_path: Path, capsys: Captured, change: Callable[[Path], None], words: str
+    own_folder: Path, out: Path, capsys: Captured, change: Callable[[Path], None], words: str
 ) -> None:
-    out = tmp_path / "run"
     assert main(flags(own_folder, out)) == 0
     change(own_folder)
     said = refused(capsys, "--resume --max-steps 8", out=out)
@@ -125,10 +123,9 @@ def test_other_pictures_are_no_continuation(
 
 
 def test_a_run_that_does_not_say_its_pictures(
-    own_folder: Path, tmp_path: Path, capsys: Captured
+    own_folder: Path, out: Path, capsys: Captured
 ) -> None:
     """Older ones go on, except where the networks do not fit."""
-    out = tmp_path / "run"
     assert main(flags(own_folder, out)) == 0
     (out / "pictures.json").unlink()
     assert main(["--out", str(out), "--resume", "--max-steps", "8"]) == 0
@@ -159,10 +156,9 @@ def test_identity_is_of_content_and_order() -> None:
 
 
 def test_the_same_folder_by_another_name(
-    own_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_folder: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    out = tmp_path / "run"
     assert main(flags(Path("pictures"), out)) == 0
     for number, name in enumerate(("pictures/", "./pictures", str(own_folder)), start=7):
         again = flags(Path("x"), out, "--resume", "--max-steps", str(number))
@@ -173,12 +169,11 @@ def test_the_same_folder_by_another_name(
 
 @pytest.mark.parametrize("place", ["moved", "zipped"])
 def test_the_same_pictures_in_another_place(
-    own_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, place: str
+    own_folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, place: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    out = tmp_path / "run"
+    monkeypatch.chdir(out.parent)
     assert main(flags(Path("pictures"), out)) == 0
-    moved = tmp_path / "elsewhere"
+    moved = out.with_name("elsewhere")
     if place == "zipped":
         moved = Path(shutil.make_archive(str(moved), "zip", own_folder))
     else:
@@ -226,10 +221,9 @@ def never(*_: object, **__: object) -> None:
 
 
 def test_a_run_has_one_writer(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     """The second is refused before it loads or removes anything; a killed one locks nothing."""
-    out = tmp_path / "run"
     process = begin(folder, out)
     try:
         (out / ".stats-12345678.jsonl").write_text("being written")
@@ -250,9 +244,8 @@ def test_a_run_has_one_writer(
 
 
 def test_two_starts_at_once(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    folder: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    out = tmp_path / "run"
     out.mkdir()
     with FileLock(out / "run.lock"):
         assert "another process is writing" in refused(capsys, flags(folder, out))
@@ -275,9 +268,8 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_is_loaded(
 
 
 def test_the_precision_is_decided_once(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    out = tmp_path / "run"
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     assert main(flags(folder, out)) == 0
     assert json.loads((out / "config.json").read_text())["precision"] == "float32"
@@ -325,9 +317,8 @@ def test_links_to_nowhere_are_no_runs(
 
 
 def test_a_folder_that_cannot_be_read_is_told(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    out = tmp_path / "run"
     out.mkdir()
     listing = Path.iterdir
 

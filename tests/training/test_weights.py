@@ -23,7 +23,6 @@ from training.weights import (
     load_generator,
     recalibrate,
     save_generator,
-    strip_prefixes,
 )
 
 
@@ -43,52 +42,43 @@ def test_round_trip(generator: Generator, tmp_path: Path) -> None:
     assert info.provenance == {"steps": 3}
 
 
-def wrong_files(generator: Generator, folder: Path) -> dict[str, Path]:
-    paths = {name: folder / name for name in ("script", "module", "state", "checkpoint", "empty",
-                                              "garbage", "foreign", "nz", "mar")}  # fmt: skip
-    torch.jit.save(torch.jit.script(torch.nn.ReLU()), paths["script"])
-    torch.save(generator, paths["module"])
-    torch.save(generator.state_dict(), paths["state"])
-    torch.save({"format": "dcgan-checkpoint-1", "step": 1}, paths["checkpoint"])
-    paths["empty"].touch()
-    paths["garbage"].write_bytes(b"hello" * 100)
-    save_file({"w": torch.zeros(2)}, paths["foreign"])
-    info = {"nz": 9, "ngf": 2, "channels": 3, "image_size": 32, "provenance": {}}
-    save_file(
-        {k: v.contiguous() for k, v in generator.state_dict().items()},
-        paths["nz"],
-        metadata={"dcgan": json.dumps(info)},
-    )
-    with zipfile.ZipFile(paths["mar"], "w") as archive:
-        archive.writestr("MAR-INF/MANIFEST.json", "{}")
-    return paths
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [("script", "a TorchScript file"), ("module", "a pickled module"),
-     ("state", "a pickled state dict"), ("checkpoint", "a full training checkpoint"),
-     ("empty", "an empty file"), ("garbage", "damaged, or of an unknown kind"),
-     ("foreign", "without 'dcgan' metadata"), ("nz", "says nz 9"), ("mar", "TorchServe archive")],
-)  # fmt: skip
-def test_a_wrong_file_is_named(generator: Generator, tmp_path: Path, name: str, words: str) -> None:
-    with pytest.raises(WeightsError, match=words):
-        load_generator(wrong_files(generator, tmp_path)[name])
-
-
-def test_metadata_without_end(generator: Generator, tmp_path: Path) -> None:
-    path = tmp_path / "g.safetensors"
-    save_file(generator.state_dict(), path, {"dcgan": '{"nz": ' + "[" * 100_000})
-    with pytest.raises(WeightsError, match="its metadata is malformed"):
-        load_generator(path)
-
-
-def test_truncated_weights(generator: Generator, tmp_path: Path) -> None:
-    path = tmp_path / "g.safetensors"
-    save_generator(path, generator, {})
+def write_cut(path: Path, network: Generator) -> None:
+    save_generator(path, network, {})
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(WeightsError, match=r"not a generator\.safetensors"):
-        load_generator(path)
+
+
+def write_archive(path: Path, _network: Generator) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", "{}")
+
+
+def saved_with(metadata: str) -> Callable[[Path, Generator], None]:
+    return lambda path, network: save_file(network.state_dict(), path, {"dcgan": metadata})
+
+
+CHECKPOINT = {"format": "dcgan-checkpoint-1", "step": 1}
+OTHER_NZ = {"nz": 9, "ngf": 2, "channels": 3, "image_size": 32, "provenance": {}}
+# What each is called -> what writes it.
+WRONG: dict[str, Callable[[Path, Generator], object]] = {
+    "a TorchScript file": lambda path, _: torch.jit.save(torch.jit.script(torch.nn.ReLU()), path),
+    "a pickled module": lambda path, network: torch.save(network, path),
+    "a pickled state dict": lambda path, network: torch.save(network.state_dict(), path),
+    "a full training checkpoint": lambda path, _: torch.save(CHECKPOINT, path),
+    "an empty file": lambda path, _: path.touch(),
+    "damaged, or of an unknown kind": lambda path, _: path.write_bytes(b"hello" * 100),
+    "without 'dcgan' metadata": lambda path, _: save_file({"w": torch.zeros(2)}, path),
+    "says nz 9": saved_with(json.dumps(OTHER_NZ)),
+    "its metadata is malformed": saved_with('{"nz": ' + "[" * 100_000),
+    "not a generator.safetensors": write_cut,
+    "TorchServe archive": write_archive,
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_wrong_file_is_named(generator: Generator, tmp_path: Path, words: str) -> None:
+    WRONG[words](tmp_path / "wrong", generator)
+    with pytest.raises(WeightsError, match=re.escape(words)):
+        load_generator(tmp_path / "wrong")
 
 
 NAN, INF = float("nan"), float("inf")
@@ -182,12 +172,12 @@ def poison(path: Path) -> None:
 @pytest.mark.parametrize("network", ["generator", "discriminator", "ema"])
 def test_checkpoints_too(
     folder: Path,
+    out: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
     network: str,
 ) -> None:
-    out = tmp_path / "run"
     assert training_main(flags(folder, out, "--checkpoint-every", "3")) == 0
 
     def spoil(path: Path) -> None:
@@ -210,11 +200,6 @@ def test_checkpoints_too(
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="python -m training"):
         load_generator(tmp_path / "none.safetensors")
-
-
-def test_prefixes_of_wrappers_are_stripped() -> None:
-    one = torch.ones(1)
-    assert strip_prefixes({"module._orig_mod.layers.0.weight": one}) == {"layers.0.weight": one}
 
 
 def test_recalibrated_copy_is_deterministic_and_independent_of_neighbours(

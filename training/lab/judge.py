@@ -135,11 +135,7 @@ def judge_of(path: Path | None, info: WeightsInfo, weights: Path) -> Judge:
             "channels; only RGB avatars have labels, which the judge needs"
         )
     wanted = Origin(info.image_size, info.provenance["background"], SEED, PICTURES)
-    if path is None:
-        path = KEPT / f"{wanted.image_size}px-{wanted.background.lstrip('#')}.safetensors"
-        if SHIPPED.is_file() and (shipped := _load(SHIPPED)).origin.shows_as(wanted):
-            return shipped
-    return load_or_fit(path, wanted)
+    return _shipped_or_kept(SHIPPED, "", wanted) if path is None else load_or_fit(path, wanted)
 
 
 def referee_of(judge: Judge) -> Judge:
@@ -151,9 +147,14 @@ def referee_of(judge: Judge) -> Judge:
     size, background = judge.origin.image_size, judge.origin.background
     start, without = REFEREE_SEED, judge.origin.seed
     wanted = Origin(size, background, start, PICTURES, REFEREE_WIDTHS, without, start)
-    if SHIPPED_REFEREE.is_file() and (shipped := _load(SHIPPED_REFEREE)).origin.shows_as(wanted):
+    return _shipped_or_kept(SHIPPED_REFEREE, "referee-", wanted)
+
+
+def _shipped_or_kept(path: Path, prefix: str, wanted: Origin) -> Judge:
+    if path.is_file() and (shipped := _load(path)).origin.shows_as(wanted):
         return shipped
-    return load_or_fit(KEPT / f"referee-{size}px-{background.lstrip('#')}.safetensors", wanted)
+    name = f"{prefix}{wanted.image_size}px-{wanted.background.lstrip('#')}.safetensors"
+    return load_or_fit(KEPT / name, wanted)
 
 
 def load_or_fit(path: Path, wanted: Origin) -> Judge:

@@ -106,7 +106,7 @@ def rows_of(rows: Sequence[Images]) -> Images:
     return tiles(np.concatenate(filled), columns)
 
 
-def side_by_side(left: Images, right: Images, gap_px: int = 16) -> Images:
-    """Two pictures of one height, uint8 (H, W, C), with white between them."""
-    gap = np.full((left.shape[0], gap_px, left.shape[2]), 255, np.uint8)
+def side_by_side(left: Images, right: Images) -> Images:
+    """Two pictures of one height, uint8 (H, W, C), with 16 px of white between them."""
+    gap = np.full((left.shape[0], 16, left.shape[2]), 255, np.uint8)
     return np.concatenate([left, gap, right], axis=1)

@@ -32,25 +32,19 @@ def cats() -> Pictures:
     return load_avatars(32, SKY, seed=1, count=COUNT)
 
 
-def test_shape(cats: Pictures) -> None:
+def test_same_seed_same_cats_other_seed_other_cats(cats: Pictures) -> None:
     assert cats.images.shape == (COUNT, 32, 32, 3)
     assert cats.images.dtype == np.uint8
     assert cats.skipped == []
-
-
-def test_same_seed_same_cats(cats: Pictures) -> None:
     again = load_avatars(32, SKY, seed=1, count=COUNT)
     np.testing.assert_array_equal(again.images, cats.images)
     for name in ATTRIBUTES:
         np.testing.assert_array_equal(again.labels[name], cats.labels[name])
-
-
-def test_other_seed_other_cats(cats: Pictures) -> None:
     other = load_avatars(32, SKY, seed=2, count=COUNT)
     assert (other.images != cats.images).any(axis=(1, 2, 3)).mean() > 0.99
 
 
-def test_labels_are_in_range_and_all_used(cats: Pictures) -> None:
+def test_labels_are_in_range_and_all_used_and_no_cat_is_there_twice(cats: Pictures) -> None:
     assert tuple(cats.labels) == ATTRIBUTES
     for values in cats.labels.values():
         assert values.shape == (COUNT,)
@@ -58,9 +52,6 @@ def test_labels_are_in_range_and_all_used(cats: Pictures) -> None:
         assert values.min() == 0
         assert 8 <= values.max() <= 15
         assert len(np.unique(values)) == values.max() + 1
-
-
-def test_no_cat_twice(cats: Pictures) -> None:
     labels = np.stack(list(cats.labels.values()), axis=1)
     assert len(np.unique(labels, axis=0)) == COUNT
 
@@ -116,16 +107,12 @@ def test_reserved_cats_are_like_the_others() -> None:
     assert count == pytest.approx(324_000 / RESERVED_ONE_IN, rel=0.03)
 
 
-def test_which_cats_are_reserved_never_changes() -> None:
-    every = np.unravel_index(np.arange(324_000), (15, 9, 15, 10, 16))
-    reserved = are_reserved(dict(zip(ATTRIBUTES, every, strict=True)))
-    assert hashlib.sha256(np.packbits(reserved).tobytes()).hexdigest()[:16] == "236ff69013c50fad"
-
-
-def test_neighbours_of_a_cat_are_as_often_reserved_as_any() -> None:
+def test_which_cats_are_reserved_never_changes_and_neighbours_are_as_often_as_any() -> None:
     """Else every sample would be nearer to some training picture than the reference is."""
-    every = np.unravel_index(np.arange(324_000), (15, 9, 15, 10, 16))
-    reserved = are_reserved(dict(zip(ATTRIBUTES, every, strict=True))).reshape(15, 9, 15, 10, 16)
+    sizes = (15, 9, 15, 10, 16)
+    every = np.unravel_index(np.arange(324_000), sizes)
+    reserved = are_reserved(dict(zip(ATTRIBUTES, every, strict=True))).reshape(sizes)
+    assert hashlib.sha256(np.packbits(reserved).tobytes()).hexdigest()[:16] == "236ff69013c50fad"
     share = reserved.mean()
     for axis in range(5):
         both = (reserved & np.roll(reserved, 1, axis)).mean() / share
@@ -139,15 +126,15 @@ def test_no_drawing_is_there_twice() -> None:
         assert len(drawings) == len(paths)
 
 
-@pytest.mark.parametrize("count", [0, -1, 10**9])
-def test_count_out_of_range(count: int) -> None:
-    with pytest.raises(DataError, match=r"choose 1 to \d+"):
-        load_avatars(32, SKY, seed=1, count=count)
-
-
-def test_malformed_colour() -> None:
-    with pytest.raises(ValueError, match="#rrggbb"):
-        load_avatars(32, "sky", seed=1, count=2)
+@pytest.mark.parametrize(
+    ("colour", "count", "words"),
+    [(SKY, 0, r"choose 1 to \d+"), (SKY, -1, r"choose 1 to \d+"), (SKY, 10**9, r"choose 1 to \d+"),
+     ("sky", 2, "#rrggbb")],
+)  # fmt: skip
+def test_what_cannot_be_drawn(colour: str, count: int, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        load_avatars(32, colour, seed=1, count=count)
+    assert isinstance(caught.value, DataError) == (colour == SKY)
 
 
 def test_grey_on_request(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,26 +40,15 @@ from training.lab.run_plots import Curves
 from training.samples import save_grid
 
 
-def test_odd_folder(odd_folder: Path) -> None:
-    check_odd_pictures(load_folder(odd_folder, SPEC))
-
-
-def test_odd_zip(odd_zip: Path) -> None:
-    check_odd_pictures(load_zip(odd_zip, SPEC))
-
-
-@pytest.mark.parametrize("workers", [1, 5])
-def test_threads_change_nothing(odd_folder: Path, workers: int) -> None:
-    one = load_folder(odd_folder, SPEC)
-    other = load_folder(odd_folder, replace(SPEC, workers=workers))
-    np.testing.assert_array_equal(one.images, other.images)
-    assert one.skipped == other.skipped
-
-
-def test_folder_and_its_zip_are_the_same(odd_folder: Path, odd_zip: Path) -> None:
-    np.testing.assert_array_equal(
-        load_folder(odd_folder, SPEC).images, load_zip(odd_zip, SPEC).images
-    )
+def test_odd_folder_and_its_zip(odd_folder: Path, odd_zip: Path) -> None:
+    in_folder, zipped = load_folder(odd_folder, SPEC), load_zip(odd_zip, SPEC)
+    check_odd_pictures(in_folder)
+    check_odd_pictures(zipped)
+    np.testing.assert_array_equal(in_folder.images, zipped.images)
+    for workers in (1, 5):
+        other = load_folder(odd_folder, replace(SPEC, workers=workers))
+        np.testing.assert_array_equal(in_folder.images, other.images)
+        assert in_folder.skipped == other.skipped
 
 
 def test_many_pictures_are_not_kept_in_memory(
@@ -188,33 +177,23 @@ def test_a_run_by_itself_holds_no_pictures(tmp_path: Path) -> None:
         assert reasons_of(pictures) == {".": sources.A_RUN}
 
 
-class TestChannels:
-    @pytest.fixture
-    def grey(self, tmp_path: Path) -> Path:
-        Image.new("L", (40, 40), 50).save(tmp_path / "a.png")
-        Image.new("RGB", (40, 40), (90, 90, 90)).save(tmp_path / "b.png")
-        return tmp_path
-
-    def test_all_grey(self, grey: Path) -> None:
-        images = load_folder(grey, SPEC).images
-        assert images.shape == (2, 32, 32, 1)
-        assert images[:, 0, 0, 0].tolist() == [50, 90]
-
-    def test_all_grey_made_rgb(self, grey: Path) -> None:
-        images = load_folder(grey, replace(SPEC, channels="3")).images
-        assert images[:, 0, 0].tolist() == [[50] * 3, [90] * 3]
-
-    def test_one_with_colour(self, grey: Path) -> None:
-        Image.new("RGB", (40, 40), (90, 80, 90)).save(grey / "c.png")
-        images = load_folder(grey, SPEC).images
-        assert images[:, 0, 0].tolist() == [[50] * 3, [90] * 3, [90, 80, 90]]
-
-    def test_colour_made_grey_is_rec_601_luma(self, grey: Path) -> None:
-        Image.new("RGB", (40, 40), (255, 0, 0)).save(grey / "c.png")
-        Image.new("RGB", (40, 40), (0, 255, 0)).save(grey / "d.png")
-        images = load_folder(grey, replace(SPEC, channels="1")).images
-        assert images.shape == (4, 32, 32, 1)
-        assert images[:, 0, 0, 0].tolist() == [50, 90, 76, 150]
+@pytest.mark.parametrize(
+    ("coloured", "channels", "pixels"),
+    [
+        ([], "auto", [[50], [90]]),
+        ([], "3", [[50] * 3, [90] * 3]),
+        ([(90, 80, 90)], "auto", [[50] * 3, [90] * 3, [90, 80, 90]]),
+        ([(255, 0, 0), (0, 255, 0)], "1", [[50], [90], [76], [150]]),  # luma by Rec. 601
+    ],
+)
+def test_channels(tmp_path: Path, coloured: list[Any], channels: Any, pixels: list[Any]) -> None:
+    """Of a grey picture, one that is grey and stored as RGB, and others."""
+    Image.new("L", (40, 40), 50).save(tmp_path / "a.png")
+    for number, colour in enumerate([(90, 90, 90), *coloured]):
+        Image.new("RGB", (40, 40), colour).save(tmp_path / f"b{number}.png")
+    images = load_folder(tmp_path, replace(SPEC, channels=channels)).images
+    assert images.shape[:3] == (len(pixels), 32, 32)
+    assert images[:, 0, 0].tolist() == pixels
 
 
 @contextmanager
@@ -246,30 +225,24 @@ class TestUnusualFiles:
         assert "named pipe" in reasons_of(pictures)["pipe.jpg"]
         assert "socket" in reasons_of(pictures)["socket.jpg"]
 
-    def test_link_loops_are_harmless(self, tmp_path: Path) -> None:
-        (tmp_path / "sub").mkdir()
-        (tmp_path / "sub" / "a.png").write_bytes(plain())
-        (tmp_path / "sub" / "up").symlink_to(tmp_path, target_is_directory=True)
-        (tmp_path / "self").symlink_to("self")
-        pictures = load_folder(tmp_path, SPEC)
-        assert len(pictures.images) == 1
-        assert "not followed" in reasons_of(pictures)["sub/up"]
-        assert "broken link" in reasons_of(pictures)["self"]
-
-    def test_links_to_files_are_read_and_broken_ones_listed(self, tmp_path: Path) -> None:
-        (tmp_path / "pictures").mkdir()
+    def test_links(self, tmp_path: Path) -> None:
+        """To files they are read, broken ones and loops listed; the folder itself may be one."""
+        root = tmp_path / "pictures"
+        (root / "sub").mkdir(parents=True)
         (tmp_path / "original").write_bytes(plain())
-        (tmp_path / "pictures" / "good.png").symlink_to(tmp_path / "original")
-        (tmp_path / "pictures" / "bad.png").symlink_to(tmp_path / "gone")
-        pictures = load_folder(tmp_path / "pictures", SPEC)
-        assert len(pictures.images) == 1
-        assert "broken link" in reasons_of(pictures)["bad.png"]
-
-    def test_the_folder_itself_may_be_a_link(self, tmp_path: Path) -> None:
-        (tmp_path / "real").mkdir()
-        (tmp_path / "real" / "a.png").write_bytes(plain())
-        (tmp_path / "link").symlink_to("real")
-        assert len(load_folder(tmp_path / "link", SPEC).images) == 1
+        (root / "good.png").symlink_to(tmp_path / "original")
+        (root / "bad.png").symlink_to(tmp_path / "gone")
+        (root / "sub" / "up").symlink_to(root, target_is_directory=True)
+        (root / "self").symlink_to("self")
+        (tmp_path / "link").symlink_to("pictures")
+        for folder in (root, tmp_path / "link"):
+            pictures = load_folder(folder, SPEC)
+            assert len(pictures.images) == 1
+            reasons = reasons_of(pictures)
+            assert reasons.keys() == {"bad.png", "self", "sub/up"}
+            assert "not followed" in reasons["sub/up"]
+            assert "broken link" in reasons["bad.png"]
+            assert "broken link" in reasons["self"]
 
     def test_names_that_are_not_utf_8(self, tmp_path: Path) -> None:
         try:
@@ -285,17 +258,14 @@ class TestUnusualFiles:
     def test_no_permission(self) -> None:
         with tempfile.TemporaryDirectory() as name:
             Path(name).chmod(0o777)
-            self._check_no_permission(Path(name) / "pictures")
-
-    @staticmethod
-    def _check_no_permission(folder: Path) -> None:
-        with someone_else():
-            folder.mkdir()
-            (folder / "a.png").write_bytes(plain())
-            (folder / "a.png").chmod(0)
-            (folder / "closed").mkdir(mode=0)
-            reasons = reasons_of(load_folder(folder, SPEC))
-            (folder / "closed").chmod(0o700)
+            folder = Path(name) / "pictures"
+            with someone_else():
+                folder.mkdir()
+                (folder / "a.png").write_bytes(plain())
+                (folder / "a.png").chmod(0)
+                (folder / "closed").mkdir(mode=0)
+                reasons = reasons_of(load_folder(folder, SPEC))
+                (folder / "closed").chmod(0o700)
         assert reasons["a.png"] == "cannot be read: Permission denied"
         assert "folder not readable" in reasons["closed"]
 
@@ -341,33 +311,24 @@ class TestLoad:
         with pytest.raises(DataError, match=r"0 files found.*give another folder or zip"):
             self.load(tmp_path)
 
-    def test_misspelt_names(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("data", "words"),
+        [
+            ("avatar", r"Did you mean avatars\?"),
+            ("CIFAR10", r"Did you mean cifar10\?"),
+            ("celebA", r"Did you mean celeba\?"),
+            ("{here}/kitten", r"Did you mean {here}/kittens\?"),
+            ("xyzzy", "avatars, cifar10, celeba, fashionmnist, mnist, lsun"),
+            ("{here}/a/b/c", "of that path only {here} exists"),
+            ("{here}/cats.tar.gz", r"neither a folder nor a \.zip"),
+            ("", "no data"), ("\0", "no data"), ("x" * 5000, "no data"),
+        ],
+    )  # fmt: skip
+    def test_what_is_no_data(self, tmp_path: Path, data: str, words: str) -> None:
         (tmp_path / "kittens").mkdir()
-        misspelt: list[tuple[str | Path, str]] = [
-            ("avatar", "avatars"),
-            ("CIFAR10", "cifar10"),
-            ("celebA", "celeba"),
-            (tmp_path / "kitten", f"{tmp_path}/kittens"),
-        ]
-        for wrong, right in misspelt:
-            with pytest.raises(DataError, match=rf"Did you mean {right}\?"):
-                self.load(wrong)
-
-    def test_unknown_names_list_the_known_ones(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="avatars, cifar10, celeba, fashionmnist, mnist, lsun"):
-            self.load("xyzzy")
-        with pytest.raises(DataError, match=f"of that path only {tmp_path} exists"):
-            self.load(tmp_path / "a" / "b" / "c")
-
-    @pytest.mark.parametrize("data", ["", "\0", "x" * 5000])
-    def test_impossible_names(self, data: str) -> None:
-        with pytest.raises(DataError, match="no data"):
-            self.load(data)
-
-    def test_other_archives(self, tmp_path: Path) -> None:
         (tmp_path / "cats.tar.gz").write_bytes(b"\x1f\x8b")
-        with pytest.raises(DataError, match=r"neither a folder nor a \.zip"):
-            self.load(tmp_path / "cats.tar.gz")
+        with pytest.raises(DataError, match=words.format(here=tmp_path)):
+            self.load(data.format(here=tmp_path))
 
     def test_full_disk(self, odd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_: int) -> None:
@@ -423,24 +384,26 @@ class TestReport:
         assert report(pictures) == "2 pictures, 32 x 32 px, RGB, from cats"
 
 
+def zipped(path: Path, *members: tuple[str | zipfile.ZipInfo, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return path
+
+
 class TestZip:
     def test_declared_size_is_limited(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sources, "MAX_MEMBER_BYTES", 2 * 2**20)
-        path = tmp_path / "bomb.zip"
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("bomb.png", bytes(2 * 2**20 + 1))
-            archive.writestr("good.png", plain())
-        pictures = load_zip(path, SPEC)
+        members = ("bomb.png", bytes(2 * 2**20 + 1)), ("good.png", plain())
+        pictures = load_zip(zipped(tmp_path / "bomb.zip", *members), SPEC)
         assert len(pictures.images) == 1
         assert reasons_of(pictures) == {"bomb.png": "more than 2 MiB when unpacked"}
 
     def test_size_that_is_lied_about(self, tmp_path: Path) -> None:
         """A member that unpacks to more than it says is cut there, and its sum is wrong."""
-        path = tmp_path / "liar.zip"
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("liar.png", bytes(1_000_000))
+        path = zipped(tmp_path / "liar.zip", ("liar.png", bytes(1_000_000)))
         honest = (1_000_000).to_bytes(4, "little")
         path.write_bytes(path.read_bytes().replace(honest, (100).to_bytes(4, "little")))
         assert "damaged" in reasons_of(load_zip(path, SPEC))["liar.png"]
@@ -461,10 +424,8 @@ class TestZip:
         self, tmp_path: Path, field: int, value: int, reason: str
     ) -> None:
         """Said once for all of them, and for each only where others can be read."""
-        path = tmp_path / "locked.zip"
-        with zipfile.ZipFile(path, "w") as archive:
-            for name in ("a.png", "b.png", "c.png"):
-                archive.writestr(name, plain())
+        names = ("a.png", "b.png", "c.png")
+        path = zipped(tmp_path / "locked.zip", *((name, plain()) for name in names))
         content = bytearray(path.read_bytes())
         entries = [found.start() for found in re.finditer(b"PK\1\2", content)]
         for count, at in enumerate(entries, 1):  # in the central directory
@@ -484,10 +445,7 @@ class TestZip:
          "__macosx/a.png", "a/@eaDir/b.png", "a/.b.png"],
     )  # fmt: skip
     def test_hidden_members_are_no_pictures(self, tmp_path: Path, name: str) -> None:
-        path = tmp_path / "windows.zip"
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr(name, plain())
-            archive.writestr("folder\\", b"")
+        path = zipped(tmp_path / "windows.zip", (name, plain()), ("folder\\", b""))
         alone = load_zip(path, SPEC)
         assert (len(alone.images), alone.skipped, alone.hidden) == (0, [], 1)
         with zipfile.ZipFile(path, "a") as archive:
@@ -504,17 +462,12 @@ class TestZip:
         assert pictures.images[:, 0, 0].tolist() == [[4, 5, 6]]
         assert "CRC" in reasons_of(pictures)["bad.bmp"]
 
-    @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 nothing", b"<html>quota"])
-    def test_what_is_no_zip(self, tmp_path: Path, content: bytes) -> None:
-        path = tmp_path / "not.zip"
-        path.write_bytes(content)
-        with pytest.raises(DataError, match="cannot be read as a zip"):
-            load_zip(path, SPEC)
-
-    def test_cut_zip(self, odd_zip: Path) -> None:
-        odd_zip.write_bytes(odd_zip.read_bytes()[:-100])
-        with pytest.raises(DataError, match=r"odd\.zip cannot be read as a zip"):
-            load_zip(odd_zip, SPEC)
+    def test_what_is_no_zip(self, odd_zip: Path) -> None:
+        cut = odd_zip.read_bytes()[:-100]
+        for content in (b"", b"PK\x03\x04 nothing", b"<html>quota", cut):
+            odd_zip.write_bytes(content)
+            with pytest.raises(DataError, match=r"odd\.zip cannot be read as a zip"):
+                load_zip(odd_zip, SPEC)
 
     def test_path_tricks_write_nothing(self, tmp_path: Path) -> None:
         """Members are read, never unpacked; what a link names is not read either."""
@@ -523,10 +476,8 @@ class TestZip:
         secret.write_bytes(plain())
         link = zipfile.ZipInfo("link.png")
         link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
-        with zipfile.ZipFile(path, "w") as archive:
-            for name in ("../up.png", f"{tmp_path}/absolute.png", "a/../../b.png", "C:\\c.png"):
-                archive.writestr(name, plain())
-            archive.writestr(link, str(secret))
+        names = ("../up.png", f"{tmp_path}/absolute.png", "a/../../b.png", "C:\\c.png")
+        zipped(path, *((name, plain()) for name in names), (link, os.fsencode(secret)))
         pictures = load_zip(path, SPEC)
         assert len(pictures.images) == 4
         assert list(reasons_of(pictures)) == ["link.png"]

@@ -127,8 +127,7 @@ def test_the_command_draws_both_halves(
     assert found["checkpoint"].endswith("step_00000003.pt")
     assert found["patch_px"] == 10
     assert found["labels_agree"] is None
-    with Image.open(out) as image:
-        pixels = np.asarray(image)
+    pixels = np.asarray(Image.open(out))
     assert pixels.shape == (3 * 12 + 2, 2 * (4 * 12 + 2) + 16, 3)
     left, right = pixels[:, :50], pixels[:, -50:]
     assert not np.array_equal(left, right)

@@ -180,8 +180,7 @@ def test_compare_puts_real_pictures_left(
     out = tmp_path / "c.png"
     given = {"weights": weights_file, "data": reals, "cache": tmp_path / "cache"}
     printed(capsys, "compare --count 4", **given, out=out)
-    with Image.open(out) as image:
-        pixels = np.asarray(image)
+    pixels = np.asarray(Image.open(out))
     assert pixels.shape == (70, 70 + 16 + 70, 3)
     left = pixels[2:34, 2:34].reshape(-1, 3)
     assert (left == left[0]).all()
