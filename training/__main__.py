@@ -44,7 +44,7 @@ from training.config import ConfigError, TrainConfig, fitting_group, nearest
 from training.data.decode import DataError
 from training.data.sources import load, report
 from training.distributed import DevicesError, PeerError, World, choose_device, choose_precision
-from training.lab.options import Command, UsageError
+from training.lab.commands import Command, UsageError
 from training.loop import batch_that_fits, train
 from training.networks import count_parameters, layer_table
 from training.start import (

@@ -27,9 +27,8 @@ from training.data.sources import load
 from training.distributed import choose_device, choose_precision
 from training.health import HEALTHY, pairwise_diversity
 from training.lab import distances
+from training.lab.commands import Plot, UsageError, rows_of
 from training.lab.judge import Judge, judge_of
-from training.lab.options import UsageError
-from training.lab.plots import Plot, rows_of
 from training.lab.run_plots import read_stats
 from training.loop import DISTANCE_SEEDS, train
 from training.networks import Discriminator, DoublingConv2d, Generator, HalvingConv2d, init_weights

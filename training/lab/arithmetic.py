@@ -19,9 +19,8 @@ from annotated_types import Ge
 from handler.latents import from_seeds
 from handler.pixels import Images
 from training.config import Count, nearest
+from training.lab.commands import OfWeights, Plot, UsageError, rows_of
 from training.lab.judge import SURE, Probabilities, alike, judge_of, likeliest
-from training.lab.options import OfWeights, UsageError
-from training.lab.plots import Plot, rows_of
 from training.networks import Generator
 from training.samples import Latents, draw
 

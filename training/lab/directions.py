@@ -29,6 +29,16 @@ from training.config import Count, nearest
 from training.data.decode import PictureSpec
 from training.files import atomic_path, sha256_of
 from training.lab.arithmetic import TERMS, Concept, Pool, parse_concept, plan, random_directions
+from training.lab.commands import (
+    OfWeights,
+    Seed,
+    UsageError,
+    check_place,
+    rows_of,
+    table,
+    write_markdown,
+    write_png,
+)
 from training.lab.judge import (
     BATCH,
     REFEREE_WIDTHS,
@@ -42,15 +52,6 @@ from training.lab.judge import (
     referee_of,
 )
 from training.lab.labels import load_labelled, short_name
-from training.lab.options import (
-    OfWeights,
-    Seed,
-    UsageError,
-    check_place,
-    table,
-    write_markdown,
-)
-from training.lab.plots import rows_of, write_png
 from training.networks import Generator, as_channels_last
 from training.samples import Latents, draw
 from training.weights import WeightsInfo

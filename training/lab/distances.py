@@ -25,8 +25,8 @@ from torch_fidelity.utils import create_feature_extractor
 
 from handler.pixels import Images
 from training.distributed import choose_device
+from training.lab.commands import UsageError
 from training.lab.judge import Judge
-from training.lab.options import UsageError
 
 Features = npt.NDArray[np.float32]  # (N, dimensions)
 

@@ -20,8 +20,8 @@ from handler.pixels import Images
 from training.files import sha256_of
 from training.health import pairwise_diversity
 from training.lab import distances, memorisation
+from training.lab.commands import UsageError, check_place, table, write_markdown
 from training.lab.judge import Judge, by_attribute, clean_tiles
-from training.lab.options import UsageError, check_place, table, write_markdown
 from training.lab.reals import AgainstReals, Reals
 from training.samples import generate
 from training.sliced import sliced_wasserstein_by_scale

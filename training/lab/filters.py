@@ -25,8 +25,7 @@ from training.checkpoint import read_discriminator
 from training.config import ConfigError, Count, TrainConfig, from_saved
 from training.data import sources
 from training.data.batches import in_parts, to_pictures
-from training.lab.options import UsageError
-from training.lab.plots import Plot, side_by_side
+from training.lab.commands import Plot, UsageError, side_by_side
 from training.networks import Discriminator, check_geometry
 from training.samples import tiles
 from training.step import new_discriminator

@@ -27,7 +27,7 @@ from handler.pixels import Images
 from training.data.avatars import DEFAULT_COUNT, Labels, load_avatars, load_reserved_avatars
 from training.data.batches import in_parts, to_pictures
 from training.files import atomic_path
-from training.lab.options import UsageError
+from training.lab.commands import UsageError
 from training.networks import as_channels_last
 from training.weights import WeightsInfo, check_numbers, identify
 

@@ -16,7 +16,7 @@ from training.data.avatars import Labels
 from training.data.cache import to_grey
 from training.data.decode import PictureSpec, UnusablePictureError, decode, reasons
 from training.lab.arithmetic import Concept
-from training.lab.options import UsageError
+from training.lab.commands import UsageError
 
 YES_NO = ({"yes", "no"}, {"true", "false"}, {"1", "0"}, {"1", "-1"})
 YES = {"yes", "true", "1"}

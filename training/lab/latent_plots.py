@@ -15,10 +15,9 @@ from annotated_types import Ge, Lt
 from handler.latents import MAX_SEED, Method, from_seeds, walk
 from handler.pixels import Images, to_uint8
 from training.config import Count
+from training.lab.commands import OfWeights, Plot, Seed, UsageError, rows_of
 from training.lab.judge import USUAL, Judge
 from training.lab.memorisation import Space, reduced
-from training.lab.options import OfWeights, Seed, UsageError
-from training.lab.plots import Plot, rows_of
 from training.lab.reals import AgainstReals, Reals
 from training.networks import Generator
 from training.samples import Latents, draw, tiles

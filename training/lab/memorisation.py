@@ -22,7 +22,7 @@ from annotated_types import Ge
 
 from handler.pixels import Images
 from training.config import Count
-from training.lab.plots import Plot, side_by_side
+from training.lab.commands import Plot, side_by_side
 from training.lab.reals import AgainstReals, Reals
 from training.samples import generate, tiles
 

@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from handler.pixels import Images
 from training.data.avatars import Labels, load_avatars, load_reserved_avatars
 from training.data.batches import in_parts
+from training.lab.commands import Command, UsageError
 from training.lab.filters import discriminators, find_checkpoint
 from training.lab.judge import alike
-from training.lab.options import Command, UsageError
 from training.networks import Discriminator
 
 POOLED_PX = 4

@@ -15,8 +15,8 @@ from training.data.avatars import load_avatars, load_reserved_avatars
 from training.data.batches import digests, first_equal, identity_of, split
 from training.data.decode import DataError, Pictures, PictureSpec
 from training.data.sources import load
+from training.lab.commands import OfWeights, UsageError
 from training.lab.judge import Judge, has_labels, judge_of
-from training.lab.options import OfWeights, UsageError
 from training.weights import WeightsInfo, picture_sets
 
 LEAST_HELD_OUT = 100  # pictures held out by a run, up to which training pictures join them

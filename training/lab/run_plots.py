@@ -17,8 +17,7 @@ from handler.pixels import Images
 from training.config import Count, TrainConfig
 from training.data.decode import DRAWN
 from training.files import atomic_path
-from training.lab.options import Command, UsageError, check_ending
-from training.lab.plots import Plot, side_by_side
+from training.lab.commands import Command, Plot, UsageError, check_ending, side_by_side
 from training.lab.reals import OfPictures
 from training.losses import LOGITS
 from training.samples import generate, tiles

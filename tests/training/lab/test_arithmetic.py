@@ -25,7 +25,7 @@ from training.lab.arithmetic import (
     plan,
     random_directions,
 )
-from training.lab.options import UsageError
+from training.lab.commands import UsageError
 from training.samples import Latents
 
 CLASSES = {"body": 15, "fur": 9, "eyes": 15, "mouth": 10, "accessory": 16}

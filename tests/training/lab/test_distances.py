@@ -11,6 +11,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from handler.pixels import Images
 from training.lab import distances
+from training.lab.commands import UsageError
 from training.lab.distances import (
     frechet_distance,
     inception_extractor,
@@ -19,7 +20,6 @@ from training.lab.distances import (
     ms_ssim,
     precision_recall,
 )
-from training.lab.options import UsageError
 
 
 def normal(count: int, mean: float, std: float, seed: int) -> distances.Features:

@@ -11,8 +11,8 @@ from PIL import Image
 from training.data.decode import PictureSpec
 from training.lab import labels
 from training.lab.arithmetic import Concept
+from training.lab.commands import UsageError
 from training.lab.labels import load_labelled, short_name
-from training.lab.options import UsageError
 
 SPEC = PictureSpec(image_size=32, channels="3")
 

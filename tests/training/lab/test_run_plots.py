@@ -10,7 +10,7 @@ from PIL import Image
 from handler.latents import from_seeds
 from tests.support.generators import AVATARS, lively, weights
 from tests.support.tiny_runs import printed, refused
-from training.lab.options import UsageError
+from training.lab.commands import UsageError
 from training.lab.run_plots import evenly, figure, loss_of, read_frame, read_stats
 from training.samples import draw, save_grid
 

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from handler.pixels import Images
+from training.lab.commands import Plot, UsageError, rows_of
 from training.lab.evaluate import Evaluate
-from training.lab.options import UsageError
-from training.lab.plots import Plot, rows_of
 
 
 class Drawing(Plot):
