@@ -286,12 +286,6 @@ def crop(
 ) -> npt.NDArray[Any]:
     """The receptive field of a place: (H, W, C) -> (size, size, C), ``fill`` outside of it."""
     size = field.size_px
-    height, width = values.shape[:2]
-    cut = np.full((size, size, values.shape[2]), fill, values.dtype)
-    top, left = (field.first_px + p * field.stride_px for p in place)
-    rows = slice(max(top, 0), min(top + size, height))
-    columns = slice(max(left, 0), min(left + size, width))
-    cut[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = values[
-        rows, columns
-    ]
-    return cut
+    padded = np.pad(values, ((size, size), (size, size), (0, 0)), constant_values=fill)
+    top, left = (size + field.first_px + p * field.stride_px for p in place)
+    return padded[top : top + size, left : left + size]
