@@ -131,10 +131,6 @@ class World:
         assert made is not None
         return made
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        self.highest(0)
-
 
 ALONE = World()
 CPU = torch.device("cpu")

@@ -147,7 +147,9 @@ class Trainer:
         draws = StepDraws(config.seed, step, len(real), self.device, self.world)
         latents = draws.normal(config.nz)
 
-        self._set_learning_rates(step)
+        factor = config.decay(step) * self.lr_scale
+        self.adam_g.param_groups[0]["lr"] = config.lr_g * factor * config.rise(step)
+        self.adam_d.param_groups[0]["lr"] = config.lr_d * factor
         # Real and generated pictures go through D as separate batches, each with BatchNorm
         # statistics of its own (paper's author code, tutorial), and each with its own bfloat16
         # copy of the weights, whose gradients are added in float32.
@@ -227,12 +229,6 @@ class Trainer:
         norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
         adam.step()
         return norm.detach()
-
-    def _set_learning_rates(self, step: int) -> None:
-        config = self.config
-        factor = config.decay(step) * self.lr_scale
-        self.adam_g.param_groups[0]["lr"] = config.lr_g * factor * config.rise(step)
-        self.adam_d.param_groups[0]["lr"] = config.lr_d * factor
 
     def _autocast(self) -> torch.autocast:
         enabled = self.precision is torch.bfloat16

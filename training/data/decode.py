@@ -355,22 +355,17 @@ def reasons(head: bytes = b"") -> Iterator[None]:
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """Any Pillow mode to L, RGB or RGBA, without losing range (16 bit) or transparency."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _scale_to_8_bit(image)
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # Pillow would clip at 255
+        low, reach = _range(image) if image.mode == "F" else (0.0, 65535.0)
+        scaled = np.empty((image.height, image.width), np.uint8)
+        for top, some in _parts(image):
+            scaled[top : top + len(some)] = np.clip(np.rint((some - low) * (255 / reach)), 0, 255)
+        return Image.fromarray(scaled)
     if image.has_transparency_data:
         return image.convert("RGBA")
     if image.mode in ("L", "RGB"):
         return image
     return image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _scale_to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit and float grey to L; Pillow's own conversion would clip at 255."""
-    low, reach = _range(image) if image.mode == "F" else (0.0, 65535.0)
-    scaled = np.empty((image.height, image.width), np.uint8)
-    for top, values in _parts(image):
-        scaled[top : top + len(values)] = np.clip(np.rint((values - low) * (255 / reach)), 0, 255)
-    return Image.fromarray(scaled)
 
 
 def _range(image: Image.Image) -> tuple[float, float]:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 from annotated_types import Ge, Lt
@@ -193,11 +194,14 @@ class Ablations(Plot):
         info = WeightsInfo(config.nz, config.ngf, real.shape[-1], config.image_size, about)
         judge = judge_of(None, info, self.runs)
         count = min(len(DISTANCE_SEEDS), len(real))
+        apart = sliced_wasserstein_by_scale(
+            pictures.images[:count], real[:count]
+        )  # as a run logs it
         rows = [real[: self.columns]]
         found: Result = {
             "real": {
                 "diversity": round(pairwise_diversity(real), 3),
-                "distance": round(_distance(pictures.images[:count], real[:count]), 1),
+                "distance": round(fmean(apart.values()), 1),
                 **_of_samples(pictures.images[: len(real)], real, judge),
             }
         }
@@ -252,12 +256,6 @@ def _of_samples(samples: Images, real: Images, judge: Judge) -> Result:
         "ms_ssim": round(distances.mean_pair_similarity(samples), 3),
         "frechet": round(distances.frechet_distance(*features), 2),
     }
-
-
-def _distance(a: Images, b: Images) -> float:
-    """As a run logs it."""
-    found = sliced_wasserstein_by_scale(a, b)
-    return sum(found.values()) / len(found)
 
 
 def _last_verdict(folder: Path) -> str:

@@ -180,11 +180,8 @@ class Plot(Command, ABC):
             OSError: not writable.
         """
         images = [as_image(frame).convert("RGB") for frame in frames]
-        chosen = images[:: max(1, len(images) // 8)]  # enough to know the colours
-        width, height = images[0].size
-        strip = Image.new("RGB", (width, height * len(chosen)))
-        for i, image in enumerate(chosen):
-            strip.paste(image, (0, i * height))
+        # Some eight of the frames are enough to know the colours.
+        strip = as_image(np.concatenate(frames[:: max(1, len(frames) // 8)])).convert("RGB")
         palette = strip.quantize(self.colours or 256, dither=Image.Dither.NONE)
         indexed = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
         durations = [frame_ms] * len(indexed)

@@ -59,11 +59,6 @@ class Evaluate(AgainstReals):
     def result(self) -> Result:
         """All numbers, each with what it is, and ``left_out``: what was not measured, and why."""
         earlier = None if self.beside is None else read_result(self.beside)
-        result = self._measure()
-        write_markdown(self.markdown, "evaluate", markdown(result, earlier))
-        return result
-
-    def _measure(self) -> Result:
         generator, info = self.load()
         judge = self.judge(info)
         reals = self.reals(info, self.samples, judge)
@@ -86,7 +81,7 @@ class Evaluate(AgainstReals):
             left_out.append("FID and KID: give --inception-weights FILE, or --download")
         measures.without_weights()
         left_out += [f"copies of {what}" for what in reals.missing]
-        return {
+        result = {
             "weights": str(self.weights),
             "weights_sha256": sha256_of(self.weights),
             "steps": info.provenance.get("steps"),
@@ -95,6 +90,8 @@ class Evaluate(AgainstReals):
             **_neighbours(samples, reals, judge),
             "left_out": left_out,
         }
+        write_markdown(self.markdown, "evaluate", markdown(result, earlier))
+        return result
 
 
 class _Measures:
