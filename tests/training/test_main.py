@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from deploy.server import ROOT
-from tests.support.generators import AVATARS, lively, weights
+from tests.support.generators import AVATARS, lively, photos, weights
 from tests.support.tiny_runs import refused
 from training.__main__ import COMMANDS, command_class, main, summary
 from training.data.avatars import load_avatars
@@ -43,7 +43,8 @@ LESS = {
 OF_A_RUN = {"train", "filters", "probe", "curves", "animation", "ablations"}
 AS_SHOWN = {"compare", "walk", "enlarge"}  # no picture is made smaller
 
-OF_WEIGHTS = ("walk", "enlarge", "directions", "compare")
+OF_WEIGHTS = ("walk", "enlarge", "directions", "compare", "evaluate")
+PHOTOS = ["--data", "photos", "--cache", "None", "--samples", "8"]
 BAD = [
     (["walk", "--seeds", "1"], "give two or more"),
     (["walk", "--seeds", "1", "-2"], "--seeds is (1, -2); it must be >= 0 and < 9007199254740992"),
@@ -51,6 +52,11 @@ BAD = [
     (["walk", "--frame-ms", "1", "--out", "w.gif"], "--frame-ms is 1; it must be >= 10"),
     (["arithmetic", "--terms", "0"], "--terms is 0; it must be >= 1"),
     (["evaluate", "--samples", "4"], "--samples is 4; it must be >= 8"),
+    (["evaluate", "--weights", "absent.safetensors"], "absent.safetensors does not exist"),
+    (["evaluate", "--beside", "absent.json"], "is no result of this command"),
+    (["evaluate", "--markdown", "table.txt"], "give .md"),
+    (["evaluate", "--data", "absent"], "no data 'absent'"),
+    (["evaluate", *PHOTOS, "--inception-weights", "absent.pth"], "absent.pth cannot be read"),
     (["neighbours", "--shown", "0"], "--shown is 0; it must be >= 1"),
     (["filters", "--checkpoint", "x", "--pictures", "1"], "--pictures is 1; it must be >= 2"),
     (["walk", "--out", "f/w.png"], "f/w.png'"),
@@ -76,6 +82,7 @@ def test_bad_input_is_told(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "f").touch()
+    photos(tmp_path / "photos", 16)
     if arguments[0] in OF_WEIGHTS and "--weights" not in arguments:
         arguments = [*arguments, "--weights", str(weights(tmp_path, lively(), **AVATARS))]
     said = refused(capsys, arguments)

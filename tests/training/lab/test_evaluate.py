@@ -11,7 +11,6 @@ from safetensors import safe_open
 
 from deploy.server import ROOT
 from tests.support.generators import BACKGROUND, photos, trained_on_avatars, weights
-from tests.support.tiny_runs import refused
 from training.__main__ import main
 from training.files import sha256_of
 from training.lab.evaluate import markdown, read_result
@@ -148,27 +147,3 @@ def test_the_documents_say_what_was_measured() -> None:
         learned = "success" in about
         share = f"{about['success']:.0%}" if learned else f"{about['share_of_strength']:.1%}"
         assert cells(card, f"`{name}`")[1] == share
-
-
-BAD = [
-    (["--weights", "absent.safetensors"], "absent.safetensors does not exist"),
-    (["--beside", "absent.json"], "is no result of this command"),
-    (["--markdown", "table.txt"], "give .md"),
-    (["--data", "absent"], "no data 'absent'"),
-    (["--inception-weights", "absent.pth"], "absent.pth cannot be read"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "words"), BAD)
-def test_bad_input_is_told(
-    arguments: list[str],
-    words: str,
-    tmp_path: Path,
-    judge: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: Captured,
-) -> None:
-    path = weights(tmp_path, **trained_on_avatars(64))
-    monkeypatch.chdir(tmp_path)
-    start = ["evaluate", "--weights", str(path), "--samples", "16", "--classifier", str(judge)]
-    assert words in refused(capsys, [*start, *arguments])
