@@ -78,9 +78,12 @@ def flags(folder: Path, out: Path, *more: str) -> list[str]:
     return [*places, *tiny, *plain, "--max-steps", "6", *more]
 
 
-def printed(capsys: pytest.CaptureFixture[str], command: str, **options: object) -> dict[str, Any]:
+def printed(
+    capsys: pytest.CaptureFixture[str], command: str | list[str], **options: object
+) -> dict[str, Any]:
     """Run a command that has to succeed, its words in one text and more as options; gives the
     JSON that it prints."""
+    capsys.readouterr()
     code = main(_words(command, options))
     captured = capsys.readouterr()
     assert code == 0, captured.err

@@ -233,9 +233,7 @@ def test_weights_on_a_full_disk_are_told_the_same_way(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_an_earlier_version_has_left_is_gone_on_with(
-    folder: Path, tmp_path: Path, capsys: Captured
-) -> None:
+def test_what_an_earlier_version_has_left_is_gone_on_with(folder: Path, tmp_path: Path) -> None:
     """Neither its settings nor its checkpoints know of what has come since."""
     out, whole = tmp_path / "run", tmp_path / "whole"
     for place, steps in ((out, "4"), (whole, "8")):
@@ -250,7 +248,6 @@ def test_what_an_earlier_version_has_left_is_gone_on_with(
     torch.save(state, out / "checkpoints" / "step_00000004.pt")
     cache = str(tmp_path / "cache")
     assert main(["--out", str(out), "--resume", "--max-steps", "8", "--cache", cache]) == 0
-    capsys.readouterr()
     assert_same(latest_state(out)["generator"], latest_state(whole)["generator"])
     assert json.loads((out / "config.json").read_text())["held_out"] == 0
 

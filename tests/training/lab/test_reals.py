@@ -124,7 +124,6 @@ def test_what_the_starting_weights_have_learned_from_is_looked_at_too(
     assert len(found.different) == 30
     (what,) = found.missing
     assert what == f"what {start[1]} was trained on, from which this run started"
-    capsys.readouterr()
     report = printed(capsys, "evaluate --samples 9 --cache None", weights=path, held_out=unseen)
     assert report["memorisation"]["verdict"].startswith("cannot be told: it was not compared with")
     assert f"copies of {what}" in report["left_out"]
@@ -144,7 +143,7 @@ def test_pictures_that_have_changed_since_are_missing(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_pictures_are_decoded_once_for_training_and_all_commands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, run = tmp_path / "cache", tmp_path / "run"
     folder = photos(tmp_path / "photos", 40)
@@ -159,7 +158,6 @@ def test_pictures_are_decoded_once_for_training_and_all_commands(
     assert main(["compare", *kept, "--count", "4", "--out", str(tmp_path / "c.png")]) == 0
     assert main(["neighbours", *kept, "--samples", "8", "--out", str(tmp_path / "n.png")]) == 0
     assert main(["filters", "--checkpoint", str(run), "--out", str(tmp_path / "f.png")]) == 0
-    capsys.readouterr()
 
 
 @pytest.mark.parametrize(
