@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +129,8 @@ class TorchGpuBackend:
         except RuntimeError as error:
             if is_lost(error):
                 raise
-            self.free_memory()
+            with suppress(RuntimeError):  # torch up to 2.12 takes it for still being recorded
+                self.free_memory()
             self.warnings["graphs"] = f"no CUDA graph, the GPU runs kernel by kernel: {error}"
             return self._kernel_by_kernel
         return lambda latents: in_passes(run, self._size, latents)
@@ -259,7 +261,8 @@ def take_gpu(gpu_id: int) -> str:
         torch.cuda.set_device(gpu_id)
         ones = torch.ones(1, 1, 4, 4, device=f"cuda:{gpu_id}")
         torch.nn.functional.conv_transpose2d(ones, ones).sum().item()
-    except (RuntimeError, AssertionError) as error:  # the second: a torch that is for CPUs only
+    # The second: a torch that is for CPUs only; the third: a card that does not say what it is.
+    except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
         return _reason(error, gpu_id)
     return ""
 

@@ -220,9 +220,17 @@ def test_a_file_that_is_more_than_its_layers_is_refused(tmp_path: Path) -> None:
         backend(tmp_path, Clipped(vivid()))
 
 
+@pytest.mark.parametrize("cache", [None, RuntimeError("captures_underway.empty() INTERNAL ASSERT")])
 def test_a_pass_that_cannot_be_recorded_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Exception | None
 ) -> None:
+    """Also by a torch that frees no memory after it."""
+
+    def empty_cache() -> None:
+        if cache:
+            raise cache
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
     words = "CUDA error: operation not permitted when stream is capturing"
     refusal = torch.AcceleratorError(words)
     monkeypatch.setattr(torch_gpu, "capture", Recorder(refusal))
@@ -378,6 +386,12 @@ def test_a_machine_without_a_driver() -> None:
             r"it is sm_70, and torch has kernels for sm_75 sm_80 only",
         ),
         (AssertionError("Torch not compiled with CUDA enabled"), r"not compiled with GPU enabled"),
+        (
+            torch.cuda.DeferredCudaCallError(
+                "CUDA call failed lazily at initialization with error: no such device\n\nmore"
+            ),
+            r"GPU call failed lazily at initialization with error: no such device",
+        ),
         (
             torch.AcceleratorError("CUDA error: out of memory\nCompile with"),
             r'^its memory is taken, .* \(torch says "GPU error: out of memory"\)$',
