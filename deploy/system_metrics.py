@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from contextlib import suppress
 
 import pynvml as nvml
 from ts.metrics import system_metrics
@@ -36,17 +37,16 @@ def gpu_metrics() -> list[Metric]:
         device = [Dimension("Level", "Host"), Dimension("device_id", index)]
         try:
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        except nvml.NVMLError:  # of a card that has fallen off the bus
+            continue
+        with suppress(nvml.NVMLError):  # of a card whose memory is the host's
             memory = nvml.nvmlDeviceGetMemoryInfo(handle)
             share = 100 * memory.used / memory.total
             found.append(Metric("GPUMemoryUtilization", share, "percent", device))
             found.append(Metric("GPUMemoryUsed", memory.used / _MB, "MB", device))
-        except nvml.NVMLError:  # of a card that has fallen off the bus
-            continue
-        try:
+        with suppress(nvml.NVMLError):  # of a card that is divided (MIG)
             used = nvml.nvmlDeviceGetUtilizationRates(handle).gpu
             found.append(Metric("GPUUtilization", used, "percent", device))
-        except nvml.NVMLError:  # of a card that is divided (MIG)
-            pass
     return found
 
 

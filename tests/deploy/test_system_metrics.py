@@ -116,3 +116,11 @@ def test_a_driver_that_does_not_answer_costs_the_others_nothing(
     assert system_metrics.gpu_metrics() == []
     monkeypatch.setattr(system_metrics, "nvml", Nvml(first_is_lost=True))
     assert {str(metric.dimensions[1]) for metric in system_metrics.gpu_metrics()} == {"device_id:1"}
+
+
+def test_a_card_without_memory_of_its_own_tells_its_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system_metrics, "nvml", Nvml(first_shares_memory=True))
+    lines = [str(metric) for metric in system_metrics.gpu_metrics()]
+    assert [line.partition(":")[0] for line in lines if "device_id:0" in line] == [
+        "GPUUtilization.Percent"
+    ]
