@@ -128,7 +128,7 @@ def _run_stage(stage: Stage, bench: Bench, log: Path) -> Iterator[Row | End]:
     finally:
         if process.is_alive() and process.pid is not None:
             _end(process.pid)
-        process.join()
+        process.join(_GRACE_S)  # one that a driver does not let go outlives SIGKILL
 
 
 def _work(stage: Stage, bench: Bench, log: Path, parent: Connection) -> None:

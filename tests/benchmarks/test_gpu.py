@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -26,6 +29,7 @@ from handler.pixels import Images
 from handler.service import Service
 from handler.settings import Card, Settings
 from tests.support.tiny_models import save_torchscript, tiny_card, tiny_generator
+from training.data.decode import Pictures
 
 UNSERVED = [stage.name for stage in command.STAGES if stage.name != "served"]
 HERE = "tests.support.gpu_stages"
@@ -157,6 +161,94 @@ def test_a_wrong_pixel_and_a_worker_that_goes_on_are_seen(
 
 
 @pytest.mark.usefixtures("settings_of_cudnn")
+def test_what_a_lost_gpu_has_read_is_not_freed_before_the_end_is_told(tmp_path: Path) -> None:
+    """torch ends a process that frees it (CachingHostAllocator::free)."""
+    given = tiny_bench(tmp_path)
+    before = set(map(id, stages._ALIVE))
+    list(stages.lost(given))
+    (kept,) = (each for each in stages._ALIVE if id(each) not in before)
+    assert isinstance(kept, TorchGpuBackend)
+
+
+@pytest.mark.usefixtures("settings_of_cudnn")
+@pytest.mark.parametrize("name", ["capture", "pixels", "sameness", "speed"])
+def test_a_precision_that_fails_costs_no_other(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, opened = tiny_bench(tmp_path), stages._backend
+
+    def picky(given: Bench, precision: str) -> TorchGpuBackend:
+        if precision == "float32":
+            raise RuntimeError("float32 does not run\nand more")
+        return opened(given, precision)
+
+    class Alone(ThreadPoolExecutor):
+        def __init__(self, count: int, _: object) -> None:
+            super().__init__(count)
+
+    monkeypatch.setattr(stages, "ProcessPoolExecutor", Alone)
+    monkeypatch.setattr(stages, "_backend", picky)
+    first, *others = getattr(stages, name)(given)
+    note = "RuntimeError: float32 does not run"
+    assert first == {"precision": "float32", "ok": False, "note": note}
+    assert {row["precision"] for row in others} == {"bfloat16"}
+    lost = torch.AcceleratorError("CUDA error: device-side assert triggered")
+    monkeypatch.setattr(stages, "_backend", raising(lost))
+    with pytest.raises(torch.AcceleratorError):
+        list(getattr(stages, name)(given))
+
+
+def raising(error: Exception) -> Callable[..., NoReturn]:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    return fail
+
+
+def test_a_trained_precision_that_fails_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = Pictures(np.zeros((8, 32, 32, 3), np.uint8), "grey")
+    monkeypatch.setattr(stages, "_pictures", lambda _: pictures)
+    monkeypatch.setattr(stages, "_train", raising(RuntimeError("no such kernel")))
+    rows = list(stages.updates(bench(tmp_path)))
+    assert [(row["precision"], row.get("what"), row.get("ok")) for row in rows] == [
+        ("float32", "updates alone", None),
+        ("float32", None, False),
+        ("bfloat16", "updates alone", None),
+        ("bfloat16", None, False),
+    ]
+    monkeypatch.setattr(stages, "_train", raising(ModuleNotFoundError(name="tensorboard")))
+    with pytest.raises(ModuleNotFoundError):
+        list(stages.resume(bench(tmp_path)))
+
+
+def test_a_card_is_filled_in_pieces_where_it_has_no_large_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mib, taken, asked = 2**20, list[int](), list[int]()
+
+    def empty(size: int, dtype: torch.dtype, device: str) -> torch.Tensor:
+        assert (dtype, device) == (torch.uint8, "cuda:0")
+        asked.append(size // mib)
+        if size > 300 * mib:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        taken.append(size // mib)
+        return torch.zeros(1)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000 * mib, 1024 * mib))
+    given = replace(bench(tmp_path), on_gpu=True)
+    assert len(stages._fill(given, 8)) == len(taken)
+    assert 8 <= 1000 - sum(taken) < 18
+    assert asked[:3] == [992, 496, 248]
+    monkeypatch.setattr(torch, "empty", raising(torch.AcceleratorError("CUDA error: unknown")))
+    with pytest.raises(torch.AcceleratorError):
+        stages._fill(given, 8)
+
+
+@pytest.mark.usefixtures("settings_of_cudnn")
 def test_what_only_a_card_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA's answers are stand-ins, and the card is the CPU, with room for passes of 4 images."""
     answers = {
@@ -185,6 +277,7 @@ def test_what_only_a_card_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return eager(network, device, latents)
 
     monkeypatch.setattr(Bench, "device", "cpu")
+    monkeypatch.setattr(torch.backends.cudnn, "version", raising(RuntimeError("another cuDNN")))
     monkeypatch.setattr(stages, "take_gpu", lambda _: "")
     monkeypatch.setattr(stages, "open_backend", opened)
     monkeypatch.setattr(torch_gpu, "capture", captured)
@@ -196,7 +289,11 @@ def test_what_only_a_card_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [row for own in rows.values() for row in own if row.get("ok") is False] == []
     assert {row["precision"] for row in rows["speed"]} == {"float32", "bfloat16", "float16"}
     assert {"what": "card", "seen": "sm_90, 64.0 GiB, 1 of 1"} in rows["machine"]
+    assert {"what": "CUDA, cuDNN", "seen": f"{torch.version.cuda}, another cuDNN"} in rows[
+        "machine"
+    ]
     (worker, *_) = rows["capture"]
+    assert worker["precision"] == "float16"
     assert (worker["graph"], worker["peak MiB"], worker["card MiB"]) == (True, 128, 65024)
     assert [row["passes of"] for row in rows["memory"] if row["what"].startswith("no graph")] == [
         "[4]"
@@ -257,6 +354,22 @@ def test_a_stage_that_hangs_is_ended_with_all_that_it_started(
     assert found == {"hang": ("failed", "no end after 5 s"), "good": ("passed", "")}
     child = rows[0]["child"]
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_process_that_cannot_be_ended_keeps_no_stage_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids: list[int] = []
+    monkeypatch.setattr(runner, "_GRACE_S", 0.5)
+    monkeypatch.setattr(runner, "_end", pids.append)
+    try:
+        found, _ = ends(tmp_path, Stage("hang", 5, HERE), Stage("good", 30, HERE))
+        assert found == {"hang": ("failed", "no end after 5 s"), "good": ("passed", "")}
+    finally:
+        for pid in pids:
+            process = psutil.Process(pid)
+            for member in [*process.children(recursive=True), process]:
+                member.kill()
 
 
 def test_nothing_is_begun_when_the_time_is_up(tmp_path: Path) -> None:
