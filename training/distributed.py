@@ -242,8 +242,20 @@ def synchronise(module: nn.Module, world: World) -> None:
 
 
 def choose_device(local_rank: int = 0) -> torch.device:
-    """A CUDA GPU, each process of a machine another one, or the CPU."""
-    return torch.device(f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu")
+    """A CUDA GPU, each process of a machine another one, or the CPU.
+
+    One that torch has no kernels for is left alone, which torch itself warns of.
+    """
+    if torch.cuda.is_available():
+        gpu = torch.device(f"cuda:{local_rank}")
+        try:
+            torch.ones(1, device=gpu).sum().item()
+        except RuntimeError as error:
+            if "no kernel image" not in str(error):
+                raise
+        else:
+            return gpu
+    return torch.device("cpu")
 
 
 @contextmanager

@@ -30,7 +30,7 @@ STAGES = (  # the first one says whether there is a GPU, and reads gigabytes of 
     Stage("capture", 80),
     Stage("pixels", 80),
     Stage("sameness", 80),
-    Stage("speed", 80),
+    Stage("speed", 120),
     Stage("memory", 60),
     Stage("lost", 40),
     Stage("service", 80),

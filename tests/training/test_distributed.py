@@ -21,7 +21,7 @@ from tests.support import tiny_runs
 from tests.support.tiny_runs import flags, journal, latest_state, noise_folder
 from training.__main__ import main
 from training.config import ConfigError
-from training.distributed import World, choose_precision
+from training.distributed import World, choose_device, choose_precision
 from training.start import settle
 
 pytestmark = [pytest.mark.usefixtures("quick")]
@@ -165,6 +165,36 @@ def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     assert choose_precision("auto", torch.device("cuda")) == precision
     assert choose_precision("bfloat16", torch.device("cuda")) == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("", "cuda:1"),
+        ("CUDA error: no kernel image is available for execution on the device", "cpu"),
+        ("CUDA error: out of memory", None),
+    ],
+)
+def test_a_card_that_torch_has_no_kernels_for_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, words: str, found: str | None
+) -> None:
+    ones = torch.ones
+
+    def on_the_card(*shape: int, device: torch.device) -> torch.Tensor:
+        assert device == torch.device("cuda:1")
+        if words:
+            raise torch.AcceleratorError(words)
+        return ones(*shape)
+
+    monkeypatch.setattr(torch, "ones", on_the_card)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    if found:
+        assert choose_device(1) == torch.device(found)
+    else:
+        with pytest.raises(torch.AcceleratorError, match="out of memory"):
+            choose_device(1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device(1) == torch.device("cpu")
 
 
 @pytest.mark.parametrize(
