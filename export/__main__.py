@@ -30,7 +30,7 @@ from export.archive import (
     weights_of,
 )
 from export.models import export_onnx, export_torchscript, fold_batchnorm
-from export.verify import ParityError, as_json, measure_quality, verify
+from export.verify import ParityError, verify
 from training.files import atomic_path
 from training.weights import WeightsError, load_generator
 
@@ -90,9 +90,7 @@ def export(config: ExportConfig) -> dict[str, object]:
         export_torchscript(folded, torchscript)
         facts = export_onnx(folded, onnx)
         print("comparing both with the eager network", file=sys.stderr)
-        parity = as_json(
-            verify(generator, torchscript, onnx), measure_quality(generator, torchscript)
-        )
+        parity = verify(generator, torchscript, onnx)
         card = make_card(config.weights, info, config.model_version, facts)
         archive = config.out / f"{MODEL_NAME}.mar"
         if weights_of(archive) not in (None, card.weights_sha256):

@@ -17,13 +17,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from export.models import OnnxFacts
 from handler.settings import DIRECTIONS_FILE, Card, Directions
 from training.files import atomic_path
 from training.weights import WeightsInfo
@@ -72,18 +70,14 @@ def check_out(folder: Path) -> None:
         ) from error
 
 
-def make_card(weights: Path, info: WeightsInfo, version: str, onnx: OnnxFacts) -> Card:
+def make_card(weights: Path, info: WeightsInfo, version: str, onnx: dict[str, int]) -> Card:
     """The facts of one archive, for the handler's replies and for people: besides those that the
     handler needs, what the weights' metadata says of their training, and the opset and IR version
     that a runtime of ONNX must know. None is measured, so that every machine writes the same.
-
-    Raises:
-        ValueError: as of ``check_version``.
     """
-    check_version(version)
     facts = {name: getattr(info, name) for name in ("nz", "ngf", "image_size", "channels")}
     facts |= {"weights_sha256": _sha256(weights), "provenance": info.provenance}
-    facts |= {"model": MODEL_NAME, "version": version, "onnx": asdict(onnx)}
+    facts |= {"model": MODEL_NAME, "version": version, "onnx": onnx}
     return Card.model_validate(facts)
 
 

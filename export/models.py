@@ -10,7 +10,6 @@ import copy
 import io
 import warnings
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -23,14 +22,6 @@ from training.networks import Generator
 TRACE_BATCH = 2  # an example of 1 can be specialised to a fixed batch of 1
 OPSET = 18  # the exporter's own; the file asks for less, see below
 NOISE, IMAGES = "noise", "images"
-
-
-@dataclass(frozen=True)
-class OnnxFacts:
-    """What a runtime must support to load the file."""
-
-    opset: int
-    ir_version: int
 
 
 def fold_batchnorm(generator: Generator) -> Generator:
@@ -89,12 +80,15 @@ def _strip_debug(saved: io.BytesIO, path: Path) -> None:
                 target.writestr(zipfile.ZipInfo(entry.filename), source.read(entry))
 
 
-def export_onnx(generator: Generator, path: Path) -> OnnxFacts:
+def export_onnx(generator: Generator, path: Path) -> dict[str, int]:
     """Write ``noise`` (N, nz) float32 -> ``images`` (N, C, H, W) float32 in [-1, 1].
 
     Args:
         generator: in eval mode.
         path: of the file; the weights are inside, no ``.data`` file beside it.
+
+    Returns:
+        What a runtime must support to load it: ``opset`` and ``ir_version``.
     """
     _check_mode(generator)
     program = torch.onnx.export(
@@ -115,7 +109,7 @@ def export_onnx(generator: Generator, path: Path) -> OnnxFacts:
     _ask_for_the_oldest(model)
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
-    return OnnxFacts(opset=model.opset_import[0].version, ir_version=model.ir_version)
+    return {"opset": model.opset_import[0].version, "ir_version": model.ir_version}
 
 
 def _ask_for_the_oldest(model: onnx.ModelProto) -> None:

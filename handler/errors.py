@@ -8,9 +8,8 @@ or a line break would break TorchServe's frame for the whole batch.
 from __future__ import annotations
 
 import json
+from dataclasses import KW_ONLY, dataclass, replace
 from enum import Enum
-from functools import lru_cache
-from http import HTTPStatus
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -42,6 +41,7 @@ class Kind(Enum):
         self.title = title
 
 
+@dataclass(eq=False)
 class RequestError(Exception):
     """One request that cannot be answered; its neighbours in the batch are not concerned.
 
@@ -54,35 +54,20 @@ class RequestError(Exception):
         retry_after_s: the wait before the same request may do better, s; 0 when it will not.
     """
 
-    def __init__(
-        self,
-        kind: Kind,
-        detail: str,
-        *,
-        field: str = "",
-        seen: str = "",
-        allowed: str = "",
-        retry_after_s: int = 0,
-    ) -> None:
-        super().__init__(detail)
-        self.kind = kind
-        self.detail = detail
-        self.field = field
-        self.seen = seen
-        self.allowed = allowed
-        self.retry_after_s = retry_after_s
+    kind: Kind
+    detail: str
+    _: KW_ONLY
+    field: str = ""
+    seen: str = ""
+    allowed: str = ""
+    retry_after_s: int = 0
+
+    def __str__(self) -> str:
+        return self.detail
 
     def within(self, place: str) -> RequestError:
         """The same of a part of the body that lies at ``place``, as in ``instances[2]``."""
-        if not place:
-            return self
-        return RequestError(
-            self.kind,
-            f"{place}: {self.detail}",
-            field=f"{place}.{self.field}",
-            seen=self.seen,
-            allowed=self.allowed,
-        )
+        return replace(self, detail=f"{place}: {self.detail}", field=f"{place}.{self.field}")
 
 
 def show(value: object) -> str:
@@ -122,9 +107,3 @@ def problem_document(error: RequestError) -> bytes:
     extensions = {"field": error.field, "seen": error.seen, "allowed": error.allowed}
     document |= {name: text for name, text in extensions.items() if text}
     return json.dumps(document).encode("ascii")
-
-
-@lru_cache
-def reason_phrase(status: int) -> str:
-    """The fixed ASCII reason phrase of a status."""
-    return HTTPStatus(status).phrase

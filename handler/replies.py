@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from http import HTTPStatus
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ _JSON_SEED_BYTES = 18  # 16 digits, a comma and a blank
 # Pixels that leave in TCP's first window (RFC 6928: 14,600 bytes) with all headers: deflating them
 # would take as long as all else of a single image, and bring it no sooner.
 _FEW_BYTES = 13_000
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _LONGEST = -np.finfo(np.float32).tiny  # no float32 has more digits, and rows of it go as digits
 
 
@@ -60,7 +62,7 @@ class Reply:
     @property
     def phrase(self) -> str:
         """The fixed ASCII reason phrase of the status."""
-        return errors.reason_phrase(self.status)
+        return _PHRASES[self.status]
 
 
 def problem_reply(error: errors.RequestError) -> Reply:

@@ -463,9 +463,9 @@ class Call:
     kserve: bool
     caching: dict[str, str] = field(default_factory=dict)
 
-    def place(self, i: int) -> str:
-        """Where item ``i`` stands in the body, for errors."""
-        return f"instances[{i}]" if self.kserve else ""
+    def blamed(self, i: int, error: RequestError) -> RequestError:
+        """An error of item ``i``, told of its place in the body."""
+        return error.within(f"instances[{i}]") if self.kserve else error
 
     @cached_property
     def images(self) -> int:
@@ -499,14 +499,14 @@ def parse(
         if "instances" not in body:
             item = one.model_validate(body)
             if item.format is None:
-                item.__dict__["format"] = wire.choose(headers)  # as in _complete
+                item.__dict__["format"] = wire.choose(headers.get("accept"))  # as in _complete
             return Call([item], kserve=False)
         items = many.model_validate(body, context=limits.max_body_bytes).instances
     except ValidationError as error:
         # The only one, or nearly: lists fail fast, and so do unknown names.
         allowed, shared = allowed_values(nz, limits, directions), body.get("parameters")
         raise _refusal(error.errors(include_url=False)[0], allowed, shared) from None
-    form = wire.choose(headers, offered=("json",))
+    form = wire.choose(headers.get("accept"), ("json",))
     for item in items:
         item.format = form
     return Call(items, kserve=True)
@@ -534,7 +534,7 @@ def draw(calls: Sequence[Call], nz: int) -> Iterator[list[Latents]]:
             try:
                 found.append(item.compose(nz))
             except RequestError as error:
-                raise error.within(call.place(i)) from None
+                raise call.blamed(i, error) from None
         yield found
 
 
@@ -555,7 +555,7 @@ def changed(call: Call, drawn: Sequence[Latents], directions: Directions) -> lis
         try:
             found.append(item.changed(rows, directions))
         except RequestError as error:
-            raise error.within(call.place(i)) from None
+            raise call.blamed(i, error) from None
     return found
 
 

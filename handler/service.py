@@ -15,7 +15,7 @@ import logging
 import math
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -253,7 +253,7 @@ class Service:
         drawn = perf_counter()
         images = _isolated(lambda latents: self._generate(latents, deadline), changed)
         generated = perf_counter()
-        answers = self._finish_all(calls, latents, images)
+        answers = self._finish(calls, latents, images)
         return _Round(answers, drawn - began, generated - drawn, perf_counter() - generated)
 
     def _draw(self, calls: Sequence[Call], deadline: float) -> list[list[Latents]]:
@@ -284,7 +284,7 @@ class Service:
             raise self._overloaded()
         return made
 
-    def _finish_all(
+    def _finish(
         self,
         calls: Sequence[Call],
         latents: Sequence[list[Latents] | Reply],
@@ -303,26 +303,13 @@ class Service:
 
         def finish(part: slice) -> list[Reply]:
             return [
-                self._finish(*each, run)
-                for each in zip(calls[part], latents[part], images[part], strict=True)
+                made if isinstance(made, Reply) else _attempt(self._reply, call, own, made, run)
+                for call, own, made in zip(calls[part], latents[part], images[part], strict=True)
             ]
 
         first, *others = parts or [slice(0)]
         elsewhere = self._encoders.map(finish, others)
         return [reply for replies in (finish(first), *elsewhere) for reply in replies]
-
-    def _finish(
-        self,
-        call: Call,
-        latents: list[Latents] | Reply,
-        images: list[Images] | Reply,
-        run: png.Run,
-    ) -> Reply:
-        if isinstance(latents, Reply):
-            return latents
-        if isinstance(images, Reply):
-            return images
-        return _attempt(self._reply, call, latents, images, run)
 
     def _reply(
         self, call: Call, latents: list[Latents], images: list[Images], run: png.Run
@@ -413,7 +400,7 @@ def equal_shares(weights: Sequence[int], parts: int) -> list[slice]:
 
 
 def _isolated(
-    work: Callable[[Sequence[A]], Iterable[B | Reply]], things: Sequence[A | Reply]
+    work: Callable[[Sequence[A]], Sequence[B | Reply]], things: Sequence[A | Reply]
 ) -> list[B | Reply]:
     """Work on all things at once; when that fails, on each alone: only the culprit fails.
 
@@ -425,13 +412,8 @@ def _isolated(
     except Exception as error:
         if not isinstance(error, RequestError):
             logger.exception("working on %d requests together failed; trying each alone", len(good))
-        done = (_attempt(_only, work, thing) for thing in good)
+        done = (_attempt(lambda alone: work([alone])[0], thing) for thing in good)
     return [thing if isinstance(thing, Reply) else next(done) for thing in things]
-
-
-def _only(work: Callable[[Sequence[A]], Iterable[B | Reply]], thing: A) -> B | Reply:
-    (result,) = work([thing])
-    return result
 
 
 def _that_fit(answers: list[Reply]) -> list[Reply]:

@@ -330,24 +330,20 @@ def _check_readable(raw: Mapping[str, Any], headers: Headers) -> None:
         )
 
 
-def choose(headers: Headers, offered: tuple[Format, ...] = FORMATS) -> Format:
+@lru_cache(maxsize=256)  # clients say the same again and again
+def choose(accept: str, offered: tuple[Format, ...] = FORMATS) -> Format:
     """The form of a reply whose request names none, by its Accept header (RFC 9110, 12.5.1).
 
     A wildcard that takes any picture is never answered with a moving one, whatever stands beside
     it: browsers name their types, too, in every request.
 
     Args:
-        headers: of the request.
+        accept: the header; empty when there is none.
         offered: what can be sent, the preferred one first.
 
     Raises:
         RequestError: status 406, nothing that is offered is acceptable.
     """
-    return _negotiate(headers.get("accept"), offered)
-
-
-@lru_cache(maxsize=256)  # clients say the same again and again
-def _negotiate(accept: str, offered: tuple[Format, ...]) -> Format:
     parts = [part.strip() for part in accept.split(",") if part.strip()]
     if not parts:
         return offered[0]

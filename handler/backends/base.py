@@ -14,6 +14,7 @@ import numpy as np
 from handler.hardware import is_out_of_memory, processors
 from handler.latents import Latents
 from handler.pixels import Images, grey_levels
+from handler.settings import Card, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,22 +44,40 @@ class Backend(Protocol):
         """Give cached memory of the device back, after it ran out."""
 
 
-class Slices:
-    """Cuts a batch for the processors; each slice is one single-threaded forward pass.
+class CpuBackend:
+    """Cuts a batch for the processors; each slice is one single-threaded ``_forward``.
 
     Args:
-        threads: slices that run side by side; 0 is one a processor.
+        card: what the model file holds.
+        settings: threads, as many slices run side by side; 0 is one a processor.
+        precision: of the network's arithmetic.
         initializer: what each thread does first.
     """
 
-    def __init__(self, threads: int, initializer: Callable[[], None] | None = None) -> None:
-        self.count = threads or processors()
-        self._pool = ThreadPoolExecutor(self.count, "forward", initializer=initializer)
+    device = "cpu"
 
-    def run(self, forward: Callable[[Latents], Images], latents: Latents) -> Images:
-        """The images of all latents, in their order."""
-        parts = np.array_split(latents, min(self.count, len(latents)))
-        return np.concatenate(list(self._pool.map(forward, parts)))
+    def __init__(
+        self,
+        card: Card,
+        settings: Settings,
+        precision: str,
+        initializer: Callable[[], None] | None = None,
+    ) -> None:
+        self.nz, self.image_shape, self.precision = card.nz, card.image_shape, precision
+        self.warnings: dict[Warned, str] = {}
+        self._threads = settings.threads or processors()
+        self._pool = ThreadPoolExecutor(self._threads, "forward", initializer=initializer)
+
+    def __call__(self, latents: Latents) -> Images:
+        parts = np.array_split(latents, min(self._threads, len(latents)))
+        return np.concatenate(list(self._pool.map(self._forward, parts)))
+
+    def _forward(self, latents: Latents) -> Images:
+        raise NotImplementedError
+
+    def free_memory(self) -> None:
+        """Nothing to give back: torch caches none of a CPU, and ONNX Runtime's arena shrinks with
+        the session only."""
 
 
 def to_pixels(pictures: Tensor) -> Tensor:

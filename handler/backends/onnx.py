@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from handler.backends.base import Slices, Warned, need_file
+from handler.backends.base import CpuBackend, need_file
 from handler.latents import Latents, from_seeds
 from handler.pixels import Images, to_uint8
 from handler.settings import Card, Settings
 
 
-class OnnxBackend:
+class OnnxBackend(CpuBackend):
     """``generator.onnx``: noise float32 (N, nz) -> float32 (N, C, H, W) in [-1, 1].
 
     A batch is cut into slices of one thread each. One of fewer images than threads is a single
@@ -36,20 +36,16 @@ class OnnxBackend:
     """
 
     name = "onnx"
-    device = "cpu"
-    precision = "float32"
 
     def __init__(self, path: Path, card: Card, settings: Settings) -> None:
         import onnxruntime
 
         onnxruntime.disable_telemetry_events()  # a server tells nobody what it runs
-        self.nz, self.image_shape = card.nz, card.image_shape
-        self.warnings: dict[Warned, str] = {}
         need_file(path)
-        self._slices = Slices(settings.threads)
+        super().__init__(card, settings, "float32")
         self._alone = _network(path, 1)
         # Of fewer images some processors would be idle.
-        self._team_size = max(n for n in (1, 2, 4) if n <= self._slices.count)
+        self._team_size = max(n for n in (1, 2, 4) if n <= self._threads)
         self._team = _network(path, self._team_size) if self._team_size > 1 else self._alone
         if not self._team_agrees():
             self._team_size = 1
@@ -57,7 +53,10 @@ class OnnxBackend:
     def __call__(self, latents: Latents) -> Images:
         if len(latents) < self._team_size:
             return to_uint8(self._team(latents))
-        return self._slices.run(lambda rows: to_uint8(self._alone(rows)), latents)
+        return super().__call__(latents)
+
+    def _forward(self, latents: Latents) -> Images:
+        return to_uint8(self._alone(latents))
 
     def _team_agrees(self) -> bool:
         """Whether the team's floats have the same bits: ONNX Runtime shares a matrix product out
@@ -65,9 +64,6 @@ class OnnxBackend:
         latents = from_seeds(range(self._team_size - 1), self.nz)
         batches = [latents[:count] for count in range(1, self._team_size)]
         return all(np.array_equal(self._alone(batch), self._team(batch)) for batch in batches)
-
-    def free_memory(self) -> None:
-        """Nothing to give back: ONNX Runtime's arena shrinks with the session only."""
 
 
 def _network(path: Path, threads: int) -> Callable[[Latents], npt.NDArray[np.float32]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from handler.backends.base import Slices, Warned
+from handler.backends.base import CpuBackend
 from handler.backends.torchscript import Layers, grey_levels_off, layers_of, load_torchscript
 from handler.latents import Latents
 from handler.pixels import Images, grey_levels
@@ -34,7 +34,7 @@ _AT_ONCE = 32  # images; what more of them write in between no longer fits the c
 _MOST_GREY_LEVELS = 2.0  # in the mean; bfloat16 stays below a half
 
 
-class PackedBackend:
+class PackedBackend(CpuBackend):
     """The weights of ``generator.pt``, run by oneDNN on a CPU.
 
     Args:
@@ -48,19 +48,16 @@ class PackedBackend:
     """
 
     name = "packed"
-    device = "cpu"
 
     def __init__(self, path: Path, card: Card, settings: Settings, precision: str) -> None:
         import torch
 
+        super().__init__(card, settings, precision, lambda: torch.set_num_threads(1))
         self._torch = torch
-        self.nz, self.image_shape, self.precision = card.nz, card.image_shape, precision
-        self.warnings: dict[Warned, str] = {}
         if precision == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             raise RuntimeError(
                 "oneDNN has no bfloat16 on this processor; use precision: float32 (or auto)"
             )
-        self._slices = Slices(settings.threads, lambda: torch.set_num_threads(1))
         file = load_torchscript(path)
         layers = layers_of(file.named_parameters(), path.name)
         self._network = PackedNetwork(layers, getattr(torch, precision))
@@ -70,12 +67,6 @@ class PackedBackend:
                 f"the packed network differs from {path.name} by {mean:.1f} grey levels in the "
                 f"mean (allowed {_MOST_GREY_LEVELS:g}); use backend: torchscript"
             )
-
-    def __call__(self, latents: Latents) -> Images:
-        return self._slices.run(self._forward, latents)
-
-    def free_memory(self) -> None:
-        """Nothing to give back: memory of a CPU is not cached."""
 
     def _forward(self, latents: Latents) -> Images:
         with self._torch.inference_mode():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from handler.backends.base import Slices, Warned, need_file, to_pixels
+from handler.backends.base import CpuBackend, need_file, to_pixels
 from handler.latents import Latents, from_seeds
 from handler.pixels import Images
 from handler.settings import Card, Settings
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class TorchScriptBackend:
+class TorchScriptBackend(CpuBackend):
     """``generator.pt``: noise (N, nz) -> (N, C, H, W) in [-1, 1].
 
     Args:
@@ -38,24 +38,15 @@ class TorchScriptBackend:
     """
 
     name = "torchscript"
-    device = "cpu"
 
     def __init__(self, path: Path, card: Card, settings: Settings, precision: str) -> None:
         import torch
 
+        # A thread takes its number of OpenMP threads from the first torch call it makes.
+        super().__init__(card, settings, precision, lambda: torch.set_num_threads(1))
         self._torch = torch
-        self.nz, self.image_shape, self.precision = card.nz, card.image_shape, precision
-        self.warnings: dict[Warned, str] = {}
         self._dtype = getattr(torch, precision)
         self._network = load_torchscript(path).to(self._dtype)
-        # A thread takes its number of OpenMP threads from the first torch call it makes.
-        self._slices = Slices(settings.threads, lambda: torch.set_num_threads(1))
-
-    def __call__(self, latents: Latents) -> Images:
-        return self._slices.run(self._forward, latents)
-
-    def free_memory(self) -> None:
-        """Nothing to give back: memory of a CPU is not cached."""
 
     def _forward(self, latents: Latents) -> Images:
         with self._torch.inference_mode():

@@ -351,7 +351,7 @@ def test_decoded_json_is_taken_as_it_is() -> None:
 )  # fmt: skip
 def test_the_best_acceptable_form(accept: str, expected: str) -> None:
     """That with image/jpeg is what Java's URLConnection has sent for 20 years."""
-    assert choose(Headers({"aCCept": accept})) == expected
+    assert choose(accept) == expected
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_the_best_acceptable_form(accept: str, expected: str) -> None:
 )  # fmt: skip
 def test_nothing_acceptable(accept: str) -> None:
     with pytest.raises(RequestError) as caught:
-        choose(Headers({"Accept": accept}))
+        choose(accept)
     assert caught.value.kind is Kind.NOT_ACCEPTABLE
     assert caught.value.field == "Accept"
     assert caught.value.seen.isascii()
@@ -371,16 +371,15 @@ def test_nothing_acceptable(accept: str) -> None:
 
 
 def test_a_header_that_comes_twice_says_both() -> None:
-    headers = Headers({"Accept": "image/png;q=0.1", "accept": "application/json"})
+    headers = Headers({"Accept": "image/png;q=0.1", "aCCept": "application/json"})
     assert headers.get("accept") == "image/png;q=0.1,application/json"
-    assert choose(headers) == "json"
 
 
 def test_a_form_field_is_no_header() -> None:
-    assert choose(Headers({"Accept": {"content-type": "text/plain"}})) == "png"
+    assert Headers({"Accept": {"content-type": "text/plain"}}).get("accept") == ""
 
 
 def test_only_what_is_offered() -> None:
-    assert choose(Headers({}), offered=("json",)) == "json"
+    assert choose("", offered=("json",)) == "json"
     with pytest.raises(RequestError):
-        choose(Headers({"Accept": "image/png"}), offered=("json",))
+        choose("image/png", offered=("json",))
