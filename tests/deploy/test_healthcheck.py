@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from deploy import healthcheck
 from deploy.healthcheck import read_settings, reason_not_ready, worker_states
 from deploy.lifecycle import ServerError
 from deploy.server import HOST, Ports, ask
+from tests.support.web import Answering, serving
 
 CONFIG = """# of a network of containers
 inference_address=http://0.0.0.0:8080
@@ -33,57 +34,43 @@ class StandIn(ThreadingHTTPServer):
     states: tuple[tuple[str, ...], ...] = (("READY",),)
     pending = 0
     answer: tuple[int, bytes] | None = PNG
-    url = ""
 
     def __init__(self) -> None:
         self.ended = threading.Event()
         super().__init__((HOST, 0), _Handler)
+        self.url = f"http://{HOST}:{self.server_port}"
 
     def reason(self, versions: int = 1) -> str:
         model, prediction = f"{self.url}/models/dcgan", f"{self.url}/predictions/dcgan"
         return reason_not_ready(model, prediction, versions, 0.5)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Answering):
     server: StandIn
 
     def do_GET(self) -> None:
         if self.path != "/models/dcgan/all":
-            self._reply(404, b"")
+            self.say(404, b"")
             return
         queue = {"pendingRequests": self.server.pending, "remainingCapacity": 100}
         described = [
             {"workers": [{"status": state} for state in states], "jobQueueStatus": queue}
             for states in self.server.states
         ]
-        self._reply(200, json.dumps(described).encode())
+        self.say(200, json.dumps(described).encode())
 
     def do_POST(self) -> None:
         if self.server.answer is None:
             self.server.ended.wait()
         else:
-            self._reply(*self.server.answer)
-
-    def _reply(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+            self.say(*self.server.answer)
 
 
 @pytest.fixture
 def stand_in() -> Iterator[StandIn]:
-    with StandIn() as opened:
-        thread = threading.Thread(target=opened.serve_forever, args=(0.01,))
-        thread.start()
-        opened.url = f"http://{HOST}:{opened.server_port}"
+    with serving(StandIn()) as opened:
         yield opened
         opened.ended.set()
-        opened.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize(

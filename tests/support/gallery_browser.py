@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from werkzeug.serving import make_server
 from deploy.gallery import PATH as PATH
 from deploy.gallery import application
 from deploy.server import HOST, Ports, Server
+from tests.support.web import serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = (
@@ -42,15 +42,8 @@ def chromium() -> Iterator[Browser]:
 @contextlib.contextmanager
 def gallery(ports: Ports) -> Iterator[str]:
     """The page in front of a TorchServe, for the length of a ``with`` block; gives its URL."""
-    site = make_server(HOST, 0, application(ports), threaded=True)
-    thread = threading.Thread(target=site.serve_forever)
-    thread.start()
-    try:
+    with serving(make_server(HOST, 0, application(ports), threaded=True)) as site:
         yield f"http://{HOST}:{site.port}{PATH}"
-    finally:
-        site.shutdown()
-        thread.join()
-        site.server_close()
 
 
 def ask(server: Server, **fields: Any) -> list[str]:

@@ -8,12 +8,11 @@ import importlib.resources
 import json
 import socket
 import sys
-import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +22,7 @@ import yaml
 from grpc_tools import protoc
 
 from deploy.server import HOST, ROOT, Server
+from tests.support.web import Answering, serving
 
 STORE = ROOT / "model_store"
 ARCHIVE = STORE / "dcgan.mar"
@@ -111,25 +111,16 @@ class Listener(ThreadingHTTPServer):
         return super().get_request()
 
 
-class _Archive(BaseHTTPRequestHandler):
+class _Archive(Answering):
     def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(ARCHIVE.read_bytes())
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.say(200, ARCHIVE.read_bytes())
 
 
 @contextlib.contextmanager
 def listener() -> Iterator[tuple[str, Listener]]:
     """host:port of a listener, and the listener."""
-    with Listener((HOST, 0), _Archive) as opened:
-        thread = threading.Thread(target=opened.serve_forever)
-        thread.start()
+    with serving(Listener((HOST, 0), _Archive)) as opened:
         yield f"{HOST}:{opened.server_port}", opened
-        opened.shutdown()
-        thread.join()
 
 
 def post(server: Server, body: Any, timeout_s: float = 60) -> requests.Response:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 from benchmarks.engine import Ask
+from tests.support.web import Answering, serving
 
-Answer = Callable[[BaseHTTPRequestHandler, int], None]
+Answer = Callable[[Answering, int], None]
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def planted(answer: Answer, get: Callable[[], str] = str) -> Iterator[str]:
     """
     numbers = itertools.count()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Answering):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
 
@@ -31,14 +31,7 @@ def planted(answer: Answer, get: Callable[[], str] = str) -> Iterator[str]:
             answer(self, next(numbers))
 
         def do_GET(self) -> None:
-            text = get().encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        def log_message(self, *_: object) -> None:
-            pass
+            self.say(200, get().encode())
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
@@ -47,29 +40,18 @@ def planted(answer: Answer, get: Callable[[], str] = str) -> Iterator[str]:
         def handle_error(self, *_: object) -> None:
             pass  # clients that gave up
 
-    server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with serving(Server(("127.0.0.1", 0), Handler)) as server:
         yield f"http://127.0.0.1:{server.server_port}/predictions/dcgan"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
-def say(handler: BaseHTTPRequestHandler, status: int, images: int = 1) -> None:
-    handler.send_response(status)
-    handler.send_header("Content-Length", "2")
-    handler.send_header("X-Num-Images", str(images))
-    handler.end_headers()
-    handler.wfile.write(b"ok")
+def say(handler: Answering, status: int, images: int = 1) -> None:
+    handler.say(status, b"ok", {"X-Num-Images": str(images)})
 
 
 def after(seconds: float) -> Answer:
     """Each is answered so late."""
 
-    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
+    def answer(handler: Answering, _: int) -> None:
         time.sleep(seconds)
         say(handler, 200)
 

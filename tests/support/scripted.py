@@ -8,12 +8,13 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from tests.support.web import Answering, serving
 
 Step = tuple[int, dict[str, str], bytes]
 
@@ -32,7 +33,7 @@ class Scripted(ThreadingHTTPServer):
     body_s = 0.0
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Answering):
     server: Scripted
 
     def do_POST(self) -> None:
@@ -52,18 +53,13 @@ class Handler(BaseHTTPRequestHandler):
         with suppress(ConnectionError):  # the client has gone
             self.wfile.write(data)
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @contextmanager
 def scripted() -> Iterator[Scripted]:
     made = Scripted(("127.0.0.1", 0), Handler)
     made.seen, made.paths = [], []
-    Thread(target=made.serve_forever, args=(0.01,), daemon=True).start()
-    yield made
-    made.shutdown()
-    made.server_close()
+    with serving(made):
+        yield made
 
 
 def png(text: str | None) -> bytes:

@@ -11,11 +11,12 @@ import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 from deploy.server import HOST, Ports
 from handler.service import Service
 from handler.wire import Headers
+from tests.support.web import Answering, serving
 
 # What it says of all that it sends.
 TORCHSERVES = {
@@ -58,7 +59,7 @@ def upstream(status: str = "READY", reply: bytes = b"", host: str = HOST) -> Ite
     live = Upstream(status=status, reply=reply)
     live.gate.set()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Answering):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             live.seen.append((self.command, self.path, self.headers.items()))
@@ -70,32 +71,20 @@ def upstream(status: str = "READY", reply: bytes = b"", host: str = HOST) -> Ite
                 (reply,) = live.service.handle([{}], [Headers(dict(self.headers))])
                 code, body = reply.status, reply.body
                 headers = {"Content-Type": reply.content_type} | reply.headers | TORCHSERVES
-            self.send_response(code)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.say(code, body, headers)
 
         def do_POST(self) -> None:
             self.do_GET()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
     class Listening(ThreadingHTTPServer):
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
-    with Listening((host, 0), Handler) as server:
+    with serving(Listening((host, 0), Handler)) as server:
         live.port = server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
         try:
             yield live
         finally:
             live.gate.set()
-            server.shutdown()
-            thread.join()
 
 
 @dataclass
@@ -125,13 +114,7 @@ def nameserver(host: str) -> Iterator[Nameserver]:
     class Listening(socketserver.ThreadingUDPServer):
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
-    with Listening((host, 0), Handler) as server:
+    with serving(Listening((host, 0), Handler)) as server:
         where = f"[{host}]" if ":" in host else host
         known.url = f"{where}:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield known
-        finally:
-            server.shutdown()
-            thread.join()
+        yield known
