@@ -43,7 +43,6 @@ class Problem(ClientError):  # noqa: N818, the RFC's word
     """An error that the server told (RFC 9457 problem document, or TorchServe's own JSON).
 
     Args:
-        status: HTTP status.
         type: URN of the kind of problem, or TorchServe's name of it; empty when unknown.
         detail: what is wrong and what to do.
         title: the kind of problem in words; empty when unknown.

@@ -77,7 +77,6 @@ class Client:
     Args:
         url: ``host:port``, ``http://host:port`` or ``https://host``, of the inference port or of
             the proxy before it.
-        model: its name.
         version: of the model, as in "1.0"; the server's default version if left out.
         connect_timeout_s, read_timeout_s: longest wait for a connection, and for an answer.
         retries: how often 429 and 503 are tried again, and nothing else. The wait is random, up

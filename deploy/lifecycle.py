@@ -70,9 +70,7 @@ def launch(
     """Start TorchServe in the foreground of its launcher.
 
     Args:
-        config: the settings that it reads.
         temporary: for its temporary files, as ``clear`` names it.
-        arguments: of its command line.
         started: arguments of ``Popen``; ``env`` goes over the variables of this process.
 
     Raises:

@@ -92,7 +92,6 @@ class Server:
     Args:
         folder: temporary files, logs and the settings in use.
         model_store: folder that holds ``archive``.
-        ports: where it listens.
         archive: file name in the model store.
         model: the name that requests use.
         other_archives: file names of further versions of the model; ``archive`` is the one that

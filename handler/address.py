@@ -104,7 +104,6 @@ def read(headers: Headers, body: Mapping[str, Any], max_images: int) -> Address 
     """The address that a request asks for; None when it is a POST as any other.
 
     Args:
-        headers: of the request.
         body: what TorchServe gives for it; an address takes none.
         max_images: one request may ask for; more seeds are not listed.
 
@@ -164,7 +163,6 @@ def is_among(etag: str, if_none_match: str) -> bool:
     """Whether a client's copy is still good (RFC 9110, 13.1.2, weak comparison).
 
     Args:
-        etag: of the reply.
         if_none_match: the header; empty when there is none.
     """
     return if_none_match.strip() == "*" or etag in _TAG.findall(if_none_match)

@@ -55,7 +55,6 @@ def encode(
     """Encode a moving picture.
 
     Args:
-        kind: of the file.
         frames: uint8 (N, H, W, C), C-contiguous, N >= 1, C 1 (grey) or 3 (RGB).
         text: ASCII, without NUL: what made the picture.
         fps: frames a second, 0.1 to 50. A frame lasts whole ms, in a GIF whole 1/100 s; they differ
@@ -80,7 +79,6 @@ def worst_case_bytes(kind: Moving, shape: Sequence[int], text: str) -> tuple[int
     """Most bytes that ``encode`` can give: of what is there once, and of each frame.
 
     Args:
-        kind: of the file.
         shape: (H, W, C) of a frame, px.
         text: as ``encode`` takes it.
     """

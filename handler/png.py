@@ -85,10 +85,8 @@ def encode_moving(
 
     Args:
         frames: uint8 (N, H, W, C), C-contiguous, N >= 1, else as in ``encode``.
-        text: as in ``encode``.
         durations_ms: of each frame, 0 to 65,535.
         loop: how often it is played; 0 is for ever.
-        small: as in ``encode``.
         run: encodes the frames, as ``map`` does; the file is always the same.
 
     Returns:

@@ -46,9 +46,6 @@ class Reply:
     """What goes back to one client.
 
     Args:
-        status: HTTP status.
-        content_type: media type of the body.
-        body: the bytes.
         headers: ASCII names and values, none longer than 1 kB, none from the client.
         kind: of the problem, for the metrics; empty when there is none.
     """
@@ -88,11 +85,8 @@ class Renderer:
     """Writes the pictures of one worker.
 
     Args:
-        card: the facts of the packed model.
-        backend: what made the pictures.
         small_png: deflate PNGs of more than a few pixels.
         share: what pixels likely take as a PNG, of what they take at most; 0 to 1.
-        directions: of the archive.
     """
 
     def __init__(

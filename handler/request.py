@@ -484,10 +484,7 @@ def parse(
 
     Args:
         raw: what TorchServe gives for one request; see ``handler.wire``.
-        nz: length of a latent.
-        limits: how much a call may ask for.
         headers: of the same request; over gRPC there are none.
-        directions: that an edit may name.
 
     Raises:
         RequestError: status 400, 406 when no form of a reply is acceptable, 413 when it asks for
@@ -543,7 +540,6 @@ def changed(call: Call, drawn: Sequence[Latents], directions: Directions) -> lis
     edited where it asks for that.
 
     Args:
-        call: one call.
         drawn: float32 (n, nz) an item, as ``draw`` gives them.
         directions: those that the call was parsed with.
 

@@ -78,15 +78,9 @@ class Service:
     """Answers batches of requests.
 
     Args:
-        backend: runs the network.
-        card: the facts of the packed model.
-        limits: how much one request may ask for.
-        observers: each is told of every batch.
-        pace: how much time a batch has.
         threads: that encode; 0 is one a processor.
         small_png: deflate PNGs of more than a few pixels.
         share: as ``Renderer`` takes it.
-        directions: that requests may move latents along.
     """
 
     def __init__(
@@ -333,7 +327,6 @@ def open_service(
         config: model-config.yaml, of which the ``handler`` block is ours; may be missing.
         gpu_id: index of the GPU; None for the CPU.
         model_name: the name that metrics have for it; without one there are none.
-        batch_size: requests that fill a batch.
 
     Raises:
         RuntimeError: one sentence on what is wrong with the archive, its settings or the GPU.

@@ -72,12 +72,7 @@ class Limits(_Block):
         return self.model_copy(update=least)
 
     def lowered(self, reply_images: int, pace: Pace) -> Limits:
-        """What is enforced for pictures of this size on a machine of this speed.
-
-        Args:
-            reply_images: pictures that a reply holds.
-            pace: of the machine.
-        """
+        """What is enforced for pictures of this size on a machine of this speed."""
         most = min(self.max_images, reply_images, pace.images_in(1 / 2))
         a_pass = min(self.max_batch_images, pace.images_in(1 / 10))
         return self.model_copy(
@@ -205,8 +200,6 @@ class Card(BaseModel):
     headers, hence printable ASCII without blanks.
 
     Args:
-        model: its name.
-        version: its version.
         weights_sha256: digest of the weights it was exported from, hexadecimal.
         nz: length of a latent.
         image_size: height and width, px.
@@ -298,7 +291,6 @@ class Directions:
 
         Args:
             text: JSON, name -> ``Direction``.
-            nz: length of a latent.
 
         Raises:
             ValueError: one sentence: it is not JSON, holds more than MAX_DIRECTIONS or a name that

@@ -102,7 +102,6 @@ class RequestReport(NamedTuple):
         id: TorchServe's, which the client sees as ``x-request-id``; empty when unknown.
         client_id: the ``X-Request-Id`` that came with the request, at most 64 characters of
             whatever was sent.
-        status: HTTP status of the reply.
         kind: of the problem; "none" when there is none.
         images: images that were sent.
         size_bytes: of the reply's body.
@@ -173,7 +172,6 @@ class TorchServeMetrics:
         model_name: the name that TorchServe has given the model.
         batch_size: requests that fill a batch.
         max_batch_images: images that fill a forward pass.
-        backend: what the worker runs.
     """
 
     def __init__(

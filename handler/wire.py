@@ -57,11 +57,7 @@ _LEAST = 1e-6
 
 
 class Headers:
-    """The headers of one request.
-
-    Args:
-        sent: as TorchServe gives them.
-    """
+    """The headers of one request."""
 
     __slots__ = ("_sent", "_text")
 
@@ -112,9 +108,7 @@ def fields(
 
     Args:
         raw: what TorchServe gives for one request.
-        nz: length of a latent.
         limits: ``max_body_bytes`` bounds bytes.
-        headers: of the same request.
 
     Returns:
         JSON values; for raw noise the field ``noise`` with its bytes, float32 (n, nz),

@@ -50,7 +50,6 @@ class CpuBackend:
     Args:
         card: what the model file holds.
         settings: threads, as many slices run side by side; 0 is one a processor.
-        precision: of the network's arithmetic.
         initializer: what each thread does first.
     """
 
@@ -110,7 +109,6 @@ def generate(
     says how that comes about.
 
     Args:
-        backend: runs the network.
         latents: one float32 (n, nz) a request, n >= 1.
         max_batch_images: most images in one call of the backend.
         deadline: on the clock of ``perf_counter``; no pass is begun after it.

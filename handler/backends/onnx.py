@@ -26,11 +26,6 @@ class OnnxBackend(CpuBackend):
     A batch is cut into slices of one thread each. One of fewer images than threads is a single
     pass of a team of threads instead, where at the start that has been found to change no bit.
 
-    Args:
-        path: the ONNX file.
-        card: what the file holds.
-        settings: threads.
-
     Raises:
         RuntimeError: the file cannot be loaded.
     """

@@ -39,8 +39,6 @@ class PackedBackend(CpuBackend):
 
     Args:
         path: the TorchScript file, with BatchNorm folded.
-        card: what the file holds.
-        settings: threads.
         precision: float32, or bfloat16 where the processor has it.
 
     Raises:
@@ -77,7 +75,6 @@ class PackedNetwork:
     """Latents to pixels.
 
     Args:
-        layers: of the network.
         dtype: of weights and activations.
     """
 

@@ -56,8 +56,6 @@ class TorchGpuBackend:
 
     Args:
         path: the TorchScript file, with BatchNorm folded.
-        card: what the file holds.
-        settings: largest batch.
         device: ``cuda:0``, say, after ``take_gpu``.
         precision: the one to try first; a wider one is taken where it does not do.
 
@@ -158,9 +156,7 @@ class ConvolutionNetwork:
     """Latents to pixels by torch's own operators, on any device.
 
     Args:
-        layers: of the network.
         dtype: of weights and activations.
-        device: where they lie.
     """
 
     def __init__(self, layers: Layers, dtype: torch.dtype, device: str) -> None:

@@ -28,9 +28,6 @@ class TorchScriptBackend(CpuBackend):
     """``generator.pt``: noise (N, nz) -> (N, C, H, W) in [-1, 1].
 
     Args:
-        path: the TorchScript file.
-        card: what the file holds.
-        settings: threads.
         precision: float32, bfloat16 or float16.
 
     Raises:
