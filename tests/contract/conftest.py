@@ -1,4 +1,4 @@
-"""A browser for the tests of the page."""
+"""A proxy before the server, and a browser for the tests of the page."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from playwright.sync_api import Browser, Page
 
 from deploy.server import Server
 from tests.support.gallery_browser import Visit, chromium, gallery, wait_for_tiles
+from tests.support.proxies import Proxy, running
 
 REFUSED = re.compile("Failed to load resource: the server responded with a status of")
+
+
+@pytest.fixture(scope="module")
+def proxy(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    with running(tmp_path_factory.mktemp("proxy"), server.ports, RATE="1000r/s") as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")

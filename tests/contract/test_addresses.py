@@ -59,12 +59,6 @@ def test_torchserve_answers_wrong_addresses_with_problems(server: Server) -> Non
     assert posted.json()["type"] == "urn:dcgan:problem:conflicting-fields"
 
 
-@pytest.fixture(scope="module")
-def proxy(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    with running(tmp_path_factory.mktemp("proxy"), server.ports, RATE="1000r/s") as opened:
-        yield opened
-
-
 @pytest.fixture
 def model() -> Iterator[Upstream]:
     """A handler with a stand-in network in the place of TorchServe."""
@@ -239,10 +233,9 @@ def test_a_flood_of_addresses_beside_posts(server: Server, tmp_path: Path, count
     found: list[set[bytes]] = [set() for _ in range(few)]
     # The first passes, and so many more; a further one each minute.
     with running(tmp_path, server.ports, RATE="1r/m", BURST=str(count - over - 1)) as proxy:
-        port = int(proxy.url.rsplit(":", 1)[1])
         with (
             urllib3.HTTPSConnectionPool(
-                HOST, port, timeout=60, maxsize=12, retries=False, ca_certs=proxy.certificate
+                HOST, proxy.port, timeout=60, maxsize=12, retries=False, ca_certs=proxy.certificate
             ) as connections,
             ThreadPoolExecutor(12) as threads,
         ):

@@ -9,7 +9,6 @@ import json
 import re
 import socket
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,6 @@ from tests.support.proxies import (
 from tests.support.upstreams import upstream
 
 pytestmark = [NEEDS_NGINX]
-
-
-@pytest.fixture(scope="module")
-def proxy(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    with running(tmp_path_factory.mktemp("proxy"), server.ports, RATE="1000r/s") as live:
-        yield live
 
 
 @pytest.mark.parametrize(
@@ -109,9 +102,7 @@ def test_our_client_works_through_it(proxy: Proxy, monkeypatch: pytest.MonkeyPat
 )  # fmt: skip
 def test_everything_else_is_404(proxy: Proxy, method: str, path: str) -> None:
     # requests would tidy the dots away before sending.
-    with urllib3.HTTPSConnectionPool(
-        HOST, int(proxy.url.rsplit(":", 1)[1]), ca_certs=proxy.certificate
-    ) as pool:
+    with urllib3.HTTPSConnectionPool(HOST, proxy.port, ca_certs=proxy.certificate) as pool:
         reply = pool.urlopen(method, path, headers={"X-API-Key": ALICE}, redirect=False)
     assert reply.status == 404
     assert json.loads(reply.data)["type"] == "urn:dcgan:problem:not-found"
@@ -283,17 +274,13 @@ def test_an_unsafe_request_id_is_replaced(proxy: Proxy) -> None:
 
 
 def test_old_tls_and_plain_http_are_refused(proxy: Proxy) -> None:
-    port = int(proxy.url.rsplit(":", 1)[1])
     context = ssl.create_default_context(cafile=proxy.certificate)
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
     context.maximum_version = ssl.TLSVersion.TLSv1_1
     context.set_ciphers("ALL:@SECLEVEL=0")
-    with (
-        socket.create_connection((HOST, port), 5) as plain,
-        pytest.raises(ssl.SSLError),
-    ):
+    with socket.create_connection((HOST, proxy.port), 5) as plain, pytest.raises(ssl.SSLError):
         context.wrap_socket(plain, server_hostname=HOST)
-    assert requests.get(f"http://{HOST}:{port}/healthz", timeout=5).status_code == 400
+    assert requests.get(f"http://{HOST}:{proxy.port}/healthz", timeout=5).status_code == 400
 
 
 def test_metrics_for_prometheus_on_their_own_port(proxy: Proxy) -> None:

@@ -38,13 +38,9 @@ def many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def port(proxy: Proxy) -> int:
-    return int(proxy.url.rsplit(":", 1)[1])
-
-
 def secure(proxy: Proxy, stack: ExitStack) -> ssl.SSLSocket:
     context = ssl.create_default_context(cafile=proxy.certificate)
-    plain = stack.enter_context(socket.create_connection((HOST, port(proxy)), 30))
+    plain = stack.enter_context(socket.create_connection((HOST, proxy.port), 30))
     return stack.enter_context(context.wrap_socket(plain, server_hostname=HOST))
 
 
@@ -64,7 +60,7 @@ def test_a_crowd_that_sends_nothing_keeps_nobody_out(proxy: Proxy) -> None:
     """Nothing at all, or a handshake's first byte."""
     with ExitStack() as stack:
         for i in range(CROWD):
-            opened = stack.enter_context(socket.create_connection((HOST, port(proxy)), 30))
+            opened = stack.enter_context(socket.create_connection((HOST, proxy.port), 30))
             opened.sendall(b"\x16" * (i % 2))
         assert proxy.predict(ALICE, seed=1).status_code == 200
         assert proxy.call("GET", "/healthz").status_code == 200

@@ -83,7 +83,7 @@ def test_changed_keys_and_certificates_are_read_again_by_themselves(tmp_path: Pa
     certify(secrets, days=2)
 
     def is_served() -> bool:
-        text = ssl.get_server_certificate((HOST, int(proxy.url.rsplit(":", 1)[1])))
+        text = ssl.get_server_certificate((HOST, proxy.port))
         return text.strip() == (secrets / "tls.crt").read_text().strip()
 
     with upstream() as behind, running(tmp_path, behind.ports, RELOAD_S="0.2") as proxy:

@@ -28,11 +28,7 @@ CONFIG = Path(__file__).parents[2] / "handler" / "model-config.yaml"
 SERVERS = {"max_reply_bytes": 6_553_500, "max_body_bytes": 6_553_500}  # TorchServe 0.12's own
 
 
-def test_an_empty_block_is_the_defaults() -> None:
-    assert Settings.from_yaml({}) == Settings()
-
-
-def test_values_are_taken_over() -> None:
+def test_values_are_taken_over_and_the_rest_are_the_defaults() -> None:
     settings = Settings.from_yaml({"backend": "onnx", "threads": 3, "limits": {"max_images": 9}})
     assert settings == Settings(backend="onnx", threads=3, limits=Limits(max_images=9))
 

@@ -47,6 +47,10 @@ class Proxy:
     variables: dict[str, str]
 
     @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    @property
     def certificate(self) -> str:
         return str(self.folder / "state" / "tls.crt")
 
@@ -140,10 +144,9 @@ def running(
 def send(proxy: Proxy, raw: bytes) -> bytes:
     """One request, byte for byte, and its whole answer."""
     context = ssl.create_default_context(cafile=proxy.certificate)
-    port = int(proxy.url.rsplit(":", 1)[1])
     got = b""
     with (
-        socket.create_connection((HOST, port), 10) as plain,
+        socket.create_connection((HOST, proxy.port), 10) as plain,
         context.wrap_socket(plain, server_hostname=HOST) as opened,
     ):
         opened.sendall(raw)

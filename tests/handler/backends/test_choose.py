@@ -54,8 +54,9 @@ def test_pixels_are_those_of_the_network(
     latents = from_seeds(range(count), NZ)
     wanted = right(generator, latents)
     images = backend(latents)
-    assert images.dtype == np.uint8
-    assert images.shape == (count, 32, 32, 3)
+    assert (images.dtype, images.shape) == (np.uint8, (count, *backend.image_shape))
+    assert (backend.device, backend.nz, backend.image_shape) == ("cpu", NZ, (32, 32, 3))
+    assert backend.warnings == {}
     assert np.abs(images - wanted).max() <= 1
     assert wanted.std() > 0
 
@@ -70,18 +71,6 @@ def test_short_precision(
     latents = from_seeds(range(5), NZ)
     difference = np.abs(short(latents) - right(generator, latents))
     assert 0 < difference.max() <= 8  # another arithmetic, the same picture
-
-
-def test_short_precision_is_not_for_onnx(model_dir: Path) -> None:
-    settings = Settings(backend="onnx", precision="bfloat16")
-    with pytest.raises(RuntimeError, match="backend: torchscript"):
-        open_backend(model_dir, tiny_card(), settings, None)
-
-
-def test_facts(backend: Backend) -> None:
-    assert backend.name in ("torchscript", "onnx", "packed")
-    assert (backend.device, backend.nz, backend.image_shape) == ("cpu", NZ, (32, 32, 3))
-    assert backend.warnings == {}
 
 
 @pytest.fixture(scope="module")

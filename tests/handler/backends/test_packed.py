@@ -21,7 +21,7 @@ from handler.backends.packed import (
     interleave_pixels,
 )
 from handler.backends.torch_gpu import ConvolutionNetwork
-from handler.backends.torchscript import layers_of, load_torchscript
+from handler.backends.torchscript import layers_of
 from handler.latents import from_seeds
 from handler.settings import Limits, Settings
 from tests.support.tiny_models import (
@@ -29,7 +29,6 @@ from tests.support.tiny_models import (
     right,
     save_torchscript,
     tiny_card,
-    tiny_generator,
     vivid,
 )
 from training.networks import LatentLaw, new_generator
@@ -118,15 +117,3 @@ def test_batchnorm_must_be_folded() -> None:
     network = new_generator(8, 8, 3, 32).eval()
     with pytest.raises(RuntimeError, match=r"generator\.pt has layers .* export it anew"):
         layers_of(network.named_parameters(), "generator.pt")
-
-
-def test_names_of_a_torchscript_file_are_understood(tmp_path: Path) -> None:
-    generator = tiny_generator(3, 32)
-    save_torchscript(generator, tmp_path / "g.pt")
-    loaded = load_torchscript(tmp_path / "g.pt")
-    for (weight, _), (wanted, _) in zip(
-        layers_of(loaded.named_parameters(), "g.pt").convolutions,
-        layers_of(generator.named_parameters(), "g").convolutions,
-        strict=True,
-    ):
-        assert torch.equal(weight, wanted)
