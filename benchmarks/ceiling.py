@@ -100,7 +100,7 @@ class Ceiling:
             "latents": lambda: latents.from_seeds([s for part in seeds for s in part], nz),
             "forward": lambda: generate(self._backend, rows, 64),
             "grid": lambda: [compose_grid(i, columns, padding, (255, 255, 255)) for i in images],
-            "png, one thread": lambda: [encode(grid, {}, self._small_png) for grid in grids],
+            "png, one thread": lambda: [encode(grid, "", self._small_png) for grid in grids],
             "all but forward": partial(self._ready.handle, batch, [Headers(_HEADERS)] * len(batch)),
         }
         return {name: median_ms(step, _REPEATS) for name, step in steps.items()}

@@ -29,7 +29,6 @@ from handler.pixels import Images
 from handler.png import Run
 from handler.wire import Moving
 
-_KEYWORD = "dcgan"
 _GREYS = bytes(np.repeat(np.arange(256, dtype=np.uint8), 3))
 
 # GIF89a: graphic control, descriptor, size of the first code and the end of the blocks.
@@ -68,7 +67,7 @@ def encode(
     """
     if kind == "apng":
         lasting = _durations(len(frames), fps, 1000)
-        return png.encode_moving(frames, {_KEYWORD: text}, lasting, loop, small, run)
+        return png.encode_moving(frames, text, lasting, loop, small, run)
     if kind == "webp":
         pictures = list(run(_webp_frame, frames))
         return _webp(frames.shape[1:3], pictures, text, _durations(len(frames), fps, 1000), loop)
@@ -84,7 +83,7 @@ def worst_case_bytes(kind: Moving, shape: Sequence[int], text: str) -> tuple[int
     """
     height, width, channels = shape
     if kind == "apng":
-        return png.moving_bytes({_KEYWORD: text}), png.frame_bytes(height, width, channels)
+        return png.moving_bytes(text), png.frame_bytes(height, width, channels)
     if kind == "webp":
         frame = _WEBP_FRAME_BYTES + _stored_bytes(height, width, channels)
         return _WEBP_FILE_BYTES + len(_xmp(text)), frame

@@ -78,7 +78,7 @@ def deflated_share(backend: Backend) -> float:
     of 16. A grid takes the mean, so that one of several is likely below it."""
     images = backend(from_seeds(range(16), backend.nz))
     most = png.worst_case_bytes(*images.shape[1:])
-    return max(len(png.encode(image, {}, small=True)) for image in images) / most
+    return max(len(png.encode(image, "", small=True)) for image in images) / most
 
 
 class Renderer:
@@ -159,11 +159,10 @@ class Renderer:
             return _NPY_HEADER_BYTES + count * height * width * channels
         if item.format == "png":
             rows, columns = grid_size(count, item.columns, item.padding, (height, width))
-            text = png.text_bytes(self._text(item, item.recipe))
-            return self._png_bytes(rows, columns) + text
+            return self._png_bytes(rows, columns) + png.text_bytes(self._text(item, item.recipe))
         if item.format in MOVING:
-            told = self._text(item, item.recipe)["dcgan"]
-            once, frame = moving.worst_case_bytes(item.motion.type, self._image_shape, told)
+            text = self._text(item, item.recipe)
+            once, frame = moving.worst_case_bytes(item.motion.type, self._image_shape, text)
             return once + count * math.ceil(frame if item.format == "gif" else self._share * frame)
         # Every image has a text of the same length, but for the digits of its seed.
         recipe = item.recipe_alone(0, np.full((1, self._nz), _LONGEST))
@@ -221,11 +220,12 @@ class Renderer:
             buffer = io.BytesIO()
             np.save(buffer, images[0], allow_pickle=False)
             return buffer.getvalue()
+        text = self._text(item, item.recipe)
         if item.format in MOVING:
-            text, motion = self._text(item, item.recipe)["dcgan"], item.motion
+            motion = item.motion
             return moving.encode(motion.type, images[0], text, motion.fps, motion.loop, small, run)
         grid = compose_grid(images[0], item.columns, item.padding, item.colour)
-        return png.encode(grid, self._text(item, item.recipe), small, run)
+        return png.encode(grid, text, small, run)
 
     def _json_object(
         self, item: Request, latents: Latents, images: Images, small: bool
@@ -249,11 +249,11 @@ class Renderer:
             **item.changes,
         }
 
-    def _text(self, item: Request, recipe: str) -> dict[str, str]:
-        """The chunk ``dcgan``: the model, of an edit also which directions there are, and the
+    def _text(self, item: Request, recipe: str) -> str:
+        """What made a picture: the model, of an edit also which directions there are, and the
         request that makes the picture once more."""
         of_edit = self._of_edit if item.edit else ""
-        return {"dcgan": f'{self._head}{of_edit},"request":{recipe}}}'}
+        return f'{self._head}{of_edit},"request":{recipe}}}'
 
 
 def versions() -> dict[str, str]:

@@ -294,7 +294,7 @@ def service(bench: Bench) -> Iterator[Row]:
         pictures = [picture] * (count // 8 if bench.quick else count)
         threads = sorted({most} | {number for number in (1, 2, 4, 8, 16) if number < most})
         for way, number in itertools.product(("fast", "small"), threads):
-            encode = partial(png.encode, text={}, small=way == "small")
+            encode = partial(png.encode, text="", small=way == "small")
             with ThreadPoolExecutor(number) as pool:
                 size = max(map(len, pool.map(encode, [picture] * number)))
                 began = time.perf_counter()

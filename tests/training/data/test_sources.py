@@ -97,7 +97,7 @@ def write_mixed(root: Path) -> Path:
     Image.new("RGB", (40, 40), "lime").save(root / "others" / "picture.png")
     image = np.zeros((32, 32, 3), np.uint8)
     save_grid(root / "grid.png", image[None])
-    (root / "served.png").write_bytes(png.encode(image, {"dcgan": "{}"}, small=True))
+    (root / "served.png").write_bytes(png.encode(image, "{}", small=True))
     recipe = '{"model":"dcgan","weights_sha256":"0","request":{"seed":1}}'
     for kind in ("apng", "gif", "webp"):
         served = moving.encode(kind, image[None], recipe, fps=9, loop=0, small=True)
