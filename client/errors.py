@@ -16,8 +16,12 @@ A plain ``Problem`` is any other status: 404 for a model that is not there, 302 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from requests import Response
 
 _SHOWN_CHARS = 200
 
@@ -90,9 +94,7 @@ def _printable(text: str) -> str:
 _CLASSES = {400: BadRequest, 406: NotAcceptable, 413: TooLarge, 429: Unavailable, 503: Unavailable}
 
 
-def from_reply(
-    status: int, reason: str, body: bytes, proxy: str | None = None, tries: int = 1
-) -> Problem:
+def from_reply(reply: Response, proxy: str = "", tries: int = 1) -> Problem:
     """The exception for a reply that is no success, whatever wrote its body.
 
     Args:
@@ -100,17 +102,16 @@ def from_reply(
         tries: how often the same was asked.
     """
     found: dict[str, Any] = {}
-    try:
-        decoded = json.loads(body)
+    with suppress(ValueError):
+        decoded = json.loads(reply.content)
         found = decoded if isinstance(decoded, dict) else {}
-    except ValueError:
-        pass
-    text = body[:_SHOWN_CHARS].decode("utf-8", "replace").strip()
-    detail = found.get("detail") or found.get("message") or text or reason or "no explanation"
+    text = reply.content[:_SHOWN_CHARS].decode("utf-8", "replace").strip()
+    detail = found.get("detail") or found.get("message") or text or reply.reason or "no explanation"
     if proxy and not str(found.get("type")).startswith("urn:dcgan:"):
         detail = f"{detail} (through the proxy {proxy} of the environment)"
     if tries > 1:
         detail = f"{detail} (asked {tries} times)"
     parts = {name: str(found.get(name, "")) for name in ("title", "field", "seen", "allowed")}
+    status = reply.status_code
     kind: type[Problem] = _CLASSES.get(status, ServerFailed if status >= 500 else Problem)
     return kind(status, str(found.get("type", "")), str(detail), **parts)

@@ -252,7 +252,7 @@ class Client:
         if reply.status_code != requests.codes.ok:
             asked = reply.raw.retries
             tries = 1 if asked is None else 1 + len(asked.history)
-            raise from_reply(reply.status_code, reply.reason, reply.content, through, tries)
+            raise from_reply(reply, through, tries)
         return reply
 
 

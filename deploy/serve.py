@@ -208,7 +208,7 @@ def _first_grid(server: Server, timeout_s: float) -> tuple[bytes, dict[str, int]
                 if reply.ok:
                     return reply.content, request
                 if reply.status_code != requests.codes.unavailable:
-                    said = from_reply(reply.status_code, reply.reason, reply.content)
+                    said = from_reply(reply)
                     raise ServerError(f"{server.predict_url} refuses {json.dumps(request)}: {said}")
         if time.monotonic() > deadline:
             raise TimeoutError(

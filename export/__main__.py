@@ -7,6 +7,7 @@ compute what the network computes, 130 interrupted. The result, a JSON object, g
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -22,9 +23,6 @@ from export.archive import (
     ArchiveError,
     OtherWeightsError,
     build_archive,
-    check_out,
-    check_version,
-    check_workers,
     make_card,
     read_directions,
     weights_of,
@@ -78,9 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def export(config: ExportConfig) -> dict[str, object]:
     """Export, verify, pack; returns what was made."""
-    check_version(config.model_version)
-    check_out(config.out)
-    check_workers(config.workers)
+    _check(config)
     generator, info = load_generator(config.weights)
     directions = _directions(config, info.nz)
     with tempfile.TemporaryDirectory(prefix="dcgan-export-") as work:
@@ -111,6 +107,27 @@ def export(config: ExportConfig) -> dict[str, object]:
         "version": card.version,
         "directions": list(json.loads(directions or "{}")),
     }
+
+
+def _check(config: ExportConfig) -> None:
+    """ValueError for what a header or a path cannot carry, or a folder, which need not be there
+    yet, that no file can be written into."""
+    version, workers, out = config.model_version, config.workers, config.out
+    if not re.fullmatch("[0-9A-Za-z][0-9A-Za-z._-]{0,31}", version):
+        raise ValueError(
+            f"version {version!r} is not allowed: 1 to 32 letters, digits, '.', '_' or '-', "
+            "for example 1.0"
+        )
+    there = next(each for each in (out, *out.absolute().parents) if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"--out {out} cannot be written to: {there}: {error.strerror}; give another folder"
+        ) from error
+    if workers is not None and workers < 1:
+        raise ValueError(f"--workers {workers} is not allowed: at least 1, for example 4 for a GPU")
 
 
 def _directions(config: ExportConfig, nz: int) -> bytes:

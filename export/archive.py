@@ -31,7 +31,6 @@ PACKAGE = Path(__file__).resolve().parent.parent / "handler"
 MODEL_CONFIG = "model-config.yaml"
 ENTRY = PACKAGE / "dcgan_handler.py"
 _DIRECTIONS_FORMAT = "dcgan-directions-1"
-_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,31}")
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 
 
@@ -41,33 +40,6 @@ class ArchiveError(RuntimeError):
 
 class OtherWeightsError(ValueError):
     """The directions are of other weights."""
-
-
-def check_version(version: str) -> None:
-    """ValueError for characters that a header or a path could not carry."""
-    if not _VERSION.fullmatch(version):
-        raise ValueError(
-            f"version {version!r} is not allowed: 1 to 32 letters, digits, '.', '_' or '-', "
-            "for example 1.0"
-        )
-
-
-def check_workers(workers: int | None) -> None:
-    """ValueError unless there is at least one, or nothing is said of them."""
-    if workers is not None and workers < 1:
-        raise ValueError(f"--workers {workers} is not allowed: at least 1, for example 4 for a GPU")
-
-
-def check_out(folder: Path) -> None:
-    """ValueError if no file can be written into the folder, which need not be there yet."""
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"--out {folder} cannot be written to: {there}: {error.strerror}; give another folder"
-        ) from error
 
 
 def make_card(weights: Path, info: WeightsInfo, version: str, onnx: dict[str, int]) -> Card:

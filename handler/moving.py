@@ -65,13 +65,13 @@ def encode(
     Returns:
         The file, of at most ``worst_case_bytes`` bytes.
     """
+    lasting = _durations(len(frames), fps, 100 if kind == "gif" else 1000)
     if kind == "apng":
-        lasting = _durations(len(frames), fps, 1000)
         return png.encode_moving(frames, text, lasting, loop, small, run)
     if kind == "webp":
         pictures = list(run(_webp_frame, frames))
-        return _webp(frames.shape[1:3], pictures, text, _durations(len(frames), fps, 1000), loop)
-    return _gif(frames, text, _durations(len(frames), fps, 100), loop, run)
+        return _webp(frames.shape[1:3], pictures, text, lasting, loop)
+    return _gif(frames, text, lasting, loop, run)
 
 
 def worst_case_bytes(kind: Moving, shape: Sequence[int], text: str) -> tuple[int, int]:

@@ -65,7 +65,7 @@ class JsonFormatter(logging.Formatter):
         return "\n".join(f"{head[:-1]},{_json(each)[1:-1]},{tail}" for each in fields)
 
 
-def configure_log(environment: Mapping[str, str] = os.environ) -> None:
+def configure_log() -> None:
     """Send what this package logs to standard output, from the level in DCGAN_LOG_LEVEL on.
 
     Of TorchServe's own lines, the one that comes with every batch is dropped below level
@@ -75,7 +75,7 @@ def configure_log(environment: Mapping[str, str] = os.environ) -> None:
     Raises:
         RuntimeError: the level is none of LEVELS.
     """
-    level = environment.get(LEVEL_VARIABLE) or "info"
+    level = os.environ.get(LEVEL_VARIABLE) or "info"
     if level not in LEVELS:
         raise RuntimeError(
             f"{LEVEL_VARIABLE}: seen {level!r}; allowed are {', '.join(LEVELS)}. Set one of "
