@@ -29,6 +29,7 @@ from export.archive import (
 )
 from export.models import export_onnx, export_torchscript, fold_batchnorm
 from export.verify import ParityError, verify
+from handler.settings import BackendName
 from training.files import atomic_path
 from training.weights import WeightsError, load_generator
 
@@ -41,7 +42,7 @@ class ExportConfig:
     """generator.safetensors of a training run."""
     out: Path = Path("model_store")
     """Folder for dcgan.mar, its sha256 and parity.json."""
-    backend: Literal["auto", "torch_gpu", "torchscript", "onnx", "packed"] | None = None
+    backend: Literal["auto", BackendName] | None = None
     """What runs the model; handler/model-config.yaml decides when left out."""
     workers: int | None = None
     """Processes that serve it, which share the processors, and the GPUs in turn; 4 for each GPU is

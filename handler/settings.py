@@ -33,6 +33,9 @@ DIRECTIONS_FILE = "directions.json"
 DIRECTION_NAME = "[a-z][a-z0-9-]{0,39}"
 MAX_DIRECTIONS = 64
 
+BackendName = Literal["torch_gpu", "torchscript", "onnx", "packed"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
 # float32 as latents are: what is beyond its range would be infinite there.
 _Finite = Annotated[float, Field(ge=-3e38, le=3e38, allow_inf_nan=False)]
 
@@ -162,9 +165,9 @@ class Settings(_Block):
         limits: how much one request may ask for.
     """
 
-    backend: Literal["auto", "torch_gpu", "torchscript", "onnx", "packed"] = "auto"
+    backend: Literal["auto", BackendName] = "auto"
     threads: int = Field(default=0, ge=0)
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    precision: Literal["auto", Precision] = "auto"
     allow_cpu_fallback: bool = False
     png: Literal["fast", "small"] = "small"
     limits: Limits = Limits()

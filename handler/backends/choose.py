@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -15,12 +14,9 @@ from handler.backends.packed import PackedBackend
 from handler.backends.torch_gpu import TorchGpuBackend, take_gpu
 from handler.backends.torchscript import TorchScriptBackend
 from handler.hardware import cpu_has_bfloat16
-from handler.settings import Card, Settings
+from handler.settings import BackendName, Card, Precision, Settings
 
 logger = logging.getLogger(__name__)
-
-Name = Literal["torch_gpu", "torchscript", "onnx", "packed"]
-Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def open_backend(model_dir: Path, card: Card, settings: Settings, gpu_id: int | None) -> Backend:
@@ -58,49 +54,39 @@ def open_backend(model_dir: Path, card: Card, settings: Settings, gpu_id: int | 
 
 
 def _open(model_dir: Path, card: Card, settings: Settings, gpu_id: int | None) -> Backend:
+    def opened(name: BackendName, precision: Precision) -> Backend:
+        file = model_dir / "generator.pt"
+        backend: Backend
+        match name:
+            case "torch_gpu":
+                backend = TorchGpuBackend(file, card, settings, f"cuda:{gpu_id}", precision)
+            case "packed":
+                backend = PackedBackend(file, card, settings, precision)
+            case "torchscript":
+                backend = TorchScriptBackend(file, card, settings, precision)
+            case "onnx":
+                backend = OnnxBackend(model_dir / "generator.onnx", card, settings)
+        for count in (1, 2, settings.limits.max_batch_images):
+            for _ in range(2):
+                shape = backend(np.zeros((count, card.nz), np.float32)).shape
+            if shape != (count, *card.image_shape):
+                raise RuntimeError(
+                    f"the model gives images of shape {shape[1:]}, its card says "
+                    f"{card.image_shape}; pack the card of this model"
+                )
+        return backend
+
     name, precision = choose(settings, probe(gpu_id))
     try:
-        return _warm(_load(name, precision, model_dir, card, settings, gpu_id), card, settings)
+        return opened(name, precision)
     except (RuntimeError, AttributeError) as error:  # the second: a torch without the operators
         if name != "packed" or settings.backend != "auto":
             raise
-        other: tuple[Name, Precision] = (
+        other: tuple[BackendName, Precision] = (
             ("onnx", "float32") if settings.precision == "auto" else ("torchscript", precision)
         )
         logger.warning("the packed network cannot run here, %s %s takes over: %s", *other, error)
-    return _warm(_load(*other, model_dir, card, settings, gpu_id), card, settings)
-
-
-def _load(
-    name: Name,
-    precision: Precision,
-    model_dir: Path,
-    card: Card,
-    settings: Settings,
-    gpu_id: int | None,
-) -> Backend:
-    file = model_dir / "generator.pt"
-    match name:
-        case "torch_gpu":
-            return TorchGpuBackend(file, card, settings, f"cuda:{gpu_id}", precision)
-        case "packed":
-            return PackedBackend(file, card, settings, precision)
-        case "torchscript":
-            return TorchScriptBackend(file, card, settings, precision)
-        case "onnx":
-            return OnnxBackend(model_dir / "generator.onnx", card, settings)
-
-
-def _warm(backend: Backend, card: Card, settings: Settings) -> Backend:
-    for count in (1, 2, settings.limits.max_batch_images):
-        for _ in range(2):
-            shape = backend(np.zeros((count, card.nz), np.float32)).shape
-        if shape != (count, *card.image_shape):
-            raise RuntimeError(
-                f"the model gives images of shape {shape[1:]}, its card says {card.image_shape}; "
-                "pack the card of this model"
-            )
-    return backend
+    return opened(*other)
 
 
 @dataclass(frozen=True)
@@ -134,7 +120,7 @@ def probe(gpu_id: int | None) -> Hardware:
     )
 
 
-def choose(settings: Settings, hardware: Hardware) -> tuple[Name, Precision]:
+def choose(settings: Settings, hardware: Hardware) -> tuple[BackendName, Precision]:
     """What to run.
 
     ``auto``: on a GPU torch's convolutions, in float16 where it has tensor cores; by measurement,
