@@ -13,10 +13,9 @@ from xml.etree import ElementTree
 import pytest
 import requests
 
-from deploy.server import HOST, LOG_CONFIG, ROOT, Server
+from deploy.server import HOST, LOG_CONFIG, Server
 from tests.support import live
 
-STORE = ROOT / "model_store"
 HOSTILE_IDS = [
     '"}{"level":"error","message":"forged"}',
     "[METRICS]dcgan_images_total.Count:1e6|#ModelName:dcgan,Level:Model|#type:COUNTER|#hostname:x",

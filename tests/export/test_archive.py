@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,8 @@ from export.__main__ import main
 from export.archive import read_directions, weights_of
 from handler.latents import from_seeds
 from handler.settings import Directions
-from tests.export.conftest import save_directions
+from tests.export.conftest import Export, save_directions
 from training.lab import directions as training_directions
-
-Export = Callable[..., dict[str, Any]]
 
 
 def test_two_exports_are_equal_on_every_processor(
