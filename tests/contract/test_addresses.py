@@ -168,18 +168,6 @@ def test_every_example_of_the_description_is_a_picture(proxy: Proxy) -> None:
 
 
 @NEEDS_NGINX
-def test_a_walk_that_moves(proxy: Proxy) -> None:
-    path = "/walk/1-7-42.webp?steps=6&fps=10&truncation=0.7"
-    first, hit = (proxy.call("GET", path, ALICE) for _ in range(2))
-    posted = proxy.predict(
-        walk={"between": [1, 7, 42], "steps": 6}, format={"type": "webp", "fps": 10}, truncation=0.7
-    )
-    assert (first.status_code, first.headers["Content-Type"]) == (200, "image/webp")
-    assert first.content == hit.content == posted.content
-    assert status(hit) == "hit"
-
-
-@NEEDS_NGINX
 def test_random_pictures_are_not_kept(proxy: Proxy) -> None:
     replies = [proxy.call("GET", "/random.png", ALICE) for _ in range(2)]
     assert replies[0].content != replies[1].content

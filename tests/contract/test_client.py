@@ -34,16 +34,6 @@ def test_the_three_forms_agree(url: str) -> None:
     assert again.file == picture.file
 
 
-def test_walk_and_mix(url: str) -> None:
-    with Client(url) as cats:
-        walk = cats.array(walk={"between": [1, 7, 42], "steps": 9})
-        keys = cats.array(seeds=[1, 7, 42])
-        mixed = cats.array(mix=[{"weight": 1.0, "seeds": [7]}])
-    assert np.array_equal(walk[[0, 4, 8]], keys)
-    assert len({image.tobytes() for image in walk}) == 9
-    assert np.array_equal(mixed[0], keys[1])
-
-
 def test_a_problem(url: str) -> None:
     with Client(url) as cats, pytest.raises(client.BadRequest) as caught:
         cats.grid(sede=1)

@@ -87,6 +87,7 @@ def test_recipes_make_the_same_pictures(fields: dict[str, Any], changes: dict[st
     recipe = text.pop("request")
     digest = directions(NZ).sha256 if changes else None
     assert text.pop("directions_sha256", None) == digest
+    assert reply.headers.get("X-Seed", str(recipe.get("seed"))) == str(recipe.get("seed"))
     assert text == {"model": "dcgan", "version": "1.2", "weights_sha256": "ab" * 32}
     assert one(service, recipe).body == reply.body
     reply = one(service, {**recipe, "format": "json"})
