@@ -123,32 +123,26 @@ def generate(
     """
     if not latents:
         return []
-    flat = np.concatenate(latents)
-    passes = []
-    for begin in range(0, len(flat), max_batch_images):
+    flat, most = np.concatenate(latents), max_batch_images
+    passes: list[Images] = []
+    for begin in range(0, len(flat), most):
         if perf_counter() >= deadline:
             break
-        passes.append(_within_memory(backend, flat[begin : begin + max_batch_images]))
-    return _shared_out(passes, [len(rows) for rows in latents])
-
-
-def _shared_out(passes: Sequence[Images], counts: Sequence[int]) -> list[Images | None]:
-    """To each as many images as it counts, uncopied unless several passes made them; None where
-    they do not suffice."""
-    coming = iter(passes)
-    left: Images = np.empty(0, np.uint8)
+        passes.append(_within_memory(backend, flat[begin : begin + most]))
+    made, end = sum(map(len, passes)), 0
     shares: list[Images | None] = []
-    for count in counts:
-        pieces: list[Images] = []
-        missing = count
-        while missing and len(left := left if len(left) else next(coming, left)):
-            pieces.append(left[:missing])
-            left = left[missing:]
-            missing -= len(pieces[-1])
-        if missing:
+    for rows in latents:
+        begin, end = end, end + len(rows)
+        first, last = begin // most, (end - 1) // most  # of the passes
+        if end > made:
             shares.append(None)
+        elif first == last:
+            shares.append(passes[first][begin - first * most : end - first * most])
         else:
-            shares.append(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
+            pieces = [
+                passes[i][max(begin - i * most, 0) : end - i * most] for i in range(first, last + 1)
+            ]
+            shares.append(np.concatenate(pieces))
     return shares
 
 
