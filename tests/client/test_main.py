@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from client import ArgumentError
 from client import __main__ as command
@@ -144,19 +143,10 @@ def run(server: Scripted, out: str, *more: str) -> int:
     return main(["--url", f"127.0.0.1:{server.server_port}", "-o", out, *more])
 
 
-RED, BLUE = (Image.new("RGB", (20, 20), name) for name in ("red", "blue"))
-
-
-def bytes_of(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize("name", ["samples.v2/", "samples", "there.png", "new/deep/"])
 def test_a_folder_gets_a_file_for_each_picture(server: Scripted, tmp_path: Path, name: str) -> None:
     (tmp_path / "there.png").mkdir()
-    pngs = [bytes_of(image) for image in (RED, RED, BLUE)]
+    pngs = [png(None, colour) for colour in ("red", "red", "blue")]
     server.steps = [document(*pngs, seeds=[7, 7, 8])]
     assert run(server, f"{tmp_path}/{name}", "--seeds", "7,7,8") == 0
     found = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
@@ -164,14 +154,13 @@ def test_a_folder_gets_a_file_for_each_picture(server: Scripted, tmp_path: Path,
 
 
 def test_seeds_that_come_again_in_another_call(server: Scripted, tmp_path: Path) -> None:
-    part = [document(*[bytes_of(RED)] * n, seeds=[7] * n) for n in (64, 1)]
-    server.steps = part
+    server.steps = [document(*[png(None)] * n, seeds=[7] * n) for n in (64, 1)]
     assert run(server, f"{tmp_path}/", "--seeds", ",".join(["7"] * 65)) == 0
     assert len(list(tmp_path.iterdir())) == 65
 
 
 def test_no_call_asks_for_more_than_the_server_takes(server: Scripted, tmp_path: Path) -> None:
-    few = [document(*[bytes_of(RED)] * 2, seeds=[n, n + 1]) for n in (1, 3)]
+    few = [document(*[png(None)] * 2, seeds=[n, n + 1]) for n in (1, 3)]
     server.steps = [(413, {}, b"{}"), *few]
     assert run(server, f"{tmp_path}/", "--seeds", "1-4") == 0
     assert [body["seeds"] for _, body in server.seen] == [[1, 2, 3, 4], [1, 2], [3, 4]]

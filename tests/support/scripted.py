@@ -62,11 +62,11 @@ def scripted() -> Iterator[Scripted]:
         yield made
 
 
-def png(text: str | None) -> bytes:
+def png(text: str | None, colour: str = "red") -> bytes:
     info, buffer = PngInfo(), io.BytesIO()
     if text is not None:
         info.add_text("dcgan", text)
-    Image.new("RGB", (4, 3), "red").save(buffer, "PNG", pnginfo=info)
+    Image.new("RGB", (4, 3), colour).save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
 
 
