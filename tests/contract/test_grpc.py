@@ -7,7 +7,8 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -22,34 +23,21 @@ from tests.support import live
 Predict = Callable[[dict[str, bytes]], bytes]
 
 
-class Client:
-    """Compiled from the definition that TorchServe's own jar carries.
-
-    Args:
-        folder: for what is compiled.
-        channel: to the server.
-        model: that requests are for.
-    """
-
-    def __init__(self, folder: Path, channel: grpc.Channel, model: str) -> None:
-        messages, services = live.compiled(folder, "inference")
-        self._messages, self._model = messages, model
-        self.stub = services.InferenceAPIsServiceStub(channel)
-
-    def request(self, inputs: dict[str, bytes], **more: str) -> Any:
-        return self._messages.PredictionsRequest(model_name=self._model, input=inputs, **more)
-
-
 @pytest.fixture(scope="module")
-def client(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def client(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """``stub`` of the server, and ``request``, which makes what it takes."""
+    messages, services = live.compiled(tmp_path_factory.mktemp("grpc"), "inference")
+    request = partial(messages.PredictionsRequest, model_name=server.model)
     with grpc.insecure_channel(f"{HOST}:{server.ports.grpc_inference}") as channel:
-        yield Client(tmp_path_factory.mktemp("grpc"), channel, server.model)
+        yield SimpleNamespace(stub=services.InferenceAPIsServiceStub(channel), request=request)
 
 
 @pytest.fixture
-def predict(client: Client) -> Predict:
+def predict(client: Any) -> Predict:
     def call(inputs: dict[str, bytes]) -> bytes:
-        prediction: bytes = client.stub.Predictions(client.request(inputs), timeout=60).prediction
+        prediction: bytes = client.stub.Predictions(
+            client.request(input=inputs), timeout=60
+        ).prediction
         return prediction
 
     return call
@@ -94,20 +82,20 @@ def test_an_error_is_a_problem_document(
 SMALL, SLOW = {"body": b'{"seed": 5}'}, {"body": b'{"num_images": 256}'}
 
 
-def one_stream(client: Client, inputs: dict[str, bytes]) -> list[bytes]:
-    return [part.prediction for part in client.stub.StreamPredictions(client.request(inputs))]
+def one_stream(client: Any, inputs: dict[str, bytes]) -> list[bytes]:
+    return [part.prediction for part in client.stub.StreamPredictions(client.request(input=inputs))]
 
 
-def both_ways(client: Client, inputs: dict[str, bytes]) -> None:
-    sent = [client.request(inputs, sequence_id="a")] * 3
+def both_ways(client: Any, inputs: dict[str, bytes]) -> None:
+    sent = [client.request(input=inputs, sequence_id="a")] * 3
     with contextlib.suppress(grpc.RpcError):  # TorchServe closes it before its answers
         list(client.stub.StreamPredictions2(iter(sent), timeout=20))
 
 
-def given_up(client: Client, inputs: dict[str, bytes]) -> None:
+def given_up(client: Any, inputs: dict[str, bytes]) -> None:
     for call in (client.stub.Predictions, client.stub.StreamPredictions):
         with pytest.raises(grpc.RpcError) as refused:
-            list(call(client.request(inputs), timeout=0.02))
+            list(call(client.request(input=inputs), timeout=0.02))
         assert refused.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
@@ -120,9 +108,9 @@ def given_up(client: Client, inputs: dict[str, bytes]) -> None:
 )  # fmt: skip
 @pytest.mark.usefixtures("unharmed")
 def test_no_call_ends_the_worker_or_harms_its_neighbours(
-    client: Client,
+    client: Any,
     server: Server,
-    call: Callable[[Client, dict[str, bytes]], object],
+    call: Callable[[Any, dict[str, bytes]], object],
     inputs: dict[str, bytes],
 ) -> None:
     with ThreadPoolExecutor(8) as pool:
@@ -135,5 +123,5 @@ def test_no_call_ends_the_worker_or_harms_its_neighbours(
         assert [reply.result().status_code for reply in (busy, *neighbours)] == [200] * 7
 
 
-def test_a_stream_is_one_reply(client: Client, predict: Predict) -> None:
+def test_a_stream_is_one_reply(client: Any, predict: Predict) -> None:
     assert one_stream(client, SMALL) == [predict(SMALL)]
