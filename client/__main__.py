@@ -139,16 +139,15 @@ def _run(arguments_: Sequence[str] | None) -> int:
             fields["format"] = _format(config, kind, fields)
         elif config.fps is not None or config.loop is not None:
             raise ArgumentError(NO_ANIMATION)
-        key = config.api_key or os.environ.get("DCGAN_API_KEY")
-        seconds, ca_file = config.timeout_s, config.ca_file
-        with Client(
+        client = Client(
             config.url,
             config.model,
-            read_timeout_s=seconds,
-            api_key=key,
-            ca_file=ca_file,
+            read_timeout_s=config.timeout_s,
+            api_key=config.api_key or os.environ.get("DCGAN_API_KEY"),
+            ca_file=config.ca_file,
             made_by=made_by,
-        ) as client:
+        )
+        with client:
             _save(client, fields, str(config.out), kind)
     except ArgumentError as error:
         print(f"error: {error}", file=sys.stderr)

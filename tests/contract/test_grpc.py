@@ -35,10 +35,8 @@ def client(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture
 def predict(client: Any) -> Predict:
     def call(inputs: dict[str, bytes]) -> bytes:
-        prediction: bytes = client.stub.Predictions(
-            client.request(input=inputs), timeout=60
-        ).prediction
-        return prediction
+        reply = client.stub.Predictions(client.request(input=inputs), timeout=60)
+        return bytes(reply.prediction)
 
     return call
 
