@@ -89,12 +89,6 @@ def test_json_needs_no_content_type(start: bytes) -> None:
     assert fields({"body": bytearray(start + b'{"seed": 1}')}) == {"seed": 1}
 
 
-def test_json_as_long_as_a_row_is_json() -> None:
-    body = b'{"seed": 123456}'
-    assert len(body) == ROW_BYTES
-    assert fields({"body": body}) == {"seed": 123456}
-
-
 UMLAUT = '{"sëed": 1}'
 NO_JSON = {
     "a comma": (padded(b'{"seed": 1,}'), "line 1 column"),
