@@ -105,7 +105,7 @@ class PackedNetwork:
             latents = torch.erf(latents * 0.5**0.5)
         missing = max(0, _LEAST_ROWS - count)
         rows = F.pad(latents, (0, 0, 0, missing)).to(self._dtype)
-        first = self._projection(rows, "relu")[:count]
+        first = self._projection(rows)[:count]
         pictures = first.view(count, _FIRST_PX, _FIRST_PX, -1).permute(0, 3, 1, 2)
         *inner, last = self._layers
         for layer in inner:
@@ -117,7 +117,7 @@ class PackedNetwork:
 
 
 class _Product:
-    """Rows times a matrix, plus a bias; the matrix is laid out once."""
+    """Rows times a matrix, plus a bias, and ReLU; the matrix is laid out once."""
 
     def __init__(self, matrix: Tensor, bias: Tensor) -> None:
         import torch
@@ -125,9 +125,9 @@ class _Product:
         self._ops, self._bias = torch.ops.mkldnn, bias
         self._matrix = self._ops._reorder_linear_weight(matrix.contiguous(), _AT_ONCE)
 
-    def __call__(self, rows: Tensor, activation: str) -> Tensor:
+    def __call__(self, rows: Tensor) -> Tensor:
         product: Tensor = self._ops._linear_pointwise(
-            rows, self._matrix, self._bias, activation, [], ""
+            rows, self._matrix, self._bias, "relu", [], ""
         )
         return product
 
