@@ -91,17 +91,16 @@ def _open(model_dir: Path, card: Card, settings: Settings, gpu_id: int | None) -
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the worker's hardware is good at.
+    """What the worker runs on.
 
     Args:
-        gpu: the worker has one.
-        gpu_float16: it has tensor cores, which are made for float16.
-        cpu_bfloat16: the processor has a unit for bfloat16 (AMX or AVX512-BF16).
+        gpu: a GPU, not a CPU.
+        short_floats: it has units for them: a GPU tensor cores, for float16, a CPU AMX or
+            AVX512-BF16, for bfloat16.
     """
 
     gpu: bool
-    gpu_float16: bool
-    cpu_bfloat16: bool
+    short_floats: bool
 
 
 def probe(gpu_id: int | None) -> Hardware:
@@ -112,12 +111,9 @@ def probe(gpu_id: int | None) -> Hardware:
     """
     import torch
 
-    gpu = gpu_id is not None
-    return Hardware(
-        gpu=gpu,
-        gpu_float16=gpu and torch.cuda.get_device_capability(gpu_id) >= (7, 0),
-        cpu_bfloat16=cpu_has_bfloat16(),
-    )
+    if gpu_id is None:
+        return Hardware(gpu=False, short_floats=cpu_has_bfloat16())
+    return Hardware(gpu=True, short_floats=torch.cuda.get_device_capability(gpu_id) >= (7, 0))
 
 
 def choose(settings: Settings, hardware: Hardware) -> tuple[BackendName, Precision]:
@@ -133,12 +129,10 @@ def choose(settings: Settings, hardware: Hardware) -> tuple[BackendName, Precisi
     precision: Precision
     if settings.precision != "auto":
         precision = settings.precision
-    elif settings.backend == "onnx":
+    elif settings.backend == "onnx" or not hardware.short_floats:
         precision = "float32"
-    elif hardware.gpu:
-        precision = "float16" if hardware.gpu_float16 else "float32"
     else:
-        precision = "bfloat16" if hardware.cpu_bfloat16 else "float32"
+        precision = "float16" if hardware.gpu else "bfloat16"
 
     if hardware.gpu and settings.backend not in ("auto", "torch_gpu"):
         raise RuntimeError(
@@ -150,7 +144,7 @@ def choose(settings: Settings, hardware: Hardware) -> tuple[BackendName, Precisi
             return "torch_gpu", precision
         if precision == "float32":
             return "onnx", precision
-        packed = precision == "bfloat16" and hardware.cpu_bfloat16
+        packed = precision == "bfloat16" and hardware.short_floats
         return ("packed" if packed else "torchscript"), precision
     if settings.backend == "onnx" and precision != "float32":
         raise RuntimeError(

@@ -175,10 +175,8 @@ def test_a_card_of_another_model(model_dir: Path) -> None:
         open_backend(model_dir, card, Settings(), None)
 
 
-PLAIN = Hardware(gpu=False, gpu_float16=False, cpu_bfloat16=False)
-AMX = Hardware(gpu=False, gpu_float16=False, cpu_bfloat16=True)
-OLD_GPU = Hardware(gpu=True, gpu_float16=False, cpu_bfloat16=True)
-GPU = Hardware(gpu=True, gpu_float16=True, cpu_bfloat16=True)
+PLAIN, AMX = (Hardware(gpu=False, short_floats=short) for short in (False, True))
+OLD_GPU, GPU = (Hardware(gpu=True, short_floats=short) for short in (False, True))
 
 
 @pytest.mark.parametrize(
