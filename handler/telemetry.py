@@ -33,7 +33,6 @@ LEVEL_VARIABLE = "DCGAN_LOG_LEVEL"
 LEVELS = ("debug", "info", "warn", "error", "off")  # deploy/log4j2.xml reads the variable too
 
 _json = json.JSONEncoder(separators=(",", ":")).encode
-_NUMBERS = {"warn": logging.WARNING, "off": logging.CRITICAL + 1}
 _NOISE = "Backend received inference at"  # once a batch
 
 
@@ -86,7 +85,7 @@ def configure_log() -> None:
     ours = logging.getLogger(__name__.partition(".")[0])
     ours.handlers[:] = [handler]
     ours.propagate = False  # TorchServe's own handler would write it a second time, as text
-    ours.setLevel(_NUMBERS.get(level, level.upper()))
+    ours.setLevel(logging.CRITICAL + 1 if level == "off" else level.upper())
     if level != "debug":
         logging.getLogger().addFilter(_is_no_noise)
 
