@@ -677,6 +677,12 @@ def models(
     most = limits.max_images
     say = allowed_values(nz, limits, directions)
 
+    def by_default(kind: Any, value: object, description: str) -> tuple[Any, Any]:
+        """A field that is ``value`` when it is left out or null."""
+        filled = AfterValidator(lambda given: value if given is None else given)
+        optional = Field(None, validate_default=True, description=description)
+        return Annotated[kind | None, filled], optional
+
     one_an_image = Field(min_length=1, max_length=most, fail_fast=True)
 
     seed_range = Field(ge=0, le=MAX_SEED)
@@ -713,24 +719,15 @@ def models(
     walk = {
         "between": (list[one_latent], keys),
         "steps": (Annotated[int, AfterValidator(partial(_a_step_each, most=most))], steps),
-        "method": (
-            Annotated[Method | None, AfterValidator(lambda method: method or "slerp")],
-            Field(None, validate_default=True, description=say["walk.method"]),
-        ),
+        "method": by_default(Method, "slerp", say["walk.method"]),
         "closed": (bool | None, Field(None, description=say["walk.closed"])),
     }
     fps = Annotated[float, Field(ge=MIN_FPS, le=MAX_FPS, allow_inf_nan=False)]
     loop = Annotated[int, Field(ge=0, le=MAX_LOOP)]
     motion = {
         "type": (Moving, Field(description=say["format.type"])),
-        "fps": (
-            Annotated[fps | None, AfterValidator(lambda fps: DEFAULT_FPS if fps is None else fps)],
-            Field(None, validate_default=True, description=say["format.fps"]),
-        ),
-        "loop": (
-            Annotated[loop | None, AfterValidator(lambda loop: loop or 0)],
-            Field(None, validate_default=True, description=say["format.loop"]),
-        ),
+        "fps": by_default(fps, DEFAULT_FPS, say["format.fps"]),
+        "loop": by_default(loop, 0, say["format.loop"]),
     }
     named, told = Annotated[Format, Tag("<name>")], _with_ranges(Motion, motion)
     any_format = Annotated[
