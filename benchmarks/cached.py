@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -28,12 +27,13 @@ import requests
 import tyro
 
 from benchmarks import servers
-from benchmarks.command import Range, check, machine, run_main, today, write
+from benchmarks.command import Range, check, ending, provenance, run_main, write
 from benchmarks.engine import Ask, Getting, Limits, Tally, constant, run, saturate, summary_ms
-from deploy.server import HOST, ROOT, Ports, ServerError, ask
+from deploy.server import HOST, ROOT, Ports, ask
 
 _KEY = "benchmark" * 4
 _START_S = 20.0
+_LIMITS = Limits(connections=16)
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,6 @@ class CachedConfig:
 
     seconds: Annotated[float, Range(0.5, 600)] = 5.0
     """Length of each measurement."""
-    images: Annotated[int, Range(1, 64)] = 1
-    """Of each picture."""
-    connections: Annotated[int, Range(1, 64)] = 16
-    """Kept busy."""
     rate: Annotated[float, Range(1, 10_000)] = 100.0
     """Hits/s beside the full queue."""
     queue: Annotated[int, Range(1, 2000)] = 320
@@ -58,22 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     config = tyro.cli(CachedConfig, prog="python -m benchmarks.cached", args=given)
-    try:
+
+    def work() -> int:
         check(config)
         with tempfile.TemporaryDirectory() as name:
             found = measure(config, Path(name))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (ServerError, OSError, requests.RequestException) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    command = shlex.join(["python", "-m", "benchmarks.cached", *given])
-    result = {"command": command, "date": today(), "machine": machine(), **found}
-    write(result, config.out)
-    return 0
+        write({**provenance("cached", given), **found}, config.out)
+        return 0
+
+    return ending(work)
 
 
 def measure(config: CachedConfig, folder: Path) -> dict[str, Any]:
@@ -94,16 +83,14 @@ def measure(config: CachedConfig, folder: Path) -> dict[str, Any]:
         servers.ours(folder / "server", servers.archive(folder, {})) as server,
         _proxy(folder / "proxy", server.url) as url,
     ):
-        paths = (b"/seeds/%d-%d.png" % (n, n + config.images - 1) for n in itertools.count(1, 64))
+        paths = (b"/seed/%d.png" % seed for seed in itertools.count(1))
         version = _get(url, next(paths)).headers["X-Weights-SHA256"][:8]
         one = b"/v/%b%b" % (version.encode(), next(paths))  # there it is not asked about again
         kept = _get(url, one)
-        limits = Limits(config.connections)
         to, copy = _getting(url), _getting(url, f"If-None-Match: {kept.headers['ETag']}")
 
         def busy(what: str, target: Getting, asked: Iterator[bytes], outcome: str) -> Tally:
-            asks = (Ask(path, config.images) for path in asked)
-            tally = saturate(target, config.connections, config.seconds, asks, limits)
+            tally = saturate(target, config.seconds, map(Ask, asked), _LIMITS)
             print(f"{what}: {tally.outcomes[outcome] / config.seconds:.0f}/s", file=sys.stderr)
             return tally
 
@@ -112,7 +99,7 @@ def measure(config: CachedConfig, folder: Path) -> dict[str, Any]:
         copies = busy("not modified", copy, itertools.repeat(one), "3xx")
         with _full_queue(config, server.url, folder):
             offsets = constant(config.rate, config.seconds)
-            beside = run(to, offsets, config.seconds, itertools.repeat(Ask(one)), limits)
+            beside = run(to, offsets, config.seconds, itertools.repeat(Ask(one)), _LIMITS)
     per_s = {
         "misses_per_s": misses.outcomes["2xx"] / config.seconds,
         "hits_per_s": hits.outcomes["2xx"] / config.seconds,

@@ -32,11 +32,9 @@ _HEADERS = {"Content-Type": "application/json", "Accept": "*/*", "Host": "127.0.
 
 
 class Ceiling:
-    """An unpacked archive, ready to be driven.
+    """An archive, unpacked in an empty folder, ready to be driven.
 
     Args:
-        archive: ``dcgan.mar``.
-        folder: an empty folder to unpack it in.
         network: whether the service runs it, or has its images already.
 
     Raises:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -66,9 +68,27 @@ def run_main(main: Callable[[], int]) -> NoReturn:
         sys.exit(1)
 
 
+def ending(work: Callable[[], int]) -> int:
+    """The exit code that the work gives; where it cannot be done the reason goes to stderr, with 2
+    for a setting (ValueError) and 1 for what is not as it must be here; 130 after Ctrl-C."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+
+
 def end_on_sigterm() -> None:
     """Make SIGTERM what Ctrl-C is: ``with`` blocks end, and no server is left behind."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def provenance(module: str, given: Sequence[str]) -> dict[str, str]:
+    """How, when and where a result was measured."""
+    command = shlex.join(["python", "-m", f"benchmarks.{module}", *given])
+    return {"command": command, "date": today(), "machine": machine()}
 
 
 def machine() -> str:

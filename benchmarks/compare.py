@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import shlex
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,15 +33,13 @@ from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 
 from benchmarks import servers
 from benchmarks.ceiling import Ceiling
-from benchmarks.command import Range, check, machine, run_main, today, write
+from benchmarks.command import Range, check, ending, provenance, run_main, write
 from benchmarks.engine import Kind, Limits, Tally, asks, histogram, saturate, summary_ms, target
 from benchmarks.peers import launch
 from benchmarks.peers.launch import PEERS, PeerError
 from benchmarks.servers import Running
 from benchmarks.tables import report
 from benchmarks.training_loops import TrainingConfig, compare
-from deploy.java import NoJavaError
-from deploy.server import ServerError
 
 TITLES = {name: name for name in ("ours", "stock", "blank")}
 TITLES |= {name: peer.title for name, peer in PEERS.items()}
@@ -67,16 +64,10 @@ _CONNECTIONS: dict[str, dict[Kind, tuple[int, ...]]] = {
 
 @dataclass(frozen=True)
 class Work:
-    """What the connections ask for.
-
-    Args:
-        name: for tables.
-        num_images: images of each request, taken in turn; (1, 1, 64) is a mix.
-        connections: how many at once.
-    """
+    """What the connections ask for."""
 
     name: str
-    num_images: tuple[int, ...]
+    num_images: tuple[int, ...]  # of each request, taken in turn
     connections: int
 
 
@@ -161,44 +152,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args=given,
     )
     if isinstance(config, ServingConfig):
-        return serving(config, shlex.join(["python", "-m", "benchmarks.compare", *given]))
-    try:
+        return serving(config, given)
+
+    def work() -> int:
         check(config)
         print(json.dumps(compare(config), indent=2))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        return 0
+
+    return ending(work)
 
 
-def serving(config: ServingConfig, command: str) -> int:
+def serving(config: ServingConfig, given: Sequence[str]) -> int:
     """Measure the servers, write and print what they gave; returns the exit code."""
-    measurement, code = None, 0
+    started: list[Measurement] = []
+
+    def work() -> int:
+        config.check()
+        packed = servers.archive(folder / "packed", config.settings())
+        started.append(Measurement(config, packed, folder, stack))
+        started[0].run()
+        return 0
+
     with tempfile.TemporaryDirectory(prefix="dcgan-bench-") as temporary, ExitStack() as stack:
         folder = Path(temporary)
-        try:
-            config.check()
-            packed = servers.archive(folder / "packed", config.settings())
-        except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        try:
-            measurement = Measurement(config, packed, folder, stack)
-            measurement.run()
-        except KeyboardInterrupt:
-            code = 130
-        except (ServerError, NoJavaError, RuntimeError, OSError,
-                subprocess.CalledProcessError) as error:  # fmt: skip
-            print(f"error: {error}", file=sys.stderr)
-            code = 1
-    if measurement is None or not measurement.rows:
+        code = ending(work)
+    if not started or not started[0].rows:
         return code
-    result = measurement.result(command)
+    result = {**provenance("compare", given), **started[0].result()}
     write(result, config.out)
     print(report(result))
     answered = [turn["load"]["requests"] for row in result["rows"] for turn in row["turns"]["ours"]]
@@ -214,9 +194,7 @@ class Measurement:
     of such repeats for the whole run, so that a machine that is never quiet is measured too.
 
     Args:
-        config: what to measure.
         packed: our archive.
-        folder: for logs.
         stack: stops the servers.
 
     Raises:
@@ -261,12 +239,9 @@ class Measurement:
         for work in self.config.works():
             self.rows.append(self._row(work))
 
-    def result(self, command: str) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         """What there is, as JSON values."""
         return {
-            "machine": machine(),
-            "date": today(),
-            "command": command,
             "backend": self.ceiling.backend,
             "precision": self.ceiling.precision,
             "network": self.config.network,
@@ -299,13 +274,7 @@ class Measurement:
     def _up(self, name: str, running: Running) -> None:
         """Take in a server that is ready: see what it does when idle, then hold it still."""
         self.stack.callback(running.resume)  # before it is stopped
-        saturate(  # Java compiles what is used often
-            target(running.url, "application/json"),
-            32,
-            _WARM_S,
-            asks(itertools.cycle((1, 1, 1, 64)), 0, running.body),
-            Limits(timeout_s=60),
-        )
+        self._busy(running, (1, 1, 1, 64), 32, _WARM_S)  # Java compiles what is used often
         time.sleep(_IDLE_S / 2)
         before = running.cpu_s()
         time.sleep(_IDLE_S)
@@ -376,15 +345,10 @@ class Measurement:
         return turns
 
     def _turn(self, running: Running, work: Work, number: int) -> Turn:
-        to = target(running.url, "application/json")
-
-        def busy(seconds: float, first_seed: int) -> Tally:
-            said = asks(itertools.cycle(work.num_images), first_seed, running.body)
-            return saturate(to, work.connections, seconds, said, Limits(timeout_s=60))
-
+        busy = partial(self._busy, running, work.num_images, work.connections)
         running.resume()
         try:
-            busy(0.3, 0)  # connections, queues and what was swapped out come to life
+            busy(0.3)  # connections, queues and what was swapped out come to life
             before = running.cpu_s()
             tally = busy(self.config.seconds, 10_000_000 * (number + 1))
             cpu_s = running.cpu_s() - before
@@ -403,6 +367,18 @@ class Measurement:
             return {"load": load, **cost}, tally.latency_us
         finally:
             running.pause()
+
+    def _busy(
+        self,
+        running: Running,
+        num_images: tuple[int, ...],
+        connections: int,
+        seconds: float,
+        first_seed: int = 0,
+    ) -> Tally:
+        said = asks(itertools.cycle(num_images), first_seed, running.body)
+        to = target(running.url, "application/json")
+        return saturate(to, seconds, said, Limits(connections, timeout_s=60))
 
 
 def _quantiles(latency_us: HdrHistogram) -> dict[str, float | None]:

@@ -64,12 +64,8 @@ def json_body(seed: int, num_images: int) -> bytes:
 
 
 def sizes(kind: Kind, grid_share: float, seed: int) -> Iterator[int]:
-    """Images of each request, without end: 1, GRID_IMAGES, or a random mix of both.
-
-    Args:
-        grid_share: part of a mix that is grids, 0..1.
-        seed: the same gives the same sizes.
-    """
+    """Images of each request, without end: 1, GRID_IMAGES, or a random mix, of which the share is
+    grids. The same seed gives the same sizes."""
     random = np.random.default_rng(seed)
     while True:
         grid = kind == "grid" or (kind == "mix" and random.random() < grid_share)
@@ -114,19 +110,14 @@ def poisson(rate_per_s: float, duration_s: float, seed: int | list[int]) -> Offs
 
 @dataclass(frozen=True)
 class Target:
-    """Where to post to.
-
-    Args:
-        host, port: of the server.
-        head: the request's first bytes, up to and including ``Content-Length: ``.
-    """
+    """Where to post to; ``head`` is the request up to and including ``Content-Length: ``."""
 
     host: str
     port: int
     head: bytes
 
     def request(self, body: bytes) -> bytes:
-        """Of one request, all bytes."""
+        """All bytes of one."""
         return b"%b%d\r\n\r\n%b" % (self.head, len(body), body)
 
 
@@ -135,18 +126,11 @@ class Getting(Target):
     """Where to get from: what a request says is its path, and ``head`` are its headers."""
 
     def request(self, body: bytes) -> bytes:
-        """Of one request, all bytes."""
         return b"GET %b HTTP/1.1\r\n%b\r\n" % (body, self.head)
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What came back.
-
-    Args:
-        status: 200..599.
-        images: what X-Num-Images says; 0 without that header.
-    """
+class Reply(NamedTuple):
+    """A status, 200..599, and what X-Num-Images says; 0 without that header."""
 
     status: int
     images: int
@@ -255,7 +239,7 @@ class Connection:
         return reply
 
     def close(self) -> None:
-        """Close; the next post opens again."""
+        """The next post opens again."""
         if self._socket is not None:
             with contextlib.suppress(KeyError):
                 self._readable.unregister(self._socket.fileno())
@@ -286,7 +270,7 @@ class Limits:
     """What bounds a run.
 
     Args:
-        connections: at most so many at once; opened when needed.
+        connections: at most so many at once, opened when needed; or, of ``saturate``, all busy.
         timeout_s: nobody waits longer for a connection, nor for an answer once sent.
         late_s: a request that leaves later than this after its moment is a late send.
     """
@@ -365,11 +349,8 @@ class Tally:
         return max(whole, self.in_window / self.window_s)
 
 
-@dataclass(frozen=True)
-class _Job:
-    due_s: float
-    ask: Ask
-    waits: bool = False  # all connections were busy when it was due
+Progress = Callable[[float, Tally], None]
+"""Called every second with the seconds passed and the tally so far."""
 
 
 class _Run:
@@ -387,7 +368,7 @@ class _Run:
                 self.workers.append(gevent.spawn(self._work))
             else:
                 waits = True
-        self._queue.put(_Job(due_s, ask, waits))
+        self._queue.put((due_s, ask, waits))
 
     def finish(self) -> None:
         """Return when every request has an outcome."""
@@ -403,7 +384,7 @@ class _Run:
                 self._idle -= 1
                 if job is None:
                     return
-                self._send(connection, job)
+                self._send(connection, *job)
 
     def keep_busy(self, asks: Iterator[Ask]) -> None:
         """One connection that always has a request under way, until the window or ``asks`` ends."""
@@ -414,16 +395,17 @@ class _Run:
                     return
                 broken = self._tally.outcomes["connection_error"]
                 self._tally.arrivals += 1
-                self._send(connection, _Job(now_s, ask))
+                self._send(connection, now_s, ask)
                 if self._tally.outcomes["connection_error"] > broken:
                     gevent.sleep(0.01)  # a server that is gone must not be asked in a tight loop
 
-    def _send(self, connection: Connection, job: _Job) -> None:
+    def _send(self, connection: Connection, due_s: float, ask: Ask, waits: bool = False) -> None:
+        """``waits``: all connections were busy when it was due."""
         tally, limits = self._tally, self._limits
-        lag_s = time.monotonic() - job.due_s
+        lag_s = time.monotonic() - due_s
         tally.send_lag_us.record_value(_us(lag_s))
         if lag_s > limits.late_s:
-            if job.waits:
+            if waits:
                 tally.late_no_connection += 1
             else:
                 tally.late_client += 1
@@ -433,7 +415,7 @@ class _Run:
         timeout = gevent.Timeout(limits.timeout_s)
         try:
             with timeout:
-                reply = connection.post(job.ask.body)
+                reply = connection.post(ask.body)
         except gevent.Timeout as expired:
             if expired is not timeout:
                 raise
@@ -447,10 +429,10 @@ class _Run:
             kind = _kind(reply.status)
             tally.outcomes[kind] += 1
             if kind == "2xx":
-                tally.latency_us.record_value(_us(end_s - job.due_s))
+                tally.latency_us.record_value(_us(end_s - due_s))
                 tally.last_ok_s = end_s - self.start_s
                 tally.in_window += tally.last_ok_s <= tally.window_s
-                tally.images += reply.images or job.ask.images
+                tally.images += reply.images or ask.images
 
     def _give_up(self, outcome: str, waited_s: float) -> None:
         self._tally.outcomes[outcome] += 1
@@ -463,7 +445,7 @@ def run(
     window_s: float,
     asks: Iterator[Ask],
     limits: Limits,
-    progress: Callable[[float, Tally], None] | None = None,
+    progress: Progress | None = None,
 ) -> Tally:
     """Send one request at each offset from now; return when each has an outcome.
 
@@ -471,7 +453,6 @@ def run(
 
     Args:
         offsets: seconds, float64 (n,), ascending, within ``window_s``.
-        progress: called every second with the seconds passed and the tally so far.
     """
     tally = Tally(window_s, len(offsets))
     with _running(to, tally, limits, progress) as load:
@@ -486,24 +467,21 @@ def run(
 
 def saturate(
     to: Target,
-    connections: int,
     window_s: float,
     asks: Iterator[Ask],
     limits: Limits,
-    progress: Callable[[float, Tally], None] | None = None,
+    progress: Progress | None = None,
 ) -> Tally:
-    """Keep so many connections busy for so long, and wait for the last answers."""
+    """Keep all connections busy for so long, and wait for the last answers."""
     tally = Tally(window_s)
     with _running(to, tally, limits, progress) as load:
-        load.workers += [gevent.spawn(load.keep_busy, asks) for _ in range(connections)]
+        load.workers += [gevent.spawn(load.keep_busy, asks) for _ in range(limits.connections)]
         gevent.joinall(load.workers, raise_error=True)
     return tally
 
 
 @contextlib.contextmanager
-def _running(
-    to: Target, tally: Tally, limits: Limits, progress: Callable[[float, Tally], None] | None
-) -> Iterator[_Run]:
+def _running(to: Target, tally: Tally, limits: Limits, progress: Progress | None) -> Iterator[_Run]:
     # Else a collection looks at every imported module, for tens of milliseconds. Nor is there one
     # here: a Ctrl-C in it would be lost.
     gc.freeze()
@@ -522,7 +500,7 @@ def _running(
         tally.cpu_s = time.process_time() - cpu_s
 
 
-def _report(progress: Callable[[float, Tally], None], start_s: float, tally: Tally) -> None:
+def _report(progress: Progress, start_s: float, tally: Tally) -> None:
     while True:
         gevent.sleep(1.0)
         progress(time.monotonic() - start_s, tally)

@@ -30,18 +30,17 @@ import gevent
 import psutil
 import requests
 import tyro
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.command import Range, check, run_main, today, within, write
-from benchmarks.curve import Knee, Point, find_knee, summarize
 from benchmarks.engine import (
+    OUTCOMES,
     Ask,
     Connection,
     Kind,
     Limits,
-    Offsets,
+    Progress,
     Tally,
     Target,
     asks,
@@ -50,17 +49,21 @@ from benchmarks.engine import (
     run,
     saturate,
     sizes,
+    summary_ms,
     target,
 )
 from benchmarks.resources import Sampler
 from deploy.server import ask
 from training.files import atomic_path
 
-Progress = Callable[[float, Tally], None]
+Point = dict[str, Any]
+"""What one rate gave, as JSON values; docs/load-testing.md has a line for each key."""
 Metrics = dict[str, tuple[float, bool]]
 """By series, ``name{labels}``: its value, and whether it only grows, as those of counters,
 histograms and summaries do."""
 PERCENTILES = {"p50": "p50", "p90": "p90", "p99": "p99", "p99.9": "p99_9"}
+_LATE_SHARE = 0.01  # from so many late sends on, a p99 says more of the client than the server
+_LATE_FEW = 10  # so many are a hiccup of the machine, whatever their share
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write(result, config.out)
     if config.report is not None:
         draw(result, config.report)
-    if code == 0 and not any(point.outcomes["2xx"] for point in measurement.points):
+    if code == 0 and not any(point["outcomes"]["2xx"] for point in measurement.points):
         print("error: no request was answered 2xx", file=sys.stderr)
         return 1
     return code
@@ -223,8 +226,8 @@ class Measurement:
     def knee(self) -> Knee | None:
         """None as well where only this client, not the server, could not keep up."""
         # Connections that are kept busy offer what is answered: there is no rate to be too much.
-        open_loop = [p for p in self.points if p.rate_per_s is not None]
-        valid = [p for p in open_loop if not p.client_saturated]
+        open_loop = [p for p in self.points if p["rate_per_s"] is not None]
+        valid = [p for p in open_loop if not p["client_saturated"]]
         return find_knee(valid, self.config.min_share, self.config.p99_factor)
 
     def run(self) -> None:
@@ -237,8 +240,8 @@ class Measurement:
         self._knock()
         if config.arrivals == "saturate":
             if config.warmup_s:
-                self._saturate(config.warmup_s)
-            self.points.append(self._point(None, self._saturate))
+                self._requests_left -= self._saturate(config.warmup_s).arrivals
+            self._measure(None, partial(self._saturate, config.duration_s))
             self.stopped = "connections kept busy"
             return
         rates = config.rate or tuple(
@@ -246,14 +249,18 @@ class Measurement:
         )
         self._warm_up(rates[0])
         for number, rate_per_s in enumerate(rates):
-            offsets = self._offsets(rate_per_s, number)
+            if config.arrivals == "constant":
+                offsets = constant(rate_per_s, config.duration_s)
+            else:
+                offsets = poisson(rate_per_s, config.duration_s, [self.seed, number])
             if len(offsets) > self._requests_left:
                 self.stopped = f"the next point would exceed max_requests {config.max_requests}"
                 print(self.stopped, file=sys.stderr)
                 return
-            self.points.append(self._open_point(rate_per_s, offsets))
+            at = (self.to, offsets, config.duration_s, self._asks, self._limits)
+            self._measure(rate_per_s, partial(run, *at))
             bend = self.knee
-            if self.points[-1].client_saturated:
+            if self.points[-1]["client_saturated"]:
                 self.stopped = "this client is saturated: its last point says nothing of the server"
                 print(f"{self.stopped}; run it on a machine of its own", file=sys.stderr)
                 return
@@ -275,10 +282,7 @@ class Measurement:
             "seed": self.seed,
             "knee": asdict(bend) if bend else None,
             "stopped": self.stopped,
-            "points": [
-                {**asdict(point), "client_saturated": point.client_saturated}
-                for point in self.points
-            ],
+            "points": self.points,
         }
 
     def _knock(self) -> None:
@@ -303,49 +307,36 @@ class Measurement:
             run(self.to, offsets, self.config.warmup_s, self._asks, self._limits)
             self._requests_left -= len(offsets)
 
-    def _offsets(self, rate_per_s: float, number: int) -> Offsets:
-        if self.config.arrivals == "constant":
-            return constant(rate_per_s, self.config.duration_s)
-        return poisson(rate_per_s, self.config.duration_s, [self.seed, number])
-
-    def _open_point(self, rate_per_s: float, offsets: Offsets) -> Point:
-        self._requests_left -= len(offsets)
-        return self._point(
-            rate_per_s,
-            lambda duration_s, progress: run(
-                self.to, offsets, duration_s, self._asks, self._limits, progress
-            ),
-        )
-
     def _saturate(self, duration_s: float, progress: Progress | None = None) -> Tally:
-        count = self.config.connections
         # Requests cannot be counted in advance here, so their number is bounded on the way.
         some = itertools.islice(self._asks, self._requests_left)
-        tally = saturate(self.to, count, duration_s, some, self._limits, progress)
-        self._requests_left -= tally.arrivals
-        return tally
+        return saturate(self.to, duration_s, some, self._limits, progress)
 
-    def _point(self, rate_per_s: float | None, send: Callable[[float, Progress], Tally]) -> Point:
+    def _measure(self, rate_per_s: float | None, send: Callable[[Progress], Tally]) -> None:
         before = self._scrape()
         with Sampler(self.config.pid) as sampler:
-            tally = send(self.config.duration_s, partial(_show_progress, rate_per_s))
+            tally = send(partial(_show_progress, rate_per_s))
         after = self._scrape()
+        self._requests_left -= tally.arrivals
         resources = sampler.result()
         if before and after:
             resources["metrics"] = difference(before, after)
-        point = summarize(rate_per_s, tally, resources)
-        _show(point)
-        return point
+        self.points.append(summarize(rate_per_s, tally, resources))
+        _show(self.points[-1])
 
     def _scrape(self) -> Metrics | None:
-        if self.config.metrics_url is None:
+        """The metrics endpoint, such as TorchServe's with metrics_mode=prometheus."""
+        url = self.config.metrics_url
+        if url is None:
             return None
+        parts = urlsplit(url)
+        whole = parts._replace(path=parts.path.rstrip("/") or "/metrics").geturl()
         try:
-            return scrape(self.config.metrics_url)
+            reply = ask("GET", whole, timeout=5)
+            reply.raise_for_status()
+            return read_metrics(reply.text)
         except (requests.RequestException, ValueError) as error:
-            raise LoadError(
-                f"metrics_url: cannot read {self.config.metrics_url}: {error}"
-            ) from error
+            raise LoadError(f"metrics_url: cannot read {url}: {error}") from error
 
 
 def _unused_proxy(host: str) -> str:
@@ -371,14 +362,14 @@ def _show_progress(rate_per_s: float | None, passed_s: float, tally: Tally) -> N
 
 def _show(point: Point) -> None:
     """The line that stays of a point."""
-    counts = ", ".join(f"{count} {name}" for name, count in point.outcomes.items() if count)
-    latency = point.latency_ms
+    counts = ", ".join(f"{count} {name}" for name, count in point["outcomes"].items() if count)
+    latency = point["latency_ms"]
     waits = " ".join(f"{name} {latency[key]:.1f}" for name, key in PERCENTILES.items() if latency)
-    late = sum(point.late_sends.values())
+    late = sum(point["late_sends"].values())
     print(
-        ("\r\x1b[K" if sys.stderr.isatty() else "") + f"{_rate(point.rate_per_s)}: "
-        f"{point.throughput_per_s:.1f}/s answered, latency ms {waits or 'none'}; {counts}; "
-        f"{late} sent late; client {point.client_cores:.0%} of a core",
+        ("\r\x1b[K" if sys.stderr.isatty() else "") + f"{_rate(point['rate_per_s'])}: "
+        f"{point['throughput_per_s']:.1f}/s answered, latency ms {waits or 'none'}; {counts}; "
+        f"{late} sent late; client {point['client_cores']:.0%} of a core",
         file=sys.stderr,
     )
 
@@ -387,19 +378,73 @@ def _rate(rate_per_s: float | None) -> str:
     return "saturated" if rate_per_s is None else f"{rate_per_s:.4g}/s"
 
 
-def scrape(url: str) -> Metrics:
-    """Read a metrics endpoint, such as TorchServe's with metrics_mode=prometheus.
+def summarize(rate_per_s: float | None, tally: Tally, resources: dict[str, Any]) -> Point:
+    """The point that a finished run gives.
 
-    Raises:
-        requests.RequestException: it cannot be reached or does not answer 200.
-        ValueError: it is not in Prometheus' text format.
+    Args:
+        rate_per_s: as asked for; None where connections were kept busy.
+        resources: of the server, by ``benchmarks.resources``.
     """
-    parts = urlsplit(url)
-    reply = ask(
-        "GET", parts._replace(path=parts.path.rstrip("/") or "/metrics").geturl(), timeout=5
-    )
-    reply.raise_for_status()
-    return read_metrics(reply.text)
+    answered, throughput_per_s = tally.outcomes["2xx"], tally.throughput_per_s
+    return {
+        "rate_per_s": rate_per_s,
+        "duration_s": tally.window_s,
+        "arrivals": tally.arrivals,
+        "offered_per_s": tally.arrivals / tally.window_s,
+        "throughput_per_s": throughput_per_s,
+        "images_per_s": tally.images / answered * throughput_per_s if tally.images else None,
+        "outcomes": {name: tally.outcomes[name] for name in OUTCOMES},
+        "latency_ms": summary_ms(tally.latency_us),
+        "send_lag_ms": summary_ms(tally.send_lag_us),
+        "late_sends": {"no_connection": tally.late_no_connection, "client": tally.late_client},
+        "connections": tally.connections,
+        "client_cores": tally.cpu_s / tally.wall_s,
+        "client_saturated": tally.late_client > max(_LATE_FEW, _LATE_SHARE * tally.arrivals),
+        "resources": resources,
+        "histogram": tally.latency_us.encode().decode("ascii"),
+    }
+
+
+@dataclass(frozen=True)
+class Knee:
+    """Where the curve bends: the first rate that the server does not carry."""
+
+    index: int  # of its point
+    rate_per_s: float
+    reasons: tuple[str, ...]
+    sustained_per_s: float | None  # by the point before it
+
+
+def find_knee(points: Sequence[Point], min_share: float, p99_factor: float) -> Knee | None:
+    """The knee, or None while every rate is carried.
+
+    Args:
+        points: by ascending rate.
+        min_share: least throughput by offered load.
+        p99_factor: greatest p99 by that of the first point.
+    """
+    for index, point in enumerate(points):
+        reasons = []
+        answered_per_s, offered_per_s = point["throughput_per_s"], point["offered_per_s"]
+        # Poisson arrivals at a low rate may come to none at all.
+        share = answered_per_s / offered_per_s if offered_per_s else 1.0
+        if share < min_share:
+            reasons.append(
+                f"throughput {answered_per_s:.1f}/s is {share:.0%} of the offered "
+                f"{offered_per_s:.1f}/s; at least {min_share:.0%} is asked for"
+            )
+        p99_ms, lowest_ms = ((of["latency_ms"] or {}).get("p99") for of in (point, points[0]))
+        if p99_ms and lowest_ms and p99_ms > p99_factor * lowest_ms:
+            reasons.append(
+                f"p99 {p99_ms:.1f} ms is {p99_ms / lowest_ms:.1f} times that of the lowest rate; "
+                f"at most {p99_factor:g} times is asked for"
+            )
+        if errors := point["arrivals"] - point["outcomes"]["2xx"]:
+            reasons.append(f"{errors} requests were not answered 2xx")
+        if reasons:
+            before = points[index - 1]["throughput_per_s"] if index else None
+            return Knee(index, point["rate_per_s"], tuple(reasons), before)
+    return None
 
 
 def read_metrics(text: str) -> Metrics:
@@ -444,21 +489,29 @@ def difference(before: Metrics, after: Metrics) -> dict[str, dict[str, float]]:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Latency by offered load, and what became of the requests.
-
-    Args:
-        result: of ``Measurement.result``.
-        path: a PNG.
-    """
+    """Latency by offered load, and what became of the requests, as a PNG."""
+    points = result["points"]
     figure = Figure(figsize=(8, 9), layout="constrained")
     latency, throughput = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    _draw_latency(latency, result["points"])
-    _draw_throughput(throughput, result["points"])
+    dots = {"marker": "o", "markersize": 4}
+    measured = [point for point in points if point["latency_ms"]]
+    rates = [point["offered_per_s"] for point in measured]
+    for name, key in PERCENTILES.items():
+        latency.plot(rates, [point["latency_ms"][key] for point in measured], label=name, **dots)
+    latency.set(yscale="log", ylabel="latency from the intended moment, ms")
+    offered = [point["offered_per_s"] for point in points]
+    answered = [point["throughput_per_s"] for point in points]
+    lost = [(p["arrivals"] - p["outcomes"]["2xx"]) / p["duration_s"] for p in points]
+    throughput.plot(offered, offered, color="0.7", linewidth=1, label="offered")
+    throughput.plot(offered, answered, label="answered 2xx", **dots)
+    if any(lost):
+        throughput.plot(offered, lost, marker="x", color="tab:red", label="not answered 2xx")
+    throughput.set(xlabel="offered load, requests/s", ylabel="requests/s")
     if result["knee"]:
-        at = result["points"][result["knee"]["index"]]["offered_per_s"]
+        at = points[result["knee"]["index"]]["offered_per_s"]
         for axes in (latency, throughput):
             axes.axvline(at, color="0.4", linestyle="--", linewidth=1, label="knee")
-    for point in result["points"]:
+    for point in points:
         if point["client_saturated"]:
             latency.axvline(
                 point["offered_per_s"], color="tab:red", linestyle=":", label="client saturated"
@@ -472,33 +525,6 @@ def draw(result: dict[str, Any], path: Path) -> None:
     )
     with atomic_path(path) as beside:
         figure.savefig(beside, format="png", dpi=110)
-
-
-def _draw_latency(axes: Axes, points: list[dict[str, Any]]) -> None:
-    measured = [point for point in points if point["latency_ms"]]
-    for name, key in PERCENTILES.items():
-        axes.plot(
-            [point["offered_per_s"] for point in measured],
-            [point["latency_ms"][key] for point in measured],
-            marker="o",
-            markersize=4,
-            label=name,
-        )
-    axes.set_yscale("log")
-    axes.set_ylabel("latency from the intended moment, ms")
-
-
-def _draw_throughput(axes: Axes, points: list[dict[str, Any]]) -> None:
-    offered = [point["offered_per_s"] for point in points]
-    axes.plot(offered, offered, color="0.7", linewidth=1, label="offered")
-    answered = [point["throughput_per_s"] for point in points]
-    axes.plot(offered, answered, marker="o", markersize=4, label="answered 2xx")
-    others = [(point["arrivals"] - point["outcomes"]["2xx"]) for point in points]
-    lost = [count / point["duration_s"] for count, point in zip(others, points, strict=True)]
-    if any(lost):
-        axes.plot(offered, lost, marker="x", color="tab:red", label="not answered 2xx")
-    axes.set_xlabel("offered load, requests/s")
-    axes.set_ylabel("requests/s")
 
 
 if __name__ == "__main__":

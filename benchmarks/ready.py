@@ -21,12 +21,7 @@ _open_backend = choose.open_backend
 
 
 class Changed:
-    """A backend that runs something else.
-
-    Args:
-        of: what this one calls itself.
-        run: latents, float32 (N, nz), to images, uint8 (N, H, W, C).
-    """
+    """A backend that runs something else: latents, float32 (N, nz), to uint8 (N, H, W, C)."""
 
     def __init__(self, of: Backend, run: Callable[[Latents], Images]) -> None:
         self.name, self.device, self.precision = of.name, of.device, of.precision

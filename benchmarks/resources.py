@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import threading
 import time
 from collections.abc import Callable
@@ -11,17 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import psutil
+import pynvml as nvml
 
 _PERIOD_S = 0.5
 
 
 class Background:
-    """Does something again and again in a thread while its ``with`` block runs.
-
-    Args:
-        act: what.
-        period_s: from the end of one to the start of the next.
-    """
+    """Acts again and again in a thread while its ``with`` block runs; ``period_s`` is from the end
+    of one act to the start of the next."""
 
     def __init__(self, act: Callable[[], None], period_s: float) -> None:
         self._act, self._period_s = act, period_s
@@ -72,17 +68,16 @@ class _Family:
 class _Gpu:
     """One GPU through NVML; what it does not support stays empty."""
 
-    nvml: Any
     handle: Any
     name: str
     utilisation: list[int] = field(default_factory=list)
     used_bytes: list[int] = field(default_factory=list)
 
     def sample(self) -> None:
-        with contextlib.suppress(self.nvml.NVMLError):
-            self.utilisation.append(self.nvml.nvmlDeviceGetUtilizationRates(self.handle).gpu)
-        with contextlib.suppress(self.nvml.NVMLError):
-            self.used_bytes.append(self.nvml.nvmlDeviceGetMemoryInfo(self.handle).used)
+        with contextlib.suppress(nvml.NVMLError):
+            self.utilisation.append(nvml.nvmlDeviceGetUtilizationRates(self.handle).gpu)
+        with contextlib.suppress(nvml.NVMLError):
+            self.used_bytes.append(nvml.nvmlDeviceGetMemoryInfo(self.handle).used)
 
     def result(self) -> dict[str, Any]:
         seen = self.utilisation
@@ -144,14 +139,9 @@ class Sampler(Background):
 def _open_gpus() -> tuple[list[_Gpu], str]:
     """The GPUs of this machine, or none and why."""
     try:
-        nvml = importlib.import_module("pynvml")
-    except ImportError:
-        return [], "not sampled: pynvml is not installed (pip install nvidia-ml-py)"
-    try:
         nvml.nvmlInit()
         handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
-        names = [nvml.nvmlDeviceGetName(handle) for handle in handles]
+        gpus = [_Gpu(handle, str(nvml.nvmlDeviceGetName(handle))) for handle in handles]
     except nvml.NVMLError as error:
         return [], f"not sampled: NVML says {error}"
-    gpus = [_Gpu(nvml, handle, str(name)) for handle, name in zip(handles, names, strict=True)]
     return gpus, "not sampled: NVML lists no GPU"

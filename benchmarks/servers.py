@@ -32,18 +32,11 @@ TRACE = "generator.pt"
 
 @dataclass(frozen=True)
 class Running:
-    """A server that is ready.
-
-    Args:
-        url: what to post to.
-        process: its first process; all others are below it.
-        ready_s: seconds from its start to the first image.
-        body: what a request says.
-    """
+    """A server that is ready."""
 
     url: str
-    process: psutil.Process
-    ready_s: float
+    process: psutil.Process  # the first one; all others are below it
+    ready_s: float  # from its start to the first image
     body: Body = json_body
 
     def cpu_s(self) -> float:
@@ -100,8 +93,7 @@ def archive(folder: Path, settings: Mapping[str, str], workers: int = 0) -> Path
     """The archive of the model store, or a copy with other settings.
 
     Args:
-        folder: for the copy.
-        settings: keys of the handler block in model-config.yaml and their values.
+        settings: of the handler block in model-config.yaml.
         workers: how many there are; 0 leaves that as it is.
 
     Raises:
@@ -119,12 +111,7 @@ def archive(folder: Path, settings: Mapping[str, str], workers: int = 0) -> Path
 
 
 def without_network(packed: Path, folder: Path) -> Path:
-    """A copy of our archive whose images are there before they are asked for.
-
-    Args:
-        packed: the archive.
-        folder: for the copy.
-    """
+    """A copy of our archive whose images are there before they are asked for."""
     with zipfile.ZipFile(packed) as source:
         manifest = json.loads(source.read("MAR-INF/MANIFEST.json"))
     entry = (ROOT / "benchmarks" / "ready.py").read_bytes()
@@ -147,12 +134,8 @@ def stock(folder: Path) -> AbstractContextManager[Running]:
 
 
 def blank(folder: Path, replies: Mapping[int, bytes]) -> AbstractContextManager[Running]:
-    """A handler that has its replies already, with our batch size, delay and workers.
-
-    Args:
-        folder: for its files.
-        replies: number of images to the reply.
-    """
+    """A handler that has its replies already, by number of images; our batch size, delay and
+    workers."""
     extra = made(folder / "replies")
     for num_images, reply in replies.items():
         (extra / f"{num_images}.png").write_bytes(reply)

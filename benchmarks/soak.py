@@ -14,7 +14,6 @@ import contextlib
 import itertools
 import json
 import random
-import shlex
 import socket
 import sys
 import tempfile
@@ -30,7 +29,7 @@ import psutil
 import tyro
 from matplotlib.figure import Figure
 
-from benchmarks.command import Range, check, machine, markdown, run_main, today, write
+from benchmarks.command import Range, check, ending, markdown, provenance, run_main, write
 from benchmarks.engine import (
     OUTCOMES,
     Ask,
@@ -45,8 +44,7 @@ from benchmarks.engine import (
     target,
 )
 from benchmarks.resources import Background
-from deploy.java import NoJavaError
-from deploy.server import ROOT, Ports, Server, ServerError
+from deploy.server import ROOT, Ports, Server
 from training.files import atomic_path
 
 Vitals = dict[str, float]
@@ -57,15 +55,10 @@ whatever state; the files below the folder for temporary files; the number of wo
 
 @dataclass(frozen=True)
 class Bound:
-    """How much a trend may add over the second half of a run.
-
-    Args:
-        absolute: in the unit of the samples.
-        share: of the median of that half; the larger of the two counts.
-    """
+    """How much a trend may add over the second half of a run; the larger of the two counts."""
 
     absolute: float
-    share: float = 0.0
+    share: float = 0.0  # of the median of that half
 
 
 BOUNDS = {
@@ -84,12 +77,11 @@ _AT_REST = ("worker_fds", "java_fds", "sockets")  # between windows, when no cli
 LATENCY = Bound(20, 0.5)  # of the p50 of a window, ms
 _WINDOW_S = 20.0
 _REST_S = 0.5  # for connections to close
-_CONNECTIONS = 32  # that measure the peak
 _PEAK_S = 10.0  # how long
 _HOSTILE_SHARE = 0.1  # of all requests
 _GRID_SHARE = 0.03  # of the others
 _MOST_SAMPLES = 500  # of a trend: 125,000 pairs
-_LIMITS = Limits(timeout_s=30)
+_TIMEOUT_S = 30.0
 _MOST_PAUSE_S = 15.0
 _COLUMNS = {"median": ".1f", "growth": "+.1f", "allowed": ".1f"}
 _PANELS = (
@@ -141,25 +133,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     config = tyro.cli(SoakConfig, prog="python -m benchmarks.soak", args=given)
-    try:
+
+    def work() -> int:
         check(config)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        result = soak(config)
-    except (ServerError, NoJavaError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    result = {"command": shlex.join(["python", "-m", "benchmarks.soak", *given]), **result}
-    write(result, config.out)
-    draw(result, config.out.with_suffix(".png"))
-    print(table(result))
-    for failure in result["failures"]:
-        print(f"error: {failure}", file=sys.stderr)
-    return 1 if result["failures"] else 0
+        result = {**provenance("soak", given), **soak(config)}
+        write(result, config.out)
+        draw(result, config.out.with_suffix(".png"))
+        lines = [
+            [name, *(f"{trend[key]:{form}}" for key, form in _COLUMNS.items())]
+            for name, trend in result["trends"].items()
+        ]
+        print(markdown(["what", "median", "growth over the second half", "allowed"], lines))
+        for failure in result["failures"]:
+            print(f"error: {failure}", file=sys.stderr)
+        return 1 if result["failures"] else 0
+
+    return ending(work)
 
 
 def soak(config: SoakConfig) -> dict[str, Any]:
@@ -189,8 +178,6 @@ def soak(config: SoakConfig) -> dict[str, Any]:
         [w["end_s"] for w in windows], [w["latency_ms"]["p50"] for w in windows], LATENCY
     )
     return {
-        "machine": machine(),
-        "date": today(),
         "seconds": config.seconds,
         "peak_per_s": peak_per_s,
         "rate_per_s": rate_per_s,
@@ -224,16 +211,10 @@ def judge(samples: Sequence[Vitals], at_rest: Sequence[Vitals]) -> dict[str, Tre
 
 @dataclass(frozen=True)
 class Trend:
-    """What the second half of a run did.
-
-    Args:
-        median: of its samples.
-        growth: what its trend adds from its beginning to its end.
-        allowed: most growth.
-    """
+    """What the second half of a run did."""
 
     median: float
-    growth: float
+    growth: float  # from its beginning to its end
     allowed: float
 
     @property
@@ -243,11 +224,7 @@ class Trend:
 
 
 def trend(times_s: Sequence[float], values: Sequence[float], bound: Bound) -> Trend:
-    """The trend of the second half of a run.
-
-    Args:
-        times_s: moments of the samples, ascending, s.
-        values: the samples, as many.
+    """The trend of the second half of a run, of samples at ascending moments.
 
     Raises:
         ValueError: fewer than 8 samples, which say nothing.
@@ -316,19 +293,10 @@ def failures(
     ]
 
 
-def table(result: dict[str, Any]) -> str:
-    """The trends as Markdown."""
-    lines = [
-        [name, *(f"{trend[key]:{form}}" for key, form in _COLUMNS.items())]
-        for name, trend in result["trends"].items()
-    ]
-    return markdown(["what", "median", "growth over the second half", "allowed"], lines)
-
-
 def _peak(to: Target) -> float:
     """Answered requests/s of the same mix when every connection always has one under way."""
     for seconds in (2.0, _PEAK_S):  # the first to warm up
-        tally = saturate(to, _CONNECTIONS, seconds, bodies(seed=2), _LIMITS)
+        tally = saturate(to, seconds, bodies(seed=2), Limits(32, _TIMEOUT_S))
     # Refusals are answers too, and a part of the load to come.
     peak_per_s = (tally.outcomes["2xx"] + tally.outcomes["4xx"]) / tally.wall_s
     print(f"peak: {peak_per_s:.1f} requests/s", file=sys.stderr)
@@ -347,7 +315,7 @@ def _load(
     for number in range(count):
         offsets = poisson(rate_per_s, seconds / count, [1, number])
         asked = list(itertools.islice(endless, len(offsets)))
-        tally = run(to, offsets, seconds / count, iter(asked), _LIMITS)
+        tally = run(to, offsets, seconds / count, iter(asked), Limits(timeout_s=_TIMEOUT_S))
         time.sleep(_REST_S)
         at_rest.append(sampler.sample())
         latency_ms = summary_ms(tally.latency_us) or {"p50": 0.0, "p99": 0.0}  # nothing was sent
@@ -437,12 +405,7 @@ class VitalsSampler(Background):
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Draw every series over time.
-
-    Args:
-        result: of ``soak``.
-        path: a PNG.
-    """
+    """Every series of a result over time, as a PNG."""
     figure = Figure(figsize=(9, 12), layout="constrained")
     panels = figure.subplots(len(_PANELS) + 1, 1, sharex=True)
     times_s = result["samples"]["time_s"]

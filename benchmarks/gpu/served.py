@@ -96,8 +96,8 @@ def _ask(order: Order) -> tuple[float, int, float, float]:
     """One client: images/s, requests that were not answered 2xx, p50 and p99 in ms."""
     url, connections, num_images, seconds, first_seed = order
     said = asks(itertools.repeat(num_images), first_seed)
-    limits = Limits(timeout_s=_TIMEOUT_S)
-    tally = saturate(target(url, "application/json"), connections, seconds, said, limits)
+    limits = Limits(connections, _TIMEOUT_S)
+    tally = saturate(target(url, "application/json"), seconds, said, limits)
     failed = tally.arrivals - tally.outcomes["2xx"]
     latency = summary_ms(tally.latency_us) or {"p50": 0.0, "p99": 0.0}
     return tally.images / tally.wall_s, failed, latency["p50"], latency["p99"]

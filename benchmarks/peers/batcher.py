@@ -11,12 +11,9 @@ Result = TypeVar("Result")
 
 
 class MicroBatcher(Generic[Item, Result]):
-    """Gathers what is submitted at about the same time.
+    """Gathers what is submitted at about the same time; the first waits ``max_delay_s`` for others.
 
-    Args:
-        work: a list of items to as many results, in the same order; runs in a thread.
-        max_batch_size: items of one call at most.
-        max_delay_s: how long the first item of a batch waits for others, s.
+    ``work`` makes items to as many results, in the same order, in a thread.
     """
 
     def __init__(

@@ -36,21 +36,13 @@ _GRACE_S = 15.0  # for a server to end, once it was told to
 
 @dataclass(frozen=True)
 class Peer:
-    """One other server.
-
-    Args:
-        title: for tables.
-        command: a program of its environment and arguments, with ``{port}`` for the port.
-        path: of the URL that answers.
-        body: what a request says.
-        environment: variables over those of this process.
-    """
+    """One other server."""
 
     title: str
-    command: str
+    command: str  # a program of its environment and arguments, with ``{port}`` for the port
     path: str = "/predict"
     body: Body = json_body
-    environment: tuple[tuple[str, str], ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()  # variables over those of this process
 
 
 class PeerError(RuntimeError):
@@ -148,7 +140,7 @@ def running(
     """Start a peer, wait for its first picture, stop it at the end.
 
     Args:
-        name: one of ``PEERS``; its environment is there.
+        name: one of ``PEERS``.
         folder: for its log.
         torchscript: the generator, noise float32 (N, 100) -> float32 (N, 3, 64, 64) in [-1, 1].
         timeout_s: longest wait for the first picture, s.

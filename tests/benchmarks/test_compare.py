@@ -7,7 +7,6 @@ import zipfile
 from collections.abc import Iterator
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -18,8 +17,19 @@ from benchmarks.compare import Measurement, ServingConfig, main
 from benchmarks.peers import launch
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, pulses: Iterator[float]) -> tuple[list[int], Any]:
-    """Rounds done by each row, and the object, when the machine beats like that."""
+@pytest.mark.parametrize(
+    ("pulses", "first_row", "disturbed"),
+    [
+        (repeat(95.0), [0, 1, 2], 0),
+        (chain([95.0, 50.0], repeat(95.0)), [0, 0, 1, 2], 0),
+        (repeat(50.0), [0, 0, 0, 1, 1, 1, 2, 2, 2], 3),
+    ],
+    ids=["quiet", "disturbed once", "never quiet, which ends in time nevertheless"],
+)
+def test_a_disturbed_round_is_done_again(
+    monkeypatch: pytest.MonkeyPatch, pulses: Iterator[float], first_row: list[int], disturbed: int
+) -> None:
+    """Rounds done by each row, when the machine beats like that."""
     turns = Mock(return_value={})
     monkeypatch.setattr(Measurement, "_pulse", Mock(side_effect=pulses))
     monkeypatch.setattr(Measurement, "_ceiling", Mock(return_value=[]))
@@ -29,26 +39,10 @@ def measured(monkeypatch: pytest.MonkeyPatch, pulses: Iterator[float]) -> tuple[
     benchmark.running, benchmark.rows = {}, []
     benchmark._best_pulse = 100.0
     benchmark.run()
-    return [number for (_, number, _), _ in turns.call_args_list], benchmark
-
-
-def test_a_quiet_machine_needs_no_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds, benchmark = measured(monkeypatch, repeat(95.0))
-    assert rounds == [0, 1, 2] * len(benchmark.rows)
-    assert [row["disturbed_rounds"] for row in benchmark.rows] == [0] * len(benchmark.rows)
-
-
-def test_a_disturbed_round_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds, benchmark = measured(monkeypatch, chain([95.0, 50.0], repeat(95.0)))
-    assert rounds[:4] == [0, 0, 1, 2]
-    assert benchmark.rows[0]["disturbed_rounds"] == 0
-
-
-def test_a_machine_that_is_never_quiet_is_measured_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds, benchmark = measured(monkeypatch, repeat(50.0))
-    works = len(benchmark.rows)
-    assert rounds == [0, 0, 0, 1, 1, 1, 2, 2, 2] + [0, 1, 2] * (works - 1)
-    assert [row["disturbed_rounds"] for row in benchmark.rows] == [3] * works
+    others = len(benchmark.rows) - 1
+    rounds = [number for (_, number, _), _ in turns.call_args_list]
+    assert rounds == first_row + [0, 1, 2] * others
+    assert {row["disturbed_rounds"] for row in benchmark.rows} == {disturbed}
 
 
 def test_the_usual_work_and_a_part_of_it() -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.curve import summarize
 from benchmarks.engine import (
     Ask,
     Kind,
@@ -28,6 +27,7 @@ from benchmarks.engine import (
     sizes,
     target,
 )
+from benchmarks.load import summarize
 from tests.support.planted import Answer, after, planted, say, slow_asks
 
 
@@ -123,7 +123,7 @@ def test_open_loop_sees_a_stall_that_a_closed_loop_hides() -> None:
         opened = load(url, rate_per_s, 4.0, connections=400)
     with planted(stalling(50, stall_s)) as url:
         to, some = target(url, "application/json"), itertools.repeat(Ask(b"{}"), 400)
-        closed = saturate(to, 1, 60.0, some, Limits())
+        closed = saturate(to, 60.0, some, Limits(connections=1))
 
     assert opened.outcomes == {"2xx": 400}
     p50_s, p99_s = (opened.latency_us.get_value_at_percentile(p) / 1e6 for p in (50, 99))
@@ -157,9 +157,8 @@ def test_saturation_keeps_every_connection_busy_and_counts_the_images_asked_for(
         handler.end_headers()
 
     with planted(answer) as url:
-        tally = saturate(
-            target(url, "application/json"), 8, 0.5, itertools.repeat(Ask(b"{}", 3)), Limits()
-        )
+        to, some = target(url, "application/json"), itertools.repeat(Ask(b"{}", 3))
+        tally = saturate(to, 0.5, some, Limits(connections=8))
     assert most == [8]
     assert tally.connections == 8
     assert tally.arrivals == sum(tally.outcomes.values()) > 24
@@ -176,7 +175,7 @@ def nobody() -> str:
 
 def test_a_server_that_is_gone_is_not_asked_in_a_tight_loop() -> None:
     to = target(nobody(), "application/json")
-    tally = saturate(to, 2, 0.3, itertools.repeat(Ask(b"{}")), Limits())
+    tally = saturate(to, 0.3, itertools.repeat(Ask(b"{}")), Limits(connections=2))
     assert set(tally.outcomes) == {"connection_error"}
     assert 2 <= tally.arrivals <= 2 * 31
 
@@ -271,7 +270,7 @@ def test_long_replies_are_read_to_their_end(close: bool) -> None:
 
     with planted(answer) as url:
         to, some = target(url, "application/json"), itertools.repeat(Ask(b"{}"), 4)
-        tally = saturate(to, 1, 60.0, some, Limits())
+        tally = saturate(to, 60.0, some, Limits(connections=1))
     assert tally.outcomes == {"2xx": 4}
     assert len(seen) == (4 if close else 1)
     assert tally.latency_us.get_min_value() > 0.1e6
@@ -329,7 +328,7 @@ def test_sends_that_are_late_by_the_clients_own_fault_are_told_apart() -> None:
     assert tally.outcomes == {"2xx": 50}
     assert tally.late_client > 40
     assert tally.late_no_connection == 0
-    assert summarize(100, tally, {}).client_saturated
+    assert summarize(100, tally, {})["client_saturated"]
     # The last one left a second late, and that counts.
     assert tally.latency_us.get_max_value() / 1e6 > 0.8
 

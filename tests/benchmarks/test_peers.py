@@ -136,44 +136,31 @@ def has_ended(pid: int) -> bool:
     return True
 
 
-def start(folder: Path, timeout_s: float) -> None:
-    with launch.running("planted", folder, folder / "generator.pt", timeout_s):
-        pytest.fail("it is not ready")
+ENDS_AT_ONCE = "signal.signal(signal.SIGTERM, lambda *_: sys.exit())"
 
 
-def test_one_that_ends_says_why(planted: Path) -> None:
-    planted.write_text("raise SystemExit('no such model')")
-    with pytest.raises(PeerError, match=r"ended \(1\)\n  no such model"):
-        start(planted.parent, 30)
-
-
-def test_one_that_never_answers_is_given_up_with_all_it_started(
-    planted: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("does", "timeout_s", "said"),
+    [
+        ("sys.exit('no such model')", 30, r"ended \(1\)\n  no such model"),
+        ("pass", 30, r"ended \(0\)"),
+        (f"{ENDS_AT_ONCE}; print('still loading', flush=True); time.sleep(600)", 3,
+         "gave no picture within 3 s\n  still loading"),
+    ],
+)  # fmt: skip
+def test_one_that_is_never_ready_says_why_and_leaves_nothing_that_it_started(
+    planted: Path, does: str, timeout_s: float, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch, "_GRACE_S", 0.5)
     child = planted.parent / "child.pid"
     planted.write_text(
         "import pathlib, signal, subprocess, sys, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit())\n"
         "child = subprocess.Popen(['sleep', '600'])\n"
-        f"pathlib.Path({str(child)!r}).write_text(str(child.pid))\n"
-        "print('still loading', flush=True)\n"
-        "time.sleep(600)\n"
+        f"pathlib.Path({str(child)!r}).write_text(str(child.pid))\n{does}\n"
     )
-    with pytest.raises(PeerError, match="gave no picture within 3 s\n  still loading"):
-        start(planted.parent, 3)
-    assert has_ended(int(child.read_text()))
-
-
-def test_children_of_one_that_ended_do_not_stay(planted: Path) -> None:
-    child = planted.parent / "child.pid"
-    planted.write_text(
-        "import pathlib, subprocess\n"
-        "child = subprocess.Popen(['sleep', '600'])\n"
-        f"pathlib.Path({str(child)!r}).write_text(str(child.pid))\n"
-    )
-    with pytest.raises(PeerError, match=r"ended \(0\)"):
-        start(planted.parent, 30)
+    started = launch.running("planted", planted.parent, planted.parent / "x.pt", timeout_s)
+    with pytest.raises(PeerError, match=said), started:
+        pytest.fail("it is not ready")
     assert has_ended(int(child.read_text()))
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
+from benchmarks import resources
 from benchmarks.resources import Background, Sampler
 from tests.support.nvml import Nvml
 
@@ -63,17 +64,17 @@ def test_a_server_that_ends_meanwhile_is_told() -> None:
         assert not sampler.result()["server"]["still_running"]
 
 
-def test_without_a_pid_and_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", None)  # importing it fails
+def test_without_a_pid_and_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "nvml", Nvml(fails=True))
     with Sampler(None) as sampler:
         pass
     result = sampler.result()
     assert result["server"] is None
-    assert "pynvml is not installed" in result["gpus"]
+    assert result["gpus"].startswith("not sampled: NVML says ")
 
 
 def test_gpus_through_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", Nvml())
+    monkeypatch.setattr(resources, "nvml", Nvml())
     with Sampler(None) as sampler:
         pass
     first, second = sampler.result()["gpus"]

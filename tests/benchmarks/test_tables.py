@@ -37,16 +37,11 @@ def pooled(turns: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def result(**turns: list[dict[str, Any]]) -> dict[str, Any]:
-    titles = {
-        "ours": "ours",
-        "stock": "stock",
-        "blank": "blank",
-        "litserve": "LitServe",
-        "triton": "Triton",
-    }
+    titles = {"litserve": "LitServe", "triton": "Triton"}
     return {
         "servers": {
-            name: {"title": titles[name], "ready_s": 3.25, "idle_cores": 0.125} for name in turns
+            name: {"title": titles.get(name, name), "ready_s": 3.25, "idle_cores": 0.125}
+            for name in turns
         },
         "left_out": {"BentoML": "cannot be set up: no network"},
         "rows": [

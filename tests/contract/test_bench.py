@@ -48,9 +48,8 @@ def test_a_peer_gives_pictures(name: str, torchscript: Path, tmp_path: Path) -> 
                 pictures.append(picture.convert("RGB").tobytes())
         assert pictures[1] != pictures[2]
         to = target(server.url, "application/json")
-        tally = saturate(
-            to, 16, 1.0, asks(itertools.repeat(1), 0, server.body), Limits(timeout_s=60)
-        )
+        some = asks(itertools.repeat(1), 0, server.body)
+        tally = saturate(to, 1.0, some, Limits(connections=16, timeout_s=60))
         assert set(tally.outcomes) == {"2xx"}
         assert tally.images >= 16
         assert server.memory()["worker_peak_mb"] > 200

@@ -29,8 +29,8 @@ def test_hits_are_told_from_misses(tmp_path: Path) -> None:
 def test_what_is_wrong_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cached.main(["--images", "65"]) == 2
-    assert "images: seen 65; allowed is 1 to 64" in capsys.readouterr().err
+    assert cached.main(["--queue", "0"]) == 2
+    assert "queue: seen 0; allowed is 1 to 2000" in capsys.readouterr().err
     monkeypatch.setenv("PATH", "")
     assert cached.main([]) == 1
     assert "make test-tools" in capsys.readouterr().err
