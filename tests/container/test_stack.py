@@ -181,15 +181,15 @@ def query(stack: Stack, expression: str) -> list[dict[str, object]]:
 
 
 def test_prometheus_has_what_every_panel_asks_for(stack: Stack) -> None:
-    deadline = time.monotonic() + 150
-    while not (
-        query(stack, "rate(dcgan_images_total[1m]) > 0")
-        and query(stack, "rate(dcgan_proxy_replies_total[1m]) > 0")  # scraped twice as well
-    ):
+
+    def scraped_twice() -> bool:
         stack.predict(seed=1, num_images=8)
         stack.predict(sede=1)
-        assert time.monotonic() < deadline
         time.sleep(2)
+        rates = ("dcgan_images_total", "dcgan_proxy_replies_total")
+        return all(query(stack, f"rate({name}[1m]) > 0") for name in rates)
+
+    live.wait(scraped_twice, 150)
     assert {str(r["metric"]["job"]): r["value"][1] for r in query(stack, "up")} == {  # type: ignore[index]
         "torchserve": "1", "workers": "1", "proxy": "1", "prometheus": "1",
     }  # fmt: skip
@@ -234,10 +234,7 @@ next(p for p in java.children() if "model_service_worker" in str(p.cmdline())).k
 """
     stack.python(code)
     assert health(stack, "torchserve") == "unhealthy"
-    deadline = time.monotonic() + 30
-    while stack.call("GET", "/healthz", key="").status_code != 503:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    live.wait(lambda: stack.call("GET", "/healthz", key="").status_code == 503, 30)
     stack.wait_until_ready()
     assert stack.predict(seed=1).status_code == 200
     assert health(stack, "torchserve") == ""
@@ -292,16 +289,10 @@ def test_stopping_torchserve_finishes_what_is_in_work(stack: Stack) -> None:
 def test_a_torchserve_that_ends_takes_its_container_with_it(stack: Stack) -> None:
     """So that the engine's restart policy sees it; the container comes back and serves."""
     before = stack.inspect("torchserve")["State"]["StartedAt"]
-    code = """
-import psutil
-next(p for p in psutil.process_iter() if p.name() == "java").kill()
-"""
+    code = "import psutil; next(p for p in psutil.process_iter() if p.name() == 'java').kill()"
     command = ["exec", "-i", stack.container("torchserve"), "/opt/venv/bin/python", "-"]
     stack.podman(*command, given=code, check=False)
-    deadline = time.monotonic() + 60
-    while stack.inspect("torchserve")["State"]["StartedAt"] == before:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    live.wait(lambda: stack.inspect("torchserve")["State"]["StartedAt"] != before, 60)
     stack.wait_until_ready()
     assert stack.predict(seed=1).status_code == 200
     assert "TorchServe ended by itself" in stack.logs("torchserve")

@@ -22,6 +22,7 @@ import requests
 
 from deploy.server import HOST, ROOT, Ports
 from handler.errors import CONTENT_TYPE
+from tests.support import live
 
 SCRIPT = ROOT / "deploy/proxy/proxy.sh"
 JS_MODULE = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
@@ -62,6 +63,13 @@ class Proxy:
 
     def predict(self, key: str = ALICE, **fields: object) -> requests.Response:
         return self.call("POST", "/predictions/dcgan", key, json=fields)
+
+    def answers(self) -> bool:
+        """A port that opens is not enough: it does so while nginx tests its settings."""
+        with contextlib.suppress(OSError):
+            requests.get(f"{self.metrics_url}/anything", timeout=1)
+            return True
+        return False
 
     def counted(self) -> dict[str, int]:
         """What the metrics say has been answered, as "status by"; without what never was."""
@@ -123,14 +131,7 @@ def running(
         process = subprocess.Popen([script], env=variables, stderr=stderr)
     proxy = Proxy(f"https://{HOST}:{port}", f"http://{HOST}:{metrics_port}", folder, variables)
     try:
-        deadline = time.monotonic() + 20
-        while process.poll() is None:
-            # A port that opens is not enough: it does so while nginx tests its settings.
-            with contextlib.suppress(OSError):
-                requests.get(f"{proxy.metrics_url}/anything", timeout=1)
-                break
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        live.wait(lambda: process.poll() is not None or proxy.answers(), 20)
         assert process.poll() is None, (folder / "stderr").read_text()
         yield proxy
     finally:
