@@ -84,8 +84,7 @@ def test_gpus_through_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     }  # fmt: skip
     assert second["name"] == "GPU 1"
     assert second["utilisation_percent_max"] is None
-    refuses = lambda nvml, _: nvml.nvmlDeviceGetUtilizationRates(1)  # noqa: E731
-    monkeypatch.setattr(Nvml, "nvmlDeviceGetMemoryInfo", refuses)
+    monkeypatch.setattr(resources, "nvml", Nvml(first_shares_memory=True))
     with Sampler(None) as sampler:
         pass
     assert sampler.result()["gpus"][0]["memory_used_mb_max"] is None
