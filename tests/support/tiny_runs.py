@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from training import checkpoint
 from training.__main__ import main
 from training.config import TrainConfig
 from training.data.decode import Pictures
@@ -128,6 +130,15 @@ def run(config: TrainConfig, pictures: Pictures, out: Path) -> dict[str, torch.T
     assert outcome.ended == "finished"
     assert outcome.step == config.max_steps
     return load_file(outcome.weights)
+
+
+def untrained(folder: Path, config: TrainConfig) -> Path:
+    """The folder of a run whose only checkpoint, of update 3, is of weights from another seed."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(config.to_json())
+    trainer = Trainer(replace(config, seed=5), 3, CPU, torch.float32)
+    checkpoint.save(folder / "checkpoints", checkpoint.pack(trainer, 3), 3, kept=3)
+    return folder
 
 
 def spawn(command: list[str], **options: Any) -> subprocess.Popen[str]:

@@ -10,12 +10,10 @@ from PIL import Image
 from torch import nn
 
 from tests.support.generators import photos
-from tests.support.tiny_runs import CPU, TINY, printed, refused
-from training import checkpoint
+from tests.support.tiny_runs import TINY, printed, refused, untrained
 from training.lab import filters
 from training.lab.filters import agreement, grey_centred
 from training.networks import Discriminator
-from training.step import Trainer
 
 
 def discriminator(*, positive: bool) -> Discriminator:
@@ -110,13 +108,7 @@ def run(tmp_path: Path) -> Path:
     """A run's folder with settings, pictures and the checkpoint of an untrained pair."""
     reals = photos(tmp_path / "reals", 6)
     config = replace(TINY, data=str(reals), ndf=4, batch_size=2, cache=tmp_path / "cache")
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "config.json").write_text(config.to_json())
-    # Another seed than the run's: learned weights differ from random ones.
-    trainer = Trainer(replace(config, seed=5), 3, CPU, torch.float32)
-    checkpoint.save(folder / "checkpoints", checkpoint.pack(trainer, 3), 3, kept=3)
-    return folder
+    return untrained(tmp_path / "run", config)
 
 
 def test_the_command_draws_both_halves(

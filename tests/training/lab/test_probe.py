@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.tiny_runs import CPU, TINY, printed, refused
-from training import checkpoint
+from tests.support.tiny_runs import TINY, printed, refused, untrained
 from training.lab.probe import classify, features_of
 from training.networks import Discriminator
-from training.step import Trainer
 
 
 def test_planted_classes_are_found_and_noise_is_not() -> None:
@@ -40,11 +38,7 @@ def test_features_are_the_activations_pooled_and_do_not_depend_on_the_batch() ->
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = replace(TINY, data="avatars")
-    (tmp_path / "config.json").write_text(config.to_json())
-    torch.manual_seed(0)
-    trainer = Trainer(config, 3, CPU, torch.float32)
-    (tmp_path / "checkpoints").mkdir()
-    checkpoint.save(tmp_path / "checkpoints", checkpoint.pack(trainer, 1), 1, 1)
+    untrained(tmp_path, config)
     few = "--labels 20 60 --tested 50"
     found = printed(capsys, f"probe {few}", checkpoint=tmp_path)
     assert set(found["accuracy"]) == {"learned", "untrained", "pixels"}
