@@ -97,8 +97,7 @@ def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
     """
     real = real.detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
-    penalties: Tensor = gradient.square().sum(dim=(1, 2, 3))
-    return penalties
+    return gradient.square().sum(dim=(1, 2, 3))
 
 
 class StepDraws:

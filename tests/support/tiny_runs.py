@@ -23,6 +23,7 @@ from training import checkpoint
 from training.__main__ import main
 from training.config import TrainConfig
 from training.data.decode import Pictures
+from training.distributed import CPU
 from training.loop import train
 from training.step import StepStats, Trainer
 
@@ -38,7 +39,6 @@ TINY = TrainConfig(
     sample_every=5,
     checkpoint_every=5,
 )
-CPU = torch.device("cpu")
 
 
 def shorten(monkeypatch: pytest.MonkeyPatch) -> None:

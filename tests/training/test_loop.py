@@ -64,7 +64,7 @@ def test_starts_from_the_weights_of_another_run(tmp_path: Path, pictures: Pictur
 def test_generator_rests_at_the_start_of_its_warmup(pictures: Pictures) -> None:
     trainer = Trainer(replace(TINY, lr_g_warmup_steps=4), 3, CPU, torch.float32)
     before = {name: value.clone() for name, value in trainer.generator.named_parameters()}
-    real = to_pictures(next(batches(pictures.images, np.arange(22), 4, 0, 0)), CPU)
+    real = to_pictures(next(batches(pictures.images, np.arange(22), 4, 0, 0)))
     trainer.step(real, 0)
     assert all(
         torch.equal(value, before[name]) for name, value in trainer.generator.named_parameters()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.distributed import World
+from training.distributed import CPU, World
 from training.losses import (
     Loss,
     StepDraws,
@@ -21,7 +21,6 @@ from training.losses import (
     r1_penalty,
 )
 
-CPU = torch.device("cpu")
 REAL, FAKE = [2.0, -1.0], [-1.0, 0.5]  # D's outputs below
 # Of each loss, for the two pictures and before the mean: D's loss, its derivatives by the outputs
 # on real and on generated pictures; G's loss, its derivatives by those on generated ones.

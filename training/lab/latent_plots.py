@@ -165,8 +165,7 @@ def beside_impostors(
 def faded(first: Images, last: Images, count: int) -> Images:
     """From picture to picture by mixing pixels: uint8 (H, W, C) -> (count, H, W, C)."""
     shares = np.linspace(0, 1, count, dtype=np.float32)[:, None, None, None]
-    mixed: Images = np.rint((1 - shares) * first + shares * last).astype(np.uint8)
-    return mixed
+    return np.rint((1 - shares) * first + shares * last).astype(np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)

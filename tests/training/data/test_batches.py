@@ -6,14 +6,12 @@ from itertools import chain
 
 import numpy as np
 import pytest
-import torch
 
 from training.data.batches import batches, split, to_pictures
 from training.distributed import World
 
 IMAGES = np.arange(22, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
 ALL = np.arange(22)
-CPU = torch.device("cpu")
 
 
 def first_pixels(batch: np.ndarray) -> list[int]:
@@ -59,7 +57,7 @@ def test_an_error_while_gathering_is_raised() -> None:
 
 
 def test_pictures_are_scaled_to_minus_one_to_one() -> None:
-    pictures = to_pictures(np.array([0, 51, 255], np.uint8).reshape(1, 1, 1, 3), CPU)
+    pictures = to_pictures(np.array([0, 51, 255], np.uint8).reshape(1, 1, 1, 3))
     assert pictures.shape == (1, 3, 1, 1)
     assert pictures.flatten().tolist() == pytest.approx([-1.0, -0.6, 1.0])
 
