@@ -88,13 +88,9 @@ def change_content(folder: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as rsync and others do
 
 
-def make_readable_again(folder: Path) -> None:
-    (folder / "no_suffix").chmod(0o600)
-
-
 CHANGES = {
     "content under the old time": change_content,
-    "permission": make_readable_again,
+    "permission": lambda folder: (folder / "no_suffix").chmod(0o600),
     "one more": lambda folder: (folder / "zz.png").write_bytes(plain()),
     "one less": lambda folder: (folder / "no_suffix").unlink(),
     "another name": lambda folder: (folder / "no_suffix").rename(folder / "other"),
@@ -107,7 +103,6 @@ def test_a_changed_folder_is_decoded_again(
 ) -> None:
     cache = tmp_path / "cache"
     load(folder, cache)
-    decoded.clear()
     CHANGES[name](folder)
     fresh = load_folder(folder, SPEC)
     decoded.clear()
@@ -125,7 +120,6 @@ def test_other_settings_are_other_pictures(
     load(folder, cache)
     load(folder, cache, **changed)
     assert kept(cache) == [".json", ".json", ".u8", ".u8"]
-    decoded.clear()
     expected = load_folder(folder, replace(SPEC, **changed))
     decoded.clear()
     assert load(folder, cache, **changed).images.tolist() == expected.images.tolist()
