@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.odd_pictures import write_odd_folder, write_odd_zip
 from tests.support.tiny_runs import noise_folder, noise_pictures, one_thread, shorten
-from training.data.decode import Pictures
+from training.data.decode import Pictures, decode
 
 
 @pytest.fixture
@@ -40,6 +41,19 @@ def out(tmp_path: Path) -> Path:
 @pytest.fixture
 def odd_folder(tmp_path: Path) -> Path:
     return write_odd_folder(tmp_path / "odd")
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry a picture that is decoded from here on."""
+    calls: list[int] = []
+
+    def count_and_decode(*arguments: Any) -> Any:
+        calls.append(1)
+        return decode(*arguments)
+
+    monkeypatch.setattr("training.data.sources.decode", count_and_decode)
+    return calls
 
 
 @pytest.fixture

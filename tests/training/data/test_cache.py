@@ -22,22 +22,8 @@ from tests.support.odd_pictures import (
     write_odd_folder,
     write_odd_zip,
 )
-from training.data import sources
-from training.data.decode import DataError, Pictures, decode
+from training.data.decode import DataError, Pictures
 from training.data.sources import load_folder, load_zip
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry a picture that is decoded."""
-    calls: list[int] = []
-
-    def count_and_decode(*arguments: Any) -> Any:
-        calls.append(1)
-        return decode(*arguments)
-
-    monkeypatch.setattr(sources, "decode", count_and_decode)
-    return calls
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from tests.support.odd_pictures import (
 from training.config import TrainConfig
 from training.data import cache as store
 from training.data import sources
-from training.data.decode import DataError, Pictures, Skipped, decode
+from training.data.decode import DataError, Pictures, Skipped
 from training.data.sources import load, load_folder, load_zip, report, show_name
 from training.files import LOCK
 from training.lab.latent_plots import Walk
@@ -52,18 +52,11 @@ def test_odd_folder_and_its_zip(odd_folder: Path, odd_zip: Path) -> None:
 
 
 def test_many_pictures_are_not_kept_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[int]
 ) -> None:
     """Over several rounds of decoding, unusable ones between them, each is decoded once."""
     monkeypatch.setattr(store, "PER_THREAD", 3)
     monkeypatch.setattr(store, "ROWS", 4)
-    decoded: list[int] = []
-
-    def count_and_decode(*arguments: Any) -> Any:
-        decoded.append(1)
-        return decode(*arguments)
-
-    monkeypatch.setattr(sources, "decode", count_and_decode)
     for i in range(25):
         content = b"" if i % 4 == 1 else encode(Image.new("L", (40, 40), 10 * i))
         (tmp_path / f"{i:02}.png").write_bytes(content)

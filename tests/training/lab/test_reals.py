@@ -143,21 +143,17 @@ def test_pictures_that_have_changed_since_are_missing(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_pictures_are_decoded_once_for_training_and_all_commands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, decoded: list[int]
 ) -> None:
     cache, run = tmp_path / "cache", tmp_path / "run"
     folder = photos(tmp_path / "photos", 40)
     assert main(flags(folder, run, "--max-steps", "1")) == 0
-
-    def again(*_: object) -> None:
-        raise AssertionError("decoded again")
-
-    monkeypatch.setattr("training.data.sources.decode", again)
     kept = ["--weights", str(run / "generator.safetensors"), "--cache", str(cache)]
     assert main(["evaluate", *kept, "--samples", "8"]) == 0
     assert main(["compare", *kept, "--count", "4", "--out", str(tmp_path / "c.png")]) == 0
     assert main(["neighbours", *kept, "--samples", "8", "--out", str(tmp_path / "n.png")]) == 0
     assert main(["filters", "--checkpoint", str(run), "--out", str(tmp_path / "f.png")]) == 0
+    assert len(decoded) == 40
 
 
 @pytest.mark.parametrize(
