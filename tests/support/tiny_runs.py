@@ -67,6 +67,7 @@ def noise_pictures(count: int = 22) -> Pictures:
 
 
 def noise_folder(path: Path, count: int = 12) -> Path:
+    path.mkdir(exist_ok=True)
     rng = np.random.default_rng(1)
     for i in range(count):
         Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path / f"{i}.png")

@@ -327,11 +327,9 @@ def test_in_the_background_of_a_script_ctrl_c_is_not_for_it() -> None:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_while_pictures_are_decoded(out: Path, tmp_path: Path, number: int) -> None:
     """Of the cache nothing is left, nor a folder of the run."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    picture = noise_folder(folder, 1) / "0.png"
+    folder = noise_folder(tmp_path / "pictures", 1)
     for i in range(1, 4000):
-        (folder / f"{i}.png").hardlink_to(picture)
+        (folder / f"{i}.png").hardlink_to(folder / "0.png")
     process = spawn([sys.executable, "-m", "training", *flags(folder, out)])
     wait(process, lambda: any((tmp_path / "cache").glob("*.partial")))
     process.send_signal(number)

@@ -39,9 +39,7 @@ Captured = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def own_folder(tmp_path: Path) -> Path:
-    path = tmp_path / "pictures"
-    path.mkdir()
-    return noise_folder(path)
+    return noise_folder(tmp_path / "pictures")
 
 
 @pytest.mark.parametrize(
