@@ -308,7 +308,6 @@ def test_a_signal_before_anything_is_read(number: int) -> None:
     """While torch is being imported, which takes seconds."""
     command = [sys.executable, "-X", "importtime", "-m", "training", "--dry-run"]
     process = spawn(command)
-    assert process.stderr is not None
     assert any(line.split()[-1].startswith("torch.") for line in process.stderr)
     process.send_signal(number)
     _, printed = process.communicate(timeout=60)

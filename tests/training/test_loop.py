@@ -487,7 +487,6 @@ def test_the_way_back_is_taken_so_many_times(
     checkpoint.load_latest(tmp_path / "checkpoints", trainer)
     assert trainer.rollbacks == MOST_ROLLBACKS
     assert trainer.lr_scale == 0.5**MOST_ROLLBACKS
-    assert outcome.best is not None
     assert outcome.best.is_file()
 
 
