@@ -36,6 +36,21 @@ def lively(nz: int = 6, channels: int = 3) -> Generator:
     return generator.eval()
 
 
+class Colours(torch.nn.Module):
+    """Planted: a picture is one colour, its red that of number 0 of the latent, and so on."""
+
+    nz = 6
+
+    def __init__(self, size: int, slope: float = 1.0) -> None:
+        super().__init__()
+        self.size, self.slope = size, slope
+        self.unused = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        levels = torch.tanh(latents[:, :3, None, None] * self.slope)
+        return levels.expand(-1, 3, self.size, self.size)
+
+
 def weights(folder: Path, generator: Generator | None = None, **made: Any) -> Path:
     """Its file; that of a grey one if there is none. ``made`` is its provenance."""
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from handler.latents import from_seeds
-from tests.support.generators import lively, weights
+from tests.support.generators import Colours, lively, weights
 from tests.support.tiny_runs import printed, refused
 from training.data.batches import to_pictures
 from training.lab import directions
@@ -28,25 +28,12 @@ from training.lab.directions import (
     strong_enough,
     strongest_directions,
 )
-from training.lab.judge import AttributeClassifier, Probabilities
+from training.lab.judge import Probabilities
 from training.networks import Generator
 from training.samples import draw
 
 Captured = pytest.CaptureFixture[str]
 HAT = Concept("hat", 1)
-
-
-class Colours(torch.nn.Module):
-    """Planted: a picture is one colour, its red that of number 0 of the latent, and so on."""
-
-    nz = 6
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.unused = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return torch.tanh(latents[:, :3, None, None] / 2).expand(-1, 3, 8, 8)
 
 
 class Sees(torch.nn.Module):
@@ -62,7 +49,8 @@ class Sees(torch.nn.Module):
         return {k: v.softmax(1).numpy() for k, v in self(to_pictures(images)).items()}
 
 
-GENERATOR, JUDGE = cast(Generator, Colours()), cast(AttributeClassifier, Sees())
+GENERATOR: Any = Colours(8, slope=0.5)
+JUDGE: Any = Sees()
 
 
 def learned(keep: float) -> Any:

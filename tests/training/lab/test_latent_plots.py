@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from PIL import Image
 
 from handler.latents import from_seeds
 from handler.pixels import to_uint8
-from tests.support.generators import AVATARS, lively, weights
+from tests.support.generators import AVATARS, Colours, lively, weights
 from tests.support.tiny_runs import printed
 from training.data.decode import Pictures
 from training.lab.latent_plots import (
@@ -26,7 +26,6 @@ from training.lab.latent_plots import (
     strongest,
 )
 from training.lab.reals import unseen_reals
-from training.networks import Generator
 from training.samples import draw
 
 Captured = pytest.CaptureFixture[str]
@@ -42,21 +41,11 @@ def test_steps_are_differences_of_neighbours_and_one_leg_decides_nothing() -> No
     assert steps_of(levels) == {"mean_step": 20.0, "largest_step": 30.0, "ends": 40.0}
 
 
-class Turning(torch.nn.Module):
-    """Planted: a picture is one colour, that of the first numbers of the latent."""
-
-    nz = 6
-
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(latents[:, :3, None, None]).expand(-1, 3, 32, 32)
-
-
 def test_the_impostors_are_told_from_what_draws() -> None:
-    generator = Turning()
-    generator.register_parameter("at", torch.nn.Parameter(torch.zeros(1)))
-    few = draw(cast(Generator, generator), from_seeds(range(100, 130), 6))
+    generator: Any = Colours(32)
+    few = draw(generator, from_seeds(range(100, 130), 6))
     reals = unseen_reals(Pictures(few, "colours"), few[:4], "")
-    found = beside_impostors(cast(Generator, generator), reals, None, 10, "slerp")
+    found = beside_impostors(generator, reals, None, 10, "slerp")
     assert found["near_real"] is None
     shrinks = found["shrinks"]
     assert shrinks["generator"] > 5
