@@ -87,7 +87,7 @@ COPIES: dict[str, Callable[[World], Images]] = {
 }
 HONEST: dict[str, Callable[[World], Images]] = {
     "new pictures": lambda world: world.honest,
-    "with grain": lambda world: grain(world.honest, 10),
+    "new, with grain": lambda world: grain(world.honest, 10),
     "moved": lambda world: np.roll(world.honest, 1, axis=2),
     "blurred": lambda world: blurred(world.honest),
     "all grey": lambda world: np.full_like(world.honest, 128),
@@ -101,7 +101,7 @@ HONEST: dict[str, Callable[[World], Images]] = {
 @pytest.fixture(scope="module")
 def results(world: World) -> dict[str, dict[str, Any]]:
     """Kind of samples -> what the tests say of them; all in one search, which is faster."""
-    kinds = {name: draw(world) for name, draw in {**COPIES, **named(HONEST)}.items()}
+    kinds = {name: draw(world) for name, draw in (COPIES | HONEST).items()}
     every = np.concatenate([*kinds.values()])
     found: dict[str, dict[str, Any]] = {name: {} for name in kinds}
     for space_name, space in spaces_of(colours).items():
@@ -112,10 +112,6 @@ def results(world: World) -> dict[str, dict[str, Any]]:
     return found
 
 
-def named(kinds: dict[str, Callable[[World], Images]]) -> dict[str, Callable[[World], Images]]:
-    return {f"honest, {name}": draw for name, draw in kinds.items()}
-
-
 @pytest.mark.parametrize("kind", COPIES)
 def test_copies_are_found(results: dict[str, dict[str, Any]], kind: str) -> None:
     found = results[kind]
@@ -123,7 +119,7 @@ def test_copies_are_found(results: dict[str, dict[str, Any]], kind: str) -> None
     assert verdict(found, COUNT, COUNT).startswith("copies training pictures")
 
 
-@pytest.mark.parametrize("kind", named(HONEST))
+@pytest.mark.parametrize("kind", HONEST)
 def test_new_pictures_are_not_taken_for_copies(
     results: dict[str, dict[str, Any]], kind: str
 ) -> None:
