@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 
@@ -108,7 +107,6 @@ def figure(series: Series, loss: str = TrainConfig.loss) -> Figure:
     }
     panels = {title: lines for title, lines in panels.items() if lines}
     drawn = Figure(figsize=(4 * len(panels), 3), layout="constrained")
-    FigureCanvasAgg(drawn)
     all_axes = drawn.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, lines) in zip(all_axes, panels.items(), strict=True):
         for name, label in lines.items():
