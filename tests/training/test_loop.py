@@ -277,14 +277,12 @@ def test_bad_usage_exits_2(arguments: list[str], expected: str, capsys: Captured
     assert expected in " ".join(refused(capsys, arguments).split())
 
 
-SMALL = TrainConfig(
+SMALL = replace(
+    TINY,
     batch_size=16,
-    image_size=32,
     nz=16,
     ngf=8,
     ndf=8,
-    lr_g_warmup_steps=0,
-    lr_decay_steps=0,
     max_steps=220,
     log_every=10,
     sample_every=50,
