@@ -145,15 +145,6 @@ def test_only_what_changes_the_result_is_a_difference() -> None:
     assert differences(saved, replace(saved, nz=7)) == ["nz: the run has 100, asked for 7"]
 
 
-def test_every_setting_has_help_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        parse(["--help"])
-    assert stopped.value.code == 0
-    shown = capsys.readouterr().out
-    for field in fields(TrainConfig):
-        assert f"--{field.name.replace('_', '-')}" in shown
-
-
 @dataclass(frozen=True)
 class Example:
     seeds: Annotated[tuple[int, ...], Ge(0), Lt(9)] = ()

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import sys
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from deploy.server import ROOT
 from tests.support.generators import AVATARS, lively, photos, weights
 from tests.support.tiny_runs import refused
 from training.__main__ import COMMANDS, command_class, main, summary
+from training.config import TrainConfig
 from training.data.avatars import load_avatars
 from training.weights import load_generator, save_generator
 
@@ -121,14 +123,15 @@ def test_each_command_says_what_it_does_and_helps(name: str, capsys: Captured) -
     assert summary(name) in said
 
 
-def test_help_has_a_line_for_every_command(capsys: Captured) -> None:
+def test_help_has_a_line_for_every_command_and_every_setting(capsys: Captured) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     assert stopped.value.code == 0
     said = capsys.readouterr().out
     for name in ("train", *COMMANDS):
         assert re.search(rf"^  {name} +{re.escape(summary(name))}$", said, re.MULTILINE)
-    assert "--image-size" in said  # those of training itself
+    for field in fields(TrainConfig):  # those of training itself
+        assert f"--{field.name.replace('_', '-')}" in said
 
 
 def test_train_may_be_named(capsys: Captured) -> None:
