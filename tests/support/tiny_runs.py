@@ -7,8 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,17 +47,6 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.loop.DISTANCE_SEEDS", range(16))
     monkeypatch.setattr("training.loop.PREVIEW_SEEDS", range(16))
     monkeypatch.setattr("training.sliced.DIRECTIONS", 64)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """As in ``spawn``: the number of threads can change the last bits of a sum."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def noise_pictures(count: int = 22) -> Pictures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.support.tiny_runs import CPU, TINY, one_thread
+from tests.support.tiny_runs import CPU, TINY
 from training import step
 from training.networks import Generator
 from training.step import StepStats, Trainer
 from training.weights import recalibrate
+
+pytestmark = [pytest.mark.usefixtures("quick")]
 
 # Each option that changes what an update computes, alone and with others.
 OPTIONS: list[dict[str, Any]] = [
@@ -28,12 +30,6 @@ OPTIONS: list[dict[str, Any]] = [
     {"lr_decay_steps": 2, "lr_g_warmup_steps": 2},
     {"loss": "hinge", "latent": "uniform", "d_norm": "spectral", "diffaugment": "on"},
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def quick() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 def real_batch(seed: int = 0) -> torch.Tensor:
