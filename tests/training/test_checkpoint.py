@@ -26,7 +26,6 @@ from tests.support.tiny_runs import (
     noise_folder,
     refused,
     run,
-    shorten,
     spawn,
     start,
     state_of,
@@ -87,11 +86,10 @@ def test_stopping_changes_nothing(
 ) -> None:
     config = replace(TINY, max_steps=8, **extra)  # type: ignore[arg-type]
     whole = run(config, pictures, tmp_path / "whole")
-    _stop_after(4, monkeypatch)
-    outcome = train(config, pictures, tmp_path / "halves", CPU, torch.float32)
+    with monkeypatch.context() as patched:
+        _stop_after(4, patched)
+        outcome = train(config, pictures, tmp_path / "halves", CPU, torch.float32)
     assert (outcome.ended, outcome.step) == ("interrupted", 4)
-    monkeypatch.undo()
-    shorten(monkeypatch)
     halves = run(replace(config, resume=True), pictures, tmp_path / "halves")
     assert_same(whole, halves)
     assert_same(latest_state(tmp_path / "whole"), latest_state(tmp_path / "halves"))

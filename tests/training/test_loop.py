@@ -29,7 +29,6 @@ from tests.support.tiny_runs import (
     printed,
     refused,
     run,
-    shorten,
     state_of,
 )
 from training import checkpoint
@@ -436,17 +435,16 @@ def test_killed_after_a_rollback_goes_on_from_there(
     break_at(monkeypatch, step=9, times=1)
     whole = tmp_path / "whole"
     go(ROLLBACK, whole)
-    break_at(monkeypatch, step=9, times=1)
 
     def die(trainer: Trainer, _number: int, _stats: StepStats) -> None:
         if trainer.rollbacks:
             raise MemoryError
 
-    after_updates(monkeypatch, die)
-    with pytest.raises(MemoryError):
-        go(ROLLBACK, out)
-    monkeypatch.undo()
-    shorten(monkeypatch)
+    with monkeypatch.context() as patched:
+        break_at(patched, step=9, times=1)
+        after_updates(patched, die)
+        with pytest.raises(MemoryError):
+            go(ROLLBACK, out)
     assert go(replace(ROLLBACK, resume=True), out).ended == "finished"
     assert_same(latest_state(whole), latest_state(out))
 
