@@ -19,16 +19,9 @@ from tests.support.odd_pictures import (
     UNUSABLE,
     USABLE,
     plain,
-    write_odd_folder,
-    write_odd_zip,
 )
 from training.data.decode import DataError, Pictures
 from training.data.sources import load_folder, load_zip
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write_odd_folder(tmp_path / "odd")
 
 
 def load(folder: Path, cache: Path, **changed: Any) -> Pictures:
@@ -39,11 +32,13 @@ def kept(cache: Path) -> list[str]:
     return sorted(p.suffix for p in cache.iterdir() if p.suffix != ".lock")
 
 
-def test_the_second_start_decodes_nothing(folder: Path, tmp_path: Path, decoded: list[int]) -> None:
+def test_the_second_start_decodes_nothing(
+    odd_folder: Path, tmp_path: Path, decoded: list[int]
+) -> None:
     cache = tmp_path / "cache"
-    first = load(folder, cache)
+    first = load(odd_folder, cache)
     assert len(decoded) == len(USABLE) + len(UNUSABLE)
-    second = load(folder, cache)
+    second = load(odd_folder, cache)
     assert len(decoded) == len(USABLE) + len(UNUSABLE)
     assert first.images.tolist() == second.images.tolist()
     assert first.skipped == second.skipped
@@ -55,15 +50,15 @@ def test_the_second_start_decodes_nothing(folder: Path, tmp_path: Path, decoded:
     assert (next(cache.glob("*.u8"))).stat().st_size == first.images.nbytes  # nothing spare
 
 
-def test_zips_are_kept_too(tmp_path: Path, decoded: list[int]) -> None:
-    path, cache = write_odd_zip(tmp_path / "odd.zip"), tmp_path / "cache"
-    first = load_zip(path, replace(SPEC, cache=cache))
+def test_zips_are_kept_too(odd_zip: Path, tmp_path: Path, decoded: list[int]) -> None:
+    spec = replace(SPEC, cache=tmp_path / "cache")
+    first = load_zip(odd_zip, spec)
     count = len(decoded)
-    assert load_zip(path, replace(SPEC, cache=cache)).images.tolist() == first.images.tolist()
+    assert load_zip(odd_zip, spec).images.tolist() == first.images.tolist()
     assert len(decoded) == count
-    with zipfile.ZipFile(path, "a") as archive:
+    with zipfile.ZipFile(odd_zip, "a") as archive:
         archive.writestr("zz.png", plain())
-    assert len(load_zip(path, replace(SPEC, cache=cache)).images) == len(first.images) + 1
+    assert len(load_zip(odd_zip, spec).images) == len(first.images) + 1
 
 
 def change_content(folder: Path) -> None:
@@ -85,14 +80,14 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_folder_is_decoded_again(
-    folder: Path, tmp_path: Path, decoded: list[int], name: str
+    odd_folder: Path, tmp_path: Path, decoded: list[int], name: str
 ) -> None:
     cache = tmp_path / "cache"
-    load(folder, cache)
-    CHANGES[name](folder)
-    fresh = load_folder(folder, SPEC)
+    load(odd_folder, cache)
+    CHANGES[name](odd_folder)
+    fresh = load_folder(odd_folder, SPEC)
     decoded.clear()
-    assert load(folder, cache).images.tolist() == fresh.images.tolist()
+    assert load(odd_folder, cache).images.tolist() == fresh.images.tolist()
     assert decoded
     assert kept(cache) == [".json", ".u8"]  # the earlier state's are deleted
 
@@ -100,25 +95,25 @@ def test_a_changed_folder_is_decoded_again(
 @pytest.mark.parametrize("changed", [{"image_size": 64}, {"background": "#000000"},
                                      {"channels": "1"}])  # fmt: skip
 def test_other_settings_are_other_pictures(
-    folder: Path, tmp_path: Path, decoded: list[int], changed: dict[str, Any]
+    odd_folder: Path, tmp_path: Path, decoded: list[int], changed: dict[str, Any]
 ) -> None:
     cache = tmp_path / "cache"
-    load(folder, cache)
-    load(folder, cache, **changed)
+    load(odd_folder, cache)
+    load(odd_folder, cache, **changed)
     assert kept(cache) == [".json", ".json", ".u8", ".u8"]
-    expected = load_folder(folder, replace(SPEC, **changed))
+    expected = load_folder(odd_folder, replace(SPEC, **changed))
     decoded.clear()
-    assert load(folder, cache, **changed).images.tolist() == expected.images.tolist()
-    load(folder, cache)
+    assert load(odd_folder, cache, **changed).images.tolist() == expected.images.tolist()
+    load(odd_folder, cache)
     assert decoded == []
 
 
 @pytest.mark.parametrize("damage", ["no .json", "half a .json", "no .u8", "half a .u8"])
 def test_what_is_incomplete_is_made_again(
-    folder: Path, tmp_path: Path, decoded: list[int], damage: str
+    odd_folder: Path, tmp_path: Path, decoded: list[int], damage: str
 ) -> None:
     cache = tmp_path / "cache"
-    images = load(folder, cache).images.tolist()
+    images = load(odd_folder, cache).images.tolist()
     how, suffix = damage.rsplit(" ", 1)
     (path,) = cache.glob(f"*{suffix}")
     if how == "no":
@@ -126,13 +121,13 @@ def test_what_is_incomplete_is_made_again(
     else:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     decoded.clear()
-    assert load(folder, cache).images.tolist() == images
+    assert load(odd_folder, cache).images.tolist() == images
     assert decoded
     assert kept(cache) == [".json", ".u8"]
 
 
 def test_a_process_that_is_killed_while_it_decodes_leaves_no_trap(
-    folder: Path, tmp_path: Path
+    odd_folder: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
     program = (
@@ -144,12 +139,12 @@ def test_a_process_that_is_killed_while_it_decodes_leaves_no_trap(
         "real, sources.decode = sources.decode, decode\n"
         f"cache = pathlib.Path({str(cache)!r})\n"
         "spec = sources.PictureSpec(image_size=32, workers=1, cache=cache)\n"
-        f"sources.load_folder(pathlib.Path({str(folder)!r}), spec)"
+        f"sources.load_folder(pathlib.Path({str(odd_folder)!r}), spec)"
     )
     killed = subprocess.run([sys.executable, "-c", program], check=False, timeout=120)
     assert killed.returncode == -9
     assert kept(cache) == [".partial"]
-    assert load(folder, cache).images.tolist() == load_folder(folder, SPEC).images.tolist()
+    assert load(odd_folder, cache).images.tolist() == load_folder(odd_folder, SPEC).images.tolist()
     assert kept(cache) == [".json", ".u8"]
 
 
@@ -161,14 +156,14 @@ def test_nothing_usable_is_not_kept(tmp_path: Path) -> None:
     assert kept(tmp_path / "cache") == []
 
 
-def test_a_cache_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written(odd_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match=r"cannot be kept in .*file.*--cache None"):
-        load(folder, tmp_path / "file" / "cache")
+        load(odd_folder, tmp_path / "file" / "cache")
 
 
-def test_what_is_kept_is_no_program(folder: Path, tmp_path: Path) -> None:
+def test_what_is_kept_is_no_program(odd_folder: Path, tmp_path: Path) -> None:
     """Plain bytes and JSON: reading it executes nothing."""
-    load(folder, tmp_path / "cache")
+    load(odd_folder, tmp_path / "cache")
     (path,) = (tmp_path / "cache").glob("*.json")
     assert json.loads(path.read_text()).keys() == {"shape", "dropped", "skipped", "remarks"}
