@@ -84,11 +84,6 @@ def test_noise_of_blanks_is_noise() -> None:
     assert noise_of(b" " * ROW_BYTES) == b" " * ROW_BYTES
 
 
-@pytest.mark.parametrize("start", [b"", b" \r\n\t", b"\xef\xbb\xbf"])
-def test_json_needs_no_content_type(start: bytes) -> None:
-    assert fields({"body": bytearray(start + b'{"seed": 1}')}) == {"seed": 1}
-
-
 UMLAUT = '{"sëed": 1}'
 NO_JSON = {
     "a comma": (padded(b'{"seed": 1,}'), "line 1 column"),
@@ -121,7 +116,9 @@ def test_what_is_declared_json_or_looks_like_it_is_never_noise(name: str, media:
 
 
 @pytest.mark.parametrize("media", ["", OCTETS, *JSON_TYPES])
-@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "mark"])
+@pytest.mark.parametrize(
+    "mark", [b"", b"\xef\xbb\xbf", b" \r\n\t"], ids=["plain", "mark", "blanks"]
+)
 def test_utf_8_is_the_same_under_every_type(media: str, mark: bytes) -> None:
     for headers in declared(media):
         assert fields({"body": padded(mark + b'{"background": "\xc3\xab"}')}, headers) == {
