@@ -87,11 +87,7 @@ def configure_log() -> None:
     ours.propagate = False  # TorchServe's own handler would write it a second time, as text
     ours.setLevel(logging.CRITICAL + 1 if level == "off" else level.upper())
     if level != "debug":
-        logging.getLogger().addFilter(_is_no_noise)
-
-
-def _is_no_noise(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith(_NOISE)
+        logging.getLogger().addFilter(lambda record: not str(record.msg).startswith(_NOISE))
 
 
 class RequestReport(NamedTuple):
