@@ -173,9 +173,9 @@ class _Measures:
         )
 
     def _nearest(self, images: Images, rows: npt.NDArray[np.int64] | None) -> float:
-        few = slice(NEIGHBOURS_OF)
+        count = min(NEIGHBOURS_OF, len(images))
         found = memorisation.Space(memorisation.pixels).distances(
-            images[few], self.reals, rows if rows is None else rows[few]
+            images[:count], self.reals, None if rows is None else rows[:count]
         )
         return float(np.median(found)) / float(np.sqrt(images[0].size))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,19 @@ def test_pictures_of_a_user(tmp_path: Path, capsys: Captured) -> None:
     assert report["measures"][0]["samples"] == 10
     assert (report["memorisation"]["samples"], report["memorisation"]["references"]) == (16, 10)
     assert "16 samples, and 10 real pictures (from 10 pictures of" in table
+
+
+def test_fewer_training_pictures_than_real_ones_to_compare_with(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    """As many of each are measured; here some of the real ones were trained on after all."""
+    folder, unseen = photos(tmp_path / "photos", 8), photos(tmp_path / "unseen", 14, seed=1)
+    for name in ("3.png", "5.png"):
+        shutil.copy(folder / name, unseen / f"z{name}")
+    path = weights(tmp_path, data=str(folder))
+    given = ["--weights", str(path), "--samples", "16", "--held-out", str(unseen)]
+    report, _ = evaluated(capsys, *given)
+    assert {measure["samples"] for measure in report["measures"]} == {6}
 
 
 def test_a_result_beside_an_earlier_one(tmp_path: Path, judge: Path, capsys: Captured) -> None:
