@@ -33,7 +33,7 @@ import tyro
 from matplotlib.figure import Figure
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.command import Range, check, run_main, today, within, write
+from benchmarks.command import Range, check, ending, run_main, today, within, write
 from benchmarks.engine import (
     OUTCOMES,
     Ask,
@@ -160,36 +160,26 @@ class LoadConfig:
             raise ValueError(f"body: cannot read {self.body[1:]}: {error.strerror}") from error
 
 
-class LoadError(RuntimeError):
-    """The server cannot be measured; the message says why."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     config = tyro.cli(LoadConfig, prog="python -m benchmarks.load", args=given)
-    try:
+    begun: list[Measurement] = []
+
+    def work() -> int:
         config.check()
-        measurement = Measurement(config, target(config.url, config.content_type, config.header))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        measurement.run()
-        code = 0
-    except LoadError as error:
-        code, measurement.stopped = 1, f"failed: {error}"
-        print(f"error: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        code, measurement.stopped = 130, "interrupted"
-    if not measurement.points:
+        begun.append(Measurement(config, target(config.url, config.content_type, config.header)))
+        begun[0].run()
+        return 0
+
+    code = ending(work)
+    if not begun or not begun[0].points:
         return code or 1
-    command = shlex.join(["python", "-m", "benchmarks.load", *given])
-    result = measurement.result(command)
+    result = begun[0].result(shlex.join(["python", "-m", "benchmarks.load", *given]))
     write(result, config.out)
     if config.report is not None:
         draw(result, config.report)
-    if code == 0 and not any(point["outcomes"]["2xx"] for point in measurement.points):
+    if code == 0 and not any(point["outcomes"]["2xx"] for point in result["points"]):
         print("error: no request was answered 2xx", file=sys.stderr)
         return 1
     return code
@@ -206,7 +196,7 @@ class Measurement:
     config: LoadConfig
     to: Target
     points: list[Point] = field(default_factory=list)
-    stopped: str = ""
+    stopped: str = "interrupted"
 
     def __post_init__(self) -> None:
         config = self.config
@@ -234,7 +224,7 @@ class Measurement:
         """Measure; ``stopped`` says why it ended.
 
         Raises:
-            LoadError: nothing answers, or the metrics cannot be read.
+            RuntimeError: nothing answers, or the metrics cannot be read.
         """
         config = self.config
         self._knock()
@@ -292,7 +282,7 @@ class Measurement:
             with gevent.Timeout(limit_s, TimeoutError(f"no answer within {limit_s:g} s")):
                 connection.post(next(self._asks).body)
         except (OSError, HTTPException) as error:
-            raise LoadError(
+            raise RuntimeError(
                 f"{self.config.url} does not answer: {error or type(error).__name__}. Start the "
                 f"server (make serve), or give its address with --url{_unused_proxy(self.to.host)}"
             ) from error
@@ -336,7 +326,9 @@ class Measurement:
             reply.raise_for_status()
             return read_metrics(reply.text)
         except (requests.RequestException, ValueError) as error:
-            raise LoadError(f"metrics_url: cannot read {url}: {error}") from error
+            reason = f"metrics_url: cannot read {url}: {error}"
+            self.stopped = f"failed: {reason}"
+            raise RuntimeError(reason) from error
 
 
 def _unused_proxy(host: str) -> str:
