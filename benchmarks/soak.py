@@ -295,8 +295,9 @@ def failures(
 
 def _peak(to: Target) -> float:
     """Answered requests/s of the same mix when every connection always has one under way."""
+    endless = bodies(seed=2)
     for seconds in (2.0, _PEAK_S):  # the first to warm up
-        tally = saturate(to, seconds, bodies(seed=2), Limits(32, _TIMEOUT_S))
+        tally = saturate(to, seconds, endless, Limits(32, _TIMEOUT_S))
     # Refusals are answers too, and a part of the load to come.
     peak_per_s = (tally.outcomes["2xx"] + tally.outcomes["4xx"]) / tally.wall_s
     print(f"peak: {peak_per_s:.1f} requests/s", file=sys.stderr)
