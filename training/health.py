@@ -23,7 +23,7 @@ from training.losses import Loss
 # Updates that a verdict looks back on; medians, because a lost run has spikes of Loss_D in which
 # G gains nothing.
 WINDOW = 200
-YOUNG = 200  # first updates of a run: one that ends well can have an almighty D in most of them
+YOUNG = 200  # first updates, of which D's lead says nothing: runs that end well begin so
 GAINING = 1.25  # sample diversity above so many times that of the check before: G still learns
 ALIKE_RATIO = 0.03  # sample diversity below this part of the real pictures' is collapse,
 FALLEN_RATIO = 0.5  # below this part of its own best and of the real pictures' a warning,
@@ -153,7 +153,7 @@ class HealthMonitor:
         )
 
     def _ahead(self) -> Verdict | None:
-        if len(self._recent) < WINDOW:
+        if len(self._recent) < WINDOW or self.step < YOUNG + WINDOW:
             return None
         loss_d, loss_g, d_g_z = (
             median(stats[name] for stats in self._recent) for name in ("loss_d", "loss_g", "d_g_z2")
@@ -162,9 +162,11 @@ class HealthMonitor:
             f"medians of the last {WINDOW} updates are Loss_D {loss_d:.3f}, Loss_G {loss_g:.1f}, "
             f"D(G(z)) {d_g_z:.4f}"
         )
-        advice = "Use --recipe stable, raise --r1-gamma, lower --lr-d, or give more pictures."
-        hopeful = self.step < YOUNG + WINDOW or self._gaining()
-        if not hopeful and self._below(WON[self.loss], loss_d, d_g_z):
+        advice = (
+            "Raise --r1-gamma, lower --lr-d, give more pictures, or use --recipe stable if this is "
+            "another."
+        )
+        if not self._gaining() and self._below(WON[self.loss], loss_d, d_g_z):
             return Verdict(
                 True, f"D has won: {numbers}; the Generator learns nothing any more. {advice}"
             )
@@ -190,7 +192,9 @@ class HealthMonitor:
             f"samples differ by {last[-1]:.4f} from one another, real pictures by "
             f"{self.real_diversity:.4f} (mean absolute difference in [-1, 1])"
         )
-        advice = "Use --recipe stable, raise --r1-gamma, or give more varied pictures."
+        advice = (
+            "Raise --r1-gamma, give more varied pictures, or use --recipe stable if this is another."
+        )
         if max(last) < ALIKE_RATIO * self.real_diversity:
             return Verdict(True, f"collapsed: {numbers}. {advice}")
         if max(last) < FALLEN_RATIO * min(best, self.real_diversity):

@@ -316,9 +316,9 @@ WON = {"loss_d": 0.01, "loss_g": 9.0, "d_g_z2": 0.0001}
     ("numbers", "steps", "said"),
     [
         ({}, 60, []),
-        ({"loss_d": 0.2, "loss_g": 5.0, "d_g_z2": 0.01}, 230, ["D too strong"]),
-        (WON, 230, ["D too strong"]),
-        (WON, 420, ["D too strong", "D has won"]),  # a young run may yet recover
+        ({"loss_d": 0.2, "loss_g": 5.0, "d_g_z2": 0.01}, 420, ["D too strong"]),
+        (WON, 390, []),  # a young run may yet recover
+        (WON, 420, ["D has won"]),
         ({"grad_g": 5000.0}, 60, ["diverging"]),
         ({"loss_g": float("nan")}, 10, ["diverged"]),
     ],
@@ -355,7 +355,7 @@ def test_nothing_is_said_of_a_healthy_run(
 @pytest.mark.parametrize("loss", ["non-saturating", "hinge", "relativistic"])
 def test_d_that_learns_a_hundred_times_as_fast(cats: Pictures, tmp_path: Path, loss: Any) -> None:
     config = replace(SMALL, loss=loss, lr_d=2e-2, lr_g=2e-5, r1_gamma=0.0, max_steps=800)
-    assert verdicts(config, cats, tmp_path) == ["D too strong", "D has won"]
+    assert verdicts(config, cats, tmp_path)[-1:] == ["D has won"]
 
 
 @pytest.mark.long
