@@ -193,7 +193,8 @@ class HealthMonitor:
             f"{self.real_diversity:.4f} (mean absolute difference in [-1, 1])"
         )
         advice = (
-            "Raise --r1-gamma, give more varied pictures, or use --recipe stable if this is another."
+            "Raise --r1-gamma, give more varied pictures, or use --recipe stable if this is "
+            "another."
         )
         if max(last) < ALIKE_RATIO * self.real_diversity:
             return Verdict(True, f"collapsed: {numbers}. {advice}")
