@@ -77,7 +77,7 @@ LEAST_LABELLED = 5 * BATCH // 2  # pictures, of which two fifths are a batch of 
 CONCEPTS = (
     "glasses", "monocle", "dots", "lashes", "smiling", "black-hat", "red-hat", "pink-bow",
     "blue-bow", "blue-scarf", "red-scarf", "headband", "medal", "red-headphones",
-    "silver-headphones", "bandana", "green", "black",
+    "silver-headphones", "bandana", "machine", "dark-eye-patch", "green", "black",
 )  # fmt: skip
 
 
@@ -95,7 +95,7 @@ class Directions(OfWeights):
     """Your labelled pictures: a folder with a folder a class, or a .csv with a column file and
     one column an attribute. What is known of the avatars when omitted."""
     concepts: tuple[str, ...] = ()
-    """Which to learn, by name; 18 of the avatars', or all of --labels, when omitted."""
+    """Which to learn, by name; 20 of the avatars', or all of --labels, when omitted."""
     closed_form: Annotated[int, Ge(0)] = 8
     """How many without labels: direction-1, the strongest, and so on."""
     classifier: Path | None = None
