@@ -359,9 +359,10 @@ def test_d_that_learns_a_hundred_times_as_fast(cats: Pictures, tmp_path: Path, l
 
 
 @pytest.mark.long
-def test_learning_rates_of_one(cats: Pictures, tmp_path: Path) -> None:
-    config = replace(SMALL, lr_d=1.0, lr_g=1.0, max_steps=60)
-    assert verdicts(config, cats, tmp_path)[0] == "diverging"
+@pytest.mark.parametrize(("rate", "said"), [(0.1, "diverging"), (1.0, "diverged")])
+def test_enormous_learning_rates(cats: Pictures, tmp_path: Path, rate: float, said: str) -> None:
+    config = replace(SMALL, lr_d=rate, lr_g=rate, max_steps=60)
+    assert verdicts(config, cats, tmp_path)[0] == said
 
 
 def test_samples_that_become_one(cats: Pictures, tmp_path: Path) -> None:
