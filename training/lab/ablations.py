@@ -194,9 +194,8 @@ class Ablations(Plot):
         info = WeightsInfo(config.nz, config.ngf, real.shape[-1], config.image_size, about)
         judge = judge_of(None, info, self.runs)
         count = min(len(DISTANCE_SEEDS), len(real))
-        apart = sliced_wasserstein_by_scale(
-            pictures.images[:count], real[:count]
-        )  # as a run logs it
+        # As a run logs it.
+        apart = sliced_wasserstein_by_scale(pictures.images[:count], real[:count])
         rows = [real[: self.columns]]
         found: Result = {
             "real": {
