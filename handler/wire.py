@@ -13,7 +13,6 @@ mapping holds, under the name of each field of the body, a mapping with that fie
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -39,15 +38,6 @@ MEDIA_TYPES: dict[Format, str] = {
 _HINT = "send a JSON object with the header Content-Type: application/json"
 _NOISE = ("", "application/octet-stream")  # what raw noise may be declared as; "": as nothing
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
-_LOOKS_LIKE_JSON = re.compile(rb"(\xef\xbb\xbf)?[ \t\n\r]*[{\[]")
-
-# How bytes begin that are sent in place of JSON or of bare numbers; no float32 of N(0, 1) does.
-_FOREIGN = {
-    b"\x1f\x8b\x08\x00": "gzip",
-    b"\x1f\x8b\x08\x08": "gzip",
-    b"PK\x03\x04": "a zip or .npz file",
-    b"\x93NUMPY": "a .npy file",
-}
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _RANGE = re.compile(rf"(?:({_TOKEN})/({_TOKEN})|(\*))[ \t]*(?:;(.*))?", re.DOTALL)
@@ -128,8 +118,6 @@ def fields(
         if name.lstrip()[:1] in ("{", "["):
             # curl -d without a header: the JSON text was taken for the name of a form field,
             # cut at the first "=" or "&".
-            if len(raw) == 1 and not raw[name]:
-                return _object(_load(name))
             raise RequestError(
                 Kind.INVALID_BODY, f"JSON was sent as a form; {_HINT}", seen=show(name)
             )
@@ -156,12 +144,9 @@ def _object(body: object) -> Mapping[str, Any]:
     if body is None:
         return {}
     if not isinstance(body, dict):
-        twice = isinstance(body, str) and body.lstrip()[:1] in ("{", "[")
         raise RequestError(
             Kind.INVALID_BODY,
-            "the body is no JSON object"
-            + (": it was encoded as JSON twice" if twice else "")
-            + f"; {_HINT}",
+            f"the body is no JSON object; {_HINT}",
             seen=show(body),
             allowed="a JSON object",
         )
@@ -169,55 +154,35 @@ def _object(body: object) -> Mapping[str, Any]:
 
 
 def _decoded(body: bytes, media: str, nz: int) -> object:
-    """JSON under any type; raw noise only where nothing else was declared.
-
-    There the bytes themselves have to say which: noise is never text from end to end.
-    """
+    """JSON under any type; raw noise only where nothing else was declared, and the bytes are no
+    text."""
     row_bytes = 4 * nz
     if media in _NOISE and not _is_text(body):
-        if body and len(body) % row_bytes == 0:
+        if len(body) % row_bytes == 0:
             return {"noise": body}
-        if body.removeprefix(codecs.BOM_UTF8).strip() and not _LOOKS_LIKE_JSON.match(body):
-            what = foreign(body)
-            raise RequestError(
-                Kind.INVALID_BODY,
-                f"the body is {f'{what}, ' if what else ''}neither JSON nor raw noise (float32, "
-                f"little-endian); {_HINT}, or whole rows of {nz} float32 numbers as "
-                "application/octet-stream",
-                seen=f"{len(body)} bytes, {show(body[:20])}",
-                allowed=f"a JSON object, or a positive multiple of {row_bytes} bytes",
-            )
-    if not body.removeprefix(codecs.BOM_UTF8).strip():
-        return None
-    encoding = json.detect_encoding(body)
-    if what := foreign(body):
-        reason = f"it is {what}"
-    elif not encoding.startswith("utf-8"):
-        reason = f"it looks like {encoding[:6].upper()} where JSON is UTF-8"
-    else:
-        try:
-            return _load(body.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            reason = f"it is not UTF-8 at byte {error.start}"
-    raise _no_json(reason, body)
+        raise RequestError(
+            Kind.INVALID_BODY,
+            "the body is neither text nor raw noise (float32, little-endian); "
+            f"{_HINT}, or whole rows of {nz} float32 numbers as application/octet-stream",
+            seen=f"{len(body)} bytes, {show(body[:20])}",
+            allowed=f"a JSON object, or a positive multiple of {row_bytes} bytes",
+        )
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _no_json(f"it is not UTF-8 at byte {error.start}", body) from None
+    return _load(text) if text.strip() else None
 
 
 def _is_text(body: bytes) -> bool:
-    """Whether bytes are text from end to end, in an encoding that JSON is seen in, and not blank.
+    """Whether bytes are text in UTF-8 from end to end.
 
-    Noise is not: in UTF-8 it would have no zero, and its bytes above 0x7f only in the groups that
-    UTF-8 makes; in UTF-16 or UTF-32 that begins with two characters of ASCII the first number is
-    below 1e-17.
+    Noise is not: it would have no zero, and its bytes above 0x7f only in the groups of UTF-8.
     """
-    encoding = json.detect_encoding(body)
     try:
-        text = body.decode(encoding)
+        return not _CONTROL.search(body.decode())
     except UnicodeDecodeError:
         return False
-    if not text.strip() or _CONTROL.search(text):
-        return False
-    written = encoding.startswith("utf-8") and "".join(text.split()).isprintable()
-    return text[:2].isascii() or written
 
 
 def _load(text: str) -> object:
@@ -288,11 +253,6 @@ def _check_size(values: Iterable[object], limits: Limits) -> None:
         )
 
 
-def foreign(data: bytes) -> str:
-    """What bytes are that should have been JSON or bare numbers; empty when it does not show."""
-    return _FOREIGN.get(data[:4]) or _FOREIGN.get(data[:6], "")
-
-
 def _check_readable(raw: Mapping[str, Any], headers: Headers) -> None:
     """Refuse a body that is packed, and one that TorchServe's form decoder threw away.
 
@@ -317,8 +277,7 @@ def _check_readable(raw: Mapping[str, Any], headers: Headers) -> None:
     if announced and not raw:
         raise RequestError(
             Kind.INVALID_BODY,
-            "the body was sent as a form and holds no field; send a JSON object with the header "
-            "Content-Type: application/json",
+            f"the body was sent as a form and holds no field; {_HINT}",
             seen=f"a form of {show(length)[1:-1] or 'some'} bytes without a name=value",
             allowed="a JSON object, or form fields as name=value",
         )

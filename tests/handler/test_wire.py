@@ -5,7 +5,7 @@ Accept headers: RFC 9110, section 12.5.1.
 from __future__ import annotations
 
 import gzip
-import io
+import itertools
 import json
 from typing import Any
 
@@ -43,14 +43,6 @@ def noise_of(body: bytes) -> object:
     return found["noise"]
 
 
-def padded(body: bytes, encoding: str = "ascii") -> bytes:
-    """JSON with blanks at its end, so that it is as long as whole rows of noise."""
-    blank = " ".encode(encoding)
-    while len(body) % ROW_BYTES:
-        body += blank
-    return body
-
-
 def declared(media: str) -> list[dict[str, Any]]:
     """A content type as a client's header, and as TorchServe tells that of the field."""
     return [{"Content-Type": media}, {"content-type": "x", "body": {"content-type": media}}]
@@ -74,40 +66,30 @@ def test_noise_may_begin_as_json_does(first: bytes) -> None:
     assert noise_of(body) == body
 
 
-def test_noise_may_read_as_utf_16() -> None:
-    halves = [0x007B, 0x3F80, *[0x3041, 0x3F80] * (NZ - 1)]  # "{", and characters of China
-    body = np.array(halves, "<u2").tobytes()
-    assert noise_of(body) == body
+TEXTS = [
+    (b'{"seed": 1,}    ', "line 1 column"),
+    (b'{"s\xc3\xabed": 1,} ', "line 1 column"),
+    ("\u65e5\u672c\u8a9e\r\n\t\n\n\n\n".encode(), "Expecting value"),
+]
+OTHER_BYTES = [
+    ('{"seed": 1}     '.encode("utf-16-le"), "line 1 column"),
+    ('{"s\xebed": 1}    '.encode("latin-1"), "not UTF-8 at byte 3"),
+    (gzip.compress(b'{"seed": 1}' * 9, mtime=0)[:32], "not UTF-8 at byte 1"),
+    (np.full(NZ, 0.5, "<f4").tobytes(), "Expecting value"),
+]
 
 
-def test_noise_of_blanks_is_noise() -> None:
-    assert noise_of(b" " * ROW_BYTES) == b" " * ROW_BYTES
-
-
-UMLAUT = '{"sëed": 1}'
-NO_JSON = {
-    "a comma": (padded(b'{"seed": 1,}'), "line 1 column"),
-    "a comma after a character": (padded(b'{"s\xc3\xabed": 1,}'), "line 1 column"),
-    "UTF-16": (padded('{"seed": 1}'.encode("utf-16"), "utf-16-le"), "UTF-16"),
-    "UTF-16 without a mark": (padded(UMLAUT.encode("utf-16-be"), "utf-16-be"), "UTF-16"),
-    "UTF-32": (padded(UMLAUT.encode("utf-32"), "utf-32-le"), "UTF-32"),
-    "letters": ("é".encode() * ROW_BYTES, "Expecting value"),
-    "lines of letters": (padded("日本語\r\n\t".encode() * 2 + b"\n"), "Expecting value"),
-}
-DECLARED_ONLY = {  # nothing in these bytes says that they are meant to be JSON
-    "Latin-1": (padded(UMLAUT.encode("latin-1")), "not UTF-8 at byte 3"),
-    "gzip": (gzip.compress(b'{"seed": 1}' * 9, mtime=0)[:32], "it is gzip"),
-    "numbers": (np.full(NZ, 0.5, "<f4").tobytes(), "UTF-"),
-    "random": (b"\xbf\x9c" * ROW_BYTES, "not UTF-8 at byte 0"),
-}
-
-
-@pytest.mark.parametrize("media", ["", OCTETS, *JSON_TYPES])
-@pytest.mark.parametrize("name", [*NO_JSON, *DECLARED_ONLY])
-def test_what_is_declared_json_or_looks_like_it_is_never_noise(name: str, media: str) -> None:
-    if media in ("", OCTETS) and name in DECLARED_ONLY:
-        return
-    body, reason = {**NO_JSON, **DECLARED_ONLY}[name]
+@pytest.mark.parametrize(
+    ("media", "body", "reason"),
+    [
+        *((media, *text) for text in TEXTS for media in ("", OCTETS, *JSON_TYPES)),
+        *((media, *other) for other in OTHER_BYTES for media in JSON_TYPES),
+    ],
+    ids=itertools.count(),
+)
+def test_what_is_declared_json_or_is_text_is_never_noise(
+    media: str, body: bytes, reason: str
+) -> None:
     assert len(body) % ROW_BYTES == 0
     for headers in declared(media):
         error = refused({"body": body}, headers)
@@ -121,18 +103,18 @@ def test_what_is_declared_json_or_looks_like_it_is_never_noise(name: str, media:
 )
 def test_utf_8_is_the_same_under_every_type(media: str, mark: bytes) -> None:
     for headers in declared(media):
-        assert fields({"body": padded(mark + b'{"background": "\xc3\xab"}')}, headers) == {
+        assert fields({"body": mark + b'{"background": "\xc3\xab"}'}, headers) == {
             "background": "\u00eb"
         }
-        twice = refused({"body": padded(mark + b'{"seed": 1, "seed": 2}')}, headers)
+        twice = refused({"body": mark + b'{"seed": 1, "seed": 2}'}, headers)
         assert (twice.kind, twice.field) == (Kind.INVALID_JSON, "seed")
 
 
 @pytest.mark.parametrize("media", ["", OCTETS, "application/json", "text/plain"])
 @pytest.mark.parametrize(
     ("body", "words"),
-    [(b"17", "17"), (b'"cat"', "cat"), (b"[1, 2]", "list"), (b'"{\\"seed\\": 1}"', "twice"),
-     (b'"{}"     ', "twice"), (b"true", "true"), (b"NaN", "nan"), (b"1e999", "inf")],
+    [(b"17", "17"), (b'"cat"', "cat"), (b"[1, 2]", "list"), (b'"{\\"seed\\": 1}"', "seed"),
+     (b"true", "true"), (b"NaN", "nan"), (b"1e999", "inf")],
 )  # fmt: skip
 def test_json_that_is_no_object_is_called_so(media: str, body: bytes, words: str) -> None:
     """Nor is JSON in a JSON string read a second time."""
@@ -149,23 +131,6 @@ def test_a_packed_body_is_a_415(coding: str) -> None:
         assert (error.kind, error.kind.status) == (Kind.PACKED, 415)
         assert (error.field, error.seen) == ("Content-Encoding", f"'{coding}'")
     assert fields({"body": b'{"seed": 1}'}, {"Content-Encoding": " Identity"}) == {"seed": 1}
-
-
-def npy() -> bytes:
-    file = io.BytesIO()
-    np.save(file, np.zeros((2, 2 * NZ), "<f4"))
-    return file.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("body", "what"),
-    [(npy() + bytes(1), ".npy"), (gzip.compress(b"x", mtime=0), "gzip"), (b"PK\3\4.", ".npz")],
-)
-def test_bytes_of_another_kind_are_named(body: bytes, what: str) -> None:
-    assert len(body) % ROW_BYTES
-    error = refused({"body": body})
-    assert error.kind is Kind.INVALID_BODY
-    assert what in error.detail
 
 
 @pytest.mark.parametrize("size", [1, ROW_BYTES - 1, ROW_BYTES + 4])
@@ -243,9 +208,8 @@ def test_a_form_value_is_json_or_text(text: bytes, value: object) -> None:
         {"body": b'{"seed": 1, "seed": 2}'},
         {"body": b'{"walk": {"steps": 2, "steps": 2}}'},
         {"walk": b'{"steps": 2, "steps": 3}'},
-        {'{"seed": 1, "seed": 2}': b""},
     ],
-    ids=["bytes", "nested", "form", "curl"],
+    ids=["bytes", "nested", "form"],
 )
 def test_a_name_given_twice_is_refused(raw: dict[str, Any]) -> None:
     error = refused(raw)
@@ -265,7 +229,7 @@ def test_a_name_given_twice_is_refused(raw: dict[str, Any]) -> None:
     ids=["cut", "comma", "bytes", "deep", "digits"],
 )
 def test_a_body_that_is_not_json(text: bytes, reason: str) -> None:
-    error = refused({"body": bytearray(text)})
+    error = refused({"body": bytearray(text)}, {"Content-Type": "application/json"})
     assert error.kind is Kind.INVALID_JSON
     assert reason in error.detail
     assert "Content-Type: application/json" in error.detail
@@ -279,6 +243,7 @@ def test_a_body_that_is_not_an_object(value: object) -> None:
 @pytest.mark.parametrize(
     "raw",
     [
+        {'{"seed": 1}': bytearray()},
         {'{"seed": "a': bytearray(b'"}')},  # cut at "="
         {'{"seed": 1, "x": "': bytearray(), '"}': bytearray()},  # cut at "&"
     ],

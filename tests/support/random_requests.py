@@ -117,7 +117,6 @@ class RandomRequests:
             instances.filter(self._few_images).map(lambda value: {"body": value}),
             self.bodies.map(lambda value: {"body": value}),
             self.bodies.map(lambda value: {"body": bytearray(json.dumps(value), "ascii")}),
-            self.bodies.map(lambda value: {json.dumps(value): bytearray()}),
         )
 
     @property
