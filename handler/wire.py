@@ -38,12 +38,7 @@ MEDIA_TYPES: dict[Format, str] = {
 _HINT = "send a JSON object with the header Content-Type: application/json"
 _NOISE = ("", "application/octet-stream")  # what raw noise may be declared as; "": as nothing
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
-
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_RANGE = re.compile(rf"(?:({_TOKEN})/({_TOKEN})|(\*))[ \t]*(?:;(.*))?", re.DOTALL)
-_WEIGHT = re.compile(r"[ \t]*q[ \t]*=(.*)", re.IGNORECASE | re.DOTALL)
-_NUMBER = re.compile(r"[ \t]*(0?\.[0-9]+|[01](?:\.[0-9]*)?)[ \t]*")
-_LEAST = 1e-6
+_LEAST_WEIGHT = 1e-6
 
 
 class Headers:
@@ -300,8 +295,9 @@ def choose(accept: str, offered: tuple[Format, ...] = FORMATS) -> Format:
     parts = [part.strip() for part in accept.split(",") if part.strip()]
     if not parts:
         return offered[0]
-    ranges = [found for part in parts if (found := _range(part)) is not None]
-    if any(subtype == "*" and kind in ("*", "image") for kind, subtype, _ in ranges):
+    # Of a pattern that is there twice the larger weight counts.
+    ranges = dict(sorted(map(_range, parts), key=lambda found: found[1]))
+    if "*/*" in ranges or "image/*" in ranges:
         offered = tuple(form for form in offered if form not in MOVING)
     weights = {form: _weight(MEDIA_TYPES[form], ranges) for form in offered}
     best = max(offered, key=lambda form: weights[form])  # the first of equals
@@ -317,30 +313,25 @@ def choose(accept: str, offered: tuple[Format, ...] = FORMATS) -> Format:
     )
 
 
-def _range(part: str) -> tuple[str, str, float] | None:
-    """``type/subtype;q=weight``, or ``*`` for ``*/*`` as Java has sent for years; None for what is
-    no media range.
+def _range(part: str) -> tuple[str, float]:
+    """Pattern and weight of a media range; ``*`` is ``*/*``, as Java has sent for years.
 
-    A weight may have any number of digits. One that is none is the least: what a client named is
-    rather sent than refused.
+    A weight that is none is the least: what a client named is rather sent than refused.
     """
-    found = _RANGE.fullmatch(part)
-    if found is None:
-        return None
-    kind, subtype, _, parameters = found.groups("*")
-    weight = next(filter(None, map(_WEIGHT.fullmatch, parameters.split(";"))), None)
-    if weight is None:
-        return kind.lower(), subtype.lower(), 1.0
-    number = _NUMBER.fullmatch(weight[1])
-    value = float(number[1]) if number else 2.0
-    return kind.lower(), subtype.lower(), value if value <= 1 else _LEAST
+    pattern, *parameters = (word.strip() for word in part.lower().split(";"))
+    weight = 1.0
+    for parameter in parameters:
+        name, _, number = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                weight = float(number)
+            except ValueError:
+                weight = _LEAST_WEIGHT
+            break
+    return pattern if pattern != "*" else "*/*", weight if 0 <= weight <= 1 else _LEAST_WEIGHT
 
 
-def _weight(media_type: str, ranges: list[tuple[str, str, float]]) -> float:
+def _weight(media_type: str, ranges: Mapping[str, float]) -> float:
     """The weight of the most specific range that matches; 0 when none does."""
-    kind, subtype = media_type.split("/")
-    for pattern in ((kind, subtype), (kind, "*"), ("*", "*")):
-        weights = [weight for *found, weight in ranges if tuple(found) == pattern]
-        if weights:
-            return max(weights)
-    return 0.0
+    patterns = (media_type, media_type.partition("/")[0] + "/*", "*/*")
+    return next((ranges[pattern] for pattern in patterns if pattern in ranges), 0.0)
