@@ -86,7 +86,7 @@ def encode_moving(
         run: encodes the frames, as ``map`` does; the file is always the same.
 
     Returns:
-        The file, of at most ``moving_bytes(text) + N * frame_bytes(H, W, C)`` bytes.
+        The file.
     """
     height, width, _ = frames.shape[1:]
     parts = _head(frames.shape[1:], text)
@@ -138,17 +138,6 @@ def method(small: bool) -> str:
 def worst_case_bytes(height: int, width: int, channels: int) -> int:
     """Most bytes that ``encode`` can give for this size in px, without its text."""
     return _FIXED_BYTES + _stored_bytes(height * (1 + width * channels))
-
-
-def moving_bytes(text: str) -> int:
-    """Most bytes of ``encode_moving`` that do not belong to a frame."""
-    return _FIXED_BYTES - _CHUNK_BYTES + (_CHUNK_BYTES + 8) + text_bytes(text)
-
-
-def frame_bytes(height: int, width: int, channels: int) -> int:
-    """Most bytes that a frame of this size in px adds to ``encode_moving``: fcTL and fdAT."""
-    data = _stored_bytes(height * (1 + width * channels))
-    return (_CHUNK_BYTES + 26) + (_CHUNK_BYTES + 4 + data)
 
 
 def text_bytes(text: str) -> int:

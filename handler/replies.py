@@ -125,8 +125,8 @@ class Renderer:
         self._of_edit = f',"directions_sha256":"{directions.sha256}"'
 
     def likely_bytes(self, call: Call) -> int:
-        """What the body takes, told before any image is there: surely no more where ``share`` is 1,
-        likely no more where it is less."""
+        """What the body likely takes no more than, told before any image is there: surely where
+        ``share`` is 1 and the format not a moving one."""
         return sum(map(self._likely_bytes, call.items))
 
     def images_in_a_reply(self, limits: Limits) -> int:
@@ -161,7 +161,7 @@ class Renderer:
             return self._png_bytes(rows, columns) + png.text_bytes(self._text(item, item.recipe))
         if item.format in MOVING:
             text = self._text(item, item.recipe)
-            once, frame = moving.worst_case_bytes(item.motion.type, self._image_shape, text)
+            once, frame = moving.likely_bytes(item.motion.type, self._image_shape, text)
             return once + count * math.ceil(frame if item.format == "gif" else self._share * frame)
         # Every image has a text of the same length, but for the digits of its seed.
         recipe = item.recipe_alone(0, np.zeros((1, self._nz), np.float32))
