@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -115,7 +116,7 @@ def generate(
 
     Returns:
         One uint8 (n, H, W, C) a request, C-contiguous, in the order of the requests, which is
-        also that in which they are made; of one pass they are views.
+        also that in which they are made; views of what the passes gave.
 
     Raises:
         Whatever the backend raises, memory that runs out only for a single image; then no
@@ -123,27 +124,20 @@ def generate(
     """
     if not latents:
         return []
-    flat, most = np.concatenate(latents), max_batch_images
+    flat = np.concatenate(latents)
     passes: list[Images] = []
-    for begin in range(0, len(flat), most):
+    for begin in range(0, len(flat), max_batch_images):
         if perf_counter() >= deadline:
             break
-        passes.append(_within_memory(backend, flat[begin : begin + most]))
-    made, end = sum(map(len, passes)), 0
-    shares: list[Images | None] = []
-    for rows in latents:
-        begin, end = end, end + len(rows)
-        first, last = begin // most, (end - 1) // most  # of the passes
-        if end > made:
-            shares.append(None)
-        elif first == last:
-            shares.append(passes[first][begin - first * most : end - first * most])
-        else:
-            pieces = [
-                passes[i][max(begin - i * most, 0) : end - i * most] for i in range(first, last + 1)
-            ]
-            shares.append(np.concatenate(pieces))
-    return shares
+        passes.append(_within_memory(backend, flat[begin : begin + max_batch_images]))
+    if not passes:
+        return [None] * len(latents)
+    images = np.concatenate(passes) if len(passes) > 1 else passes[0]
+    ends = list(itertools.accumulate(map(len, latents)))
+    return [
+        images[end - len(rows) : end] if end <= len(images) else None
+        for rows, end in zip(latents, ends, strict=True)
+    ]
 
 
 def seconds_per_image(backend: Backend, count: int) -> float:

@@ -68,12 +68,12 @@ def test_noise_may_begin_as_json_does(first: bytes) -> None:
 
 TEXTS = [
     (b'{"seed": 1,}    ', "line 1 column"),
-    (b'{"s\xc3\xabed": 1,} ', "line 1 column"),
+    (b'{"s\xc3\xabed": 1,}   ', "line 1 column"),
     ("\u65e5\u672c\u8a9e\r\n\t\n\n\n\n".encode(), "Expecting value"),
 ]
 OTHER_BYTES = [
     ('{"seed": 1}     '.encode("utf-16-le"), "line 1 column"),
-    ('{"s\xebed": 1}    '.encode("latin-1"), "not UTF-8 at byte 3"),
+    ('{"s\xebed": 1}     '.encode("latin-1"), "not UTF-8 at byte 3"),
     (gzip.compress(b'{"seed": 1}' * 9, mtime=0)[:32], "not UTF-8 at byte 1"),
     (np.full(NZ, 0.5, "<f4").tobytes(), "Expecting value"),
 ]
