@@ -300,38 +300,34 @@ class Request(_Object):
             found["edit"] = self.edit
         return found
 
-    @property
-    def _changes(self) -> str:
-        """The same within JSON of an object that has other fields before."""
-        return f",{_json(self.changes)[1:-1]}" if self.truncation or self.edit else ""
-
     @cached_property
     def recipe(self) -> str:
         """JSON of the fields that, sent to the same model, give the same picture bit by bit."""
+        if self.format in MOVING:
+            return _json({**self._from, **self.changes, "format": self.motion.model_dump()})
+        layout = {name: getattr(self, name) for name in ("columns", "padding", "background")}
+        return _json(self._from | self.changes | layout)
+
+    @property
+    def _from(self) -> dict[str, Any]:
+        """The field of the source, in its shortest form."""
         if self.seeds is not None:
             first, count = self.seeds[0], self.num_images
-            if self.source == "seed" or all(seed == first + i for i, seed in enumerate(self.seeds)):
-                source = f'"seed":{first},"num_images":{count}'
-            else:
-                source = f'"seeds":{_json(self.seeds)}'
-        elif self.noise is not None:
-            source = f'"noise":{_json(_as_noise(self.noise))}'
-        elif self.walk is not None:
-            source = f'"walk":{_json({k: v for k, v in vars(self.walk).items() if v is not None})}'
-        else:
-            source = f'"mix":{_json([term.recipe for term in self.mix or ()])}'
-        if self.format in MOVING:
-            return f'{{{source}{self._changes},"format":{_json(self.motion.model_dump())}}}'
-        layout = f'"columns":{self.columns},"padding":{self.padding}'
-        return f'{{{source}{self._changes},{layout},"background":"{self.background}"}}'
+            if all(seed == first + i for i, seed in enumerate(self.seeds)):
+                return {"seed": first, "num_images": count}
+            return {"seeds": self.seeds}
+        if self.noise is not None:
+            return {"noise": _as_noise(self.noise)}
+        if self.walk is not None:
+            return {"walk": {k: v for k, v in vars(self.walk).items() if v is not None}}
+        return {"mix": [term.recipe for term in self.mix or ()]}
 
     def recipe_alone(self, i: int, rows: Latents) -> str:
         """The same for image ``i`` alone, ``rows`` being what ``draw`` gave for all."""
-        if self.seeds is not None:
-            source = f'"seed":{self.seeds[i]}'
-        else:
-            source = f'"noise":{_json(_as_noise(rows[i : i + 1]))}'
-        return f'{{{source}{self._changes},"padding":0}}'
+        alone: dict[str, Any] = (
+            {"noise": _as_noise(rows[i : i + 1])} if self.seeds is None else {"seed": self.seeds[i]}
+        )
+        return _json(alone | self.changes | {"padding": 0})
 
     def compose(self, nz: int) -> Latents:
         """Latents of the images, float32 (n, nz), finite.
