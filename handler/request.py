@@ -20,7 +20,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, get_args
 
 import numpy as np
 from pydantic import (
@@ -72,52 +72,26 @@ _json = json.JSONEncoder(separators=(",", ":")).encode
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DIGITS = "[0-9]{1,16}"
 
-# pydantic's error types in our words; errors of our own validators bring their text along.
-_DETAIL = {
-    "missing": "is missing",
-    "model_type": "is not an object",
-    "dict_type": "is not an object",
-    "list_type": "is not a list",
-    "int_type": "is not an integer",
-    "float_type": "is not a number that a float can hold",
-    "finite_number": "is not finite",
-    "too_short": "is too short",
-    "too_long": "is too long",
-    "greater_than": "is out of range",
-    "greater_than_equal": "is out of range",
-    "less_than_equal": "is out of range",
-    "string_type": "is not a string",
-    "string_unicode": "is not Unicode text",
-    "string_pattern_mismatch": "has a wrong form",
-    "literal_error": "is not one of the choices",
-}
-_KIND = {
-    "unknown_field": Kind.UNKNOWN_FIELD,
-    "conflict": Kind.CONFLICT,
-    "too_many": Kind.TOO_LARGE,
-}
-_COUNTS = {
-    "num_images",
-    "seeds",
-    "noise",
-    "steps",
-    "instances",
-}  # beyond their maximum: 413, not 400
+# Beyond their maximum: 413, not 400.
+_COUNTS = {"num_images", "seeds", "noise", "steps", "instances"}
 
 
 def _wrong(
-    kind: str, detail: str, *within: str | int, seen: str = "", allowed: str = ""
+    detail: str,
+    *within: str | int,
+    kind: Kind = Kind.INVALID_FIELD,
+    seen: str = "",
+    allowed: str = "",
 ) -> PydanticCustomError:
     """An error of our own validators, all its texts ASCII.
 
     Args:
-        kind: decides the problem's kind, by ``_KIND``.
         detail: what is wrong, in our words only.
         within: names and indices from the validator's own place to the one to blame.
-        seen, allowed: where they are not the validator's input and what ``allowed_values`` says.
+        seen, allowed: where they are not the validator's input and what its field takes.
     """
     context = {"within": within, "seen": seen, "allowed": allowed}
-    return PydanticCustomError(kind, detail, context)
+    return PydanticCustomError(kind.name, detail, context)
 
 
 def _known(value: object, names: Set[str], what: str, cutoff: float = 0.6) -> object:
@@ -132,9 +106,9 @@ def _known(value: object, names: Set[str], what: str, cutoff: float = 0.6) -> ob
         near = difflib.get_close_matches(name[:80], names, n=1, cutoff=cutoff)
         hint = f"did you mean {near[0]}?" if near else "remove it"
         raise _wrong(
-            "unknown_field",
             f"is no {what}, {hint}",
             show(name)[1:-1],
+            kind=Kind.UNKNOWN_FIELD,
             seen=show(name),
             allowed=", ".join(names) or "none",
         )
@@ -179,13 +153,12 @@ class Term(_Object):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.seeds is None) == (self.noise is None):
-            error, detail = (
-                ("no_source", "has neither seeds nor noise")
+            kind, detail = (
+                (Kind.INVALID_FIELD, "has neither seeds nor noise")
                 if self.seeds is None
-                else ("conflict", "has both seeds and noise")
+                else (Kind.CONFLICT, "has both seeds and noise")
             )
-            allowed = "weight and exactly one of seeds and noise"
-            raise _wrong(error, detail, allowed=allowed)
+            raise _wrong(detail, kind=kind, allowed="weight and exactly one of seeds and noise")
         return self
 
     def latents(self, nz: int) -> Latents:
@@ -238,9 +211,9 @@ class Request(_Object):
             clash.append("num_images")
         if len(clash) > 1:
             raise _wrong(
-                "conflict",
                 f"was given together with {' and '.join(clash[:-1])}",
                 clash[-1],
+                kind=Kind.CONFLICT,
                 seen=", ".join(clash),
                 allowed=f"one of {', '.join(SOURCES)}; num_images only with seed or alone",
             )
@@ -401,9 +374,9 @@ class Instances(BaseModel):
             signature = name == "signature_name" and value in SIGNATURES
             if name not in ("instances", "parameters") and value is not None and not signature:
                 raise _wrong(
-                    "conflict",
                     "is beside instances; move it into them, or into parameters",
                     show(name)[1:-1],
+                    kind=Kind.CONFLICT,
                     seen=show(name),
                     allowed="instances, parameters, and the signature_name serving_default",
                 )
@@ -411,13 +384,13 @@ class Instances(BaseModel):
         if shared in (None, [], {}) or not isinstance(instances, list):
             return {"instances": instances}
         if not isinstance(shared, dict):
-            raise _wrong("dict_type", "is not an object", "parameters", seen=show(shared))
+            raise _wrong("is not an object", "parameters", seen=show(shared))
         size = len(_json(shared)) * len(instances)
         if size > info.context:
             raise _wrong(
-                "too_many",
                 "would make the body too large if each instance had a copy; send several calls",
                 "parameters",
+                kind=Kind.TOO_LARGE,
                 seen=f"{size} bytes in all",
                 allowed=f"at most {info.context} bytes in all",
             )
@@ -432,10 +405,10 @@ def _with_shared(i: int, instance: object, shared: Mapping[str, Any]) -> object:
     for name in shared:
         if instance.get(name) is not None:
             raise _wrong(
-                "conflict",
                 f"is in instances[{i}] too; keep one of them",
                 "parameters",
                 show(name)[1:-1],
+                kind=Kind.CONFLICT,
                 seen=show(name),
                 allowed="each field once",
             )
@@ -484,7 +457,7 @@ def parse(
             more than the limits allow, or 415.
     """
     body = wire.fields(raw, nz, limits, headers)
-    one, many = models(nz, limits, directions)
+    one, many, allowed = models(nz, limits, directions)
     try:
         if "instances" not in body:
             item = one.model_validate(body)
@@ -494,8 +467,8 @@ def parse(
         items = many.model_validate(body, context=limits.max_body_bytes).instances
     except ValidationError as error:
         # The only one, or nearly: lists fail fast, and so do unknown names.
-        allowed, shared = allowed_values(nz, limits, directions), body.get("parameters")
-        raise _refusal(error.errors(include_url=False)[0], allowed, shared) from None
+        first = error.errors(include_url=False)[0]
+        raise _refusal(first, allowed, body.get("parameters")) from None
     form = wire.choose(headers.get("accept"), ("json",))
     for item in items:
         item.format = form
@@ -566,16 +539,16 @@ def _refusal(first: ErrorDetails, allowed_in: Mapping[str, str], shared: object)
     names = [part for part in at if isinstance(part, str)]
     inside = [name for name in names if name not in ("instances", "parameters")] or names
     allowed = context.get("allowed") or allowed_in[".".join(inside)]
-    kind = _KIND.get(first["type"], Kind.INVALID_FIELD)
-    if first["type"] in ("too_long", "less_than_equal") and at[-1] in _COUNTS:
+    seen = context.get("seen") or show(first["input"])
+    kind, detail = Kind.INVALID_FIELD, f"is {seen}"
+    if first["type"] in Kind.__members__:  # an error of our own
+        kind, detail = Kind[first["type"]], first["msg"]
+    elif first["type"] == "missing":
+        detail = "is missing"
+    elif first["type"] in ("too_long", "less_than_equal") and at[-1] in _COUNTS:
         kind = Kind.TOO_LARGE
-    return RequestError(
-        kind,
-        f"{path} {_DETAIL.get(first['type'], first['msg'])}; use {allowed}",
-        field=path,
-        seen=context.get("seen") or show(first["input"]),
-        allowed=allowed,
-    )
+    sentence = f"{path} {detail}; use {allowed}"
+    return RequestError(kind, sentence, field=path, seen=seen, allowed=allowed)
 
 
 def _first_seed(base: int | None, count: int) -> int:
@@ -585,7 +558,6 @@ def _first_seed(base: int | None, count: int) -> int:
         return secrets.randbelow(last_base + 1)
     if base > last_base:
         raise _wrong(
-            "seed",
             "is too large: seed + num_images - 1 would be beyond the largest one",
             "seed",
             seen=show(base),
@@ -607,51 +579,8 @@ def schema(nz: int, limits: Limits, directions: Directions = NO_DIRECTIONS) -> d
     Every body that ``parse`` takes fits it. It cannot say that a source of latents
     goes alone, that ``steps`` is at least the number of latents, or what base64 decodes to.
     """
-    document = models(nz, limits, directions)[0].model_json_schema(schema_generator=_Untitled)
+    document = models(nz, limits, directions).request.model_json_schema(schema_generator=_Untitled)
     return {"$schema": _DIALECT, **document}
-
-
-def allowed_values(nz: int, limits: Limits, directions: Directions) -> dict[str, str]:
-    """What each field takes, in words: for error texts and for the schema."""
-    strengths = {
-        f"edit.{name}": f"a number {found.range[0]} to {found.range[1]}"
-        for name, found in directions.named.items()
-    }
-    most = limits.max_images
-    seeds = f"a list of 1 to {most} seeds, each an integer 0 to {MAX_SEED}"
-    row = f"{nz} numbers -{MAX_LATENT} to {MAX_LATENT}"
-    noise = f"1 to {most} rows of {row}, or base64 of them as little-endian float32"
-    return {
-        "instances": f"a list of 1 to {most} objects with the fields of a request",
-        "parameters": "an object with the fields that all instances have in common",
-        "seed": f"an integer 0 to {MAX_SEED}, or its digits as a string",
-        "seeds": seeds,
-        "num_images": f"an integer 1 to {most}",
-        "noise": noise,
-        "walk": "an object with between, steps and, if wanted, method and closed",
-        "walk.between": f"a list of 2 to {MAX_KEYS} latents, each a seed 0 to {MAX_SEED} "
-        f"or a list of {row}",
-        "walk.steps": f"the number of images, an integer 2 to {most}",
-        "walk.method": "slerp or linear",
-        "walk.closed": "true for a round, which goes back to where it began, or false",
-        "mix": f"a list of 1 to {MAX_TERMS} objects with weight and either seeds or noise, "
-        f"at most {MAX_MIX_LATENTS} latents in all",
-        "mix.weight": f"a finite number; the result stays within -{MAX_LATENT} to {MAX_LATENT}",
-        "mix.seeds": seeds,
-        "mix.noise": noise,
-        "truncation": "a number above 0, at most 1",
-        "edit": "an object of strengths by the names of directions: "
-        + (", ".join(directions.named) or "this archive has none"),
-        **strengths,
-        "columns": f"an integer 1 to {most}",
-        "padding": f"an integer 0 to {limits.max_padding_px}, px",
-        "background": "a colour such as #ffffff",
-        "format": f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}, or an object with type and, if "
-        "wanted, fps and loop",
-        "format.type": f"{', '.join(MOVING[:-1])} or {MOVING[-1]}",
-        "format.fps": f"frames a second, a number {MIN_FPS} to {MAX_FPS}; {DEFAULT_FPS} by default",
-        "format.loop": f"how often it is played, an integer 0 (for ever) to {MAX_LOOP}",
-    }
 
 
 class _Untitled(GenerateJsonSchema):
@@ -661,33 +590,37 @@ class _Untitled(GenerateJsonSchema):
         return False
 
 
+class Models(NamedTuple):
+    """Request, and a list of it, with the ranges of one server.
+
+    Args:
+        allowed: what each field takes, in words; those of objects by names such as ``walk.steps``.
+    """
+
+    request: type[Request]
+    instances: type[Instances]
+    allowed: dict[str, str]
+
+
 @lru_cache(maxsize=8)
-def models(
-    nz: int, limits: Limits, directions: Directions = NO_DIRECTIONS
-) -> tuple[type[Request], type[Instances]]:
-    """Request, and a list of it, with the ranges of one server."""
+def models(nz: int, limits: Limits, directions: Directions = NO_DIRECTIONS) -> Models:
+    """The types of all fields, each beside the words for what it takes."""
     most = limits.max_images
-    say = allowed_values(nz, limits, directions)
-
-    def by_default(kind: Any, value: object, description: str) -> tuple[Any, Any]:
-        """A field that is ``value`` when it is left out or null."""
-        filled = AfterValidator(lambda given: value if given is None else given)
-        optional = Field(None, validate_default=True, description=description)
-        return Annotated[kind | None, filled], optional
-
     one_an_image = Field(min_length=1, max_length=most, fail_fast=True)
 
-    seed_range = Field(ge=0, le=MAX_SEED)
+    in_range = Annotated[int, Field(ge=0, le=MAX_SEED)]
     digits = Annotated[str, Field(pattern=f"^{_DIGITS}$")]
-    one_seed = Annotated[
-        int,
-        seed_range,
-        BeforeValidator(_from_digits, json_schema_input_type=Annotated[int, seed_range] | digits),
+    seed = Annotated[
+        in_range, BeforeValidator(_from_digits, json_schema_input_type=in_range | digits)
     ]
-    seed_list = Annotated[list[one_seed], one_an_image]
+    seeds = (
+        Annotated[list[seed], one_an_image],
+        f"a list of 1 to {most} seeds, each an integer 0 to {MAX_SEED}",
+    )
 
     number = Annotated[float, Field(ge=-MAX_LATENT, le=MAX_LATENT, allow_inf_nan=False)]
     row = Annotated[list[number], Field(min_length=nz, max_length=nz, fail_fast=True)]
+    a_row = f"{nz} numbers -{MAX_LATENT} to {MAX_LATENT}"
     rows = Annotated[list[row], one_an_image]
     base64_text = Annotated[
         str,
@@ -698,81 +631,136 @@ def models(
             json_schema_extra={"contentEncoding": "base64"},
         ),
     ]
-    any_noise = Annotated[
-        rows, WrapValidator(_noise(nz, most), json_schema_input_type=rows | row | base64_text)
-    ]
-    one_latent = Annotated[
-        Annotated[one_seed, Tag("<seed>")] | Annotated[row, Tag("<row>")],
+    noise = (
+        Annotated[
+            rows, WrapValidator(_noise(nz, most), json_schema_input_type=rows | row | base64_text)
+        ],
+        f"1 to {most} rows of {a_row}, or base64 of them as little-endian float32",
+    )
+    latent = Annotated[
+        Annotated[seed, Tag("<seed>")] | Annotated[row, Tag("<row>")],
         Discriminator(lambda value: "<row>" if isinstance(value, list) else "<seed>"),
     ]
 
-    keys = Field(min_length=2, max_length=MAX_KEYS, fail_fast=True, description=say["walk.between"])
-    steps = Field(ge=2, le=most, description=say["walk.steps"])
-    walk = {
-        "between": (list[one_latent], keys),
-        "steps": (Annotated[int, AfterValidator(partial(_a_step_each, most=most))], steps),
-        "method": by_default(Method, "slerp", say["walk.method"]),
-        "closed": (bool | None, Field(None, description=say["walk.closed"])),
-    }
-    fps = Annotated[float, Field(ge=MIN_FPS, le=MAX_FPS, allow_inf_nan=False)]
-    loop = Annotated[int, Field(ge=0, le=MAX_LOOP)]
-    motion = {
-        "type": (Moving, Field(description=say["format.type"])),
-        "fps": by_default(fps, DEFAULT_FPS, say["format.fps"]),
-        "loop": by_default(loop, 0, say["format.loop"]),
-    }
-    named, told = Annotated[Format, Tag("<name>")], _with_ranges(Motion, motion)
-    any_format = Annotated[
-        named | Annotated[told, Tag("<motion>")],  # type: ignore[valid-type]
-        Discriminator(lambda value: "<motion>" if isinstance(value, dict) else "<name>"),
-    ]
-    term = {
-        "weight": (float, Field(allow_inf_nan=False, description=say["mix.weight"])),
-        "seeds": (seed_list | None, Field(None, description=say["mix.seeds"])),
-        "noise": (any_noise | None, Field(None, description=say["mix.noise"])),
-    }
+    walk = _with_ranges(
+        Walk,
+        between=_needed(
+            Annotated[list[latent], Field(min_length=2, max_length=MAX_KEYS, fail_fast=True)],
+            f"a list of 2 to {MAX_KEYS} latents, each a seed 0 to {MAX_SEED} or a list of {a_row}",
+        ),
+        steps=_needed(
+            Annotated[int, Field(ge=2, le=most), AfterValidator(partial(_a_step_each, most=most))],
+            f"the number of images, an integer 2 to {most}",
+        ),
+        method=_optional(Method, "slerp or linear", "slerp"),
+        closed=_optional(bool, "true for a round, which goes back to where it began, or false"),
+    )
+    term = _with_ranges(
+        Term,
+        weight=_needed(
+            Annotated[float, Field(allow_inf_nan=False)],
+            f"a finite number; the result stays within -{MAX_LATENT} to {MAX_LATENT}",
+        ),
+        seeds=_optional(*seeds),
+        noise=_optional(*noise),
+    )
+    motion = _with_ranges(
+        Motion,
+        type=_needed(Moving, f"{', '.join(MOVING[:-1])} or {MOVING[-1]}"),
+        fps=_optional(
+            Annotated[float, Field(ge=MIN_FPS, le=MAX_FPS, allow_inf_nan=False)],
+            f"frames a second, a number {MIN_FPS} to {MAX_FPS}; {DEFAULT_FPS} by default",
+            DEFAULT_FPS,
+        ),
+        loop=_optional(
+            Annotated[int, Field(ge=0, le=MAX_LOOP)],
+            f"how often it is played, an integer 0 (for ever) to {MAX_LOOP}",
+            0,
+        ),
+    )
     # Not a model: a name of a direction may be that of a model's method.
-    strengths = {}
+    strengths, of_directions = {}, {}
     for name, direction in directions.named.items():
         least, largest = direction.range
-        in_range = Field(ge=least, le=largest, allow_inf_nan=False)
-        strengths[name] = Annotated[
-            Annotated[float, in_range] | None, Field(description=say[f"edit.{name}"])
-        ]
+        strength = Annotated[float, Field(ge=least, le=largest, allow_inf_nan=False)]
+        of_directions[name] = f"a number {least} to {largest}"
+        strengths[name] = Annotated[strength | None, Field(description=of_directions[name])]
     typed_dict: Any = TypedDict
     edit = with_config(extra="forbid", strict=True)(typed_dict("Edit", strengths, total=False))
-    few_terms = Field(min_length=1, max_length=MAX_TERMS, fail_fast=True)
-    kinds: dict[str, Any] = {
-        "seed": one_seed,
-        "seeds": seed_list,
-        "num_images": Annotated[int, Field(ge=1, le=most)],
-        "noise": any_noise,
-        "walk": _with_ranges(Walk, walk),
-        "mix": Annotated[
-            list[_with_ranges(Term, term)], few_terms, AfterValidator(_few_latents)  # type: ignore[misc]
-        ],
-        "truncation": Annotated[float, Field(gt=0, le=1)],
-        "edit": Annotated[
-            edit, BeforeValidator(partial(_known_direction, directions.named.keys()))
-        ],
-        "columns": Annotated[int, Field(ge=1, le=most)],
-        "padding": Annotated[int, Field(ge=0, le=limits.max_padding_px)],
-        "background": Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")],
-        "format": any_format,
-    }
-    fields = {
-        name: (kind | None, Field(None, description=say[name])) for name, kind in kinds.items()
-    }
-    request = _with_ranges(Request, fields)
+
+    request = _with_ranges(
+        Request,
+        seed=_optional(seed, f"an integer 0 to {MAX_SEED}, or its digits as a string"),
+        seeds=_optional(*seeds),
+        num_images=_optional(Annotated[int, Field(ge=1, le=most)], f"an integer 1 to {most}"),
+        noise=_optional(*noise),
+        walk=_optional(walk, "an object with between, steps and, if wanted, method and closed"),
+        mix=_optional(
+            Annotated[
+                list[term],  # type: ignore[valid-type]
+                Field(min_length=1, max_length=MAX_TERMS, fail_fast=True),
+                AfterValidator(_few_latents),
+            ],
+            f"a list of 1 to {MAX_TERMS} objects with weight and either seeds or noise, "
+            f"at most {MAX_MIX_LATENTS} latents in all",
+        ),
+        truncation=_optional(Annotated[float, Field(gt=0, le=1)], "a number above 0, at most 1"),
+        edit=_optional(
+            Annotated[edit, BeforeValidator(partial(_known_direction, directions.named.keys()))],
+            "an object of strengths by the names of directions: "
+            + (", ".join(directions.named) or "this archive has none"),
+        ),
+        columns=_optional(Annotated[int, Field(ge=1, le=most)], f"an integer 1 to {most}"),
+        padding=_optional(
+            Annotated[int, Field(ge=0, le=limits.max_padding_px)],
+            f"an integer 0 to {limits.max_padding_px}, px",
+        ),
+        background=_optional(
+            Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")], "a colour such as #ffffff"
+        ),
+        format=_optional(
+            Annotated[
+                Annotated[Format, Tag("<name>")] | Annotated[motion, Tag("<motion>")],
+                Discriminator(lambda value: "<motion>" if isinstance(value, dict) else "<name>"),
+            ],
+            f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}, or an object with type and, if wanted, "
+            "fps and loop",
+        ),
+    )
+    many = f"a list of 1 to {most} objects with the fields of a request"
     instances = Annotated[
         list[request],  # type: ignore[valid-type]
         Field(min_length=1, max_length=most, fail_fast=True),
         AfterValidator(partial(_few_images, most=most)),
     ]
-    return request, _with_ranges(Instances, {"instances": instances})
+    objects = {"": request, "walk.": walk, "mix.": term, "format.": motion}
+    allowed = {
+        within + name: found.description or ""
+        for within, model in objects.items()
+        for name, found in model.model_fields.items()
+    }
+    allowed |= {f"edit.{name}": words for name, words in of_directions.items()}
+    allowed |= {
+        "instances": many,
+        "parameters": "an object with the fields that all instances have in common",
+    }
+    return Models(request, _with_ranges(Instances, instances=_needed(instances, many)), allowed)
 
 
-def _with_ranges(base: type[M], fields: dict[str, Any]) -> type[M]:
+def _needed(kind: Any, words: str) -> tuple[Any, Any]:
+    """A field that must be there."""
+    return kind, Field(description=words)
+
+
+def _optional(kind: Any, words: str, default: object = None) -> tuple[Any, Any]:
+    """A field that is ``default`` when it is left out or null."""
+    if default is None:
+        return kind | None, Field(None, description=words)
+    filled = AfterValidator(lambda given: default if given is None else given)
+    return Annotated[kind | None, filled], Field(None, validate_default=True, description=words)
+
+
+def _with_ranges(base: type[M], **fields: Any) -> type[M]:
     """The same class, described by its first sentence, whose fields have these types."""
     doc = (base.__doc__ or "").partition("\n")[0]
     return create_model(base.__name__, __base__=base, __doc__=doc, **fields)
@@ -783,7 +771,6 @@ def _a_step_each(steps: int, info: ValidationInfo, most: int) -> int:
     least = len(info.data.get("between", ()))
     if steps < least:
         raise _wrong(
-            "steps",
             "is less than the number of latents in between",
             allowed=f"an integer {least} to {most}",
         )
@@ -797,7 +784,6 @@ def _few_images(items: list[Request], most: int) -> list[Request]:
         images += item.num_images
         if item.format not in (None, "json"):
             raise _wrong(
-                "format",
                 "cannot be that among instances",
                 i,
                 "format",
@@ -806,9 +792,9 @@ def _few_images(items: list[Request], most: int) -> list[Request]:
             )
         if images > most:
             raise _wrong(
-                "too_many",
                 "asks for too many images together with those before it; send several calls",
                 i,
+                kind=Kind.TOO_LARGE,
                 seen=f"{images} images or more",
                 allowed=f"at most {most} images in all instances",
             )
@@ -819,8 +805,8 @@ def _few_latents(terms: list[Any]) -> list[Any]:
     count = sum(len(term.seeds if term.noise is None else term.noise) for term in terms)
     if count > MAX_MIX_LATENTS:
         raise _wrong(
-            "too_many",
             "has too many latents in its terms",
+            kind=Kind.TOO_LARGE,
             seen=f"{count} latents",
             allowed=f"at most {MAX_MIX_LATENTS} in all terms",
         )
@@ -858,26 +844,24 @@ def _from_base64(text: str) -> bytes:
         return binascii.a2b_base64(text, strict_mode=True)
     except ValueError:
         detail = "is not base64 of the alphabet with + and /, in one line and with its padding"
-        raise _wrong("base64", detail, seen=show(text)) from None
+        raise _wrong(detail, seen=show(text)) from None
 
 
 def _from_bytes(data: bytes, nz: int, most: int) -> Latents:
     """Little-endian float32; most bytes of another type hold numbers that no latent has."""
     if not data or len(data) % (4 * nz):
         raise _wrong(
-            "noise_length",
             "is of bytes that are no whole rows",
             seen=f"{len(data)} bytes",
             allowed=f"a positive multiple of {4 * nz} bytes",
         )
     numbers = np.frombuffer(data, "<f4").reshape(-1, nz)
     if len(numbers) > most:
-        raise _wrong("too_long", "is too long", seen=f"{len(numbers)} rows")
+        raise _wrong("is too long", kind=Kind.TOO_LARGE, seen=f"{len(numbers)} rows")
     wrong = ~(np.abs(numbers) <= MAX_LATENT)  # NaN too
     if wrong.any():
         row, column = divmod(int(wrong.argmax()), nz)
         raise _wrong(
-            "noise_type",
             "is no number that N(0, 1) draws: the bytes may be of another type than little-endian "
             "float32, array.astype('<f4').tobytes()",
             row,
