@@ -66,6 +66,7 @@ MAX_LOOP = 65_535  # what a WebP can say
 
 SIGNATURES = ("", "serving_default")  # of TensorFlow Serving; they say nothing
 
+A = TypeVar("A")
 M = TypeVar("M", bound=BaseModel)
 
 _json = json.JSONEncoder(separators=(",", ":")).encode
@@ -429,9 +430,29 @@ class Call:
     kserve: bool
     caching: dict[str, str] = field(default_factory=dict)
 
-    def blamed(self, i: int, error: RequestError) -> RequestError:
-        """An error of item ``i``, told of its place in the body."""
-        return error.within(f"instances[{i}]") if self.kserve else error
+    def each(self, work: Callable[[Request], A]) -> list[A]:
+        """The result of the work on each item; its errors tell the item's place in the body."""
+        found = []
+        for i, item in enumerate(self.items):
+            try:
+                found.append(work(item))
+            except RequestError as error:
+                raise (error.within(f"instances[{i}]") if self.kserve else error) from None
+        return found
+
+    def changed(self, drawn: Sequence[Latents], directions: Directions) -> list[Latents]:
+        """What the network makes the images of: the latents of each item, truncated and edited
+        where it asks for that.
+
+        Args:
+            drawn: float32 (n, nz) an item, as ``draw`` gives them.
+            directions: those that the call was parsed with.
+
+        Raises:
+            RequestError: as in ``Request.changed``.
+        """
+        rows = iter(drawn)
+        return self.each(lambda item: item.changed(next(rows), directions))
 
     @cached_property
     def images(self) -> int:
@@ -487,38 +508,16 @@ def draw(calls: Sequence[Call], nz: int) -> Iterator[list[Latents]]:
     """
     seeds = [seed for call in calls for item in call.items for seed in item.seeds or ()]
     drawn, used = from_seeds(seeds, nz), 0
+
+    def latents_of(item: Request) -> Latents:
+        nonlocal used
+        if item.seeds is None:
+            return item.compose(nz)
+        used += item.num_images
+        return drawn[used - item.num_images : used]
+
     for call in calls:
-        found = []
-        for i, item in enumerate(call.items):
-            if item.seeds is not None:
-                found.append(drawn[used : used + item.num_images])
-                used += item.num_images
-                continue
-            try:
-                found.append(item.compose(nz))
-            except RequestError as error:
-                raise call.blamed(i, error) from None
-        yield found
-
-
-def changed(call: Call, drawn: Sequence[Latents], directions: Directions) -> list[Latents]:
-    """What the network makes the images of: the latents of each item of a call, truncated and
-    edited where it asks for that.
-
-    Args:
-        drawn: float32 (n, nz) an item, as ``draw`` gives them.
-        directions: those that the call was parsed with.
-
-    Raises:
-        RequestError: as in ``Request.changed``.
-    """
-    found = []
-    for i, (item, rows) in enumerate(zip(call.items, drawn, strict=True)):
-        try:
-            found.append(item.changed(rows, directions))
-        except RequestError as error:
-            raise call.blamed(i, error) from None
-    return found
+        yield call.each(latents_of)
 
 
 def _refusal(first: ErrorDetails, allowed_in: Mapping[str, str], shared: object) -> RequestError:

@@ -239,9 +239,7 @@ class Service:
         began = perf_counter()
         latents = _isolated(lambda calls: self._draw(calls, deadline), calls)
         changed = [
-            own
-            if isinstance(own, Reply)
-            else _attempt(request.changed, call, own, self._directions)
+            own if isinstance(own, Reply) else _attempt(call.changed, own, self._directions)
             for call, own in zip(calls, latents, strict=True)
         ]
         drawn = perf_counter()

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from handler import latents
 from handler.errors import Kind, RequestError
 from handler.latents import MAX_SEED, Latents, from_seeds
-from handler.request import Call, Request, changed, draw, parse, schema
+from handler.request import Call, Request, draw, parse, schema
 from handler.settings import Limits
 from handler.wire import MOVING, Headers
 from tests.support.directions import directions
@@ -51,7 +51,7 @@ def drawn(item: Request) -> Latents:
 
 def all_latents(found: Call, nz: int) -> list[Latents]:
     (own,) = draw([found], nz)
-    return changed(found, own, DIRECTIONS)
+    return found.changed(own, DIRECTIONS)
 
 
 def refused(raw: dict[str, Any], nz: int = NZ, **limits: int) -> RequestError:
