@@ -24,6 +24,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from handler.errors import show
 from handler.hardware import processors
 
 _SERVER_BYTES = 6_553_500  # TorchServe's, for both sizes, where its settings name none
@@ -334,19 +335,8 @@ _NAMED = TypeAdapter(
     ]
 )
 
-_NEEDED = {
-    "int_type": "must be a whole number",
-    "bool_type": "must be true or false",
-    "string_type": "must be a text",
-    "string_pattern_mismatch": "must be 1 to 80 characters of ASCII without blanks",
-    "greater_than_equal": "must be at least {ge}",
-    "literal_error": "must be one of {expected}",
-    "model_type": "must be a block of keys",
-}
-
-
 def _sentence(cls: type[BaseModel], first: ErrorDetails) -> str:
-    """pydantic's account of one wrong place in our words."""
+    """pydantic's account of one wrong place; of an unknown key with the nearest that there is."""
     path = [str(part) for part in first["loc"]]
     name = ".".join(path)
     if first["type"] == "extra_forbidden":
@@ -354,7 +344,4 @@ def _sentence(cls: type[BaseModel], first: ErrorDetails) -> str:
             cls = cls.model_fields[part].annotation  # type: ignore[assignment]
         near = difflib.get_close_matches(path[-1], cls.model_fields, n=1, cutoff=0.0)
         return f"there is no key {name}; the nearest one is {'.'.join([*path[:-1], *near])}"
-    if first["type"] == "missing":
-        return f"{name} is missing"
-    needed = _NEEDED.get(first["type"], first["msg"]).format(**first.get("ctx", {}))
-    return f"{name or 'it'} is {first['input']!r}; it {needed}"
+    return f"{name or 'it'} is {show(first['input'])}: {first['msg']}"

@@ -79,7 +79,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
         r"generator\.onnx is not a usable ONNX file"),
     "setting": (
         {"config": {"handler": {"backend": "tensorrt"}}},
-        r"backend is 'tensorrt'; it must be one of .*torchscript"),
+        r"backend is 'tensorrt': Input should be .*torchscript"),
     "precision": (
         {"config": {"handler": {"backend": "onnx", "precision": "bfloat16"}}},
         r"precision bfloat16 is not for the backend onnx.*torchscript"),
