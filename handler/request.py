@@ -267,12 +267,8 @@ class Request(_Object):
     @property
     def changes(self) -> dict[str, Any]:
         """``truncation`` and ``edit``, as far as they were given."""
-        found: dict[str, Any] = {}
-        if self.truncation is not None:
-            found["truncation"] = self.truncation
-        if self.edit:
-            found["edit"] = self.edit
-        return found
+        given = {"truncation": self.truncation, "edit": self.edit}
+        return {name: value for name, value in given.items() if value}
 
     @cached_property
     def recipe(self) -> str:
@@ -304,13 +300,11 @@ class Request(_Object):
         return _json(alone | self.changes | {"padding": 0})
 
     def compose(self, nz: int) -> Latents:
-        """Latents of the images, float32 (n, nz), finite.
+        """Latents of images that have no seeds, float32 (n, nz), finite.
 
         Raises:
             RequestError: a number of the latents of a walk or a mix is beyond MAX_LATENT.
         """
-        if self.seeds is not None:
-            return from_seeds(self.seeds, nz)
         if self.noise is not None:
             return self.noise
         try:
