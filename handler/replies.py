@@ -8,7 +8,6 @@ import io
 import json
 import math
 import platform
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -137,16 +136,14 @@ class Renderer:
         def likely_bytes(fields: Mapping[str, Any]) -> int:
             return self.likely_bytes(parse({"body": fields}, self._nz, limits))
 
-        most = min(
+        count = min(
             limits.max_images,
             (limits.max_reply_bytes - _NPY_HEADER_BYTES) // math.prod(self._image_shape),
             limits.max_reply_bytes // likely_bytes({"format": "json"}),
         )
-        counts = range(1, most + 1)  # the more images, the more bytes
-        fitting = bisect_right(
-            counts, limits.max_reply_bytes, key=lambda count: likely_bytes({"num_images": count})
-        )
-        return max(fitting, 1)
+        while count > 1 and likely_bytes({"num_images": count}) > limits.max_reply_bytes:
+            count -= 1
+        return max(count, 1)
 
     def _png_bytes(self, height: int, width: int) -> int:
         return math.ceil(self._share * png.worst_case_bytes(height, width, self._image_shape[2]))
