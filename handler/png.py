@@ -50,21 +50,14 @@ def encode(image: npt.NDArray[np.uint8], text: str, small: bool, run: Run = map)
     """Encode one picture.
 
     Args:
-        image: uint8 (H, W, C), C-contiguous, C 1 (grey) or 3 (RGB), H and W >= 1.
+        image: uint8 (H, W, C), C 1 (grey) or 3 (RGB), H and W >= 1.
         text: ASCII, without NUL: what made the picture; empty for no chunk.
         small: deflate it, which takes 30 times as long and saves a third of the bytes.
         run: does the deflating of all segments, as ``map`` does; the file is always the same.
 
     Returns:
         The file, of at most ``worst_case_bytes(H, W, C) + text_bytes(text)`` bytes.
-
-    Raises:
-        ValueError: another dtype, shape or layout.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in _COLOUR_TYPE:
-        raise ValueError(f"cannot encode {image.dtype} {image.shape}; give uint8 (H, W, 1 or 3)")
-    if not image.size or not image.flags.c_contiguous:
-        raise ValueError("the image is empty or not C-contiguous; use np.ascontiguousarray")
     parts = _head(image.shape, text)
     return b"".join([*parts, *_chunk(b"IDAT", *_data(image, small, run)), _END])
 

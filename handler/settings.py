@@ -335,6 +335,7 @@ _NAMED = TypeAdapter(
     ]
 )
 
+
 def _sentence(cls: type[BaseModel], first: ErrorDetails) -> str:
     """pydantic's account of one wrong place; of an unknown key with the nearest that there is."""
     path = [str(part) for part in first["loc"]]

@@ -94,18 +94,3 @@ def test_its_text() -> None:
     assert Image.open(io.BytesIO(data)).info == {"dcgan": text}
     assert Image.open(io.BytesIO(bare)).info == {}
     assert len(data) - len(bare) == png.text_bytes(text)
-
-
-@pytest.mark.parametrize(
-    "image",
-    [
-        np.zeros((4, 4, 3), np.float32),
-        np.zeros((4, 4), np.uint8),
-        np.zeros((4, 4, 4), np.uint8),
-        np.zeros((0, 4, 3), np.uint8),
-        np.zeros((4, 8, 3), np.uint8)[:, ::2],
-    ],
-)
-def test_an_image_it_cannot_encode(image: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"encode|contiguous"):
-        png.encode(image, "", small=True)
