@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +75,7 @@ def _open(model_dir: Path, card: Card, settings: Settings, gpu_id: int | None) -
                 )
         return backend
 
-    name, precision = choose(settings, probe(gpu_id))
+    name, precision = choose(settings, gpu_id is not None, has_short_floats(gpu_id))
     try:
         return opened(name, precision)
     except (RuntimeError, AttributeError) as error:  # the second: a torch without the operators
@@ -89,22 +88,9 @@ def _open(model_dir: Path, card: Card, settings: Settings, gpu_id: int | None) -
     return opened(*other)
 
 
-@dataclass(frozen=True)
-class Hardware:
-    """What the worker runs on.
-
-    Args:
-        gpu: a GPU, not a CPU.
-        short_floats: it has units for them: a GPU tensor cores, for float16, a CPU AMX or
-            AVX512-BF16, for bfloat16.
-    """
-
-    gpu: bool
-    short_floats: bool
-
-
-def probe(gpu_id: int | None) -> Hardware:
-    """Look at this machine.
+def has_short_floats(gpu_id: int | None) -> bool:
+    """Whether there are units for them: on a GPU tensor cores, for float16; on a CPU AMX or
+    AVX512-BF16, for bfloat16.
 
     Args:
         gpu_id: of a GPU that can be used; None without.
@@ -112,16 +98,20 @@ def probe(gpu_id: int | None) -> Hardware:
     import torch
 
     if gpu_id is None:
-        return Hardware(gpu=False, short_floats=cpu_has_bfloat16())
-    return Hardware(gpu=True, short_floats=torch.cuda.get_device_capability(gpu_id) >= (7, 0))
+        return cpu_has_bfloat16()
+    return torch.cuda.get_device_capability(gpu_id) >= (7, 0)
 
 
-def choose(settings: Settings, hardware: Hardware) -> tuple[BackendName, Precision]:
+def choose(settings: Settings, gpu: bool, short_floats: bool) -> tuple[BackendName, Precision]:
     """What to run.
 
     ``auto``: on a GPU torch's convolutions, in float16 where it has tensor cores; by measurement,
     on a CPU with a unit for bfloat16 the packed network in bfloat16, on any other ONNX Runtime in
     float32.
+
+    Args:
+        gpu: run on a GPU, not on a CPU.
+        short_floats: as ``has_short_floats`` tells.
 
     Raises:
         RuntimeError: the settings ask for a pair that does not exist.
@@ -129,30 +119,27 @@ def choose(settings: Settings, hardware: Hardware) -> tuple[BackendName, Precisi
     precision: Precision
     if settings.precision != "auto":
         precision = settings.precision
-    elif settings.backend == "onnx" or not hardware.short_floats:
+    elif settings.backend == "onnx" or not short_floats:
         precision = "float32"
     else:
-        precision = "float16" if hardware.gpu else "bfloat16"
+        precision = "float16" if gpu else "bfloat16"
 
-    if hardware.gpu and settings.backend not in ("auto", "torch_gpu"):
+    if gpu and settings.backend not in ("auto", "torch_gpu"):
         raise RuntimeError(
             f"the backend {settings.backend} is for CPUs, and this worker was given a GPU; use "
             "backend: auto, or number_of_gpu=0 in config.properties to serve on the CPU"
         )
     if settings.backend == "auto":
-        if hardware.gpu:
+        if gpu:
             return "torch_gpu", precision
         if precision == "float32":
             return "onnx", precision
-        packed = precision == "bfloat16" and hardware.short_floats
+        packed = precision == "bfloat16" and short_floats
         return ("packed" if packed else "torchscript"), precision
-    if settings.backend == "onnx" and precision != "float32":
+    takes = {"onnx": ("float32",), "packed": ("float32", "bfloat16")}.get(settings.backend)
+    if takes and precision not in takes:
         raise RuntimeError(
-            f"precision {precision} is not for the backend onnx, whose file is float32; "
-            "use backend: torchscript"
-        )
-    if settings.backend == "packed" and precision == "float16":
-        raise RuntimeError(
-            "the backend packed is for float32 or bfloat16; use backend: torchscript"
+            f"the backend {settings.backend} is for {' or '.join(takes)}, not for {precision}; use "
+            "backend: torchscript"
         )
     return settings.backend, precision

@@ -82,7 +82,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
         r"backend is 'tensorrt': Input should be .*torchscript"),
     "precision": (
         {"config": {"handler": {"backend": "onnx", "precision": "bfloat16"}}},
-        r"precision bfloat16 is not for the backend onnx.*torchscript"),
+        r"the backend onnx is for float32, not for bfloat16.*torchscript"),
     "way-out": ({"files": OUT}, r"Failed to load model: way-out\.mar.*Detected Zip Slip"),
     "java": ({}, r"Failed to parse model config file"),
 }  # fmt: skip

@@ -21,7 +21,7 @@ from ts.utils.util import list_classes_from_module
 from handler.backends import choose as choose_module
 from handler.backends import onnx
 from handler.backends.base import Backend
-from handler.backends.choose import Hardware, choose, open_backend
+from handler.backends.choose import choose, open_backend
 from handler.dcgan_handler import DcganHandler
 from handler.latents import Latents, from_seeds
 from handler.settings import Limits, Settings
@@ -175,8 +175,8 @@ def test_a_card_of_another_model(model_dir: Path) -> None:
         open_backend(model_dir, card, Settings(), None)
 
 
-PLAIN, AMX = (Hardware(gpu=False, short_floats=short) for short in (False, True))
-OLD_GPU, GPU = (Hardware(gpu=True, short_floats=short) for short in (False, True))
+# On a GPU, with units for short floats.
+PLAIN, AMX, OLD_GPU, GPU = (False, False), (False, True), (True, False), (True, True)
 
 
 @pytest.mark.parametrize(
@@ -198,8 +198,10 @@ OLD_GPU, GPU = (Hardware(gpu=True, short_floats=short) for short in (False, True
         (AMX, {"backend": "packed", "precision": "float32"}, ("packed", "float32")),
     ],
 )
-def test_choice(hardware: Hardware, settings: dict[str, str], wanted: tuple[str, str]) -> None:
-    assert choose(Settings.from_yaml(settings), hardware) == wanted
+def test_choice(
+    hardware: tuple[bool, bool], settings: dict[str, str], wanted: tuple[str, str]
+) -> None:
+    assert choose(Settings.from_yaml(settings), *hardware) == wanted
 
 
 @pytest.mark.parametrize(
@@ -212,16 +214,18 @@ def test_choice(hardware: Hardware, settings: dict[str, str], wanted: tuple[str,
         (GPU, {"backend": "torchscript"}, "is for CPUs.*use backend: auto.*number_of_gpu=0"),
     ],
 )
-def test_pairs_that_do_not_exist(hardware: Hardware, settings: dict[str, str], wanted: str) -> None:
+def test_pairs_that_do_not_exist(
+    hardware: tuple[bool, bool], settings: dict[str, str], wanted: str
+) -> None:
     with pytest.raises(RuntimeError, match=wanted):
-        choose(Settings.from_yaml(settings), hardware)
+        choose(Settings.from_yaml(settings), *hardware)
 
 
 def test_onnx_takes_over_where_the_packed_network_cannot_run(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A processor that says it has bfloat16, and oneDNN that says no."""
-    monkeypatch.setattr(choose_module, "probe", lambda _: AMX)
+    monkeypatch.setattr(choose_module, "has_short_floats", lambda _: True)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     with caplog.at_level(logging.WARNING):
         backend = open_backend(model_dir, tiny_card(), Settings(limits=SMALL), None)
@@ -240,7 +244,7 @@ def test_another_backend_takes_over_in_a_torch_without_the_operators(
     def gone(*_: object) -> None:
         raise AttributeError(f"mkldnn has no {missing}")
 
-    monkeypatch.setattr(choose_module, "probe", lambda _: AMX)
+    monkeypatch.setattr(choose_module, "has_short_floats", lambda _: True)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.ops.mkldnn, missing, gone)
     card = tiny_card()
