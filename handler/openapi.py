@@ -197,13 +197,18 @@ def _address(
     }
 
 
+def _schema() -> dict[str, Any]:
+    """That of a request, its references to where OpenAPI keeps schemas."""
+    return schema(NZ, Limits(), references="#/components/schemas/{model}")
+
+
 def _query() -> dict[str, Any]:
     """The fields that a query may have, each value JSON where it reads as JSON."""
-    found = schema(NZ, Limits())
+    found = _schema()
     walk, motion = (found["$defs"][name]["properties"] for name in ("Walk", "Motion"))
     fields = {name: _ref(name) for name in found["properties"] if name not in (*SOURCES, "format")}
-    fields |= {name: _moved(walk[name]) for name in _OF_A_WALK}
-    fields |= {name: _moved(motion[name]) for name in ("fps", "loop")}
+    fields |= {name: walk[name] for name in _OF_A_WALK}
+    fields |= {name: motion[name] for name in ("fps", "loop")}
     return {
         name: {"name": name, "in": "query", "content": {"application/json": {"schema": words}}}
         for name, words in fields.items()
@@ -237,7 +242,7 @@ def _problem(status: int) -> dict[str, Any]:
 
 def _requests() -> dict[str, Any]:
     """A schema a field, and one request a source of latents: they exclude each other."""
-    found = _moved(schema(NZ, Limits()))
+    found = _schema()
     fields = found["properties"]
     fields["edit"]["description"] = "strengths by the names of the archive's directions"
     found["$defs"]["Edit"] = {  # of any archive; the describe reply names those of its own
@@ -336,27 +341,11 @@ def _ref(name: str) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _moved(found: dict[str, Any]) -> dict[str, Any]:
-    """Local references point to where OpenAPI keeps schemas."""
-    moved: dict[str, Any] = json.loads(
-        json.dumps(found).replace("#/$defs/", "#/components/schemas/")
-    )
-    return moved
-
-
-class _Plain(yaml.SafeDumper):
-    """No anchors: a value that occurs twice is written twice."""
-
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
-        return True
-
-
 def text() -> str:
     """The file's text."""
     head = "# Written by `python -m handler.openapi`; a test holds it equal to the code.\n"
-    return head + yaml.dump(
-        document(), Dumper=_Plain, sort_keys=False, width=100, default_flow_style=None
-    )
+    values = json.loads(json.dumps(document()))  # what occurs twice is written twice, no anchor
+    return head + yaml.safe_dump(values, sort_keys=False, width=100, default_flow_style=None)
 
 
 if __name__ == "__main__":

@@ -566,13 +566,19 @@ def _as_noise(rows: Latents) -> str:
     return base64.b64encode(rows.astype("<f4").tobytes()).decode("ascii")
 
 
-def schema(nz: int, limits: Limits, directions: Directions = NO_DIRECTIONS) -> dict[str, Any]:
+def schema(
+    nz: int,
+    limits: Limits,
+    directions: Directions = NO_DIRECTIONS,
+    references: str = "#/$defs/{model}",
+) -> dict[str, Any]:
     """JSON Schema (2020-12) of the body, with the limits of this server filled in.
 
     Every body that ``parse`` takes fits it. It cannot say that a source of latents
     goes alone, that ``steps`` is at least the number of latents, or what base64 decodes to.
     """
-    document = models(nz, limits, directions).request.model_json_schema(schema_generator=_Untitled)
+    request = models(nz, limits, directions).request
+    document = request.model_json_schema(ref_template=references, schema_generator=_Untitled)
     return {"$schema": _DIALECT, **document}
 
 
