@@ -18,6 +18,7 @@ import yaml
 
 from benchmarks.command import median_ms
 from benchmarks.ready import ready
+from deploy.lifecycle import ServerError
 from handler import latents
 from handler.backends.base import generate
 from handler.backends.choose import open_backend
@@ -38,7 +39,7 @@ class Ceiling:
         network: whether the service runs it, or has its images already.
 
     Raises:
-        RuntimeError: the archive or this machine cannot do what its settings ask for.
+        ServerError: the archive or this machine cannot do what its settings ask for.
     """
 
     def __init__(self, archive: Path, folder: Path, network: bool = True) -> None:
@@ -50,7 +51,10 @@ class Ceiling:
         config = yaml.safe_load((folder / "model-config.yaml").read_text(encoding="utf-8"))
         self._card = Card.read(folder)
         settings = Settings.from_yaml(config["handler"])
-        self._backend = open_backend(folder, self._card, settings, gpu_id)
+        try:
+            self._backend = open_backend(folder, self._card, settings, gpu_id)
+        except RuntimeError as error:  # as the worker would say it
+            raise ServerError(f"the archive cannot be used here: {error}") from error
         self._small_png = settings.png == "small"
         self._ready = Service(
             ready(self._backend), self._card, settings.limits, small_png=self._small_png

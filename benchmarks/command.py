@@ -18,8 +18,14 @@ from typing import Any, NoReturn, get_type_hints
 import psutil
 from tabulate import tabulate  # type: ignore[import-untyped]
 
+from deploy.java import NoJavaError
+from deploy.lifecycle import ServerError
 from handler.hardware import processor_name
 from training.files import atomic_path
+
+
+class UsageError(ValueError):
+    """A setting that cannot be used; the text says what can."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ def check(config: object) -> None:
     """Refuse a dataclass with a number out of its range; of a tuple each counts.
 
     Raises:
-        ValueError: the first such setting, what was seen and what is allowed.
+        UsageError: the first such setting, what was seen and what is allowed.
     """
     for name, hint in get_type_hints(type(config), include_extras=True).items():
         value = getattr(config, name)
@@ -48,10 +54,10 @@ def within(name: str, number: float, low: float, high: float) -> None:
     """Refuse a number out of its range, or none at all (NaN).
 
     Raises:
-        ValueError: it is.
+        UsageError: it is.
     """
     if not low <= number <= high:
-        raise ValueError(f"{name}: seen {number:g}; allowed is {low:g} to {high:g}")
+        raise UsageError(f"{name}: seen {number:g}; allowed is {low:g} to {high:g}")
 
 
 def run_main(main: Callable[[], int]) -> NoReturn:
@@ -69,15 +75,16 @@ def run_main(main: Callable[[], int]) -> NoReturn:
 
 
 def ending(work: Callable[[], int]) -> int:
-    """The exit code that the work gives; where it cannot be done the reason goes to stderr, with 2
-    for a setting (ValueError) and 1 for what is not as it must be here; 130 after Ctrl-C."""
+    """The exit code that the work gives; 130 after Ctrl-C. What the user can mend goes to stderr in
+    a sentence, with 2 for a setting and 1 for what is not as it must be here; any other error is a
+    fault of ours and keeps its traceback."""
     try:
         return work()
     except KeyboardInterrupt:
         return 130
-    except (ValueError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+    except (UsageError, ServerError, NoJavaError, OSError, subprocess.SubprocessError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
+        return 2 if isinstance(error, UsageError) else 1
 
 
 def end_on_sigterm() -> None:

@@ -33,7 +33,7 @@ from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 
 from benchmarks import servers
 from benchmarks.ceiling import Ceiling
-from benchmarks.command import Range, check, ending, provenance, run_main, write
+from benchmarks.command import Range, UsageError, check, ending, provenance, run_main, write
 from benchmarks.engine import Kind, Limits, Tally, asks, histogram, saturate, summary_ms, target
 from benchmarks.peers import launch
 from benchmarks.peers.launch import PEERS, PeerError
@@ -101,15 +101,15 @@ class ServingConfig:
 
     def check(self) -> None:
         """Raises:
-        ValueError: a setting is out of its range.
+        UsageError: a setting is out of its range.
         """
         check(self)
         if self.network == "none" and self.peers != ("none",):
-            raise ValueError(
+            raise UsageError(
                 f"peers: seen {' '.join(self.peers)}; without the network there are none"
             )
         if self.out.is_dir():
-            raise ValueError(f"out: seen {self.out}, a folder; allowed is a file")
+            raise UsageError(f"out: seen {self.out}, a folder; allowed is a file")
 
     def settings(self) -> dict[str, str]:
         """Of the handler block, those that are to be others than in the archive."""
@@ -198,8 +198,8 @@ class Measurement:
         stack: stops the servers.
 
     Raises:
-        ServerError, NoJavaError: our server or the stock one does not start.
-        RuntimeError: the archive cannot be used here.
+        ServerError, NoJavaError: our server or the stock one does not start, or the archive cannot
+            be used here.
     """
 
     config: ServingConfig

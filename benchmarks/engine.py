@@ -37,6 +37,8 @@ from gevent.queue import Queue
 from geventhttpclient.response import HTTPResponse
 from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 
+from benchmarks.command import UsageError
+
 Offsets = npt.NDArray[np.float64]
 Body = Callable[[int, int], bytes]  # of a request, from its seed and number of images
 Kind = Literal["image", "grid", "mix"]
@@ -140,11 +142,15 @@ def target(url: str, content_type: str, headers: tuple[str, ...] = ()) -> Target
     """A target from a URL, without a path PREDICT of it, and ``Name: value`` headers.
 
     Raises:
-        ValueError: not a plain http URL, or a header that is none.
+        UsageError: not a plain http URL, or a header that is none.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 80
+    except ValueError as error:
+        raise UsageError(f"url: seen {url!r}: {error}") from None
     if parts.scheme != "http" or not parts.hostname or parts.username is not None:
-        raise ValueError(
+        raise UsageError(
             f"url: seen {url!r}; allowed is http://host:port/path. For a server behind TLS give "
             "the address behind the proxy: TLS would measure the client as well"
         )
@@ -152,13 +158,13 @@ def target(url: str, content_type: str, headers: tuple[str, ...] = ()) -> Target
     for line in lines:
         name, colon, value = line.partition(":")
         if not (colon and name.strip() and value.strip() and line.isascii() and line.isprintable()):
-            raise ValueError(f"header: seen {line!r}; allowed is 'Name: value' in ASCII")
+            raise UsageError(f"header: seen {line!r}; allowed is 'Name: value' in ASCII")
     path = (parts.path.rstrip("/") or PREDICT) + (f"?{parts.query}" if parts.query else "")
     if not (path.isascii() and path.isprintable() and " " not in path):
-        raise ValueError(f"url: seen the path {path!r}; percent-encode it")
+        raise UsageError(f"url: seen the path {path!r}; percent-encode it")
     first = f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: benchmarks.load\r\n"
     head = first + "".join(f"{line}\r\n" for line in lines) + "Content-Length: "
-    return Target(parts.hostname, parts.port or 80, head.encode("ascii"))
+    return Target(parts.hostname, port, head.encode("ascii"))
 
 
 def _plain(data: bytes) -> tuple[Reply, int, bool] | None:

@@ -33,7 +33,7 @@ import tyro
 from matplotlib.figure import Figure
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.command import Range, check, ending, run_main, today, within, write
+from benchmarks.command import Range, UsageError, check, ending, run_main, today, within, write
 from benchmarks.engine import (
     OUTCOMES,
     Ask,
@@ -132,32 +132,32 @@ class LoadConfig:
 
     def check(self) -> None:
         """Raises:
-        ValueError: a setting is out of its range, or the files cannot be written.
+        UsageError: a setting is out of its range, or the files cannot be written.
         """
         check(self)
         if list(self.rate) != sorted(set(self.rate)):
-            raise ValueError(f"rate: seen {self.rate}; allowed are ascending rates, each once")
+            raise UsageError(f"rate: seen {self.rate}; allowed are ascending rates, each once")
         if self.rate and self.arrivals == "saturate":
-            raise ValueError("rate: busy connections have none; leave it out, or --arrivals")
+            raise UsageError("rate: busy connections have none; leave it out, or --arrivals")
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         most = 10_000 if files == resource.RLIM_INFINITY else min(10_000, files - 64)
         within("connections", self.connections, 1, most)  # see ulimit -n
         for name, path in (("out", self.out), ("report", self.report)):
             if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-                raise ValueError(f"{name}: seen {path}; allowed is a file in a folder that exists")
+                raise UsageError(f"{name}: seen {path}; allowed is a file in a folder that exists")
 
     def read_body(self) -> bytes | None:
         """What --body says, or None without one.
 
         Raises:
-            ValueError: its file cannot be read.
+            UsageError: its file cannot be read.
         """
         if self.body is None or not self.body.startswith("@"):
             return None if self.body is None else self.body.encode()
         try:
             return Path(self.body[1:]).read_bytes()
         except OSError as error:
-            raise ValueError(f"body: cannot read {self.body[1:]}: {error.strerror}") from error
+            raise UsageError(f"body: cannot read {self.body[1:]}: {error.strerror}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -190,7 +190,7 @@ class Measurement:
     """The points of one command, as they come.
 
     Raises:
-        ValueError: the body cannot be read, or there is no process ``pid``.
+        UsageError: the body cannot be read, or there is no process ``pid``.
     """
 
     config: LoadConfig
@@ -210,7 +210,7 @@ class Measurement:
         self._requests_left = config.max_requests
         self._limits = Limits(config.connections, config.timeout_s, config.late_ms / 1000)
         if config.pid is not None and not psutil.pid_exists(config.pid):
-            raise ValueError(f"pid: seen {config.pid}; there is no such process")
+            raise UsageError(f"pid: seen {config.pid}; there is no such process")
 
     @property
     def knee(self) -> Knee | None:
@@ -224,7 +224,7 @@ class Measurement:
         """Measure; ``stopped`` says why it ended.
 
         Raises:
-            RuntimeError: nothing answers, or the metrics cannot be read.
+            OSError: nothing answers, or the metrics cannot be read.
         """
         config = self.config
         self._knock()
@@ -282,7 +282,7 @@ class Measurement:
             with gevent.Timeout(limit_s, TimeoutError(f"no answer within {limit_s:g} s")):
                 connection.post(next(self._asks).body)
         except (OSError, HTTPException) as error:
-            raise RuntimeError(
+            raise ConnectionError(
                 f"{self.config.url} does not answer: {error or type(error).__name__}. Start the "
                 f"server (make serve), or give its address with --url{_unused_proxy(self.to.host)}"
             ) from error
@@ -328,7 +328,7 @@ class Measurement:
         except (requests.RequestException, ValueError) as error:
             reason = f"metrics_url: cannot read {url}: {error}"
             self.stopped = f"failed: {reason}"
-            raise RuntimeError(reason) from error
+            raise OSError(reason) from error
 
 
 def _unused_proxy(host: str) -> str:

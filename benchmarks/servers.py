@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import yaml
 
+from benchmarks.command import UsageError
 from benchmarks.engine import Body, json_body
 from deploy.server import ROOT, Ports, Server
 from export.models import export_torchscript
@@ -97,7 +98,7 @@ def archive(folder: Path, settings: Mapping[str, str], workers: int = 0) -> Path
         workers: how many there are; 0 leaves that as it is.
 
     Raises:
-        ValueError: there is no such setting, or no archive.
+        UsageError: there is no such setting, or no archive.
     """
     packed = _packed()
     if not settings and not workers:
@@ -106,7 +107,10 @@ def archive(folder: Path, settings: Mapping[str, str], workers: int = 0) -> Path
     config["handler"] |= settings
     if workers:
         config |= {"minWorkers": workers, "maxWorkers": workers}
-    Settings.from_yaml(config["handler"])
+    try:
+        Settings.from_yaml(config["handler"])
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     return _changed(packed, made(folder) / packed.name, {CONFIG: yaml.safe_dump(config).encode()})
 
 
@@ -185,7 +189,7 @@ def _running(server: Server) -> Iterator[Running]:
 def _packed() -> Path:
     packed = STORE / "dcgan.mar"
     if not packed.is_file():
-        raise ValueError(f"there is no {packed.relative_to(ROOT)}; run: make export")
+        raise UsageError(f"there is no {packed.relative_to(ROOT)}; run: make export")
     return packed
 
 

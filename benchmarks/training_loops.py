@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from benchmarks.command import Range
+from benchmarks.command import Range, UsageError
 from training.config import TrainConfig, recipe_defaults
 from training.data.avatars import load_avatars
 from training.data.batches import batches, to_pictures
@@ -195,10 +195,10 @@ def compare(config: TrainingConfig) -> dict[str, object]:
     """Medians of the turns of each loop.
 
     Raises:
-        ValueError: too few pictures for a batch.
+        UsageError: too few pictures for a batch.
     """
     if config.pictures < config.batch_size:
-        raise ValueError(
+        raise UsageError(
             f"pictures: seen {config.pictures}; a batch takes {config.batch_size}, give as many"
         )
     device = choose_device()

@@ -21,7 +21,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.command import run_main, today, within
+from benchmarks.command import UsageError, run_main, today, within
 from benchmarks.gpu.runner import Bench, Row, Stage, report, run
 
 ARCHIVE = Path("model_store/dcgan.mar")
@@ -96,7 +96,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     given = parser.parse_args(words)
     try:
         within("--minutes", given.minutes, 0.1, 60)
-    except ValueError as error:
+    except UsageError as error:
         parser.error(str(error))
     return given
 
