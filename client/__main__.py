@@ -316,7 +316,7 @@ def _format(config: ClientConfig, kind: str, fields: dict[str, Any]) -> str | di
     if form == "png" and motion:
         raise ArgumentError(NO_ANIMATION)
     told = fields.get("format")
-    if isinstance(told, dict) and told["type"] == form:
+    if isinstance(told, dict) and told.get("type") == form:
         motion = {**told, **motion}
     return {**motion, "type": form} if motion else form
 

@@ -211,7 +211,7 @@ class Client:
         noise: Any = fields.get("noise")
         if hasattr(noise, "dtype"):
             fields = {**fields, "noise": _latents(noise)}
-        reply = self._ask("POST", self._url, json.dumps(fields, default=_plain))
+        reply = self._ask("POST", self._url, json.dumps(fields, default=address.plain))
         _warn_of_another(self._made_by, reply.headers)
         return reply
 
@@ -485,15 +485,3 @@ def _latents(noise: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if not np.isfinite(noise).all():
         raise ArgumentError("noise holds NaN or infinite numbers; allowed are finite ones")
     return noise
-
-
-def _plain(value: object) -> object:
-    """A range and NumPy values as JSON."""
-    if isinstance(value, range):
-        return list(value)
-    kind = getattr(getattr(value, "dtype", None), "kind", "c")
-    if kind != "c":
-        array = cast("npt.NDArray[Any]", value)
-        # tolist gives NumPy's own numbers for floats longer than Python's.
-        return (array.astype("float64") if kind == "f" else array).tolist()
-    raise ArgumentError(f"{type(value).__name__} cannot be sent as JSON; give lists and numbers")

@@ -67,8 +67,13 @@ def test_the_server_reads_the_same_request(fields: dict[str, Any], expected: str
         ({"walk": {"between": [[0.5]]}}, "latents have none"),
         ({"walk": {}}, "latents have none"),
         ({"seed": 1.5}, "only seeds"),
+        ({"seed": 1, "num_images": "few"}, "num_images is 'few'; allowed is a whole number"),
+        ({"walk": [1, 7]}, r"walk is \[1, 7\]; allowed is an object, as {'between'"),
+        ({"seed": 1, "edit": ["glasses"]}, r"edit is \['glasses'\]; allowed is an object"),
+        ({"seed": 1, "format": {"fps": 9}}, "format is {'fps': 9}; allowed is a name"),
+        ({"seed": 1, "columns": {1}}, "set cannot be sent as JSON"),
     ],
 )
-def test_what_has_no_address(fields: dict[str, Any], words: str) -> None:
+def test_what_has_no_address_or_is_no_field(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ArgumentError, match=words):
         path(fields)
