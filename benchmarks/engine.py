@@ -123,14 +123,6 @@ class Target:
         return b"%b%d\r\n\r\n%b" % (self.head, len(body), body)
 
 
-@dataclass(frozen=True)
-class Getting(Target):
-    """Where to get from: what a request says is its path, and ``head`` are its headers."""
-
-    def request(self, body: bytes) -> bytes:
-        return b"GET %b HTTP/1.1\r\n%b\r\n" % (body, self.head)
-
-
 class Reply(NamedTuple):
     """A status, 200..599, and what X-Num-Images says; 0 without that header."""
 
