@@ -347,10 +347,6 @@ class Tally:
         return max(whole, self.in_window / self.window_s)
 
 
-Progress = Callable[[float, Tally], None]
-"""Called every second with the seconds passed and the tally so far."""
-
-
 class _Run:
     def __init__(self, to: Target, limits: Limits, tally: Tally, start_s: float) -> None:
         self._target, self._limits, self._tally, self.start_s = to, limits, tally, start_s
@@ -438,12 +434,7 @@ class _Run:
 
 
 def run(
-    to: Target,
-    offsets: Offsets,
-    window_s: float,
-    asks: Iterator[Ask],
-    limits: Limits,
-    progress: Progress | None = None,
+    to: Target, offsets: Offsets, window_s: float, asks: Iterator[Ask], limits: Limits
 ) -> Tally:
     """Send one request at each offset from now; return when each has an outcome.
 
@@ -453,7 +444,7 @@ def run(
         offsets: seconds, float64 (n,), ascending, within ``window_s``.
     """
     tally = Tally(window_s, len(offsets))
-    with _running(to, tally, limits, progress) as load:
+    with _running(to, tally, limits) as load:
         for offset in offsets.tolist():
             ask = next(asks)
             sleep_until(load.start_s + offset)
@@ -463,45 +454,30 @@ def run(
     return tally
 
 
-def saturate(
-    to: Target,
-    window_s: float,
-    asks: Iterator[Ask],
-    limits: Limits,
-    progress: Progress | None = None,
-) -> Tally:
+def saturate(to: Target, window_s: float, asks: Iterator[Ask], limits: Limits) -> Tally:
     """Keep all connections busy for so long, and wait for the last answers."""
     tally = Tally(window_s)
-    with _running(to, tally, limits, progress) as load:
+    with _running(to, tally, limits) as load:
         load.workers += [gevent.spawn(load.keep_busy, asks) for _ in range(limits.connections)]
         gevent.joinall(load.workers, raise_error=True)
     return tally
 
 
 @contextlib.contextmanager
-def _running(to: Target, tally: Tally, limits: Limits, progress: Progress | None) -> Iterator[_Run]:
+def _running(to: Target, tally: Tally, limits: Limits) -> Iterator[_Run]:
     # Else a collection looks at every imported module, for tens of milliseconds. Nor is there one
     # here: a Ctrl-C in it would be lost.
     gc.freeze()
     cpu_s = time.process_time()
     load = _Run(to, limits, tally, time.monotonic() + 0.01)
-    reporter = gevent.spawn(_report, progress, load.start_s, tally) if progress else None
     try:
         yield load
     finally:
         gevent.killall(load.workers)
-        if reporter is not None:
-            reporter.kill()
         gc.unfreeze()
         tally.connections = len(load.workers)
         tally.wall_s = time.monotonic() - load.start_s
         tally.cpu_s = time.process_time() - cpu_s
-
-
-def _report(progress: Progress, start_s: float, tally: Tally) -> None:
-    while True:
-        gevent.sleep(1.0)
-        progress(time.monotonic() - start_s, tally)
 
 
 def _us(seconds: float) -> int:

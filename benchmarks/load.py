@@ -40,7 +40,7 @@ from benchmarks.engine import (
     Connection,
     Kind,
     Limits,
-    Progress,
+    Offsets,
     Tally,
     Target,
     asks,
@@ -231,7 +231,7 @@ class Measurement:
         if config.arrivals == "saturate":
             if config.warmup_s:
                 self._requests_left -= self._saturate(config.warmup_s).arrivals
-            self._measure(None, partial(self._saturate, config.duration_s))
+            self._measure(None, lambda: self._saturate(config.duration_s))
             self.stopped = "connections kept busy"
             return
         rates = config.rate or tuple(
@@ -247,8 +247,7 @@ class Measurement:
                 self.stopped = f"the next point would exceed max_requests {config.max_requests}"
                 print(self.stopped, file=sys.stderr)
                 return
-            at = (self.to, offsets, config.duration_s, self._asks, self._limits)
-            self._measure(rate_per_s, partial(run, *at))
+            self._measure(rate_per_s, partial(self._run, offsets, config.duration_s))
             bend = self.knee
             if self.points[-1]["client_saturated"]:
                 self.stopped = "this client is saturated: its last point says nothing of the server"
@@ -294,18 +293,21 @@ class Measurement:
         offsets = constant(rate_per_s, self.config.warmup_s)[: self._requests_left]
         if len(offsets):
             print(f"warming up for {self.config.warmup_s:g} s", file=sys.stderr)
-            run(self.to, offsets, self.config.warmup_s, self._asks, self._limits)
+            self._run(offsets, self.config.warmup_s)
             self._requests_left -= len(offsets)
 
-    def _saturate(self, duration_s: float, progress: Progress | None = None) -> Tally:
+    def _run(self, offsets: Offsets, duration_s: float) -> Tally:
+        return run(self.to, offsets, duration_s, self._asks, self._limits)
+
+    def _saturate(self, duration_s: float) -> Tally:
         # Requests cannot be counted in advance here, so their number is bounded on the way.
         some = itertools.islice(self._asks, self._requests_left)
-        return saturate(self.to, duration_s, some, self._limits, progress)
+        return saturate(self.to, duration_s, some, self._limits)
 
-    def _measure(self, rate_per_s: float | None, send: Callable[[Progress], Tally]) -> None:
+    def _measure(self, rate_per_s: float | None, send: Callable[[], Tally]) -> None:
         before = self._scrape()
         with Sampler(self.config.pid) as sampler:
-            tally = send(partial(_show_progress, rate_per_s))
+            tally = send()
         after = self._scrape()
         self._requests_left -= tally.arrivals
         resources = sampler.result()
@@ -340,34 +342,19 @@ def _unused_proxy(host: str) -> str:
     return f". The proxy {proxy} of http_proxy is not used, it would be measured as well"
 
 
-def _show_progress(rate_per_s: float | None, passed_s: float, tally: Tally) -> None:
-    """One line that the next overwrites; nothing unless a person looks."""
-    if sys.stderr.isatty():
-        answered = tally.outcomes["2xx"]
-        others = tally.outcomes.total() - answered
-        text = (
-            f"{_rate(rate_per_s)}: {passed_s:.0f} of {tally.window_s:g} s, "
-            f"{answered} answered 2xx, {others} not, of {tally.arrivals}"
-        )
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-
-
 def _show(point: Point) -> None:
-    """The line that stays of a point."""
     counts = ", ".join(f"{count} {name}" for name, count in point["outcomes"].items() if count)
     latency = point["latency_ms"]
     waits = " ".join(f"{name} {latency[key]:.1f}" for name, key in PERCENTILES.items() if latency)
     late = sum(point["late_sends"].values())
+    rate_per_s = point["rate_per_s"]
+    rate = "saturated" if rate_per_s is None else f"{rate_per_s:.4g}/s"
     print(
-        ("\r\x1b[K" if sys.stderr.isatty() else "") + f"{_rate(point['rate_per_s'])}: "
-        f"{point['throughput_per_s']:.1f}/s answered, latency ms {waits or 'none'}; {counts}; "
+        f"{rate}: {point['throughput_per_s']:.1f}/s answered, "
+        f"latency ms {waits or 'none'}; {counts}; "
         f"{late} sent late; client {point['client_cores']:.0%} of a core",
         file=sys.stderr,
     )
-
-
-def _rate(rate_per_s: float | None) -> str:
-    return "saturated" if rate_per_s is None else f"{rate_per_s:.4g}/s"
 
 
 def summarize(rate_per_s: float | None, tally: Tally, resources: dict[str, Any]) -> Point:

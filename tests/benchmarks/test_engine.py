@@ -297,19 +297,6 @@ def test_interim_replies_are_not_the_answer() -> None:
         assert load(url, 20, 0.25).outcomes == {"503": 5}
 
 
-def test_progress_is_shown_while_running() -> None:
-    shown: list[int] = []
-
-    def show(_: float, tally: Tally) -> None:
-        shown.append(tally.outcomes["2xx"])
-
-    with planted(after(0)) as url:
-        to, some = target(url, "application/json"), itertools.repeat(Ask(b"{}"))
-        run(to, constant(20, 1.5), 1.5, some, Limits(), show)
-    assert len(shown) == 1
-    assert 10 < shown[0] <= 30
-
-
 def test_too_few_connections_make_late_sends_that_count_from_their_moment() -> None:
     with planted(after(0.1)) as url:
         tally = load(url, 40, 0.5, connections=1)  # asks for four times what it can
