@@ -48,6 +48,8 @@ OUTCOMES = ("2xx", "3xx", "4xx", "503", "other_5xx", "timeout", "connection_erro
 _SEED_STEP = 2 * GRID_IMAGES  # apart, so that no image of one request is in another
 _HOUR_US = 3_600_000_000
 _BLOCK_BYTES = 1 << 18
+LATE_S = 0.01
+"""A request that leaves later than this after its moment is a late send."""
 # Its timers are exact to a microsecond. Those of epoll end at the next whole millisecond, on
 # average half of one late: as much as a fast server takes to answer.
 gevent.config.libev_backend = "select"
@@ -270,12 +272,10 @@ class Limits:
     Args:
         connections: at most so many at once, opened when needed; or, of ``saturate``, all busy.
         timeout_s: nobody waits longer for a connection, nor for an answer once sent.
-        late_s: a request that leaves later than this after its moment is a late send.
     """
 
     connections: int = 256
     timeout_s: float = 10.0
-    late_s: float = 0.01
 
 
 def histogram() -> HdrHistogram:
@@ -398,7 +398,7 @@ class _Run:
         tally, limits = self._tally, self._limits
         lag_s = time.monotonic() - due_s
         tally.send_lag_us.record_value(_us(lag_s))
-        if lag_s > limits.late_s:
+        if lag_s > LATE_S:
             if waits:
                 tally.late_no_connection += 1
             else:

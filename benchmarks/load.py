@@ -62,6 +62,10 @@ Metrics = dict[str, tuple[float, bool]]
 """By series, ``name{labels}``: its value, and whether it only grows, as those of counters,
 histograms and summaries do."""
 PERCENTILES = {"p50": "p50", "p90": "p90", "p99": "p99", "p99.9": "p99_9"}
+_MOST_POINTS = 16  # of a sweep
+_BEYOND = 2  # of them after the knee
+_MIN_SHARE = 0.95  # a rate with less throughput by offered load is too much
+_P99_FACTOR = 5.0  # so is one with a p99 of more than so many times that of the lowest rate
 _LATE_SHARE = 0.01  # from so many late sends on, a p99 says more of the client than the server
 _LATE_FEW = 10  # so many are a hiccup of the machine, whatever their share
 
@@ -97,14 +101,6 @@ class LoadConfig:
     """First rate of a sweep, requests/s."""
     growth: Annotated[float, Range(1.01, 100)] = 1.5
     """Each rate of a sweep by the one before."""
-    beyond: Annotated[int, Range(0, 100)] = 2
-    """Points of a sweep after the knee."""
-    max_points: Annotated[int, Range(1, 100)] = 16
-    """Most points of a sweep."""
-    min_share: Annotated[float, Range(0, 1)] = 0.95
-    """A rate with less throughput by offered load is too much."""
-    p99_factor: Annotated[float, Range(1, 1e6)] = 5.0
-    """A rate with a p99 of more than so many times that of the lowest rate is too much."""
 
     warmup_s: Annotated[float, Range(0, 600)] = 2.0
     """Requests at the first rate before the first point, not counted."""
@@ -112,10 +108,6 @@ class LoadConfig:
     """Most connections at once; all of them where they are kept busy."""
     timeout_s: Annotated[float, Range(0.01, 600)] = 10.0
     """Longest wait for a free connection, and for an answer."""
-    late_ms: Annotated[float, Range(0.1, 10_000)] = 10.0
-    """A request that leaves later than this after its moment counts as a late send."""
-    max_requests: Annotated[int, Range(1, 10_000_000)] = 200_000
-    """Most requests of the whole command; a point that would exceed it is not begun."""
     seed: Annotated[int | None, Range(0, 2**32 - 1)] = None
     """Of arrivals and bodies, 0..2^32-1; drawn, and part of the result, when left out."""
 
@@ -207,8 +199,7 @@ class Measurement:
             if body is None
             else itertools.repeat(Ask(body))
         )
-        self._requests_left = config.max_requests
-        self._limits = Limits(config.connections, config.timeout_s, config.late_ms / 1000)
+        self._limits = Limits(config.connections, config.timeout_s)
         if config.pid is not None and not psutil.pid_exists(config.pid):
             raise UsageError(f"pid: seen {config.pid}; there is no such process")
 
@@ -218,7 +209,7 @@ class Measurement:
         # Connections that are kept busy offer what is answered: there is no rate to be too much.
         open_loop = [p for p in self.points if p["rate_per_s"] is not None]
         valid = [p for p in open_loop if not p["client_saturated"]]
-        return find_knee(valid, self.config.min_share, self.config.p99_factor)
+        return find_knee(valid)
 
     def run(self) -> None:
         """Measure; ``stopped`` says why it ended.
@@ -230,12 +221,12 @@ class Measurement:
         self._knock()
         if config.arrivals == "saturate":
             if config.warmup_s:
-                self._requests_left -= self._saturate(config.warmup_s).arrivals
+                self._saturate(config.warmup_s)
             self._measure(None, lambda: self._saturate(config.duration_s))
             self.stopped = "connections kept busy"
             return
         rates = config.rate or tuple(
-            config.start_rate * config.growth**i for i in range(config.max_points)
+            config.start_rate * config.growth**i for i in range(_MOST_POINTS)
         )
         self._warm_up(rates[0])
         for number, rate_per_s in enumerate(rates):
@@ -243,17 +234,13 @@ class Measurement:
                 offsets = constant(rate_per_s, config.duration_s)
             else:
                 offsets = poisson(rate_per_s, config.duration_s, [self.seed, number])
-            if len(offsets) > self._requests_left:
-                self.stopped = f"the next point would exceed max_requests {config.max_requests}"
-                print(self.stopped, file=sys.stderr)
-                return
             self._measure(rate_per_s, partial(self._run, offsets, config.duration_s))
             bend = self.knee
             if self.points[-1]["client_saturated"]:
                 self.stopped = "this client is saturated: its last point says nothing of the server"
                 print(f"{self.stopped}; run it on a machine of its own", file=sys.stderr)
                 return
-            if bend and not config.rate and number - bend.index >= config.beyond:
+            if bend and not config.rate and number - bend.index >= _BEYOND:
                 self.stopped = "knee found"
                 return
         self.stopped = "all rates measured"
@@ -287,29 +274,24 @@ class Measurement:
             ) from error
         finally:
             connection.close()
-        self._requests_left -= 1
 
     def _warm_up(self, rate_per_s: float) -> None:
-        offsets = constant(rate_per_s, self.config.warmup_s)[: self._requests_left]
-        if len(offsets):
-            print(f"warming up for {self.config.warmup_s:g} s", file=sys.stderr)
-            self._run(offsets, self.config.warmup_s)
-            self._requests_left -= len(offsets)
+        warmup_s = self.config.warmup_s
+        if warmup_s:
+            print(f"warming up for {warmup_s:g} s", file=sys.stderr)
+            self._run(constant(rate_per_s, warmup_s), warmup_s)
 
     def _run(self, offsets: Offsets, duration_s: float) -> Tally:
         return run(self.to, offsets, duration_s, self._asks, self._limits)
 
     def _saturate(self, duration_s: float) -> Tally:
-        # Requests cannot be counted in advance here, so their number is bounded on the way.
-        some = itertools.islice(self._asks, self._requests_left)
-        return saturate(self.to, duration_s, some, self._limits)
+        return saturate(self.to, duration_s, self._asks, self._limits)
 
     def _measure(self, rate_per_s: float | None, send: Callable[[], Tally]) -> None:
         before = self._scrape()
         with Sampler(self.config.pid) as sampler:
             tally = send()
         after = self._scrape()
-        self._requests_left -= tally.arrivals
         resources = sampler.result()
         if before and after:
             resources["metrics"] = difference(before, after)
@@ -394,29 +376,27 @@ class Knee:
     sustained_per_s: float | None  # by the point before it
 
 
-def find_knee(points: Sequence[Point], min_share: float, p99_factor: float) -> Knee | None:
+def find_knee(points: Sequence[Point]) -> Knee | None:
     """The knee, or None while every rate is carried.
 
     Args:
         points: by ascending rate.
-        min_share: least throughput by offered load.
-        p99_factor: greatest p99 by that of the first point.
     """
     for index, point in enumerate(points):
         reasons = []
         answered_per_s, offered_per_s = point["throughput_per_s"], point["offered_per_s"]
         # Poisson arrivals at a low rate may come to none at all.
         share = answered_per_s / offered_per_s if offered_per_s else 1.0
-        if share < min_share:
+        if share < _MIN_SHARE:
             reasons.append(
                 f"throughput {answered_per_s:.1f}/s is {share:.0%} of the offered "
-                f"{offered_per_s:.1f}/s; at least {min_share:.0%} is asked for"
+                f"{offered_per_s:.1f}/s; at least {_MIN_SHARE:.0%} is asked for"
             )
         p99_ms, lowest_ms = ((of["latency_ms"] or {}).get("p99") for of in (point, points[0]))
-        if p99_ms and lowest_ms and p99_ms > p99_factor * lowest_ms:
+        if p99_ms and lowest_ms and p99_ms > _P99_FACTOR * lowest_ms:
             reasons.append(
                 f"p99 {p99_ms:.1f} ms is {p99_ms / lowest_ms:.1f} times that of the lowest rate; "
-                f"at most {p99_factor:g} times is asked for"
+                f"at most {_P99_FACTOR:g} times is asked for"
             )
         if errors := point["arrivals"] - point["outcomes"]["2xx"]:
             reasons.append(f"{errors} requests were not answered 2xx")
