@@ -9,8 +9,6 @@ be reached or nothing was answered 2xx, 2 bad usage, 130 after Ctrl-C, with what
 from __future__ import annotations
 
 import itertools
-import json
-import math
 import os
 import platform
 import resource
@@ -24,14 +22,11 @@ from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import gevent
 import psutil
-import requests
 import tyro
 from matplotlib.figure import Figure
-from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.command import Range, UsageError, check, ending, run_main, today, within, write
 from benchmarks.engine import (
@@ -53,14 +48,10 @@ from benchmarks.engine import (
     target,
 )
 from benchmarks.resources import Sampler
-from deploy.server import ask
 from training.files import atomic_path
 
 Point = dict[str, Any]
 """What one rate gave, as JSON values; docs/load-testing.md has a line for each key."""
-Metrics = dict[str, tuple[float, bool]]
-"""By series, ``name{labels}``: its value, and whether it only grows, as those of counters,
-histograms and summaries do."""
 PERCENTILES = {"p50": "p50", "p90": "p90", "p99": "p99", "p99.9": "p99_9"}
 _MOST_POINTS = 16  # of a sweep
 _BEYOND = 2  # of them after the knee
@@ -113,9 +104,6 @@ class LoadConfig:
 
     pid: int | None = None
     """The server's process: also sample processor time and memory of it and its descendants."""
-    metrics_url: str | None = None
-    """A Prometheus endpoint, such as http://127.0.0.1:8082: also say what changed; without a path
-    /metrics."""
 
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Write the JSON here; stdout by default."""
@@ -215,7 +203,7 @@ class Measurement:
         """Measure; ``stopped`` says why it ended.
 
         Raises:
-            OSError: nothing answers, or the metrics cannot be read.
+            OSError: nothing answers.
         """
         config = self.config
         self._knock()
@@ -288,31 +276,10 @@ class Measurement:
         return saturate(self.to, duration_s, self._asks, self._limits)
 
     def _measure(self, rate_per_s: float | None, send: Callable[[], Tally]) -> None:
-        before = self._scrape()
         with Sampler(self.config.pid) as sampler:
             tally = send()
-        after = self._scrape()
-        resources = sampler.result()
-        if before and after:
-            resources["metrics"] = difference(before, after)
-        self.points.append(summarize(rate_per_s, tally, resources))
+        self.points.append(summarize(rate_per_s, tally, sampler.result()))
         _show(self.points[-1])
-
-    def _scrape(self) -> Metrics | None:
-        """The metrics endpoint, such as TorchServe's with metrics_mode=prometheus."""
-        url = self.config.metrics_url
-        if url is None:
-            return None
-        parts = urlsplit(url)
-        whole = parts._replace(path=parts.path.rstrip("/") or "/metrics").geturl()
-        try:
-            reply = ask("GET", whole, timeout=5)
-            reply.raise_for_status()
-            return read_metrics(reply.text)
-        except (requests.RequestException, ValueError) as error:
-            reason = f"metrics_url: cannot read {url}: {error}"
-            self.stopped = f"failed: {reason}"
-            raise OSError(reason) from error
 
 
 def _unused_proxy(host: str) -> str:
@@ -404,47 +371,6 @@ def find_knee(points: Sequence[Point]) -> Knee | None:
             before = points[index - 1]["throughput_per_s"] if index else None
             return Knee(index, point["rate_per_s"], tuple(reasons), before)
     return None
-
-
-def read_metrics(text: str) -> Metrics:
-    """Prometheus' text format 0.0.4; values that are no number are left out.
-
-    Raises:
-        ValueError: a line is none of it.
-    """
-    found: Metrics = {}
-    try:
-        families = list(text_string_to_metric_families(text))
-    except (ValueError, IndexError):  # the parser gives no reason
-        raise ValueError("what came is not Prometheus' text format") from None
-    for family in families:
-        counts = family.type in ("counter", "histogram", "summary")
-        for sample in family.samples:
-            labels = ",".join(f"{k}={json.dumps(v)}" for k, v in sample.labels.items())
-            # The parser gives every counter the ending of OpenMetrics.
-            bare = family.type == "counter" and f"# TYPE {sample.name} " not in text
-            name = sample.name.removesuffix("_total") if bare else sample.name
-            series = name + (f"{{{labels}}}" if labels else "")
-            if not math.isnan(sample.value):
-                found[series] = sample.value, counts and "quantile" not in sample.labels
-    return found
-
-
-def difference(before: Metrics, after: Metrics) -> dict[str, dict[str, float]]:
-    """What happened between two readings of one server.
-
-    Returns:
-        ``grown``: by how much each growing series grew, without those that did not (from 0
-        where it restarted); ``now``: the other series, as they were afterwards.
-    """
-    grown, now = {}, {}
-    for series, (value, grows) in sorted(after.items()):
-        earlier, _ = before.get(series, (0.0, True))
-        if not grows:
-            now[series] = value
-        elif step := value - earlier if value >= earlier else value:
-            grown[series] = step
-    return {"grown": grown, "now": now}
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

@@ -1,9 +1,7 @@
-"""``python -m benchmarks.load``, as a user runs it; and on planted values what it calls a knee, and
-what it makes of metrics."""
+"""``python -m benchmarks.load``, as a user runs it; and on planted values what it calls a knee."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shlex
@@ -21,7 +19,7 @@ from hdrh.histogram import HdrHistogram
 from PIL import Image
 
 from benchmarks import engine, load
-from benchmarks.load import difference, find_knee, read_metrics
+from benchmarks.load import find_knee
 from deploy.server import ROOT
 from tests.support.planted import after, planted, say, slow_asks
 
@@ -121,26 +119,6 @@ def test_a_sweep_ends_where_the_client_can_no_more(
     assert result["knee"] is None  # it would be the client's
     assert "client is saturated" in result["stopped"]
     assert (tmp_path / "curve.png").stat().st_size > 10_000
-
-
-def test_metrics_of_the_server_are_subtracted(tmp_path: Path) -> None:
-    requests = itertools.count(100)
-
-    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
-        next(requests)
-        say(handler, 200)
-
-    with planted(answer, get=lambda: f"# TYPE r counter\nr {next(requests)}\n") as url:
-        flags = f"--rate 20 --duration-s 0.5 --arrivals constant --metrics-url {url}"
-        result = measured(url, tmp_path, flags)
-    assert result["points"][0]["resources"]["metrics"]["grown"] == {"r": 11.0}  # and the scrape
-
-
-def test_metrics_that_cannot_be_read_are_an_error(capsys: Captured) -> None:
-    with planted(after(0)) as url:
-        arguments = ["--url", url, "--rate", "5", "--duration-s", "0.5", "--warmup-s", "0"]
-        assert load.main([*arguments, "--metrics-url", "http://127.0.0.1:1/metrics"]) == 1
-    assert "metrics_url" in capsys.readouterr().err
 
 
 def test_nothing_answered_2xx_is_a_failure(capsys: Captured) -> None:
@@ -246,62 +224,10 @@ def test_an_address_alone_is_enough(
 
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    with planted(look, get=lambda: "# TYPE r counter\nr 1\n") as url:
+    with planted(look) as url:
         base = url.removesuffix("/predictions/dcgan") + end
-        flags = f"--rate 20 --duration-s 0.2 --arrivals constant --metrics-url {base}"
-        measured(base, tmp_path, flags)
+        measured(base, tmp_path, "--rate 20 --duration-s 0.2 --arrivals constant")
     assert set(paths) == {"/predictions/dcgan"}
-
-
-BEFORE = """\
-# HELP ts_inference_requests_total Total number of inference requests.
-# TYPE ts_inference_requests_total counter
-ts_inference_requests_total{model_name="dcgan",model_version="default",} 10.0
-# TYPE Requests2XX counter
-Requests2XX{Level="Host",Hostname="a}b\\"c",} 4.0
-# TYPE forward_ms histogram
-forward_ms_bucket{le="5.0",} 3.0
-forward_ms_bucket{le="+Inf",} 9.0
-forward_ms_sum 30.5
-forward_ms_count 9.0
-# TYPE CPUUtilization gauge
-CPUUtilization{Level="Host",} 12.5
-"""
-AFTER = """\
-# TYPE ts_inference_requests_total counter
-ts_inference_requests_total{model_name="dcgan",model_version="default",} 70.0
-# TYPE Requests2XX counter
-Requests2XX{Level="Host",Hostname="a}b\\"c",} 1.0
-# TYPE Requests5XX counter
-Requests5XX 2.0 1700000000000
-# TYPE forward_ms histogram
-forward_ms_bucket{le="5.0",} 3.0
-forward_ms_bucket{le="+Inf",} 19.0
-forward_ms_sum 1.305e2
-forward_ms_count 19.0
-# TYPE CPUUtilization gauge
-CPUUtilization{Level="Host",} 99.0
-nothing NaN
-"""
-
-
-def test_difference_of_two_readings() -> None:
-    change = difference(read_metrics(BEFORE), read_metrics(AFTER))
-    assert change["grown"] == {
-        'ts_inference_requests_total{model_name="dcgan",model_version="default"}': 60.0,
-        'Requests2XX{Level="Host",Hostname="a}b\\"c"}': 1.0,  # it restarted
-        "Requests5XX": 2.0,  # new
-        'forward_ms_bucket{le="+Inf"}': 10.0,
-        "forward_ms_sum": 100.0,
-        "forward_ms_count": 10.0,
-    }
-    assert change["now"] == {'CPUUtilization{Level="Host"}': 99.0}
-
-
-@pytest.mark.parametrize("text", ["broken line here\n", "<html>", "a{b} 1\n", "a one\n"])
-def test_what_is_no_metrics_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="not Prometheus' text format"):
-        read_metrics(text)
 
 
 def made(
