@@ -15,7 +15,6 @@ import resource
 import secrets
 import shlex
 import sys
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -258,7 +257,7 @@ class Measurement:
         except (OSError, HTTPException) as error:
             raise ConnectionError(
                 f"{self.config.url} does not answer: {error or type(error).__name__}. Start the "
-                f"server (make serve), or give its address with --url{_unused_proxy(self.to.host)}"
+                "server (make serve), or give its address with --url; no proxy leads there"
             ) from error
         finally:
             connection.close()
@@ -280,15 +279,6 @@ class Measurement:
             tally = send()
         self.points.append(summarize(rate_per_s, tally, sampler.result()))
         _show(self.points[-1])
-
-
-def _unused_proxy(host: str) -> str:
-    """What to know where others reach the host by a proxy only."""
-    proxy = urllib.request.getproxies().get("http")
-    near = host in ("localhost", "::1") or host.startswith("127.")
-    if proxy is None or near or urllib.request.proxy_bypass(host):
-        return ""
-    return f". The proxy {proxy} of http_proxy is not used, it would be measured as well"
 
 
 def _show(point: Point) -> None:
