@@ -15,9 +15,8 @@ import resource
 import secrets
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,7 +33,6 @@ from benchmarks.engine import (
     Connection,
     Kind,
     Limits,
-    Offsets,
     Tally,
     Target,
     asks,
@@ -205,23 +203,20 @@ class Measurement:
             OSError: nothing answers.
         """
         config = self.config
-        self._knock()
-        if config.arrivals == "saturate":
-            if config.warmup_s:
-                self._saturate(config.warmup_s)
-            self._measure(None, lambda: self._saturate(config.duration_s))
-            self.stopped = "connections kept busy"
-            return
-        rates = config.rate or tuple(
+        rates: tuple[float | None, ...] = config.rate or tuple(
             config.start_rate * config.growth**i for i in range(_MOST_POINTS)
         )
-        self._warm_up(rates[0])
+        if config.arrivals == "saturate":
+            rates = (None,)
+        self._knock()
+        if config.warmup_s:
+            print(f"warming up for {config.warmup_s:g} s", file=sys.stderr)
+            self._send(rates[0], config.warmup_s, len(rates))
         for number, rate_per_s in enumerate(rates):
-            if config.arrivals == "constant":
-                offsets = constant(rate_per_s, config.duration_s)
-            else:
-                offsets = poisson(rate_per_s, config.duration_s, [self.seed, number])
-            self._measure(rate_per_s, partial(self._run, offsets, config.duration_s))
+            with Sampler(config.pid) as sampler:
+                tally = self._send(rate_per_s, config.duration_s, number)
+            self.points.append(summarize(rate_per_s, tally, sampler.result()))
+            _show(self.points[-1])
             bend = self.knee
             if self.points[-1]["client_saturated"]:
                 self.stopped = "this client is saturated: its last point says nothing of the server"
@@ -262,23 +257,19 @@ class Measurement:
         finally:
             connection.close()
 
-    def _warm_up(self, rate_per_s: float) -> None:
-        warmup_s = self.config.warmup_s
-        if warmup_s:
-            print(f"warming up for {warmup_s:g} s", file=sys.stderr)
-            self._run(constant(rate_per_s, warmup_s), warmup_s)
+    def _send(self, rate_per_s: float | None, duration_s: float, number: int) -> Tally:
+        """Requests at a rate; without one as many as the server answers.
 
-    def _run(self, offsets: Offsets, duration_s: float) -> Tally:
+        Args:
+            number: of the point, so that each has arrivals of its own.
+        """
+        if rate_per_s is None:
+            return saturate(self.to, duration_s, self._asks, self._limits)
+        if self.config.arrivals == "constant":
+            offsets = constant(rate_per_s, duration_s)
+        else:
+            offsets = poisson(rate_per_s, duration_s, [self.seed, number])
         return run(self.to, offsets, duration_s, self._asks, self._limits)
-
-    def _saturate(self, duration_s: float) -> Tally:
-        return saturate(self.to, duration_s, self._asks, self._limits)
-
-    def _measure(self, rate_per_s: float | None, send: Callable[[], Tally]) -> None:
-        with Sampler(self.config.pid) as sampler:
-            tally = send()
-        self.points.append(summarize(rate_per_s, tally, sampler.result()))
-        _show(self.points[-1])
 
 
 def _show(point: Point) -> None:
