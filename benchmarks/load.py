@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import gevent
-import psutil
 import tyro
 from matplotlib.figure import Figure
 
@@ -44,7 +43,7 @@ from benchmarks.engine import (
     summary_ms,
     target,
 )
-from benchmarks.resources import Sampler
+from benchmarks.resources import Gpus, GpuSampler
 from training.files import atomic_path
 
 Point = dict[str, Any]
@@ -98,9 +97,6 @@ class LoadConfig:
     """Longest wait for a free connection, and for an answer."""
     seed: Annotated[int | None, Range(0, 2**32 - 1)] = None
     """Of arrivals and bodies, 0..2^32-1; drawn, and part of the result, when left out."""
-
-    pid: int | None = None
-    """The server's process: also sample processor time and memory of it and its descendants."""
 
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Write the JSON here; stdout by default."""
@@ -167,7 +163,7 @@ class Measurement:
     """The points of one command, as they come.
 
     Raises:
-        UsageError: the body cannot be read, or there is no process ``pid``.
+        UsageError: the body cannot be read.
     """
 
     config: LoadConfig
@@ -185,8 +181,6 @@ class Measurement:
             else itertools.repeat(Ask(body))
         )
         self._limits = Limits(config.connections, config.timeout_s)
-        if config.pid is not None and not psutil.pid_exists(config.pid):
-            raise UsageError(f"pid: seen {config.pid}; there is no such process")
 
     @property
     def knee(self) -> Knee | None:
@@ -213,7 +207,7 @@ class Measurement:
             print(f"warming up for {config.warmup_s:g} s", file=sys.stderr)
             self._send(rates[0], config.warmup_s, len(rates))
         for number, rate_per_s in enumerate(rates):
-            with Sampler(config.pid) as sampler:
+            with GpuSampler() as sampler:
                 tally = self._send(rate_per_s, config.duration_s, number)
             self.points.append(summarize(rate_per_s, tally, sampler.result()))
             _show(self.points[-1])
@@ -287,12 +281,11 @@ def _show(point: Point) -> None:
     )
 
 
-def summarize(rate_per_s: float | None, tally: Tally, resources: dict[str, Any]) -> Point:
+def summarize(rate_per_s: float | None, tally: Tally, gpus: Gpus) -> Point:
     """The point that a finished run gives.
 
     Args:
         rate_per_s: as asked for; None where connections were kept busy.
-        resources: of the server, by ``benchmarks.resources``.
     """
     answered, throughput_per_s = tally.outcomes["2xx"], tally.throughput_per_s
     return {
@@ -309,7 +302,7 @@ def summarize(rate_per_s: float | None, tally: Tally, resources: dict[str, Any])
         "connections": tally.connections,
         "client_cores": tally.cpu_s / tally.wall_s,
         "client_saturated": tally.late_client > max(_LATE_FEW, _LATE_SHARE * tally.arrivals),
-        "resources": resources,
+        "gpus": gpus,
         "histogram": tally.latency_us.encode().decode("ascii"),
     }
 

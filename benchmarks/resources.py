@@ -1,17 +1,17 @@
-"""What a server and the GPUs use while a load runs, sampled twice a second in a thread."""
+"""What runs beside a load in a thread: above all a look at the GPUs, twice a second."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import psutil
 import pynvml as nvml
 
+Gpus = list[dict[str, Any]] | str
+"""What each GPU was used for and held, or why none was sampled."""
 _PERIOD_S = 0.5
 
 
@@ -35,33 +35,6 @@ class Background:
     def _repeat(self) -> None:
         while not self._ended.wait(self._period_s):
             self._act()
-
-
-@dataclass
-class _Family:
-    """A process and its descendants, those that come and go included."""
-
-    root: psutil.Process
-    first_cpu_s: dict[psutil.Process, float] = field(default_factory=dict)
-    last_cpu_s: dict[psutil.Process, float] = field(default_factory=dict)
-    rss_bytes_max: int = 0
-    processes: int = 0
-
-    def sample(self, start: bool = False) -> None:
-        rss_bytes = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for member in [self.root, *self.root.children(recursive=True)]:
-                with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                    cpu_s = sum(member.cpu_times()[:2])
-                    rss_bytes.append(member.memory_info().rss)
-                    # One that appears while the load runs has worked only for the load.
-                    self.first_cpu_s.setdefault(member, cpu_s if start else 0.0)
-                    self.last_cpu_s[member] = cpu_s
-        self.rss_bytes_max = max(self.rss_bytes_max, sum(rss_bytes))
-        self.processes = max(self.processes, len(rss_bytes))
-
-    def cpu_s(self) -> float:
-        return sum(self.last_cpu_s.values()) - sum(self.first_cpu_s.values())
 
 
 @dataclass
@@ -89,49 +62,26 @@ class _Gpu:
         }
 
 
-class Sampler(Background):
-    """Samples while its ``with`` block runs; ``result`` is for afterwards.
+class GpuSampler(Background):
+    """Samples twice a second while its ``with`` block runs; ``result`` is for afterwards."""
 
-    Args:
-        pid: the server's first process, or None to look at GPUs only.
-
-    Raises:
-        psutil.NoSuchProcess: there is no such process.
-    """
-
-    def __init__(self, pid: int | None) -> None:
+    def __init__(self) -> None:
         super().__init__(self._sample, _PERIOD_S)
-        self._family = None if pid is None else _Family(psutil.Process(pid))
         self._gpus, self._no_gpu = _open_gpus()
-        self._wall_s = 0.0
 
     def __enter__(self) -> Self:
-        self._start_s = time.monotonic()
-        self._sample(start=True)
+        self._sample()
         return super().__enter__()
 
     def __exit__(self, *raised: object) -> None:
         super().__exit__(*raised)
         self._sample()
-        self._wall_s = time.monotonic() - self._start_s
 
-    def result(self) -> dict[str, Any]:
-        """``server``: processor seconds of the process tree, in all and by wall time, greatest
-        resident memory (sum over the tree; shared pages count in each process), greatest number
-        of processes; None without a pid. ``gpus``: a list, or why there is none."""
-        family = self._family
-        server = family and {
-            "cpu_s": family.cpu_s(),
-            "cpu_cores": family.cpu_s() / self._wall_s,
-            "rss_mb_max": family.rss_bytes_max / 1e6,
-            "processes": family.processes,
-            "still_running": family.root.is_running(),
-        }
-        return {"server": server, "gpus": [g.result() for g in self._gpus] or self._no_gpu}
+    def result(self) -> Gpus:
+        """Use and memory of each GPU, or why there is none."""
+        return [gpu.result() for gpu in self._gpus] or self._no_gpu
 
-    def _sample(self, start: bool = False) -> None:
-        if self._family is not None:
-            self._family.sample(start)
+    def _sample(self) -> None:
         for gpu in self._gpus:
             gpu.sample()
 

@@ -19,7 +19,7 @@ from statistics import median
 from benchmarks import servers
 from benchmarks.engine import Limits, asks, saturate, summary_ms, target
 from benchmarks.gpu.runner import Bench, Row
-from benchmarks.resources import Sampler
+from benchmarks.resources import GpuSampler
 from benchmarks.servers import Running
 from deploy.java import find_java_home
 from deploy.server import ServerError
@@ -78,17 +78,18 @@ def loads(
                 (running.url, share, num_images, seconds, (i + 1) << 40)
                 for i, share in enumerate(shares)
             ]
-            with Sampler(running.process.pid) as sampler:
+            began, cpu_s = time.monotonic(), running.cpu_s()
+            with GpuSampler() as sampler:
                 told = list(clients.map(_ask, orders))
             failed, p50, p99 = sum(t[1] for t in told), [t[2] for t in told], [t[3] for t in told]
             row: Row = {"images each": num_images, "connections": total, "clients": len(shares)}
             row |= {"images/s": sum(t[0] for t in told), "failed": failed, "ok": failed == 0}
             row |= {"p50 ms": median(p50), "p99 ms": max(p99)}
-            used = sampler.result()
-            row["server's cores"] = used["server"]["cpu_cores"]
-            if isinstance(used["gpus"], list):
-                row["GPU %"] = used["gpus"][0]["utilisation_percent_mean"]
-                row["GPU MB"] = used["gpus"][0]["memory_used_mb_max"]
+            row["server's cores"] = (running.cpu_s() - cpu_s) / (time.monotonic() - began)
+            gpus = sampler.result()
+            if isinstance(gpus, list):
+                row["GPU %"] = gpus[0]["utilisation_percent_mean"]
+                row["GPU MB"] = gpus[0]["memory_used_mb_max"]
             yield row
 
 

@@ -315,7 +315,7 @@ def test_sends_that_are_late_by_the_clients_own_fault_are_told_apart() -> None:
     assert tally.outcomes == {"2xx": 50}
     assert tally.late_client > 40
     assert tally.late_no_connection == 0
-    assert summarize(100, tally, {})["client_saturated"]
+    assert summarize(100, tally, [])["client_saturated"]
     # The last one left a second late, and that counts.
     assert tally.latency_us.get_max_value() / 1e6 > 0.8
 

@@ -34,7 +34,7 @@ def measured(url: str, folder: Path, flags: str) -> Any:
 
 def test_one_rate(tmp_path: Path) -> None:
     with planted(after(0)) as url:
-        flags = f"--rate 50 --duration-s 1 --report {tmp_path}/curve.png --pid {os.getpid()}"
+        flags = f"--rate 50 --duration-s 1 --report {tmp_path}/curve.png"
         result = measured(url, tmp_path, f"--arrivals constant {flags}")
     (point,) = result["points"]
     assert point["arrivals"] == point["outcomes"]["2xx"] == 50
@@ -48,7 +48,7 @@ def test_one_rate(tmp_path: Path) -> None:
     decoded = HdrHistogram.decode(point["histogram"])
     assert decoded.get_total_count() == 50
     assert decoded.get_max_value() / 1000 == pytest.approx(latency["max"])
-    assert point["resources"]["server"]["rss_mb_max"] > 0
+    assert "gpus" in point
     assert result["knee"] is None
     assert result["stopped"] == "all rates measured"
     assert result["command"].startswith("python -m benchmarks.load --url http://127.0.0.1:")
@@ -148,7 +148,6 @@ def test_no_server_is_a_failure(capsys: Captured) -> None:
         (["--duration-s", "1e9"], "duration_s: seen 1e+09"),
         (["--connections", "0"], "connections: seen 0"),
         (["--body", "@/no/such/file"], "No such file"),
-        (["--pid", "4194303"], "no such process"),
         (["--url", "https://127.0.0.1/"], "http://host:port/path"),
         (["--url", "http://127.0.0.1:99999/"], "ort"),
         (["--header", "nonsense"], "header: seen 'nonsense'"),
