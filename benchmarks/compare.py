@@ -46,9 +46,6 @@ TITLES |= {name: peer.title for name, peer in PEERS.items()}
 Turn = tuple[dict[str, Any], HdrHistogram]
 """One server's: what the clients saw, what it cost and what it held at the end, as JSON values; the
 latency of the requests that were answered or timed out, us."""
-_STEADY = 0.9  # of the fastest pulse; below it something else has the machine
-_REPEATS = 2  # of a round that was disturbed, at most; in a whole run as many for each --rounds
-_PULSE_S = 0.4
 _WARM_S = 3.0  # of work before a server is watched
 _IDLE_S = 2.0  # how long a server that does nothing is watched
 _KINDS: dict[Kind, tuple[str, tuple[int, ...]]] = {
@@ -189,10 +186,6 @@ def serving(config: ServingConfig, given: Sequence[str]) -> int:
 class Measurement:
     """The servers of one run, started, and what they give.
 
-    Between rounds the same work is timed in this process, a pulse: a round with a slow pulse before
-    or after it was disturbed by other work on the machine, and is done again. There is an allowance
-    of such repeats for the whole run, so that a machine that is never quiet is measured too.
-
     Args:
         packed: our archive.
         stack: stops the servers.
@@ -231,11 +224,9 @@ class Measurement:
                 self._leave_out(name, str(error))
             else:
                 self._up(name, peer)
-        self._best_pulse = max(self._pulse() for _ in range(5))
 
     def run(self) -> None:
         """Measure everything, into ``rows``."""
-        self._repeats_left = _REPEATS * self.config.rounds
         for work in self.config.works():
             self.rows.append(self._row(work))
 
@@ -286,49 +277,28 @@ class Measurement:
         self.left_out[name] = reason
         print(f"{TITLES[name]} is left out: {reason}", file=sys.stderr)
 
-    def _pulse(self) -> float:
-        return self.ceiling.images_per_s(64, _PULSE_S)
-
     def _row(self, work: Work) -> dict[str, Any]:
         turns: dict[str, list[dict[str, Any]]] = {name: [] for name in self.running}
         pooled = {name: histogram() for name in self.running}
         silent: set[str] = set()
-        ceilings, disturbed = [], 0
+        ceilings = []
         for number in range(self.config.rounds):
-            for repeat in range(_REPEATS + 1):
-                print(f"{work.name}, round {number + 1} of {self.config.rounds}", file=sys.stderr)
-                before = self._pulse()
-                of_round = self._round(work, number, silent)
-                ceiling = self._ceiling(work)
-                after = self._pulse()
-                self._best_pulse = max(self._best_pulse, before, after)
-                if min(before, after) >= _STEADY * self._best_pulse:
-                    break
-                print("  disturbed by other work on this machine", file=sys.stderr)
-                if repeat == _REPEATS or not self._repeats_left:
-                    disturbed += 1
-                    break
-                self._repeats_left -= 1
-            for name, (turn, latency_us) in of_round.items():
+            print(f"{work.name}, round {number + 1} of {self.config.rounds}", file=sys.stderr)
+            for name, (turn, latency_us) in self._round(work, number, silent).items():
                 turns[name].append(turn)
                 pooled[name].add(latency_us)
-            ceilings += ceiling
+            if len(work.num_images) == 1:  # a mix has no ceiling
+                limit = self.ceiling.images_per_s(work.num_images[0], self.config.seconds / 2)
+                ceilings.append(limit)
         return {
             "work": asdict(work),
             "limit_images_per_s": ceilings,
-            "disturbed_rounds": disturbed,
             "latency": {
                 name: {"requests": of.get_total_count(), **_quantiles(of)}
                 for name, of in pooled.items()
             },
             "turns": turns,
         }
-
-    def _ceiling(self, work: Work) -> list[float]:
-        """One figure; none for a mix."""
-        if len(work.num_images) > 1:
-            return []
-        return [self.ceiling.images_per_s(work.num_images[0], self.config.seconds / 2)]
 
     def _round(self, work: Work, number: int, silent: set[str]) -> dict[str, Turn]:
         """A turn of each server but those that are silent, to which it adds."""

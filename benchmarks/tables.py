@@ -74,11 +74,6 @@ def tables(result: dict[str, Any]) -> str:
             for failed, asked in [_failures(name, row)]
             if failed
         ),
-        *(
-            f"{row['work']['name']}: {row['disturbed_rounds']} rounds were disturbed by other work"
-            for row in rows
-            if row["disturbed_rounds"]
-        ),
     ]
     return "\n\n".join(blocks)
 

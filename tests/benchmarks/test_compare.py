@@ -1,48 +1,16 @@
-"""What ``python -m benchmarks.compare serving`` takes, and what it does on a machine that other
-work disturbs."""
+"""What ``python -m benchmarks.compare serving`` takes."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
-from itertools import chain, repeat
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 import yaml
 
 from benchmarks import servers
-from benchmarks.compare import Measurement, ServingConfig, main
+from benchmarks.compare import ServingConfig, main
 from benchmarks.peers import launch
-
-
-@pytest.mark.parametrize(
-    ("pulses", "first_row", "disturbed"),
-    [
-        (repeat(95.0), [0, 1, 2], 0),
-        (chain([95.0, 50.0], repeat(95.0)), [0, 0, 1, 2], 0),
-        (repeat(50.0), [0, 0, 0, 1, 1, 1, 2, 2, 2], 3),
-    ],
-    ids=["quiet", "disturbed once", "never quiet, which ends in time nevertheless"],
-)
-def test_a_disturbed_round_is_done_again(
-    monkeypatch: pytest.MonkeyPatch, pulses: Iterator[float], first_row: list[int], disturbed: int
-) -> None:
-    """Rounds done by each row, when the machine beats like that."""
-    turns = Mock(return_value={})
-    monkeypatch.setattr(Measurement, "_pulse", Mock(side_effect=pulses))
-    monkeypatch.setattr(Measurement, "_ceiling", Mock(return_value=[]))
-    monkeypatch.setattr(Measurement, "_round", turns)
-    benchmark = object.__new__(Measurement)  # without its servers
-    benchmark.config = ServingConfig(rounds=3)
-    benchmark.running, benchmark.rows = {}, []
-    benchmark._best_pulse = 100.0
-    benchmark.run()
-    others = len(benchmark.rows) - 1
-    rounds = [number for (_, number, _), _ in turns.call_args_list]
-    assert rounds == first_row + [0, 1, 2] * others
-    assert {row["disturbed_rounds"] for row in benchmark.rows} == {disturbed}
 
 
 def test_the_usual_work_and_a_part_of_it() -> None:

@@ -48,7 +48,6 @@ def result(**turns: list[dict[str, Any]]) -> dict[str, Any]:
             {
                 "work": {"name": "1 image, 8 connections"},
                 "limit_images_per_s": [400.0, 400.0],
-                "disturbed_rounds": 0,
                 "latency": {name: pooled(of) for name, of in turns.items()},
                 "turns": turns,
             }
@@ -100,12 +99,6 @@ def test_a_server_that_gave_nothing_has_no_figures() -> None:
     text = tables(result(ours=[turn(100)], stock=[turn(50)], litserve=[], triton=[turn(0, 9)]))
     assert "| 1 image, 8 connections | 7.5 / - | 7.5 / - | - | - |" in lines_of(text)
     assert "Triton, 1 image, 8 connections: 9 of 9 requests failed" in text
-
-
-def test_disturbed_rounds_are_told() -> None:
-    found = result(ours=[turn(100)], stock=[turn(50)])
-    found["rows"][0]["disturbed_rounds"] = 2
-    assert tables(found).endswith("1 image, 8 connections: 2 rounds were disturbed by other work")
 
 
 README_ROWS = {

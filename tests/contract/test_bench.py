@@ -80,11 +80,9 @@ HTTPServer(("127.0.0.1", int(sys.argv[1])), Once).serve_forever()
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is done again because of other work on the machine, and little is waited for."""
-    monkeypatch.setattr(compare, "_REPEATS", 0)
+    """Little is waited for."""
     monkeypatch.setattr(compare, "_WARM_S", 0.2)
     monkeypatch.setattr(compare, "_IDLE_S", 0.2)
-    monkeypatch.setattr(compare, "_PULSE_S", 0.1)
     monkeypatch.setattr(ceiling, "_REPEATS", 1)
 
 
