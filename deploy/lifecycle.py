@@ -6,12 +6,9 @@ No more than the image of the container has: the standard library and psutil.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
-import socket
-import stat
 import subprocess
 import sys
 import tempfile
@@ -23,8 +20,8 @@ import psutil
 
 from deploy.java import find_java_home
 
-SHORT = ("/tmp", "/var/tmp", "/dev/shm")
-"""Where paths are short on Linux, whatever TMPDIR is."""
+SOCKET_PATH_BYTES = 107
+"""What the path of a socket may have on Linux (unix(7))."""
 
 
 class ServerError(RuntimeError):
@@ -100,7 +97,7 @@ def clear(temporary: Path) -> Path:
         the name for TorchServe to know it by, short enough for the paths of its sockets.
 
     Raises:
-        ServerError: a TorchServe that runs uses the folder, or no name of it can hold sockets.
+        ServerError: a TorchServe that runs uses the folder.
         OSError: it cannot be made.
     """
     if (pid := find_java(temporary)) is not None:
@@ -122,49 +119,19 @@ def find_java(temporary: Path) -> int | None:
 
 
 def _name_for_sockets(temporary: Path) -> Path:
-    """``temporary`` itself, or where sockets cannot be made under that name, a link to it in a
-    short folder that is private to this user.
+    """``temporary`` itself, or where that is too long, a link to it in a private folder of /tmp.
 
-    The path of a socket may have 107 bytes (unix(7)). TorchServe starts nevertheless, and then a
-    worker again and again, which ends with "AF_UNIX path too long".
+    With a longer path TorchServe starts, and then a worker again and again, which ends with
+    "AF_UNIX path too long".
     """
-    names = [temporary]
-    for base in dict.fromkeys((tempfile.gettempdir(), *SHORT)):
-        digest = hashlib.sha256(os.fsencode(temporary)).hexdigest()[:16]
-        names.append(Path(base) / f"dcgan-{os.getuid()}" / digest)
-    reasons = []
-    for name in names:
-        try:
-            if name != temporary:
-                _link(name, temporary)
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.bind(str(name / ".ts.sock.65535"))
-        except OSError as error:
-            reasons.append(f"{name}: {error.strerror or error}")
-        else:
-            (temporary / ".ts.sock.65535").unlink()
-            return name
-    raise ServerError(
-        f"TorchServe's sockets have no place ({'; '.join(reasons)}). The path of a socket may have "
-        "107 bytes: move the folder to a shorter path, or set TMPDIR to a short one"
-    )
-
-
-def _link(name: Path, target: Path) -> None:
-    """Point ``name`` at ``target``, in a folder that no other user can write to.
-
-    Raises:
-        OSError: it cannot be made, or the folder is another user's.
-    """
-    with contextlib.suppress(FileExistsError):
-        name.parent.mkdir(mode=0o700)
-    folder = name.parent.lstat()
-    if not stat.S_ISDIR(folder.st_mode) or folder.st_uid != os.getuid() or folder.st_mode & 0o077:
-        raise PermissionError(errno.EPERM, f"{name.parent} is not a private folder of this user")
-    for link in name.parent.iterdir():
-        if link == name or not link.exists():  # or what it leads to is gone
-            link.unlink(missing_ok=True)
-    name.symlink_to(target)
+    if len(os.fsencode(temporary / ".ts.sock.65535")) <= SOCKET_PATH_BYTES:
+        return temporary
+    for link in Path("/tmp").glob("dcgan-*/tmp"):
+        if link.is_symlink() and link.readlink() == temporary:  # of an earlier start
+            shutil.rmtree(link.parent, ignore_errors=True)
+    link = Path(tempfile.mkdtemp(prefix="dcgan-", dir="/tmp")) / "tmp"
+    link.symlink_to(temporary)
+    return link
 
 
 def identity(pid: int) -> str | None:
