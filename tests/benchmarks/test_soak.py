@@ -77,7 +77,7 @@ def test_a_leak_of_anything_is_found_and_named(name: str) -> None:
 
 
 def found_in(samples: list[Vitals]) -> list[str]:
-    return soak.failures(Counter({"2xx": 9}), 0, 1, soak.judge(samples, samples), 1.0)
+    return soak.failures(Counter({"2xx": 9}), 0, 1, soak.judge(samples, samples))
 
 
 def test_nothing_grows_unless_it_does() -> None:
@@ -107,21 +107,13 @@ def test_what_is_a_failure(
     outcomes: dict[str, int], hostile: int, workers: int, words: list[str]
 ) -> None:
     trends = {"x": Trend(1.0, 0.5, 1.0)}
-    assert soak.failures(Counter(outcomes), hostile, workers, trends, 1.0) == words
-
-
-def test_a_run_that_was_stopped_meanwhile_says_so() -> None:
-    samples = [FLAT | {"time_s": t} for t in (0.0, 1.0, 145.0, 146.0)]
-    assert soak.pause_s(samples) == 144
-    (failure,) = soak.failures(Counter({"2xx": 9}), 0, 1, {}, soak.pause_s(samples))
-    assert failure.startswith("nothing was sampled for 144 s")
+    assert soak.failures(Counter(outcomes), hostile, workers, trends) == words
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--seconds", "1"], "seconds: seen 1; allowed is 8 to 86400"),
-        (["--share", "1.5"], "share: seen 1.5"),
         (["--rate", "nan"], "rate: seen nan"),
     ],
 )
