@@ -20,7 +20,6 @@ import itertools
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -46,8 +45,7 @@ TITLES |= {name: peer.title for name, peer in PEERS.items()}
 Turn = tuple[dict[str, Any], HdrHistogram]
 """One server's: what the clients saw, what it cost and what it held at the end, as JSON values; the
 latency of the requests that were answered or timed out, us."""
-_WARM_S = 3.0  # of work before a server is watched
-_IDLE_S = 2.0  # how long a server that does nothing is watched
+_WARM_S = 3.0  # of work before the first turn
 _KINDS: dict[Kind, tuple[str, tuple[int, ...]]] = {
     "image": ("1 image", (1,)),
     "grid": ("64-image grid", (64,)),
@@ -200,7 +198,6 @@ class Measurement:
     folder: Path
     stack: ExitStack
     running: dict[str, Running] = field(default_factory=dict)
-    idle_cores: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -237,10 +234,7 @@ class Measurement:
             "precision": self.ceiling.precision,
             "network": self.config.network,
             "servers": {
-                name: {
-                    "title": TITLES[name], "ready_s": running.ready_s,
-                    "idle_cores": self.idle_cores[name],
-                }
+                name: {"title": TITLES[name], "ready_s": running.ready_s}
                 for name, running in self.running.items()
             },
             "left_out": {TITLES[name]: reason for name, reason in self.left_out.items()},
@@ -249,7 +243,7 @@ class Measurement:
                 "2 requests of 64 images": self.ceiling.parts_ms(64),
             },
             "rows": self.rows,
-        }  # fmt: skip
+        }
 
     def _chosen(self) -> list[str]:
         """The peers that were asked for and have an environment."""
@@ -263,13 +257,9 @@ class Measurement:
         return chosen
 
     def _up(self, name: str, running: Running) -> None:
-        """Take in a server that is ready: see what it does when idle, then hold it still."""
+        """Take in a server that is ready: warm it up, then hold it still."""
         self.stack.callback(running.resume)  # before it is stopped
         self._busy(running, (1, 1, 1, 64), 32, _WARM_S)  # Java compiles what is used often
-        time.sleep(_IDLE_S / 2)
-        before = running.cpu_s()
-        time.sleep(_IDLE_S)
-        self.idle_cores[name] = (running.cpu_s() - before) / _IDLE_S
         running.pause()
         self.running[name] = running
 

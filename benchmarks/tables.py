@@ -87,14 +87,8 @@ def _servers(rows: Sequence[Any], servers: dict[str, Any]) -> str:
             for key in ("worker_peak_mb", "private_mb")
         )
         figures = [f"{server['ready_s']:.1f}", f"{peak_mb:.0f}", f"{private_mb:.0f}"]
-        lines.append([server["title"], *figures, f"{server['idle_cores']:.2f}"])
-    head = [
-        "server",
-        "start to first image, s",
-        "worker, peak MB",
-        "all processes, private MB",
-        "cores when idle",
-    ]
+        lines.append([server["title"], *figures])
+    head = ["server", "start to first image, s", "worker, peak MB", "all processes, private MB"]
     return markdown(head, lines)
 
 

@@ -39,10 +39,7 @@ def pooled(turns: list[dict[str, Any]]) -> dict[str, Any]:
 def result(**turns: list[dict[str, Any]]) -> dict[str, Any]:
     titles = {"litserve": "LitServe", "triton": "Triton"}
     return {
-        "servers": {
-            name: {"title": titles.get(name, name), "ready_s": 3.25, "idle_cores": 0.125}
-            for name in turns
-        },
+        "servers": {name: {"title": titles.get(name, name), "ready_s": 3.25} for name in turns},
         "left_out": {"BentoML": "cannot be set up: no network"},
         "rows": [
             {
@@ -76,7 +73,7 @@ def test_every_figure_stands_where_it_belongs() -> None:
     ) in lines
     # Fewer than 200 requests have no 99th percentile.
     assert "| 1 image, 8 connections | 7.5 / 15.0 | 7.5 / - | 7.5 / - | 7.5 / - |" in lines
-    assert "| ours | 3.2 | 600 | 600 | 0.12 |" in lines
+    assert "| ours | 3.2 | 600 | 600 |" in lines
     assert "BentoML is left out: cannot be set up: no network" in lines
     assert "failed" not in text
 

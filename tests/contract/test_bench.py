@@ -82,7 +82,6 @@ HTTPServer(("127.0.0.1", int(sys.argv[1])), Once).serve_forever()
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little is waited for."""
     monkeypatch.setattr(compare, "_WARM_S", 0.2)
-    monkeypatch.setattr(compare, "_IDLE_S", 0.2)
     monkeypatch.setattr(ceiling, "_REPEATS", 1)
 
 
