@@ -106,8 +106,7 @@ class Client:
         made_by: Mapping[str, Any] | None = None,
     ) -> None:
         self._made_by = made_by or {}
-        self._model = model if version is None else f"{model}/{version}"
-        self._url = _endpoint(url, "predictions", self._model)
+        self._url = _endpoint(url, model if version is None else f"{model}/{version}")
         if not all(0 < each <= MAX_TIMEOUT_S for each in (connect_timeout_s, read_timeout_s)):
             raise ArgumentError(
                 f"time-outs are {connect_timeout_s:g} and {read_timeout_s:g} s; allowed is more "
@@ -118,6 +117,7 @@ class Client:
         # In each call, not in the session, where the environment would win over it. A redirect
         # would turn the POST into a GET and take the API key to another host.
         self._settings: dict[str, Any] = {
+            "headers": {"Content-Type": "application/json"},
             "timeout": (connect_timeout_s, read_timeout_s),
             "verify": True if ca_file is None else str(ca_file),
             "allow_redirects": False,
@@ -211,40 +211,13 @@ class Client:
         noise: Any = fields.get("noise")
         if hasattr(noise, "dtype"):
             fields = {**fields, "noise": _latents(noise)}
-        reply = self._ask("POST", self._url, json.dumps(fields, default=address.plain))
-        _warn_of_another(self._made_by, reply.headers)
-        return reply
-
-    def describe(self, management_url: str = "http://127.0.0.1:8081") -> dict[str, Any]:
-        """What the model says of itself: fields, limits, weights, device, versions.
-
-        Args:
-            management_url: of the management port, which is not the inference port.
-
-        Raises:
-            NotReachable, Problem: as for ``post``.
-            ClientError: the model says nothing of itself.
-        """
-        url = _endpoint(management_url, "models", self._model)
-        reply = self._ask("GET", f"{url}?customized=true")
-        try:
-            found = reply.json()[0].get("customizedMetadata")
-        except (ValueError, LookupError, AttributeError) as error:
-            raise _foreign(reply) from error
-        if not found:
-            raise ClientError(f"{url} does not describe itself; is a worker of the model ready?")
-        return cast("dict[str, Any]", found)
-
-    def _ask(self, method: str, url: str, body: str | None = None) -> requests.Response:
-        headers = {} if body is None else {"Content-Type": "application/json"}
+        body, url = json.dumps(fields, default=address.plain), self._url
         host = str(urlsplit(url).hostname)
         direct = {"no_proxy": host} if _is_here(host) else {}
         # Without user and password, which come before an @.
         through = (select_proxy(url, get_environ_proxies(url, **direct)) or "").rpartition("@")[2]
         try:
-            reply = self._session.request(
-                method, url, data=body, headers=headers, proxies=direct, **self._settings
-            )
+            reply = self._session.post(url, data=body, proxies=direct, **self._settings)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise ArgumentError(f"{url}{_by(through)}: {error}") from error
         except requests.RequestException as error:
@@ -253,6 +226,7 @@ class Client:
             asked = reply.raw.retries
             tries = 1 if asked is None else 1 + len(asked.history)
             raise from_reply(reply, through, tries)
+        _warn_of_another(self._made_by, reply.headers)
         return reply
 
 
@@ -370,7 +344,7 @@ def _open(file: bytes) -> Image.Image:
     return image
 
 
-def _endpoint(address: str, kind: str, model: str) -> str:
+def _endpoint(address: str, model: str) -> str:
     """The URL to ask, of an address that may have no scheme and may name the model already.
 
     Raises:
@@ -387,15 +361,15 @@ def _endpoint(address: str, kind: str, model: str) -> str:
             f"the address {address!r} cannot be used; give http://host:port or https://host, and "
             "a path only if a proxy before the server adds one"
         )
-    found = re.fullmatch(rf"(.*?)(?:/{kind}(?:/(.+?))?)?/*", parts.path)
+    found = re.fullmatch(r"(.*?)(?:/predictions(?:/(.+?))?)?/*", parts.path)
     assert found is not None  # the first group takes anything
     prefix, named = found.groups()
     if named not in (None, model):
         raise ArgumentError(
             f"the address {address!r} names the model {named!r}, asked is {model!r}; give the "
-            f"address without /{kind}/..., and the model as --model (model=)"
+            "address without /predictions/..., and the model as --model (model=)"
         )
-    return f"{parts.scheme}://{parts.netloc}{prefix}/{kind}/{quote(model)}"
+    return f"{parts.scheme}://{parts.netloc}{prefix}/predictions/{quote(model)}"
 
 
 def _is_here(host: str) -> bool:
