@@ -61,14 +61,6 @@ class TrainingConfig:
     """Processes that decode for the usual loop; threads that do, once, for this one."""
 
 
-@dataclass(frozen=True)
-class Turn:
-    """Seconds an update, and how many of them went by until its pictures were there."""
-
-    step_s: float
-    data_s: float
-
-
 class UsualLoop:
     """Networks and optimisers of the usual loop; each turn has DataLoader workers of its own."""
 
@@ -156,9 +148,8 @@ class OurLoop:
             self.pending.clear()
 
 
-def take_turn(loop: UsualLoop | OurLoop, steps: int) -> Turn:
-    """Some updates, the first of which is not counted: workers start, memory is asked for."""
-    data_s = 0.0
+def take_turn(loop: UsualLoop | OurLoop, steps: int) -> float:
+    """Seconds an update. The first one is not counted: workers start, memory is asked for."""
     with ExitStack() as held:
         if isinstance(loop, OurLoop):  # the usual one has what torch does unasked
             held.enter_context(arithmetic(loop.trainer.precision, deterministic=False))
@@ -167,13 +158,9 @@ def take_turn(loop: UsualLoop | OurLoop, steps: int) -> Turn:
         _finish(loop.device)
         started = time.perf_counter()
         for _ in range(steps):
-            asked = time.perf_counter()
-            batch = next(source)
-            data_s += time.perf_counter() - asked
-            loop.update(batch)
+            loop.update(next(source))
         _finish(loop.device)
-        elapsed = time.perf_counter() - started
-    return Turn(elapsed / steps, data_s / steps)
+        return (time.perf_counter() - started) / steps
 
 
 def _finish(device: torch.device) -> None:
@@ -217,25 +204,24 @@ def compare(config: TrainingConfig) -> dict[str, object]:
             "usual": UsualLoop(config, folder, device),
             **{n: OurLoop(recipes[n], images, device, precisions[n]) for n in recipes},
         }
-        turns: dict[str, list[Turn]] = {name: [] for name in loops}
+        turns: dict[str, list[float]] = {name: [] for name in loops}
         for number in range(config.rounds):
             for name, loop in loops.items():
                 turns[name].append(take_turn(loop, config.steps))
-                print(f"turn {number + 1}, {name}: {turns[name][-1]}", file=sys.stderr)
+                took = f"{turns[name][-1]:.4f} s an update"
+                print(f"turn {number + 1}, {name}: {took}", file=sys.stderr)
     result: dict[str, object] = {
         "device": str(device), "precision": str(precisions["stable"]),
         "threads": torch.get_num_threads(), "torch": str(torch.__version__),
         "steps_a_turn": config.steps, "rounds": config.rounds, **settings,
     }  # fmt: skip
-    for name, taken in turns.items():
-        steps_s = [turn.step_s for turn in taken]
+    for name, steps_s in turns.items():
         # Of each round by itself: its turns are neighbours in time.
-        ratios = [u.step_s / step_s for u, step_s in zip(turns["usual"], steps_s, strict=True)]
+        ratios = [usual / ours for usual, ours in zip(turns["usual"], steps_s, strict=True)]
         result[name] = {
             "steps_per_s": round(1 / median(steps_s), 3),
             "step_s": round(median(steps_s), 4),
             "slowest_and_fastest_s": [round(max(steps_s), 4), round(min(steps_s), 4)],
-            "waiting_for_pictures_s": round(median(turn.data_s for turn in taken), 4),
             "times_the_usual": round(median(ratios), 2),
         }
     return result
