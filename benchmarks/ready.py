@@ -1,7 +1,7 @@
 """Ours without the network: a backend that has its images already.
 
 The entry of an archive that ``benchmarks.servers.without_network`` makes: all else in it is the
-shipped handler. ``benchmarks.ceiling`` drives the same backend in one process.
+shipped handler. ``benchmarks.compare`` drives the same backend in one process.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import pytest
 import requests
 from PIL import Image
 
-from benchmarks import ceiling, compare
+from benchmarks import compare
 from benchmarks.engine import Limits, asks, saturate, target
 from benchmarks.peers import launch
 from benchmarks.peers.launch import PEERS, Peer
@@ -82,7 +82,7 @@ HTTPServer(("127.0.0.1", int(sys.argv[1])), Once).serve_forever()
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little is waited for."""
     monkeypatch.setattr(compare, "_WARM_S", 0.2)
-    monkeypatch.setattr(ceiling, "_REPEATS", 1)
+    monkeypatch.setattr(compare, "_PART_REPEATS", 1)
 
 
 @pytest.mark.usefixtures("quick")
