@@ -108,7 +108,8 @@ def clear(temporary: Path) -> Path:
 
 
 def find_java(temporary: Path) -> int | None:
-    """The process of the TorchServe whose temporary files are there, None if none runs."""
+    """The process of the TorchServe whose temporary files are there, None if none runs. It is told
+    by the folder on its command line: a number alone can be another process's by now."""
     with contextlib.suppress(OSError, ValueError, psutil.Error):
         pid = int((temporary / ".model_server.pid").read_text(encoding="ascii"))
         for argument in psutil.Process(pid).cmdline():
@@ -132,19 +133,6 @@ def _name_for_sockets(temporary: Path) -> Path:
     link = Path(tempfile.mkdtemp(prefix="dcgan-", dir="/tmp")) / "tmp"
     link.symlink_to(temporary)
     return link
-
-
-def identity(pid: int) -> str | None:
-    """What no other process has, ever: the boot, and the clock ticks from it to the process's
-    start (proc_pid_stat(5)). No step of the wall clock changes it. None if the process has ended.
-    """
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-    state, *fields = text.rpartition(")")[2].split()  # the 3rd field and those after it
-    return None if state in "ZX" else f"{boot} {fields[18]}"
 
 
 def stop(pid: int, timeout_s: float = 30.0) -> None:

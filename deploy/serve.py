@@ -23,7 +23,7 @@ from client.errors import from_reply
 from client.files import write
 from deploy import lifecycle
 from deploy.java import NoJavaError
-from deploy.lifecycle import ServerError, check_archive, find_java, identity
+from deploy.lifecycle import ServerError, check_archive, find_java
 from deploy.server import ROOT, START_S, Ports, Server, ask
 
 FOLDER = ROOT / ".server"
@@ -58,12 +58,10 @@ class Running:
 
     Args:
         pid: of its launcher.
-        identity: of that process, as ``lifecycle.identity``.
         archive_sha256: of what it serves.
     """
 
     pid: int
-    identity: str | None
     ports: Ports
     archive_sha256: str
 
@@ -111,7 +109,7 @@ def start(command: Start) -> Running | None:
             running = None
         if running is None:
             launcher = server.start()
-            running = Running(launcher.pid, identity(launcher.pid), command.ports, sha256)
+            running = Running(launcher.pid, command.ports, sha256)
             write(STATE, json.dumps(asdict(running)).encode())
     try:
         if launcher is not None:
@@ -157,11 +155,7 @@ def _recorded() -> Running | None:
 
 
 def _process() -> int | None:
-    """The server's launcher (a pid alone can be reused), else its Java, which lives on where the
-    launcher was killed; None if neither runs."""
-    recorded = _recorded()
-    if recorded and recorded.identity and identity(recorded.pid) == recorded.identity:
-        return recorded.pid
+    """The server's Java, which lives on where its launcher was killed; None if it does not run."""
     return find_java((FOLDER / "tmp").resolve())
 
 

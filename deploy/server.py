@@ -23,7 +23,7 @@ from client.files import write
 from deploy.healthcheck import reason_not_ready
 from deploy.java import BASE_CONFIG as BASE_CONFIG
 from deploy.lifecycle import ServerError as ServerError
-from deploy.lifecycle import check_archive, clear, launch, stop
+from deploy.lifecycle import check_archive, clear, find_java, launch, stop
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG_CONFIG = ROOT / "deploy" / "log4j2.xml"
@@ -135,7 +135,8 @@ class Server:
     def start(self) -> subprocess.Popen[bytes]:
         """Start TorchServe in a process group of its own; it goes on when this process ends.
 
-        The log of an earlier start in the same folder becomes ``torchserve.previous.log``.
+        Returns when ``find_java`` finds it, or its launcher has ended. The log of an earlier start
+        in the same folder becomes ``torchserve.previous.log``.
 
         Raises:
             ServerError: a port is taken, a server already runs in the folder, or an archive is
@@ -163,7 +164,14 @@ class Server:
             output = {"stdout": console, "stderr": subprocess.STDOUT}
             group = {"cwd": self.folder, "start_new_session": True}
             logs = self.log.parent.resolve()
-            return launch(config, temporary, logs, *arguments, env=own, **output, **group)
+            process = launch(config, temporary, logs, *arguments, env=own, **output, **group)
+        try:
+            while find_java(self.temporary) is None and process.poll() is None:
+                time.sleep(0.05)
+        except KeyboardInterrupt:
+            stop(process.pid)
+            raise
+        return process
 
     @contextlib.contextmanager
     def running(self, timeout_s: float = START_S) -> Iterator[subprocess.Popen[bytes]]:

@@ -4,17 +4,15 @@ which process it is."""
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import socket
 import subprocess
 import zipfile
 from pathlib import Path
 
-import psutil
 import pytest
 
-from deploy.lifecycle import ServerError, check_archive, clear, identity
+from deploy.lifecycle import ServerError, check_archive, clear, find_java
 
 DEEP = "/".join(["a-folder-with-a-long-name"] * 5)
 
@@ -35,21 +33,17 @@ def test_the_path_of_a_socket_is_short(tmp_path: Path) -> None:
     shutil.rmtree(other.parent)
 
 
-def test_a_process_is_told_from_all_others_without_the_clock(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with subprocess.Popen(["sleep", "100"]) as one, subprocess.Popen(["sleep", "100"]) as other:
-        before = identity(one.pid)
-        assert before
-        # As psutil tells it when the clock has been set since.
-        monkeypatch.setattr(psutil.Process, "create_time", lambda _: 1.0)
-        assert identity(one.pid) == before
-        assert identity(os.getpid()) != before
-        one.kill()
-        os.waitid(os.P_PID, one.pid, os.WEXITED | os.WNOWAIT)
-        assert identity(one.pid) is None  # a zombie
-        other.kill()
-    assert identity(one.pid) is None
+def test_a_server_is_told_by_its_folder(tmp_path: Path) -> None:
+    """Not by the number alone, which another process may have."""
+    java = ["python3", "-c", "import time; time.sleep(100)", f"-Djava.io.tmpdir={tmp_path}"]
+    (tmp_path / "other").mkdir()
+    with subprocess.Popen(java) as process:
+        for folder in (tmp_path, tmp_path / "other"):
+            (folder / ".model_server.pid").write_text(str(process.pid))
+        assert find_java(tmp_path) == process.pid
+        assert find_java(tmp_path / "other") is None
+        process.kill()
+    assert find_java(tmp_path) is None
 
 
 @pytest.mark.parametrize("beside", [True, False])

@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from deploy import gallery, serve
-from deploy.lifecycle import ServerError, identity
+from deploy.lifecycle import ServerError
 from deploy.server import ROOT, Ports, Server
 from export.__main__ import main as export_main
 
@@ -36,7 +36,10 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[serve.R
     monkeypatch.setattr(Server, "start", never)
     serve.FOLDER.mkdir()
     with subprocess.Popen(["sleep", "100"]) as process:
-        recorded = serve.Running(process.pid, identity(process.pid), Ports(), "digest")
+        monkeypatch.setattr(
+            serve, "find_java", lambda _: process.pid if process.poll() is None else None
+        )
+        recorded = serve.Running(process.pid, Ports(), "digest")
         serve.STATE.write_text(json.dumps(dataclasses.asdict(recorded)))
         yield recorded
         process.kill()
@@ -64,7 +67,7 @@ def interrupted(*_: object, **__: object) -> NoReturn:
 
 
 def lives(running: serve.Running) -> bool:
-    return identity(running.pid) == running.identity and serve.STATE.exists()
+    return serve.find_java(serve.FOLDER) == running.pid and serve.STATE.exists()
 
 
 @pytest.mark.parametrize(("most", "asked"), [(8, 8), (256, 64)])
@@ -127,11 +130,14 @@ def test_what_the_command_started_it_stops(
         raise ended
 
     with subprocess.Popen(["sleep", "100"]) as process:
+        monkeypatch.setattr(
+            serve, "find_java", lambda _: process.pid if serve.STATE.exists() else None
+        )
         monkeypatch.setattr(Server, "start", lambda _: process)
         monkeypatch.setattr(Server, "wait_until_ready", end)
         assert serve.main(["start"]) == (130 if isinstance(ended, KeyboardInterrupt) else 1)
     assert not serve.STATE.exists()
-    assert identity(running.pid) == running.identity
+    assert psutil.Process(running.pid).status() == psutil.STATUS_SLEEPING
 
 
 @pytest.mark.parametrize("main", [serve.main, gallery.main, export_main])
@@ -166,24 +172,12 @@ def test_what_is_no_port_or_another_ones_exits_2(
     assert words in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
-def test_a_step_of_the_clock_does_not_hide_it(
-    running: serve.Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = psutil.Process.create_time
-    monkeypatch.setattr(psutil.Process, "create_time", lambda process: real(process) + 3600)
-    assert serve.main(["stop"]) == 0
-    assert identity(running.pid) is None
-    assert not serve.STATE.exists()
-
-
-def test_a_pid_that_is_used_again_is_another_process(
-    running: serve.Running, capsys: Captured
-) -> None:
-    other = dataclasses.replace(running, identity="an-earlier-boot 1")
-    serve.STATE.write_text(json.dumps(dataclasses.asdict(other)))
-    assert serve.main(["stop"]) == 0
-    assert capsys.readouterr().err == "no server is running\n"
-    assert identity(running.pid) == running.identity
+def test_stop_ends_it(running: serve.Running, capsys: Captured) -> None:
+    for said in ("stopped\n", "no server is running\n"):
+        assert serve.main(["stop"]) == 0
+        assert capsys.readouterr().err == said
+        assert serve.find_java(serve.FOLDER) is None
+        assert not lives(running)
 
 
 @pytest.mark.parametrize("since", ["another", "the same"])
