@@ -102,7 +102,7 @@ def decode_all(
         kept: list[int] = []
         skipped: list[Skipped] = []
         all_grey = True
-        bare, small_px = 0, list[int]()
+        small_px: list[int] = []
         step = PER_THREAD * spec.workers
         # Pillow warns of odd EXIF and of sizes that are checked here. The filters belong to the
         # process, so they are set once around the threads, not in each of them.
@@ -116,7 +116,6 @@ def decode_all(
                         continue
                     store[len(kept)] = result.pixels
                     all_grey = all_grey and result.is_grey
-                    bare += result.bare
                     if result.side_px < spec.image_size:
                         small_px.append(result.side_px)
                     kept.append(index)
@@ -125,7 +124,7 @@ def decode_all(
         images = store[: len(kept)]
         if spec.channels == "1" or (spec.channels == "auto" and all_grey and kept):
             images = to_grey(images)
-        remarks = Remarks(len(small_px), min(small_px, default=0), bare)
+        remarks = Remarks(len(small_px), min(small_px, default=0))
         return Store(images, np.array(kept, np.int64), skipped, remarks)
 
     shape = (len(candidates), spec.image_size, spec.image_size, 3)

@@ -8,10 +8,7 @@ A picture is grey when its file says so (a grey mode) or when no pixel of it has
 
 from __future__ import annotations
 
-import io
 import re
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -28,16 +25,6 @@ MAX_PIXELS = 100_000_000  # a larger picture is skipped: decoding it could exhau
 LARGE_PIXELS = 16_000_000  # pictures of more are decoded one at a time, whatever the threads
 AT_ONCE = 4_000_000  # px scaled to 8 bit at once, since floats take four times the room
 REASON_LENGTH = 160
-MAX_BARE_BYTES = 256 * 1024 * 1024  # of a file whose pixels are looked for a second time
-PNG = b"\x89PNG\r\n\x1a\n"
-JPEG = b"\xff\xd8"
-TIFF = (b"II*\0", b"MM\0*")
-PIXEL_CHUNKS = (b"IHDR", b"IDAT", b"IEND")  # of a PNG: all that a pixel needs, but for a palette
-PALETTE = b"\3"  # the colour type
-CLEAR_BYTES = {b"\0": 2, b"\2": 6}  # colour type -> what tRNS must hold, PNG 11.3.2.1
-TIFF_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4)  # of a value of each type, TIFF 6.0 page 15
-JPEG_EXIF, JPEG_ADOBE, JPEG_COMMENT, JPEG_SCAN = 0xE1, 0xEE, 0xFE, 0xDA
-ADOBE_BYTES = 12  # a shorter segment does not say how the colours are stored
 # Pillow knows more, but drawings (EPS would start Ghostscript) and formats without a
 # signature (TGA, which takes some text files for pictures) are left out.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
@@ -126,13 +113,11 @@ class Decoded(NamedTuple):
         is_grey: whether no pixel has a colour.
         side_px: the shorter side before it was scaled; of a large JPEG, which is decoded smaller,
             at least twice S.
-        bare: whether what stands beside the pixels could not be read, such as the orientation.
     """
 
     pixels: npt.NDArray[np.uint8]
     is_grey: bool
     side_px: int
-    bare: bool
 
 
 @dataclass(frozen=True)
@@ -142,12 +127,10 @@ class Remarks:
     Attributes:
         enlarged: how many were smaller than they are now.
         smallest_px: the shortest side among those, 0 if there are none.
-        bare: of how many only the pixels could be read.
     """
 
     enlarged: int = 0
     smallest_px: int = 0
-    bare: int = 0
 
 
 @dataclass(frozen=True)
@@ -198,9 +181,6 @@ def parse_colour(text: str) -> tuple[int, int, int]:
 def decode(file: IO[bytes], spec: PictureSpec) -> Decoded:
     """Read one picture (of an animation the first frame) from a seekable binary file.
 
-    A file whose pixels are whole is read, whatever is wrong with its texts, times, profiles and
-    other things beside them.
-
     Raises:
         UnusablePictureError: empty, not a picture, damaged, or too large.
     """
@@ -208,21 +188,7 @@ def decode(file: IO[bytes], spec: PictureSpec) -> Decoded:
     if not head:
         raise UnusablePictureError("empty file (0 bytes)")
     file.seek(0)
-    with reasons(head):
-        try:
-            return _decode(file, spec)
-        except (UnusablePictureError, Image.DecompressionBombError, MemoryError):
-            raise
-        except Exception:
-            # Pillow reads a damaged text or a profile of many MB before the pixels, and gives up.
-            bare = _pixels_alone(file) if head.startswith((PNG, JPEG, *TIFF)) else None
-            if bare is None:
-                raise
-            return _decode(io.BytesIO(bare), spec)._replace(bare=True)
-
-
-def _decode(file: IO[bytes], spec: PictureSpec) -> Decoded:
-    with Image.open(file, formats=FORMATS) as opened:
+    with reasons(head), Image.open(file, formats=FORMATS) as opened:
         width, height = opened.size  # only the header has been read so far
         if width * height > MAX_PIXELS:
             raise UnusablePictureError(
@@ -236,62 +202,6 @@ def _decode(file: IO[bytes], spec: PictureSpec) -> Decoded:
             raise UnusablePictureError("drawn by a model that is served: nothing to train on")
         opened.draft(None, (spec.image_size * 2, spec.image_size * 2))  # JPEG: decode smaller
         return from_image(opened, spec)
-
-
-def _pixels_alone(file: IO[bytes]) -> bytes | None:
-    """A PNG, JPEG or TIFF without what its pixels do not need, but with its EXIF if that is whole.
-
-    None if it is too large to be held in memory.
-    """
-    file.seek(0)
-    data = file.read(MAX_BARE_BYTES + 1)
-    if len(data) > MAX_BARE_BYTES:
-        return None
-    if data.startswith(TIFF):
-        return _tiff_alone(data)
-    return _png_alone(data) if data.startswith(PNG) else _jpeg_alone(data)
-
-
-def _png_alone(data: bytes) -> bytes:
-    kept, at, colour = [PNG], len(PNG), data[25:26]
-    needed = (*PIXEL_CHUNKS, b"PLTE") if colour == PALETTE else PIXEL_CHUNKS
-    while at < len(data):
-        size, kind = struct.unpack(">I4s", data[at : at + 8].ljust(8, b"\0"))
-        chunk = data[at : at + 12 + size]  # size, kind, body, checksum of kind and body
-        sound = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
-        clear = kind == b"tRNS" and size >= CLEAR_BYTES.get(colour, 0)
-        if kind in needed or (sound and (clear or kind == b"eXIf")):
-            kept.append(chunk)
-        at += len(chunk)
-    return b"".join(kept)
-
-
-def _jpeg_alone(data: bytes) -> bytes:
-    kept, at = [JPEG], len(JPEG)
-    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != bytes([JPEG_SCAN]):
-        segment = data[at : at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")]
-        marker, body = segment[1:2], segment[4:]
-        exif = marker == bytes([JPEG_EXIF]) and body.startswith(b"Exif\0\0")
-        adobe = marker == bytes([JPEG_ADOBE]) and len(body) >= ADOBE_BYTES
-        beside = b"\xe0" <= marker <= b"\xef" or marker == bytes([JPEG_COMMENT])
-        if exif or adobe or not beside:
-            kept.append(segment)
-        at += len(segment)
-    return b"".join([*kept, data[at:]])
-
-
-def _tiff_alone(data: bytes) -> bytes:
-    """Fields whose values lie outside of the file get a type that there is not: none reads them."""
-    order, kept = "<" if data.startswith(b"II") else ">", bytearray(data)
-    with suppress(struct.error):
-        (at,) = struct.unpack_from(f"{order}I", data, 4)
-        (count,) = struct.unpack_from(f"{order}H", data, at)
-        for entry in range(at + 2, at + 2 + 12 * count, 12):
-            kind, values, where = struct.unpack_from(f"{order}2xHII", data, entry)
-            size = values * (TIFF_BYTES[kind] if kind < len(TIFF_BYTES) else 0)
-            if size > 4 and where + size > len(data):  # up to 4 bytes stand in the field itself
-                struct.pack_into("H", kept, entry + 2, 0)
-    return bytes(kept)
 
 
 def from_image(image: Image.Image, spec: PictureSpec) -> Decoded:
@@ -314,16 +224,12 @@ def from_image(image: Image.Image, spec: PictureSpec) -> Decoded:
     if square.mode == "RGBA":
         behind = Image.new("RGBA", square.size, spec.background)
         square = Image.alpha_composite(behind, square)
-    upright, bare = None, False
-    try:
+    with suppress(Exception):  # as many kinds as in ``reasons``, and the pixels are whole
         upright = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001 - as many kinds as in ``reasons``, and the pixels are whole
-        bare = True
-    if upright is not None:
-        square = square.transpose(upright)
+        square = square if upright is None else square.transpose(upright)
     rgb = np.asarray(square.convert("RGB"), np.uint8)
     is_grey = image.mode in GREY_MODES or image.mode.startswith("I;16")
-    return Decoded(rgb, is_grey or bool((rgb == rgb[..., :1]).all()), side_px, bare)
+    return Decoded(rgb, is_grey or bool((rgb == rgb[..., :1]).all()), side_px)
 
 
 @contextmanager

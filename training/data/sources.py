@@ -113,11 +113,6 @@ def report(pictures: Pictures) -> str:
             f"{remarks.smallest_px} px, and were enlarged: what is learned from them is a blur. "
             "Give larger pictures or a smaller --image-size"
         )
-    if remarks.bare:
-        lines.append(
-            f"of {remarks.bare:,} only the pixels could be read, not what stands beside them, "
-            "such as which way is up"
-        )
     lines += _reasons(pictures.skipped)
     return "\n".join(lines)
 

@@ -352,12 +352,9 @@ class TestReport:
     def test_what_is_worth_a_word_about_those_that_are_used(self, tmp_path: Path) -> None:
         for side in (8, 20, 32, 40):
             Image.new("RGB", (side, 50), (side, 0, 0)).save(tmp_path / f"{side}.png")
-        spoilt = encode(Image.new("RGB", (40, 40)), "WEBP", exif=b"junk" * 10)
-        (tmp_path / "spoilt").write_bytes(spoilt)
-        _, small, bare = report(load_folder(tmp_path, SPEC)).split("\n")
+        _, small = report(load_folder(tmp_path, SPEC)).split("\n")
         assert small.startswith("warning: 2 of them are smaller than that, the smallest 8 px")
         assert "--image-size" in small
-        assert bare.startswith("of 1 only the pixels could be read")
 
     @pytest.mark.parametrize(("visible", "words"), [
         (0, r": 0 files found, 0 of them .*\. All 2 files or folders were passed over as hidden"),
