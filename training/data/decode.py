@@ -23,7 +23,6 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000  # a larger picture is skipped: decoding it could exhaust the memory
 LARGE_PIXELS = 16_000_000  # pictures of more are decoded one at a time, whatever the threads
-AT_ONCE = 4_000_000  # px scaled to 8 bit at once, since floats take four times the room
 REASON_LENGTH = 160
 # Pillow knows more, but drawings (EPS would start Ghostscript) and formats without a
 # signature (TGA, which takes some text files for pictures) are left out.
@@ -262,11 +261,11 @@ def reasons(head: bytes = b"") -> Iterator[None]:
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """Any Pillow mode to L, RGB or RGBA, without losing range (16 bit) or transparency."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # Pillow would clip at 255
-        low, reach = _range(image) if image.mode == "F" else (0.0, 65535.0)
-        scaled = np.empty((image.height, image.width), np.uint8)
-        for top, some in _parts(image):
-            scaled[top : top + len(some)] = np.clip(np.rint((some - low) * (255 / reach)), 0, 255)
-        return Image.fromarray(scaled)
+        values = np.array(image, np.float32)
+        low, reach = _range(values) if image.mode == "F" else (0.0, 65535.0)
+        values -= low
+        values *= 255 / reach
+        return Image.fromarray(np.clip(np.rint(values, out=values), 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         return image.convert("RGBA")
     if image.mode in ("L", "RGB"):
@@ -274,21 +273,11 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _range(image: Image.Image) -> tuple[float, float]:
+def _range(values: npt.NDArray[np.float32]) -> tuple[float, float]:
     """The least value of a float picture and how far they reach; 0 and 1 if all are between."""
-    low, high = np.inf, -np.inf
-    for _, values in _parts(image):
-        if not np.isfinite(values).all():
-            raise UnusablePictureError("holds values that are not finite")
-        low, high = min(low, float(values.min())), max(high, float(values.max()))
+    if not np.isfinite(values).all():
+        raise UnusablePictureError("holds values that are not finite")
+    low, high = float(values.min()), float(values.max())
     if low < 0.0 or high > 1.0:  # no standard range: stretch what is there
         return low, max(high - low, 1e-12)
     return 0.0, 1.0
-
-
-def _parts(image: Image.Image) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-    """Some rows at a time, each with the number of its first one."""
-    step = max(1, AT_ONCE // image.width)
-    for top in range(0, image.height, step):
-        box = (0, top, image.width, min(top + step, image.height))
-        yield top, np.asarray(image.crop(box)).astype(np.float32)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -245,32 +243,6 @@ def test_colour() -> None:
     for wrong in ("c8d4e0", "#c8d4e", "#c8d4e00", "red", "#gggggg", "#c8d4e0\n", ""):
         with pytest.raises(ValueError, match="#rrggbb"):
             parse_colour(wrong)
-
-
-SCALE = """
-import resource
-from PIL import Image
-from training.data.decode import PictureSpec, from_image
-
-def peak_bytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-image = Image.new("{mode}", {size}, 1)
-before = peak_bytes()
-from_image(image, PictureSpec())
-print(peak_bytes() - before)
-"""
-
-
-@pytest.mark.parametrize("mode", ["F", "I;16"])
-def test_the_largest_pictures_are_scaled_in_little_memory(mode: str) -> None:
-    """Beside what Pillow needs for them itself; in a process of its own."""
-    size = (9_900, 10_000)
-    assert 0.98 < size[0] * size[1] / MAX_PIXELS < 1
-    command = [sys.executable, "-c", SCALE.format(mode=mode, size=size)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    # A byte a pixel for the result, and some rows of floats.
-    assert int(done.stdout) < 2.5 * size[0] * size[1]
 
 
 def test_large_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
