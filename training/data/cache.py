@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -30,6 +30,7 @@ from PIL import Image
 from training.data.decode import (
     DataError,
     Decoded,
+    Pictures,
     PictureSpec,
     Remarks,
     Skipped,
@@ -48,25 +49,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Store:
-    """What came of a list of candidates.
-
-    Attributes:
-        images: uint8 (N, H, W, C), memory-mapped, in the order of the candidates.
-        kept: int64 (N,), which candidate each picture is.
-        skipped: the candidates left out.
-        remarks: about the pictures.
-    """
-
-    images: npt.NDArray[np.uint8]
-    kept: npt.NDArray[np.int64]
-    skipped: list[Skipped]
-    remarks: Remarks
-
-
 Shape = tuple[int, int, int, int]
-Fill = Callable[[npt.NDArray[np.uint8]], Store]  # decodes into an array, uses its beginning
+Fill = Callable[[npt.NDArray[np.uint8]], Pictures]  # decodes into an array, uses its beginning
 
 
 def decode_all(
@@ -76,7 +60,7 @@ def decode_all(
     spec: PictureSpec,
     origin: Path,
     state: Iterable[str],
-) -> Store:
+) -> Pictures:
     """Decode each candidate once, or not at all if an earlier run has.
 
     Args:
@@ -88,6 +72,9 @@ def decode_all(
         origin: where they come from.
         state: what changes when they do, one text a file.
 
+    Returns:
+        memory-mapped, in the order of the candidates; ``origin`` is their source.
+
     Raises:
         DataError: they do not fit on the disk.
     """
@@ -98,8 +85,8 @@ def decode_all(
         except UnusablePictureError as error:
             return str(error)
 
-    def fill(store: npt.NDArray[np.uint8]) -> Store:
-        kept: list[int] = []
+    def fill(store: npt.NDArray[np.uint8]) -> Pictures:
+        count = 0
         skipped: list[Skipped] = []
         all_grey = True
         small_px: list[int] = []
@@ -114,24 +101,25 @@ def decode_all(
                     if isinstance(result, str):
                         skipped.append(Skipped(name_of(candidates[index]), result))
                         continue
-                    store[len(kept)] = result.pixels
+                    store[count] = result.pixels
+                    count += 1
                     all_grey = all_grey and result.is_grey
                     if result.side_px < spec.image_size:
                         small_px.append(result.side_px)
-                    kept.append(index)
                 if start // PROGRESS_EVERY != (start + step) // PROGRESS_EVERY:
                     log.info("%d of %d files read", start + len(some), len(candidates))
-        images = store[: len(kept)]
-        if spec.channels == "1" or (spec.channels == "auto" and all_grey and kept):
+        images = store[:count]
+        if spec.channels == "1" or (spec.channels == "auto" and all_grey and count):
             images = to_grey(images)
         remarks = Remarks(len(small_px), min(small_px, default=0))
-        return Store(images, np.array(kept, np.int64), skipped, remarks)
+        return Pictures(images, str(origin), {}, skipped, remarks)
 
     shape = (len(candidates), spec.image_size, spec.image_size, 3)
     if spec.cache is None:
         return _decode_without_keeping(shape, fill)
     source = [str(origin.resolve()), str(spec.image_size), spec.channels, spec.background]
-    return Entry(spec.cache, source, state).read_or_decode(shape, fill)
+    pictures = Entry(spec.cache, source, state).read_or_decode(shape, fill)
+    return replace(pictures, source=str(origin))
 
 
 def to_grey(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -150,7 +138,7 @@ def to_grey(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return luma
 
 
-def _decode_without_keeping(shape: Shape, fill: Fill) -> Store:
+def _decode_without_keeping(shape: Shape, fill: Fill) -> Pictures:
     """Decode into a file that has no name and vanishes with the process; TMPDIR says where.
 
     Raises:
@@ -187,7 +175,7 @@ class Entry:
         self._source = _digest([str(LAYOUT), PIL.__version__, *source])
         self._stem = f"{self._source}-{_digest(state)}"
 
-    def read_or_decode(self, shape: Shape, fill: Fill) -> Store:
+    def read_or_decode(self, shape: Shape, fill: Fill) -> Pictures:
         """What an earlier run has left, or what ``fill`` decodes now.
 
         A process that finds another one decoding the same source waits for it.
@@ -205,29 +193,27 @@ class Entry:
                 "give another folder with --cache, or --cache None to decode at each start"
             ) from None
 
-    def _read(self) -> Store | None:
+    def _read(self) -> Pictures | None:
         """What is there; ``None`` when it is incomplete, as after a full disk or a lost file."""
         try:
             facts = json.loads(self._path(".json").read_text(encoding="utf-8"))
             shape = tuple(facts["shape"])
             images = np.memmap(self._path(".u8"), np.uint8, "r", shape=shape)
-            dropped = np.array(facts["dropped"], np.int64)
             skipped = [Skipped(*pair) for pair in facts["skipped"]]
             remarks = Remarks(**facts["remarks"])
-            kept = np.setdiff1d(np.arange(len(images) + len(dropped)), dropped)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return Store(np.asarray(images), kept, skipped, remarks)
+        return Pictures(np.asarray(images), "", {}, skipped, remarks)
 
-    def _decode(self, shape: Shape, fill: Fill) -> Store:
+    def _decode(self, shape: Shape, fill: Fill) -> Pictures:
         partial = self._path(".partial")  # of a killed process: written over, the lock is ours
         try:
             with partial.open("w+b") as file:
                 advice = "give a folder on a larger disk with --cache"
-                store = fill(_map(file, shape, str(self.folder), advice))
-                if not len(store.images):
-                    return store  # nothing to keep
-                os.ftruncate(file.fileno(), store.images.nbytes)
+                pictures = fill(_map(file, shape, str(self.folder), advice))
+                if not len(pictures.images):
+                    return pictures  # nothing to keep
+                os.ftruncate(file.fileno(), pictures.images.nbytes)
                 os.fsync(file.fileno())
             for old in self.folder.glob(f"{self._source}-*"):
                 if old != partial:
@@ -236,14 +222,13 @@ class Entry:
         finally:
             partial.unlink(missing_ok=True)
         facts = {
-            "shape": store.images.shape,
-            "dropped": np.setdiff1d(np.arange(shape[0]), store.kept).tolist(),
-            "skipped": store.skipped,
-            "remarks": asdict(store.remarks),
+            "shape": pictures.images.shape,
+            "skipped": pictures.skipped,
+            "remarks": asdict(pictures.remarks),
         }
         with atomic_path(self._path(".json")) as beside:
             beside.write_text(json.dumps(facts), encoding="utf-8")
-        return store
+        return pictures
 
     def _path(self, suffix: str) -> Path:
         return self.folder / f"{self._stem}{suffix}"

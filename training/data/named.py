@@ -1,24 +1,15 @@
 """The data sets that torchvision knows by name, from a local folder. Nothing is downloaded.
 
-MNIST is read without torchvision, which knows only one of the ways in which it is packed, and
-LSUN from its databases: torchvision would write a pickle into the current folder and trust it the
-next time.
+LSUN is read from its databases: torchvision would write a pickle into the current folder and trust
+it the next time.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
-import math
-import struct
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from training.data.cache import decode_all, state_of
 from training.data.decode import (
@@ -30,9 +21,6 @@ from training.data.decode import (
     from_image,
     reasons,
 )
-
-MAX_IDX_BYTES = 2**30
-IDX_DIMENSIONS = {"images": 3, "labels": 1}
 
 
 @dataclass(frozen=True)
@@ -49,8 +37,8 @@ def _torchvision(name: str) -> str:
 
 
 def _of_mnist(name: str) -> Layout:
-    expected = "train-images-idx3-ubyte and train-labels-idx1-ubyte, packed by gzip or not, there"
-    return Layout(name, f"{expected} or in {name}/raw/", _torchvision(name))
+    expected = f"{name}/raw/ with train-images-idx3-ubyte and the other three files, unpacked"
+    return Layout(name, expected, _torchvision(name))
 
 
 LAYOUTS = {
@@ -76,6 +64,7 @@ LAYOUTS = {
     ),
 }
 NAMES = tuple(LAYOUTS)
+Opened = tuple[int, Callable[[int], Decoded]]  # how many pictures, and what decodes one
 
 
 def load_named(spec: PictureSpec) -> Pictures:
@@ -85,50 +74,43 @@ def load_named(spec: PictureSpec) -> Pictures:
         spec: its ``data`` is one of ``NAMES``, its ``data_root`` what torchvision would be given.
 
     Returns:
-        uint8 (N, image_size, image_size, C); labels ``class``, for CelebA one of 0 and 1
-        for each of its 40 attributes.
+        uint8 (N, image_size, image_size, C).
 
     Raises:
         DataError: the data set is missing or damaged, or lmdb is not installed.
     """
-    name = spec.data
-    count, decode_one, labels = OPENING[name](spec)
-    store = decode_all(
+    name, root = spec.data, spec.data_root
+    count, decode_one = (_open_lsun if name == "lsun" else _open_torchvision)(spec)
+    pictures = decode_all(
         range(count),
         decode_one,
         lambda index: f"{name} picture {index}",
         spec,
-        spec.data_root / name,
-        _states(name, spec.data_root),
+        root / name,
+        _states(name, root),
     )
-    kept = {key: values[store.kept] for key, values in labels.items()}
-    return Pictures(store.images, name, kept, store.skipped, store.remarks)
+    return replace(pictures, source=name)
 
 
 def _states(name: str, root: Path) -> Iterator[str]:
     """Name and state of every file of the data set."""
     files = [path for folder in root.glob(LAYOUTS[name].folders) for path in folder.rglob("*")]
-    if OPENING[name] is _open_mnist:
-        files = [path for part in IDX_DIMENSIONS for path in _idx_files(name, root, part)]
-    for path in sorted(files):
-        yield f"{path.relative_to(root)} {state_of(path.stat())}"
-
-
-Opened = tuple[int, Callable[[int], Decoded], dict[str, npt.NDArray[np.int64]]]
+    return (f"{path.relative_to(root)} {state_of(path.stat())}" for path in sorted(files))
 
 
 def _open_torchvision(spec: PictureSpec) -> Opened:
     name, root = spec.data, spec.data_root
     from torchvision import datasets  # takes a second, and only these data sets need it
 
+    kinds = {"cifar10": "CIFAR10", "fashionmnist": "FashionMNIST", "mnist": "MNIST"}
     try:
-        if name == "cifar10":
-            dataset = datasets.CIFAR10(root, train=True, download=False)
+        if name == "celeba":
+            dataset = datasets.CelebA(root, split="all", download=False)
         else:
-            dataset = datasets.CelebA(root, split="all", target_type="attr", download=False)
+            dataset = getattr(datasets, kinds[name])(root, train=True, download=False)
     except Exception as error:  # noqa: BLE001 - RuntimeError if missing, anything on damage
         # torchvision advises download=True, which is not on offer here.
-        detail = str(error).split(" You can use download")[0]
+        detail = str(error).split(" You can use download")[0] or type(error).__name__
         raise DataError(_missing(name, root, detail)) from None
 
     def decode_one(index: int) -> Decoded:
@@ -136,65 +118,7 @@ def _open_torchvision(spec: PictureSpec) -> Opened:
             image, _ = dataset[index]
             return from_image(image, spec)
 
-    if name == "celeba":
-        columns = zip(dataset.attr_names, dataset.attr.T, strict=False)  # names end with ""
-        labels = {key: np.asarray(column, np.int64) for key, column in columns}
-    else:
-        labels = {"class": np.asarray(dataset.targets, np.int64)}
-    return len(dataset), decode_one, labels
-
-
-def _open_mnist(spec: PictureSpec) -> Opened:
-    name, root = spec.data, spec.data_root
-    try:
-        images, labels = (_read_idx(name, root, part) for part in IDX_DIMENSIONS)
-    except (EOFError, OSError, ValueError, struct.error, zlib.error) as error:
-        raise DataError(_missing(name, root, str(error))) from None
-    if len(images) != len(labels):
-        detail = f"{len(images):,} pictures and {len(labels):,} labels"
-        raise DataError(_missing(name, root, detail))
-
-    def decode_one(index: int) -> Decoded:
-        with reasons():
-            return from_image(Image.fromarray(images[index]), spec)
-
-    return len(images), decode_one, {"class": labels.astype(np.int64)}
-
-
-def _idx_files(name: str, root: Path, part: str) -> list[Path]:
-    """The files that may hold a part of (Fashion-)MNIST, the likeliest first.
-
-    As torchvision, the authors' page and Kaggle leave them: in a folder of the data set or in
-    ``root``, with a dot or a dash, packed or not, and in a folder of the same name.
-    """
-    pattern = f"train-{part}?idx{IDX_DIMENSIONS[part]}-ubyte*"
-    found = [
-        *sorted((root / LAYOUTS[name].folders).rglob(pattern)),
-        *sorted(root.glob(pattern)),
-        *sorted(root.glob(f"{pattern}/{pattern}")),
-    ]
-    return [path for path in found if path.name.endswith(("-ubyte", ".gz")) and path.is_file()]
-
-
-def _read_idx(name: str, root: Path, part: str) -> npt.NDArray[np.uint8]:
-    """uint8 (N, H, W) or (N,), from the IDX format of http://yann.lecun.com/exdb/mnist/.
-
-    Raises:
-        EOFError, OSError, ValueError, struct.error, zlib.error: it is missing or damaged.
-    """
-    files = _idx_files(name, root, part)
-    if not files:
-        raise FileNotFoundError(f"no train-{part}-idx{IDX_DIMENSIONS[part]}-ubyte")
-    path, rank = files[0], IDX_DIMENSIONS[part]
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        magic, *shape = struct.unpack(f">{rank + 1}I", file.read(4 * (rank + 1)))
-        size_bytes = math.prod(shape)
-        if magic != 0x800 + rank or not 0 < size_bytes <= MAX_IDX_BYTES:
-            raise ValueError(f"{path.name} does not begin as it should")
-        data = file.read(size_bytes + 1)  # beyond the end lies the checksum of gzip
-    if len(data) != size_bytes:
-        raise ValueError(f"{path.name} does not hold the {size_bytes:,} bytes it speaks of")
-    return np.frombuffer(data, np.uint8).reshape(shape)
+    return len(dataset), decode_one
 
 
 def _open_lsun(spec: PictureSpec) -> Opened:
@@ -209,45 +133,29 @@ def _open_lsun(spec: PictureSpec) -> Opened:
     folders = sorted(root.glob("*_train_lmdb"))
     if not folders:
         raise DataError(_missing(name, root, "no such folder"))
-    databases, keys, owners = [], [], []
-    for number, folder in enumerate(folders):
+    found = []
+    for folder in folders:
         try:
             database = lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
             with database.begin() as transaction:
-                own_keys = list(transaction.cursor().iternext(keys=True, values=False))
+                keys = transaction.cursor().iternext(keys=True, values=False)
+                found += [(database, key) for key in keys]
         except lmdb.Error as error:
             raise DataError(_missing(name, root, f"{folder.name}: {error}")) from None
-        databases.append(database)
-        keys += own_keys
-        owners += [number] * len(own_keys)
 
     def decode_one(index: int) -> Decoded:
-        with reasons(), databases[owners[index]].begin() as transaction:
-            data = transaction.get(keys[index])
+        database, key = found[index]
+        with reasons(), database.begin() as transaction:
+            data = transaction.get(key)
         return decode(io.BytesIO(data), spec)
 
-    return len(keys), decode_one, {"class": np.array(owners, np.int64)}
-
-
-OPENING = {
-    "celeba": _open_torchvision,
-    "cifar10": _open_torchvision,
-    "fashionmnist": _open_mnist,
-    "lsun": _open_lsun,
-    "mnist": _open_mnist,
-}
+    return len(found), decode_one
 
 
 def _missing(name: str, root: Path, detail: str) -> str:
     layout = LAYOUTS[name]
-    text = (
+    return (
         f"{name} was not found, or is damaged, in {root.absolute()} ({detail.rstrip('.')}). "
         f"Expected there: {layout.expected}. Nothing is downloaded here. "
         f"To get it: {layout.obtain.format(root=root)}; or name its folder with --data-root"
     )
-    if name == "celeba":
-        for folder in (root / "celeba" / "img_align_celeba", root / "img_align_celeba"):
-            for found in (folder, folder.with_suffix(".zip")):
-                if found.exists():
-                    return f"{text}. The pictures are there: use --data {found}"
-    return text

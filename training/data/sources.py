@@ -24,7 +24,7 @@ from typing import IO
 
 from training.data.avatars import load_avatars
 from training.data.batches import first_equal
-from training.data.cache import KEPT, Store, decode_all, state_of, to_grey
+from training.data.cache import KEPT, decode_all, state_of, to_grey
 from training.data.decode import (
     DataError,
     Decoded,
@@ -206,8 +206,8 @@ def load_folder(path: Path, spec: PictureSpec) -> Pictures:
         with reasons(), (path / name).open("rb") as file:
             return decode(file, spec)
 
-    store = decode_all(list(files), decode_one, show_name, spec, path, files.values())
-    return _pictures(path, store, left_out, hidden)
+    pictures = decode_all(list(files), decode_one, show_name, spec, path, files.values())
+    return replace(pictures, skipped=left_out + pictures.skipped, hidden=hidden)
 
 
 def load_zip(path: Path, spec: PictureSpec) -> Pictures:
@@ -248,7 +248,7 @@ def load_zip(path: Path, spec: PictureSpec) -> Pictures:
                 data = archive.read(member)  # never more than file_size
             return decode(io.BytesIO(data), spec)
 
-        store = decode_all(
+        pictures = decode_all(
             members,
             decode_one,
             lambda member: show_name(member.filename),
@@ -256,12 +256,7 @@ def load_zip(path: Path, spec: PictureSpec) -> Pictures:
             path,
             [state_of(path.stat())],
         )
-    return _pictures(path, store, left_out, hidden)
-
-
-def _pictures(path: Path, store: Store, left_out: list[Skipped], hidden: int) -> Pictures:
-    skipped = left_out + store.skipped
-    return Pictures(store.images, str(path), {}, skipped, store.remarks, hidden)
+    return replace(pictures, skipped=left_out + pictures.skipped, hidden=hidden)
 
 
 def _slashed(member: zipfile.ZipInfo) -> str:

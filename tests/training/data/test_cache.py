@@ -166,4 +166,4 @@ def test_what_is_kept_is_no_program(odd_folder: Path, tmp_path: Path) -> None:
     """Plain bytes and JSON: reading it executes nothing."""
     load(odd_folder, tmp_path / "cache")
     (path,) = (tmp_path / "cache").glob("*.json")
-    assert json.loads(path.read_text()).keys() == {"shape", "dropped", "skipped", "remarks"}
+    assert json.loads(path.read_text()).keys() == {"shape", "skipped", "remarks"}
