@@ -15,12 +15,8 @@ import os
 import re
 import stat
 import zipfile
-from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import IO
 
 from training.data.avatars import load_avatars
 from training.data.batches import first_equal
@@ -47,8 +43,7 @@ MAX_SIBLINGS = 1000  # names compared with a misspelt one
 # of the pictures beside them, and deleted ones; a run locks its folder before it has any file.
 LITTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", LOCK}
 A_RUN = "folder of a run: what it drew is nothing to train on"
-A_SETTING = b'"checkpoint_every"'  # by it the config.json of a run is known
-SETTINGS_BYTES = 65_536  # more than those of any run
+OF_A_RUN = ("config.json", "pictures.json", "stats.jsonl")  # by these together it is known
 MAX_MEMBER_BYTES = 256 * 1024 * 1024
 ENCRYPTED = 0x1  # bit of a member's flags, APPNOTE.TXT 4.4.4
 AES = 99  # instead of a method of packing, APPNOTE.TXT 4.4.5
@@ -230,7 +225,7 @@ def load_zip(path: Path, spec: PictureSpec) -> Pictures:
         members = [m for m in files if not _is_litter(*_slashed(m).split("/"))]
         members.sort(key=_slashed)  # as the unpacked folder is
         hidden = len(files) - len(members)
-        runs = _runs_among(archive, {_slashed(member): member for member in members})
+        runs = _runs_among({_slashed(member) for member in members})
         members = [member for member in members if not _slashed(member).startswith(runs)]
         left_out = [Skipped(show_name(run.rstrip("/") or "."), A_RUN) for run in runs]
         locked = {_locked(member) for member in members}
@@ -302,7 +297,7 @@ def _find(root: Path) -> tuple[dict[str, str], list[Skipped], int]:
     # Plain strings: with hundreds of thousands of files, paths would take most of the time.
     start = len(os.path.join(root, ""))  # noqa: PTH118
     for folder, folders, files in os.walk(root, onerror=refused):
-        if _is_run(files, partial(_opened, folder)):
+        if set(OF_A_RUN) <= {*files}:
             leave_out(Path(folder), A_RUN)
             folders.clear()
             continue
@@ -338,36 +333,10 @@ def _look_at(full_name: str) -> os.stat_result | str:
     return f"{KINDS.get(stat.S_IFMT(status.st_mode), 'not a regular file')}, not a picture"
 
 
-def _opened(folder: str, name: str) -> IO[bytes]:
-    """A regular file, or OSError."""
-    path = Path(folder, name)
-    if isinstance(found := _look_at(str(path)), str):
-        raise OSError(found)
-    return path.open("rb")
-
-
-def _is_run(files: Collection[str], opened: Callable[[str], IO[bytes]], folder: str = "") -> bool:
-    """Whether a folder (``""`` or ending in a slash) with these files is a run's, or was ever.
-
-    The names alone do not say so: others too keep a config.json beside a pictures.json.
-    """
-    settings, pictures, journal = (
-        folder + name for name in ("config.json", "pictures.json", "stats.jsonl")
-    )
-    if settings in files and (pictures in files or journal in files):
-        with suppress(Exception), opened(settings) as file:
-            return A_SETTING in file.read(SETTINGS_BYTES)
-    return False
-
-
-def _runs_among(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> tuple[str, ...]:
-    """The folders of runs in a zip, as the beginnings of the names in them."""
-
-    def opened(name: str) -> IO[bytes]:
-        return archive.open(members[name])
-
-    folders = (m.removesuffix("config.json") for m in members if m.endswith("config.json"))
-    return tuple(sorted(f for f in folders if f[-1:] in ("", "/") and _is_run(members, opened, f)))
+def _runs_among(names: set[str]) -> tuple[str, ...]:
+    """The folders of runs in a zip, as the beginnings of the names in it."""
+    folders = {name.removesuffix(OF_A_RUN[0]) for name in names if name.endswith(OF_A_RUN[0])}
+    return tuple(sorted(f for f in folders if {f + name for name in OF_A_RUN} <= names))
 
 
 def _is_litter(*parts: str) -> bool:

@@ -29,7 +29,6 @@ from tests.support.odd_pictures import (
     plain,
     reasons_of,
 )
-from training.config import TrainConfig
 from training.data import cache as store
 from training.data import sources
 from training.data.decode import DataError, Pictures, Skipped
@@ -73,21 +72,17 @@ def test_many_pictures_are_not_kept_in_memory(
 
 
 def write_mixed(root: Path) -> Path:
-    """Five pictures, runs (one of an earlier version), a cache, and what commands have drawn."""
+    """Four pictures, runs, a cache, and what commands have drawn."""
     for i in range(3):
         Image.new("RGB", (40, 40), (90 * i, 0, 9)).save(root / f"{i}.png")
-    for run, proof in (("a/run", "pictures.json"), ("old", "stats.jsonl")):
+    for run in ("a/run", "old"):
         (root / run / "samples").mkdir(parents=True)
-        (root / run / "config.json").write_text(TrainConfig().to_json())
-        (root / run / proof).write_text("{}")
+        for name in ("config.json", "pictures.json", "stats.jsonl"):
+            (root / run / name).write_text("{}")
         (root / run / "samples" / "real.png").write_bytes(plain())
     (root / "settings").mkdir()
-    (root / "settings" / "config.json").write_text(TrainConfig().to_json())  # alone it is no run
+    (root / "settings" / "config.json").write_text("{}")  # alone it is no run
     Image.new("RGB", (40, 40), "red").save(root / "settings" / "picture.png")
-    (root / "others").mkdir()
-    for name in ("config.json", "pictures.json", "stats.jsonl"):  # of another program
-        (root / "others" / name).write_text("{}")
-    Image.new("RGB", (40, 40), "lime").save(root / "others" / "picture.png")
     image = np.zeros((32, 32, 3), np.uint8)
     save_grid(root / "grid.png", image[None])
     (root / "served.png").write_bytes(png.encode(image, "{}", small=True))
@@ -114,14 +109,11 @@ def test_what_the_project_wrote_itself_is_no_picture(tmp_path: Path, cache: str)
                         "drawn by python -m training: nothing to train on"),
         **dict.fromkeys([f"served.{kind}" for kind in ("png", "apng", "gif", "webp")],
                         "drawn by a model that is served: nothing to train on"),
-        **dict.fromkeys([f"others/{name}.json" for name in ("config", "pictures")],
-                        "not a picture"),
-        "others/stats.jsonl": "not a picture",
         "settings/config.json": "not a picture", "a/figure/stats.jsonl": "not a picture",
     }  # fmt: skip
     for _ in range(2):
         pictures = load_folder(root, replace(SPEC, cache=root / cache))
-        assert len(pictures.images) == 5
+        assert len(pictures.images) == 4
         reasons = reasons_of(pictures)
         assert {name: reasons[name].split(" (")[0] for name in reasons} == expected
     assert len(list((root / cache).glob("*.u8"))) == 1  # found again: its files are no change
