@@ -30,7 +30,6 @@ import json
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from importlib import import_module
 from typing import Any, TextIO, cast
 
@@ -216,8 +215,6 @@ def _train(arguments: Sequence[str], world: World, held: ExitStack) -> int:
     start = world.from_first(lambda: starting_networks(config, pictures.images.shape[-1]))
     if not config.dry_run:
         world.from_first(lambda: write_start(config, out, identity))
-    if identity.different is None:  # it goes on with the pictures that it began to hold out
-        pictures = replace(pictures, equal=None)
     device = choose_device(world.local_rank)
     precision = choose_precision(config.precision, device)
     if world.is_first:

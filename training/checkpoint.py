@@ -17,7 +17,7 @@ from torch import nn
 
 from training.files import atomic_path
 from training.step import Best, Trainer
-from training.weights import WeightsError, check_numbers, identify, strip_prefixes
+from training.weights import WeightsError, check_numbers, identify
 
 BEST = "best.pt"
 _FORMAT = "dcgan-checkpoint-1"
@@ -129,7 +129,8 @@ def read_discriminator(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give one of a run's checkpoints/*.pt")
     try:
-        return strip_prefixes(_read(path)["discriminator"])
+        discriminator: dict[str, torch.Tensor] = _read(path)["discriminator"]
+        return discriminator
     except WeightsError:
         raise
     except Exception as error:  # noqa: BLE001 - torch raises many kinds for other files
@@ -201,22 +202,15 @@ def _networks(trainer: Trainer) -> dict[str, nn.Module]:
 def _restore(state: dict[str, Any], trainer: Trainer) -> int:
     try:
         for name, network in _networks(trainer).items():
-            network.load_state_dict(strip_prefixes(state[name]))
-    except RuntimeError as error:  # of runs that do not say which pictures they are on
-        raise CheckpointError(
-            f"the checkpoint of update {state['step']} is of another network, as of grey pictures "
-            f"where there are RGB ones now: {error}"
-        ) from None
-    try:
+            network.load_state_dict(state[name])
         trainer.adam_g.load_state_dict(state["adam_g"])
         trainer.adam_d.load_state_dict(state["adam_d"])
-        # Absent in checkpoints from before there was a way back.
-        trainer.lr_scale = float(state.get("lr_scale", 1.0))
-        trainer.rollbacks = int(state.get("rollbacks", 0))
-        trainer.best = Best(**state["best"]) if state.get("best") else None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        trainer.lr_scale = float(state["lr_scale"])
+        trainer.rollbacks = int(state["rollbacks"])
+        trainer.best = Best(**state["best"]) if state["best"] else None
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"the checkpoint of update {state['step']} is damaged beside its networks "
+            f"the checkpoint of update {state['step']} is damaged, or of another network "
             f"({type(error).__name__}: {error}); delete it to go on from the one before"
         ) from None
     return int(state["step"])

@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from annotated_types import Ge, Lt
 
 from training.data.decode import PictureSpec
-from training.data.sources import SOURCES
 from training.losses import Loss
 from training.networks import DiscriminatorNorm, LatentLaw, check_geometry
 
@@ -32,6 +31,7 @@ RESUMABLE = {
     "checkpoint_every",
     "compile",
     "config",
+    "data",  # known by its pictures, wherever they lie now
     "data_root",
     "dry_run",
     "keep_checkpoints",
@@ -44,8 +44,6 @@ RESUMABLE = {
     "sample_every",
     "workers",
 }
-# What a run did that was started before there was the setting.
-BEFORE = {"held_out": 0, "d_group": 0, "lr_g_warmup_steps": 0, "lr_decay_steps": 0}
 MOST_COMPARED = 32  # pictures that D compares, if nothing is said
 AUGMENTED_BELOW = 2000  # different pictures: D begins to learn fewer by heart (docs/training.md)
 
@@ -253,18 +251,6 @@ def from_mapping(values: dict[str, Any], base: TrainConfig) -> TrainConfig:
     return replace(base, **clean)
 
 
-def from_saved(values: dict[str, Any], base: TrainConfig) -> TrainConfig:
-    """As ``from_mapping``, of the config.json of a run, which an earlier version may have written.
-
-    Raises:
-        ConfigError: as of ``from_mapping``.
-    """
-    values = BEFORE | values
-    if type(augmented := values.get("diffaugment")) is bool:
-        values["diffaugment"] = "on" if augmented else "off"
-    return from_mapping(values, base)
-
-
 def nearest(word: str, known: Iterable[str]) -> str:
     """What may have been meant by a word that is not known; empty where none is near."""
     near = difflib.get_close_matches(word, list(known), n=1)
@@ -343,19 +329,7 @@ def differences(saved: TrainConfig, wanted: TrainConfig) -> list[str]:
     falling = saved.instance_noise or saved.lr_decay_steps
     allowed = RESUMABLE - {"max_steps"} if falling else RESUMABLE
     return [
-        f"{name}: the run has {_shown(saved, name)}, asked for {_shown(wanted, name)}"
+        f"{name}: the run has {getattr(saved, name)}, asked for {getattr(wanted, name)}"
         for name in declarations(TrainConfig)
-        if name not in allowed and _meant(saved, name) != _meant(wanted, name)
+        if name not in allowed and getattr(saved, name) != getattr(wanted, name)
     ]
-
-
-def _shown(config: TrainConfig, name: str) -> str:
-    value = getattr(config, name)
-    return repr(str(value) if isinstance(value, Path) else value)
-
-
-def _meant(config: TrainConfig, name: str) -> object:
-    """A setting's value, for a path the file or folder that it leads to."""
-    value = getattr(config, name)
-    is_path = isinstance(value, Path) or (name == "data" and value not in SOURCES)
-    return Path(value).expanduser().resolve() if is_path else value

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from handler.hardware import is_out_of_memory
 from training import SIGNALS, checkpoint
 from training.config import TrainConfig, fitting_group
-from training.data.batches import Split, batches, identity_of, split, to_pictures
+from training.data.batches import Split, batches, digest_of, split, to_pictures
 from training.data.decode import Pictures
 from training.distributed import ALONE, PeerError, World, arithmetic
 from training.files import remove_partial
@@ -413,8 +413,8 @@ class _Run:
         provenance = {
             "data": self.pictures.source,
             "pictures": len(self.pictures.images),
-            "different": None if self.pictures.equal is None else self.pictures.different,
-            "digest": identity_of(self.pictures.images).digest,
+            "different": self.pictures.different,
+            "digest": digest_of(self.pictures.images),
             "steps": step,
             "ended": ended,
             "precision": str(self.trainer.precision).removeprefix("torch."),

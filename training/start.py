@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from training.config import (
     differences,
     fitting_group,
     from_mapping,
-    from_saved,
     recipe_defaults,
 )
 from training.data.batches import Identity, identity_of
@@ -91,8 +90,7 @@ def parse(arguments: Sequence[str] | None) -> TrainConfig:
     )
     base = recipe_defaults(first.recipe)
     if first.resume:
-        saved = from_saved(_read(_run_folder(first) / SETTINGS), base)
-        base = replace(saved, resume=False, dry_run=False)
+        base = replace(saved_settings(_run_folder(first)), resume=False, dry_run=False)
     return _from_flags(arguments, from_mapping(given, base))
 
 
@@ -175,12 +173,18 @@ def _next_free(out: Path) -> Path:
 
 
 def saved_settings(out: Path) -> TrainConfig:
-    """Those that the run in this folder was last started with, ``precision`` no longer auto.
+    """Those that the run in this folder was last started with.
 
     Raises:
-        ConfigError: there is no run, or they cannot be read.
+        ConfigError: there is no run, they cannot be read, or an earlier version wrote them.
     """
-    return settled_precision(from_saved(_read(out / SETTINGS), TrainConfig()))
+    values = _read(out / SETTINGS)
+    if missing := [field.name for field in fields(TrainConfig) if field.name not in values]:
+        raise ConfigError(
+            f"{out / SETTINGS} does not have {', '.join(missing)}: the run is of an earlier "
+            "version, and cannot be used any more; start a new one"
+        )
+    return from_mapping(values, TrainConfig())
 
 
 def settled_precision(config: TrainConfig) -> TrainConfig:
@@ -210,10 +214,7 @@ def settled_augmentation(config: TrainConfig, different: int) -> TrainConfig:
 
 
 def _check_resumed(config: TrainConfig, out: Path) -> None:
-    saved = saved_settings(out)
-    if (out / PICTURES).exists():  # they are known by their content, wherever they lie now
-        config = replace(config, data=saved.data)
-    changed = differences(saved, config)
+    changed = differences(saved_settings(out), config)
     if changed:
         raise ConfigError(
             f"the run in {out} was started with other settings, which a continuation cannot "
@@ -224,20 +225,18 @@ def _check_resumed(config: TrainConfig, out: Path) -> None:
 def identify_pictures(config: TrainConfig, out: Path, pictures: Pictures) -> Identity:
     """Which pictures a run is on; a continuation needs those that it began with.
 
-    With others, some that were held out would be trained on. Older runs do not say which.
+    With others, some that were held out would be trained on.
 
     Raises:
         ConfigError: they are others.
     """
-    path, found = out / PICTURES, identity_of(pictures.images)
+    path, found = out / PICTURES, identity_of(pictures)
     if not config.resume:
-        return replace(found, different=pictures.different)
-    if not path.exists():
         return found
     try:
         had = Identity(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}; without the file any will do") from None
+        raise ConfigError(f"cannot read {path}: {error}; start a new run") from None
     if found != had:
         raise ConfigError(
             f"the run in {out} was started on {had}, {config.data} now holds {found}: a "
@@ -245,7 +244,7 @@ def identify_pictures(config: TrainConfig, out: Path, pictures: Pictures) -> Ide
             f"run, which may begin with the weights of this one: --start-from {out}/"
             "generator.safetensors"
         )
-    return had
+    return found
 
 
 def write_start(config: TrainConfig, out: Path, pictures: Identity) -> None:

@@ -33,7 +33,6 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 BATCH = 64  # latents at once, by which BatchNorm's statistics are measured
 TRIED = 8  # latents that are drawn to see whether there are pixels
 PICTURE_SET = ("data", "pictures", "seed", "background", "digest")
-_PREFIXES = ("module.", "_orig_mod.")
 
 
 class WeightsError(ValueError):
@@ -48,7 +47,7 @@ class WeightsInfo:
         nz, ngf, channels, image_size: arguments of ``Generator``.
         provenance: data, recipe, steps, machine, versions: free, JSON values only. Nothing that
             differs between two runs of the same, as their time does: they give the same bytes.
-        latent: the last argument of ``Generator``; files from before it was one have normal.
+        latent: the last argument of ``Generator``.
     """
 
     nz: int
@@ -90,11 +89,7 @@ def picture_sets(weights: Path, provenance: Mapping[str, Any]) -> list[dict[str,
         ``background`` and ``digest``.
     """
     own = {name: provenance[name] for name in PICTURE_SET if name in provenance}
-    inherited = provenance.get("inherited")
-    if inherited is None:  # of an earlier version
-        start = provenance.get("start_from")
-        inherited = [{"weights": str(start)}] if start else []
-    return [{"weights": str(weights)} | own, *inherited]
+    return [{"weights": str(weights)} | own, *provenance.get("inherited", [])]
 
 
 def load_generator(path: Path) -> tuple[Generator, WeightsInfo]:
@@ -129,7 +124,6 @@ def load_generator(path: Path) -> tuple[Generator, WeightsInfo]:
             raise TypeError(f"provenance is {info.provenance!r}, not an object")
     except (TypeError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: its metadata is malformed: {error}") from None
-    tensors = strip_prefixes(tensors)
     check_numbers(str(path), tensors)
     try:
         generator = Generator(info.nz, info.ngf, info.channels, info.image_size, info.latent)
@@ -190,17 +184,6 @@ def fault_of(generator: Generator) -> str | None:
     if not generator(latents.to(weight.device)).isfinite().all():
         return "the pixels that the Generator draws are no numbers"
     return None
-
-
-def strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what DataParallel, DDP and torch.compile put before them."""
-
-    def clean(name: str) -> str:
-        while name.startswith(_PREFIXES):
-            name = name.split(".", 1)[1]
-        return name
-
-    return {clean(name): value for name, value in tensors.items()}
 
 
 def identify(path: Path) -> str:

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 from training.data.avatars import load_avatars
-from training.data.batches import identity_of
+from training.data.batches import digest_of
+from training.data.decode import PictureSpec
+from training.data.sources import load_folder
 from training.networks import Generator, new_generator
 from training.weights import save_generator
 
@@ -21,7 +23,14 @@ AVATARS = {"data": "avatars", "pictures": 256, "seed": 999, "background": BACKGR
 def trained_on_avatars(count: int) -> dict[str, Any]:
     """The provenance of weights that have learned from so many, of 32 px."""
     images = load_avatars(32, BACKGROUND, 999, count).images
-    return AVATARS | {"pictures": count, "digest": identity_of(images).digest}
+    return AVATARS | {"pictures": count, "digest": digest_of(images)}
+
+
+def trained_on(folder: Path) -> dict[str, Any]:
+    """The same, of the pictures in a folder."""
+    spec = PictureSpec(image_size=32, background=BACKGROUND, cache=None)
+    images = load_folder(folder, spec).images
+    return {"data": str(folder), "pictures": len(images), "digest": digest_of(images)}
 
 
 def lively(nz: int = 6, channels: int = 3) -> Generator:

@@ -218,11 +218,6 @@ def test_recalibrated_copy_is_deterministic_and_independent_of_neighbours(
         assert Generator(6, 2, 3, 32).eval()(batch).std() < in_training.std() / 2
 
 
-def test_weights_from_before_the_choice_are_normal(generator: Generator, tmp_path: Path) -> None:
-    saved_with(json.dumps(OTHER_NZ | {"nz": 6}))(tmp_path / "g.safetensors", generator)
-    assert load_generator(tmp_path / "g.safetensors")[1].latent == "normal"
-
-
 def test_average_follows_the_ramp(generator: Generator) -> None:
     ema = GeneratorEMA(generator, decay=0.9)
     moved = new_generator(6, 2, 3, 32)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from training.data.decode import Pictures
 from training.distributed import ALONE, CPU, World
 
 HELD_OUT_PART = 8  # at most one picture in so many is held out
@@ -125,34 +126,34 @@ MIDDLE = 4  # rows
 
 @dataclass(frozen=True)
 class Identity:
-    """Equal for the same pictures in the same order.
-
-    Attributes:
-        count: how many pictures.
-        channels: 1 or 3.
-        digest: of up to ``LOOKED_AT`` of them, evenly spread: a picture more or less moves those
-            after it.
-        different: how many differ; None in a run of an earlier version, which did not keep
-            equal ones together when it held some out.
-    """
+    """Equal for the same pictures in the same order; ``different``: how many differ."""
 
     count: int
     channels: int
     digest: str
-    different: int | None = field(default=None, compare=False)
+    different: int
 
     def __str__(self) -> str:
         kind = "grey" if self.channels == 1 else "RGB"
         return f"{self.count:,} {kind} pictures (digest {self.digest})"
 
 
-def identity_of(images: npt.NDArray[np.uint8]) -> Identity:
-    """Of uint8 (N, H, W, C)."""
-    count, channels = len(images), images.shape[-1]
+def identity_of(pictures: Pictures) -> Identity:
+    """Of the pictures of a run."""
+    count, *_, channels = pictures.images.shape
+    return Identity(count, channels, digest_of(pictures.images), pictures.different)
+
+
+def digest_of(images: npt.NDArray[np.uint8]) -> str:
+    """Of up to ``LOOKED_AT`` pictures, evenly spread: one more or less moves those after it.
+
+    Args:
+        images: uint8 (N, H, W, C).
+    """
     digest = hashlib.sha256()
-    for index in np.linspace(0, count - 1, min(count, LOOKED_AT)).astype(np.int64):
+    for index in np.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).astype(np.int64):
         digest.update(images[index].tobytes())
-    return Identity(count, channels, digest.hexdigest()[:16])
+    return digest.hexdigest()[:16]
 
 
 def first_equal(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:

@@ -233,7 +233,7 @@ class Ablations(Plot):
         if step < self.max_steps or not weights.exists():
             out.mkdir(parents=True, exist_ok=True)
             weights.unlink(missing_ok=True)  # of an end before this one
-            write_start(config, out, identity_of(pictures.images))
+            write_start(config, out, identity_of(pictures))
             going_on = replace(config, resume=begun)
             outcome = train(going_on, pictures, out, device, precision, networks=variant.networks)
             if outcome.ended == "interrupted":

@@ -9,7 +9,6 @@ positive on the way up (as backpropagation does) and are positive on the way dow
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,12 +21,13 @@ from torch import Tensor, nn
 
 from handler.pixels import Images
 from training.checkpoint import read_discriminator
-from training.config import ConfigError, Count, TrainConfig, from_saved
+from training.config import Count, TrainConfig
 from training.data import sources
 from training.data.batches import in_parts, to_pictures
 from training.lab.commands import Plot, UsageError, side_by_side
 from training.networks import Discriminator, check_geometry
 from training.samples import tiles
+from training.start import saved_settings
 from training.step import new_discriminator
 
 _AGREE = 16  # strongest pictures whose labels are compared
@@ -96,7 +96,8 @@ def find_checkpoint(path: Path) -> tuple[Path, TrainConfig, dict[str, Tensor]]:
     D's weights.
 
     Raises:
-        UsageError: the file or the settings are missing or malformed.
+        UsageError: the file is missing.
+        ConfigError: the settings are missing or malformed.
         CheckpointError, WeightsError: as of ``read_discriminator``.
     """
     if path.is_dir():
@@ -106,14 +107,7 @@ def find_checkpoint(path: Path) -> tuple[Path, TrainConfig, dict[str, Tensor]]:
         path = found[-1]
     if not path.is_file():
         raise UsageError(f"--checkpoint {path} does not exist; give a run's checkpoints/step_*.pt")
-    settings = path.parent.parent / "config.json"
-    try:
-        config = from_saved(json.loads(settings.read_bytes()), TrainConfig())
-    except (OSError, ValueError, ConfigError, TypeError) as error:
-        raise UsageError(
-            f"cannot read the settings of the run from {settings} ({error}); leave the checkpoint "
-            "in the folder of its run"
-        ) from None
+    config = saved_settings(path.parent.parent)
     return path, config, read_discriminator(path)
 
 

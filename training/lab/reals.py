@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from handler.pixels import Images
 from training.data.avatars import load_avatars, load_reserved_avatars
-from training.data.batches import digests, first_equal, identity_of, split
+from training.data.batches import digest_of, digests, first_equal, split
 from training.data.decode import DataError, Pictures, PictureSpec
 from training.data.sources import load
 from training.lab.commands import OfWeights, UsageError
@@ -161,8 +161,7 @@ class AgainstReals(OfPictures):
             return unseen_reals(given, fresh.images, what, fresh.labels, missing)
         different = np.unique(pictures.first_equal)
         total = len(different)
-        moved = self.data is not None
-        kept = _shuffled(_held_out_by_the_run(info, pictures, moved), 0)[:count]
+        kept = _shuffled(_held_out_by_the_run(info.provenance, pictures), 0)[:count]
         wanted = min(count, total // 2, LEAST_HELD_OUT if len(kept) else total)
         joining = _shuffled(np.setdiff1d(different, kept), 0)[: max(0, wanted - len(kept))]
         parts = []
@@ -188,7 +187,7 @@ class AgainstReals(OfPictures):
         for made in sets[1:]:
             try:
                 pictures = self._drawn(made, info, None)
-                if "digest" in made and _are_those(pictures, made):
+                if _are_those(pictures, made):
                     found.append(pictures.images)
                     continue
             except (UsageError, DataError):
@@ -201,41 +200,23 @@ class AgainstReals(OfPictures):
 
 
 def _are_those(pictures: Pictures, made: Mapping[str, Any]) -> bool:
-    """Whether a set of pictures is the one that was trained on, as far as its digest is known.
-
-    Earlier versions did not keep it, and drew the avatars otherwise.
-    """
-    if "digest" not in made:
-        return made.get("data") != "avatars"
-    return bool(identity_of(pictures.images).digest == made["digest"])
+    """Whether a set of pictures is the one that was trained on."""
+    return digest_of(pictures.images) == made.get("digest")
 
 
 def _shuffled(rows: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(seed).permutation(rows)
 
 
-def _held_out_by_the_run(
-    info: WeightsInfo, pictures: Pictures, moved: bool
-) -> npt.NDArray[np.int64]:
-    """Which pictures a run did not train on, of equal ones the first; none for an older run.
+def _held_out_by_the_run(made: Mapping[str, Any], pictures: Pictures) -> npt.NDArray[np.int64]:
+    """Which pictures a run did not train on, of equal ones the first; none if they are others.
 
     Args:
-        info: of its weights.
+        made: what its weights say.
         pictures: all that it had.
-        moved: they may be others: they come from another place than the weights say.
     """
-    made, images = info.provenance, pictures.images
-    known = {"held_out", "batch_size", "seed"} <= made.keys()
-    if not known or not made["held_out"] or made.get("pictures") != len(images):
+    if not made.get("held_out") or not _are_those(pictures, made):
         return np.empty(0, np.int64)
-    if moved and made.get("digest") != identity_of(images).digest:
-        return np.empty(0, np.int64)
-    together = made.get("different") is not None  # earlier versions let equal ones be parted
     equal = pictures.first_equal
-    parts = split(
-        equal if together else np.arange(len(images)),
-        made["held_out"],
-        made["batch_size"],
-        made["seed"],
-    )
-    return np.setdiff1d(equal[parts.held_out], equal[parts.train])
+    parts = split(equal, made["held_out"], made["batch_size"], made["seed"])
+    return np.unique(equal[parts.held_out])

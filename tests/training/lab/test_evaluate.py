@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 
 from deploy.server import ROOT
-from tests.support.generators import BACKGROUND, photos, trained_on_avatars, weights
+from tests.support.generators import BACKGROUND, photos, trained_on, trained_on_avatars, weights
 from training.__main__ import main
 from training.files import sha256_of
 from training.lab.evaluate import markdown, read_result
@@ -71,7 +71,7 @@ def test_avatars(tmp_path: Path, judge: Path, capsys: Captured) -> None:
 
 def test_pictures_of_a_user(tmp_path: Path, capsys: Captured) -> None:
     folder = photos(tmp_path / "photos", 40)
-    path = weights(tmp_path, data=str(folder))
+    path = weights(tmp_path, **trained_on(folder))
     report, table = evaluated(capsys, "--weights", str(path), "--samples", "16")
     assert "attributes" not in report
     assert "clean_tiles" not in report
@@ -110,7 +110,9 @@ def test_fewer_training_pictures_than_real_ones_to_compare_with(
 
 
 def test_a_result_beside_an_earlier_one(tmp_path: Path, judge: Path, capsys: Captured) -> None:
-    path = weights(tmp_path, **trained_on_avatars(128) | {"start_from": "old.safetensors"})
+    path = weights(
+        tmp_path, **trained_on_avatars(128) | {"inherited": [{"weights": "old.safetensors"}]}
+    )
     flags = ["--weights", str(path), "--samples", "16", "--classifier", str(judge)]
     report, _ = evaluated(capsys, *flags)
     assert any("old.safetensors" in line for line in report["left_out"])

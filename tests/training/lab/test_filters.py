@@ -135,7 +135,7 @@ def test_unusable_checkpoints_are_told(run: Path, capsys: pytest.CaptureFixture[
 
     (run / "config.json").write_text("[]")
     said = refused(capsys, "filters", checkpoint=file)
-    assert "leave the checkpoint in the folder of its run" in said
+    assert "config.json holds list; a JSON object is needed" in said
 
     (run / "config.json").write_text(settings)
     file.write_bytes(b"no checkpoint")

@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.generators import AVATARS, BACKGROUND, photos, weights
+from tests.support.generators import AVATARS, photos, trained_on, weights
 from tests.support.tiny_runs import flags, printed, refused
 from training.__main__ import main
-from training.data.batches import identity_of, split
-from training.data.decode import PictureSpec
-from training.data.sources import load_folder
+from training.data.batches import split
 from training.lab import reals
 from training.lab.evaluate import Evaluate
 
@@ -33,7 +31,7 @@ def test_what_a_run_held_out_is_the_reference(
 ) -> None:
     monkeypatch.setattr(reals, "LEAST_HELD_OUT", 4)
     folder = photos(tmp_path / "photos", 40)
-    made = {"data": str(folder), "pictures": 40, "held_out": 5, "batch_size": 4, "seed": 1}
+    made = trained_on(folder) | {"held_out": 5, "batch_size": 4, "seed": 1}
     found = reals_of(weights(tmp_path, **made))
     assert sorted(found.rows) == split(np.arange(40), 5, 4, 1).held_out.tolist()
     assert not found.seen.any()
@@ -46,7 +44,7 @@ def test_what_a_run_held_out_is_the_reference(
 
 def test_training_pictures_join_the_few_that_a_run_held_out(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 40)
-    made = {"data": str(folder), "pictures": 40, "held_out": 256, "batch_size": 4, "seed": 1}
+    made = trained_on(folder) | {"held_out": 256, "batch_size": 4, "seed": 1}
     found = reals_of(weights(tmp_path, **made))
     expected = split(np.arange(40), 256, 4, 1).held_out.tolist()
     assert sorted(found.rows[:5]) == expected  # an eighth
@@ -58,33 +56,24 @@ def test_training_pictures_join_the_few_that_a_run_held_out(tmp_path: Path) -> N
     )
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_equal_pictures_are_one(tmp_path: Path, known: bool) -> None:
-    """Of an earlier version, which does not tell it, some held-out ones were trained on too."""
+def test_equal_pictures_are_one(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 40)
     for path in sorted(folder.iterdir()):
         shutil.copy(path, folder / f"again {path.name}")
-    made = {"data": str(folder), "pictures": 80, "held_out": 256, "batch_size": 4, "seed": 1}
-    if known:
-        made["different"] = 40
+    made = trained_on(folder) | {"held_out": 256, "batch_size": 4, "seed": 1}
     found = reals_of(weights(tmp_path, **made), count=5)
     assert len(found.different) == len({p.tobytes() for p in found.trained_on[found.different]})
     assert len(found.different) == 40
     assert set(found.rows) <= set(found.different)
-    parts = split(np.arange(80), 256, 4, 1)
-    seen = {image.tobytes() for image in found.trained_on[parts.train]}
-    unseen = {image.tobytes() for image in found.trained_on[parts.held_out]} - seen
-    assert (~found.seen).sum() == (5 if known else len(unseen))
+    assert (~found.seen).sum() == 5
     assert len({*found.rows, *found.different[~np.isin(found.different, found.rows)]}) == 40
 
 
 @pytest.mark.parametrize("same", [True, False])
 def test_what_was_held_out_is_known_in_another_place(tmp_path: Path, same: bool) -> None:
     folder = photos(tmp_path / "photos", 40)
-    made = {"data": "elsewhere", "pictures": 40, "held_out": 5, "batch_size": 4, "seed": 1}
-    spec = PictureSpec(image_size=32, background=BACKGROUND, cache=None)
-    images = load_folder(folder, spec).images
-    path = weights(tmp_path, **made, digest=identity_of(images).digest if same else "0")
+    made = trained_on(folder) | {"data": "elsewhere", "held_out": 5, "batch_size": 4, "seed": 1}
+    path = weights(tmp_path, **made if same else made | {"digest": "0"})
     command = Evaluate(weights=path, data=str(folder), cache=None)
     found = command.reals(command.load()[1], 5, None)
     assert found.seen.tolist() == [not same] * 5
@@ -131,14 +120,11 @@ def test_what_the_starting_weights_have_learned_from_is_looked_at_too(
 
 def test_pictures_that_have_changed_since_are_missing(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 40)
-    images = load_folder(folder, PictureSpec(image_size=32, background=BACKGROUND, cache=None))
-    made = {"data": str(folder), "digest": identity_of(images.images).digest}
+    made = trained_on(folder)
     assert reals_of(weights(tmp_path, **made)).missing == []
     (folder / "7.png").unlink()
     (what,) = reals_of(weights(tmp_path, **made)).missing
     assert what.endswith(f"was trained on ({folder} holds others now)")
-    old = weights(tmp_path, **AVATARS | {"pictures": 20})  # an earlier version drew others
-    assert reals_of(old).missing[0].endswith("was trained on (avatars holds others now)")
 
 
 @pytest.mark.usefixtures("quick")
