@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from annotated_types import Ge, Lt
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from training.data.decode import PictureSpec
 from training.losses import Loss
@@ -130,7 +131,7 @@ class TrainConfig(Schedule, PictureSpec):
     relativistic, in pairs (arXiv:1807.00734)."""
     d_norm: DiscriminatorNorm = "none"
     """Norm in the Discriminator; spectral replaces BatchNorm (arXiv:1802.05957)."""
-    d_group: Annotated[int | None, Ge(0)] = None
+    d_group: Annotated[int, Ge(0)] | None = None
     """Pictures that D compares, a divisor of half the batch (after arXiv:1710.10196); 0: none;
     None: as many as that allows, up to 32."""
     lr_g: Amount = 4e-4
@@ -237,17 +238,13 @@ def from_mapping(values: dict[str, Any], base: TrainConfig) -> TrainConfig:
     Raises:
         ConfigError: an unknown key (the nearest valid one is named) or a value out of place.
     """
-    declared = declarations(TrainConfig)
+    kinds = _kinds(TrainConfig)
     clean: dict[str, Any] = {}
     for key, value in values.items():
-        if key not in declared:
-            hint = nearest(key, declared) or f"known: {', '.join(declared)}"
+        if key not in kinds:
+            hint = nearest(key, kinds) or f"known: {', '.join(kinds)}"
             raise ConfigError(f"unknown setting {key!r}; {hint.rstrip()}")
-        if declared[key].kind is Path and isinstance(value, str) and "\0" not in value:
-            value = Path(value)
-        elif declared[key].kind is float and type(value) is int and abs(value) < 2**53:
-            value = float(value)
-        clean[key] = value
+        clean[key] = _fitting(key, value, kinds[key], strict=False)
     return replace(base, **clean)
 
 
@@ -257,70 +254,32 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}? " if near else ""
 
 
-@dataclass(frozen=True)
-class Declaration:
-    """What the annotation of a setting says of it.
-
-    Attributes:
-        kind: int, float, bool, str or Path.
-        optional: whether it may be None.
-        several: whether it is a tuple of them, each within the limits.
-        choices: of a Literal, else empty.
-        limits: each a ``Ge`` or ``Lt``.
-    """
-
-    kind: type
-    optional: bool
-    several: bool
-    choices: tuple[Any, ...]
-    limits: tuple[Ge | Lt, ...]
-
-
-def declarations(settings: type) -> dict[str, Declaration]:
-    """Of each field of a dataclass of settings."""
-    hints = get_type_hints(settings, include_extras=True)
-    found: dict[str, Declaration] = {}
-    for field in fields(settings):
-        hint, limits = hints[field.name], list[Ge | Lt]()
-        if get_origin(hint) is Annotated:
-            hint, *limits = get_args(hint)
-        choices = get_args(hint) if get_origin(hint) is Literal else ()
-        kinds = [str] if choices else [k for k in get_args(hint) or (hint,) if k is not type(None)]
-        optional = type(None) in get_args(hint)
-        several = get_origin(hint) is tuple
-        found[field.name] = Declaration(kinds[0], optional, several, choices, tuple(limits))
-    return found
-
-
 def check(settings: object) -> None:
     """Hold each setting of a dataclass against its annotation: type, choices and range.
 
     Raises:
         ConfigError: the first that does not fit; the message says what is allowed.
     """
-    for name, declared in declarations(type(settings)).items():
-        value = getattr(settings, name)
-        values = value if declared.several else (value,)
-        for one in () if declared.optional and value is None else values:
-            if why := _misfit(one, declared):
-                raise ConfigError(f"{name} is {value!r}; {why}")
+    declared: Any = type(settings)  # of any, as mypy sees no hash in a class of object
+    for name, kind in _kinds(declared).items():
+        _fitting(name, getattr(settings, name), kind, strict=True)
 
 
-def _misfit(value: Any, declared: Declaration) -> str:
-    """What is allowed in place of the value, empty if it fits."""
-    kind, limits = declared.kind, declared.limits
-    if declared.choices:
-        allowed = ", ".join(map(str, declared.choices))
-        return "" if value in declared.choices else f"choose one of {allowed}"
-    if kind is Path and not isinstance(value, Path):
-        return f"it must be a path, as text{', or null' if declared.optional else ''}"
-    if kind is not Path and type(value) is not kind:
-        return f"it must be of type {kind.__name__}"
-    fits = (kind is not float or math.isfinite(value)) and all(
-        value >= limit.ge if isinstance(limit, Ge) else value < limit.lt for limit in limits
-    )
-    words = (f">= {limit.ge}" if isinstance(limit, Ge) else f"< {limit.lt}" for limit in limits)
-    return "" if fits else f"it must be {' and '.join(words) or 'a finite number'}"
+@cache
+def _kinds(settings: type) -> dict[str, TypeAdapter[Any]]:
+    """What may stand in each field of a dataclass of settings."""
+    hints = get_type_hints(settings, include_extras=True)
+    finite = ConfigDict(allow_inf_nan=False)
+    return {field.name: TypeAdapter(hints[field.name], config=finite) for field in fields(settings)}
+
+
+def _fitting(name: str, value: Any, kind: TypeAdapter[Any], *, strict: bool) -> Any:
+    """The value, as the annotation has it: not ``strict``, a text may stand for a path."""
+    try:
+        return kind.validate_python(value, strict=strict)
+    except ValidationError as error:
+        why = error.errors()[0]["msg"].replace("Input should be", "it must be")
+        raise ConfigError(f"{name} is {value!r}; {why}") from None
 
 
 def differences(saved: TrainConfig, wanted: TrainConfig) -> list[str]:
@@ -330,6 +289,6 @@ def differences(saved: TrainConfig, wanted: TrainConfig) -> list[str]:
     allowed = RESUMABLE - {"max_steps"} if falling else RESUMABLE
     return [
         f"{name}: the run has {getattr(saved, name)}, asked for {getattr(wanted, name)}"
-        for name in declarations(TrainConfig)
+        for name in _kinds(TrainConfig)
         if name not in allowed and getattr(saved, name) != getattr(wanted, name)
     ]

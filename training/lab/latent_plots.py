@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from annotated_types import Ge, Lt
+from annotated_types import Ge
 
-from handler.latents import MAX_SEED, Method, from_seeds, walk
+from handler.latents import Method, from_seeds, walk
 from handler.pixels import Images, to_uint8
 from training.config import Count
 from training.lab.commands import OfWeights, Plot, Seed, UsageError, rows_of
@@ -40,7 +40,7 @@ class Walk(AgainstReals, Plot):
     endings = (".png", ".gif")
 
     out: Path = Path("runs/plots/walk.png")
-    seeds: Annotated[tuple[int, ...], Ge(0), Lt(MAX_SEED + 1)] = (1, 2, 3, 4, 5)
+    seeds: tuple[Seed, ...] = (1, 2, 3, 4, 5)
     """Two or more; the walk visits them in this order."""
     steps: Annotated[int, Ge(2)] = 10
     """Pictures from one seed to the next, both included."""
@@ -231,7 +231,7 @@ class Enlarge(OfWeights, Plot):
     """
 
     out: Path = Path("runs/plots/enlarge.png")
-    seeds: Annotated[tuple[int, int, int, int], Ge(0), Lt(MAX_SEED + 1)] = (7, 26, 6, 37)
+    seeds: tuple[Seed, Seed, Seed, Seed] = (7, 26, 6, 37)
     """Top left, top right, bottom left, bottom right."""
     rows: Annotated[int, Ge(2)] = 6
     """Latents from top to bottom."""

@@ -40,7 +40,7 @@ class Probe(Command):
 
     checkpoint: Path
     """A run's checkpoints/step_*.pt, which holds D; or the run's folder, for the newest."""
-    labels: Annotated[tuple[int, ...], Ge(10)] = (100, 300, 1000, 3000)
+    labels: tuple[Annotated[int, Ge(10)], ...] = (100, 300, 1000, 3000)
     """Numbers of labelled avatars to learn from."""
     tested: Annotated[int, Ge(1)] = 2000
     """Reserved avatars that are classified."""
