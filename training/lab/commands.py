@@ -17,7 +17,7 @@ from tabulate import tabulate  # type: ignore[import-untyped]
 
 from handler.latents import MAX_SEED
 from handler.pixels import Images
-from training.config import ConfigError, TrainConfig, check, from_mapping
+from training.config import ConfigError, check
 from training.data.decode import DRAWN
 from training.files import atomic_path, check_writable
 from training.networks import Generator
@@ -29,8 +29,6 @@ class UsageError(ValueError):
     """The command cannot do it with what was given; the message says what to give."""
 
 
-# Settings of its run by which the commands find the pictures of a Generator again.
-ORIGIN = ("data", "background", "seed", "held_out", "batch_size")
 Seed = Annotated[int, Ge(0), Lt(MAX_SEED + 1)]
 _HOLD = 5  # the last frame of a finished animation stays for so many frames
 
@@ -126,24 +124,8 @@ class OfWeights(Command):
 
         Raises:
             WeightsError, FileNotFoundError: the weights cannot be read.
-            UsageError: what the file says of its run cannot be.
         """
-        generator, info = load_generator(self.weights)
-        inherited = info.provenance.get("inherited") or []
-        try:
-            if type(inherited) is not list or not all(
-                isinstance(made, dict) and isinstance(made.get("weights"), str)
-                for made in inherited
-            ):
-                raise ConfigError(f"inherited is {inherited!r}; it must be a list of sets")
-            for made in (info.provenance, *inherited):
-                from_mapping({name: made[name] for name in ORIGIN if name in made}, TrainConfig())
-                for name in ("pictures", "steps"):
-                    if name in made and not (type(made[name]) is int and 0 <= made[name] < 10**8):
-                        raise ConfigError(f"{name} is {made[name]!r}; it must be a whole number")
-        except ConfigError as error:
-            raise UsageError(f"{self.weights} says of its training: {str(error)[:200]}") from None
-        return generator, info
+        return load_generator(self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.generators import AVATARS, photos, trained_on, weights
+from tests.support.generators import photos, trained_on, weights
 from tests.support.tiny_runs import flags, printed, refused
 from training.__main__ import main
 from training.data.batches import split
@@ -140,32 +139,6 @@ def test_pictures_are_decoded_once_for_training_and_all_commands(
     assert main(["neighbours", *kept, "--samples", "8", "--out", str(tmp_path / "n.png")]) == 0
     assert main(["filters", "--checkpoint", str(run), "--out", str(tmp_path / "f.png")]) == 0
     assert len(decoded) == 40
-
-
-@pytest.mark.parametrize(
-    ("made", "words"),
-    [
-        ({"seed": "x"}, "seed is 'x'; it must be"),
-        ({"seed": -1}, "seed is -1; it must be greater than or equal to 0"),
-        ({"background": "red"}, "colour 'red' is not of the form #rrggbb"),
-        ({"background": 5}, "background is 5; it must be a valid string"),
-        ({"data": 5}, "data is 5; it must be a valid string"),
-        ({"held_out": [[1]]}, "held_out is [[1]]; it must be a valid integer"),
-        ({"batch_size": None}, "batch_size is None;"),
-        ({"pictures": 1.5}, "pictures is 1.5; it must be a whole number"),
-        ({"steps": {}}, "steps is {}; it must be a whole number"),
-        ({"inherited": [{}]}, "inherited is [{}]; it must be a list of sets"),
-        (
-            {"inherited": [{"weights": "old", "seed": "x"}]},
-            "seed is 'x'; it must be",
-        ),
-    ],
-    ids=str,
-)
-def test_an_origin_that_cannot_be_is_told(
-    tmp_path: Path, made: dict[str, Any], words: str, capsys: Captured
-) -> None:
-    assert words in refused(capsys, "evaluate", weights=weights(tmp_path, **AVATARS | made))
 
 
 def test_weights_of_unknown_origin_need_data(tmp_path: Path, capsys: Captured) -> None:
