@@ -192,7 +192,7 @@ class Ablations(Plot):
         real = load_reserved_avatars(config.image_size, config.background, SAMPLES).images
         about = {"data": pictures.source, "background": config.background}
         info = WeightsInfo(config.nz, config.ngf, real.shape[-1], config.image_size, about)
-        judge = judge_of(None, info, self.runs)
+        judge = judge_of(info, self.runs)
         count = min(len(DISTANCE_SEEDS), len(real))
         # As a run logs it.
         apart = sliced_wasserstein_by_scale(pictures.images[:count], real[:count])

@@ -59,9 +59,6 @@ class Arithmetic(OfWeights, Plot):
     without: str | None = None
     """What the subtracted samples and the bases have instead, of the same kind; anything else
     when omitted."""
-    classifier: Path | None = None
-    """The judge; trained on avatars and kept here if there is none. The shipped one when omitted,
-    or one in runs/judges/ for avatars of another size or background."""
     out: Path = Path("runs/plots/arithmetic.png")
     samples: Annotated[int, Ge(2)] = 2000
     """Samples, of seeds 0, 1, ..., among which terms and bases are looked for."""
@@ -81,7 +78,7 @@ class Arithmetic(OfWeights, Plot):
     def result(self) -> dict[str, Any]:
         """Write the picture; returns the numbers of ``measure`` and their origin."""
         generator, info = self.load()
-        judge = judge_of(self.classifier, info, self.weights)
+        judge = judge_of(info, self.weights)
         concept = parse_concept(self.concept, judge.classes)
         without = parse_concept(self.without, judge.classes) if self.without else None
         latents = from_seeds(range(self.samples), generator.nz)

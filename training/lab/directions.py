@@ -98,8 +98,6 @@ class Directions(OfWeights):
     """Which to learn, by name; 20 of the avatars', or all of --labels, when omitted."""
     closed_form: Annotated[int, Ge(0)] = 8
     """How many without labels: direction-1, the strongest, and so on."""
-    classifier: Path | None = None
-    """The judge of avatars, as of arithmetic."""
     steps: Count = 160
     """Updates of Adam a concept."""
     batch_size: Count = 48
@@ -183,7 +181,7 @@ class Directions(OfWeights):
         if self.labels is not None:
             court = court_of(self.labels, info)
         elif has_labels(info):
-            judge = judge_of(self.classifier, info, self.weights)
+            judge = judge_of(info, self.weights)
             referee = referee_of(judge)
             known = [parse_concept(name, judge.classes) for name in self.concepts or CONCEPTS]
             concepts = {short_name((str(concept),)): concept for concept in known}

@@ -116,16 +116,16 @@ def has_labels(info: WeightsInfo) -> bool:
     return made.get("data") == "avatars" and "background" in made and info.channels == 3
 
 
-def judge_of(path: Path | None, info: WeightsInfo, weights: Path) -> Judge:
-    """The judge for the pictures of a Generator; trained and kept if there is none.
+def judge_of(info: WeightsInfo, weights: Path) -> Judge:
+    """The judge for the pictures of a Generator: the shipped one if it fits, else one in ``KEPT``,
+    trained if there is none.
 
     Args:
-        path: its file; when None the shipped one if it fits, else one in ``KEPT``.
         info, weights: the Generator's, and the file that it came from.
 
     Raises:
         UsageError: the Generator was trained on something without labels, or the file is
-            something else, or knows avatars of another size or background.
+            something else.
         WeightsError: the judge holds what no network computes with.
         OSError: not writable.
     """
@@ -135,7 +135,7 @@ def judge_of(path: Path | None, info: WeightsInfo, weights: Path) -> Judge:
             "channels; only RGB avatars have labels, which the judge needs"
         )
     wanted = Origin(info.image_size, info.provenance["background"], SEED, PICTURES)
-    return _shipped_or_kept(SHIPPED, "", wanted) if path is None else load_or_fit(path, wanted)
+    return _shipped_or_kept(SHIPPED, "", wanted)
 
 
 def referee_of(judge: Judge) -> Judge:
@@ -161,18 +161,11 @@ def load_or_fit(path: Path, wanted: Origin) -> Judge:
     """Read the judge at ``path``; train it and keep it there if there is none.
 
     Raises:
-        UsageError: the file is something else, or knows avatars that look otherwise.
+        UsageError: the file is something else.
         OSError: not writable.
     """
     if path.exists():
-        judge = _load(path)
-        if not judge.origin.shows_as(wanted):
-            raise UsageError(
-                f"--classifier {path} knows avatars of {judge.origin.image_size} px on "
-                f"{judge.origin.background}, the Generator draws them with {wanted.image_size} px "
-                f"on {wanted.background}; give another path, and it will be trained"
-            )
-        return judge
+        return _load(path)
     print(f"training the classifier, to be kept in {path}", file=sys.stderr)
     classifier = fit(*_avatars(wanted), EPOCHS, wanted.start, wanted.widths)
     reserved = load_reserved_avatars(wanted.image_size, wanted.background, MEASURED_ON)
@@ -210,8 +203,8 @@ def _load(path: Path) -> Judge:
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError):
         what = identify(path) if path.is_file() else "no file"
         raise UsageError(
-            f"{path} is {what}, or not a classifier that this command kept; give --classifier "
-            "another path, and it will be trained"
+            f"{path} is {what}, or not a classifier that this command kept; delete it, and it "
+            "will be trained"
         ) from None
     check_numbers(str(path), tensors)
     return Judge(classifier.eval(), about["classes"], about["accuracy"], origin)

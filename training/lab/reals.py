@@ -117,9 +117,6 @@ class AgainstReals(OfPictures):
     held_out: str | None = None
     """Real pictures that were not trained on, a folder or zip. Reserved avatars, or what the run
     held out, joined by training pictures where that is little, when omitted."""
-    classifier: Path | None = None
-    """The judge of avatars; trained and kept here if there is none. The shipped one, or one in
-    runs/judges/, when omitted."""
 
     def judge(self, info: WeightsInfo) -> Judge | None:
         """The judge, if it knows what the Generator was trained on.
@@ -128,7 +125,7 @@ class AgainstReals(OfPictures):
             UsageError, WeightsError, OSError: as of ``judge_of``.
         """
         labelled = has_labels(info) and self.data in (None, "avatars")
-        return judge_of(self.classifier, info, self.weights) if labelled else None
+        return judge_of(info, self.weights) if labelled else None
 
     def reals(self, info: WeightsInfo, count: int, judge: Judge | None) -> Reals:
         """Training pictures, and ``count`` others to compare with, or fewer.

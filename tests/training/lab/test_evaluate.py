@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,23 @@ import pytest
 from safetensors import safe_open
 
 from deploy.server import ROOT
-from tests.support.generators import BACKGROUND, photos, trained_on, trained_on_avatars, weights
+from tests.support.generators import photos, trained_on, trained_on_avatars, weights
 from training.__main__ import main
 from training.files import sha256_of
+from training.lab import judge
 from training.lab.evaluate import markdown, read_result
-from training.lab.judge import Origin, load_or_fit
 
 Captured = pytest.CaptureFixture[str]
 
 EVERY_NUMBER = {"name", "value", "real", "samples", "reference", "extractor", "resize"}
 
 
-@pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("judge") / "judge.safetensors"
-    load_or_fit(path, Origin(32, BACKGROUND, 999, 256))
-    return path
+@pytest.fixture(scope="module", autouse=True)
+def quick_judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(judge, "KEPT", tmp_path_factory.mktemp("judges"))
+        patched.setattr(judge, "PICTURES", 256)
+        yield
 
 
 def evaluated(capsys: Captured, *arguments: str) -> tuple[dict[str, Any], str]:
@@ -42,11 +44,9 @@ def cells(table: str, first: str) -> list[str]:
     return next(row for row in rows if row and row[0] == first)
 
 
-def test_avatars(tmp_path: Path, judge: Path, capsys: Captured) -> None:
+def test_avatars(tmp_path: Path, capsys: Captured) -> None:
     path = weights(tmp_path, **trained_on_avatars(128))
-    report, table = evaluated(
-        capsys, "--weights", str(path), "--samples", "32", "--classifier", str(judge)
-    )
+    report, table = evaluated(capsys, "--weights", str(path), "--samples", "32")
     measures = {m["name"]: m for m in report["measures"]}
     assert all(m.keys() == EVERY_NUMBER for m in measures.values())
     assert not any("FID" in name or "KID" in name for name in measures)
@@ -109,11 +109,11 @@ def test_fewer_training_pictures_than_real_ones_to_compare_with(
     assert {measure["samples"] for measure in report["measures"]} == {6}
 
 
-def test_a_result_beside_an_earlier_one(tmp_path: Path, judge: Path, capsys: Captured) -> None:
+def test_a_result_beside_an_earlier_one(tmp_path: Path, capsys: Captured) -> None:
     path = weights(
         tmp_path, **trained_on_avatars(128) | {"inherited": [{"weights": "old.safetensors"}]}
     )
-    flags = ["--weights", str(path), "--samples", "16", "--classifier", str(judge)]
+    flags = ["--weights", str(path), "--samples", "16"]
     report, _ = evaluated(capsys, *flags)
     assert any("old.safetensors" in line for line in report["left_out"])
     assert report["memorisation"]["verdict"].startswith("cannot be told")
