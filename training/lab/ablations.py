@@ -12,9 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Any
 
-from annotated_types import Ge, Lt
 from safetensors.torch import load_file
 from torch import nn
 
@@ -40,6 +39,9 @@ from training.step import Trainer, new_networks
 from training.weights import WeightsInfo
 
 SAMPLES = 512  # of each variant, and as many real pictures
+BATCH = 32  # real pictures an update
+WIDTH = 16  # ngf and ndf
+COLUMNS = 12  # pictures a row
 HIDDEN = 1024  # width of a fully connected layer
 Result = dict[str, Any]
 
@@ -157,14 +159,6 @@ class Ablations(Plot):
     """Names of variants; all of them when omitted."""
     max_steps: Count = 600
     """Updates of each run."""
-    batch_size: Annotated[int, Ge(2)] = 32
-    """Real pictures an update."""
-    width: Annotated[int, Ge(1), Lt(2**11)] = 16
-    """ngf and ndf."""
-    seed: Annotated[int, Ge(0)] = 0
-    """Of all runs: the same pictures, and the same initial weights where nothing is changed."""
-    columns: Annotated[int, Ge(1), Lt(SAMPLES)] = 12
-    """Pictures a row."""
 
     def check(self) -> None:
         super().check()
@@ -179,16 +173,16 @@ class Ablations(Plot):
             replace(
                 recipe_defaults("paper"),
                 max_steps=self.max_steps,
-                batch_size=self.batch_size,
-                ngf=self.width,
-                ndf=self.width,
-                seed=self.seed,
+                batch_size=BATCH,
+                ngf=WIDTH,
+                ndf=WIDTH,
+                seed=0,  # the same pictures, and initial weights where nothing is changed
                 r1_gamma=1.0,
                 precision="auto",
                 on_dead="warn",
             )
         )
-        pictures = load(config, self.batch_size)
+        pictures = load(config, BATCH)
         real = load_reserved_avatars(config.image_size, config.background, SAMPLES).images
         about = {"data": pictures.source, "background": config.background}
         info = WeightsInfo(config.nz, config.ngf, real.shape[-1], config.image_size, about)
@@ -196,7 +190,7 @@ class Ablations(Plot):
         count = min(len(DISTANCE_SEEDS), len(real))
         # As a run logs it.
         apart = sliced_wasserstein_by_scale(pictures.images[:count], real[:count])
-        rows = [real[: self.columns]]
+        rows = [real[:COLUMNS]]
         found: Result = {
             "real": {
                 "diversity": round(pairwise_diversity(real), 3),
@@ -209,7 +203,7 @@ class Ablations(Plot):
             samples, said = self._run(
                 variant, replace(config, nz=variant.nz, out=self.runs / name), pictures
             )
-            rows.append(samples[: self.columns])
+            rows.append(samples[:COLUMNS])
             found[name] = {"what": variant.what, **said, **_of_samples(samples, real, judge)}
         self.save_png(rows_of(rows))
         return {"out": str(self.out), "steps": self.max_steps, "rows": found}

@@ -26,6 +26,8 @@ from training.samples import Latents, draw
 
 Rows = npt.NDArray[np.intp]
 TERMS = 3  # latents averaged on each side, in the paper
+BASES = 200  # samples that each direction is added to
+SHOWN = 8  # of them on the picture
 
 # What the avatars can have, by name: the classes of the labelled attributes.
 NAMES: dict[str, dict[str, int]] = {
@@ -66,14 +68,8 @@ class Arithmetic(OfWeights, Plot):
     """Latents averaged on each side, as the paper's."""
     trials: Count = 10
     """Directions, each from other samples, that the numbers are over; the first one is drawn."""
-    bases: Count = 200
-    """Samples that each direction is added to."""
     strength: float = 1.0
     """Factor of the direction."""
-    keep_length: bool = False
-    """Scale each sum to the length of its base."""
-    shown: Count = 8
-    """Bases on the picture."""
 
     def result(self) -> dict[str, Any]:
         """Write the picture; returns the numbers of ``measure`` and their origin."""
@@ -84,16 +80,16 @@ class Arithmetic(OfWeights, Plot):
         latents = from_seeds(range(self.samples), generator.nz)
         images = draw(generator, latents)
         pool = Pool(latents, judge.classifier.classify(images))
-        trials, bases = plan(pool, concept, without, self.terms, self.trials, self.bases)
+        trials, bases = plan(pool, concept, without, self.terms, self.trials, BASES)
         numbers = measure(
             pool,
             trials,
             bases,
             concept,
             lambda latents: judge.classifier.classify(draw(generator, latents)),
-            partial(add, strength=self.strength, keep_length=self.keep_length),
+            partial(add, strength=self.strength),
         )
-        rows = self._rows(generator, images, latents, trials[0], bases[: self.shown])
+        rows = self._rows(generator, images, latents, trials[0], bases[:SHOWN])
         self.save_png(rows_of(rows))
         return {
             "out": str(self.out),
@@ -105,26 +101,23 @@ class Arithmetic(OfWeights, Plot):
             "trials": self.trials,
             "bases": len(bases),
             "strength": self.strength,
-            "keep_length": self.keep_length,
             **numbers,
             "judge_accuracy_on_unseen_real": judge.accuracy,
             "seeds_on_the_picture": {
                 "with": trials[0].having.tolist(),
                 "without": trials[0].lacking.tolist(),
-                "bases": bases[: self.shown].tolist(),
+                "bases": bases[:SHOWN].tolist(),
             },
         }
 
     def _rows(
         self, generator: Generator, images: Images, latents: Latents, trial: Trial, bases: Rows
     ) -> list[Images]:
-        move = partial(add, latents[bases], strength=self.strength, keep_length=self.keep_length)
+        move = partial(add, latents[bases], strength=self.strength)
         length = float(np.linalg.norm(trial.direction))
         control = random_directions(len(bases), length, generator.nz, seed=0)
         rows = [
-            np.concatenate(
-                [images[terms[: self.shown]], draw(generator, latents[terms].mean(0)[None])]
-            )
+            np.concatenate([images[terms[:SHOWN]], draw(generator, latents[terms].mean(0)[None])])
             for terms in (trial.having, trial.lacking)
         ]
         moved = [draw(generator, move(direction=d)) for d in (trial.direction, control)]
@@ -253,18 +246,9 @@ def plan(
     return found, lacking[terms * trials :][:bases]
 
 
-def add(bases: Latents, direction: Latents, strength: float, *, keep_length: bool) -> Latents:
-    """``bases + strength * direction``, each as long as its base if ``keep_length``.
-
-    Args:
-        bases: float32 (n, nz).
-        direction: float32 (nz,) or (n, nz).
-    """
-    moved = bases + np.float32(strength) * direction
-    if keep_length:
-        lengths = np.linalg.norm(moved, axis=1, keepdims=True)
-        moved *= np.linalg.norm(bases, axis=1, keepdims=True) / np.maximum(lengths, 1e-12)
-    return moved
+def add(bases: Latents, direction: Latents, strength: float) -> Latents:
+    """``bases + strength * direction``, of float32 (n, nz) and (nz,) or (n, nz)."""
+    return bases + np.float32(strength) * direction
 
 
 def random_directions(count: int, length: float, nz: int, seed: int) -> Latents:

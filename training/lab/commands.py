@@ -136,14 +136,12 @@ class Plot(Command, ABC):
 
     out: Path
     """Where the picture goes."""
-    colours: int = 0
-    """Colours in the file, 2 to 256; 0 keeps all (256 in a GIF)."""
+    colours: Annotated[int, Ge(0), Lt(257)] = 0
+    """Colours in the file, at most 256; 0 keeps all (256 in a GIF)."""
 
     def check(self) -> None:
         check_ending("--out", self.out, *self.endings)
         super().check()
-        if self.colours and not 2 <= self.colours <= 256:
-            raise UsageError(f"--colours is {self.colours}; give 2 to 256, or 0 to keep all")
         check_writable(self.out)
 
     def save_png(self, picture: Images) -> None:

@@ -31,7 +31,6 @@ from training.files import atomic_path, sha256_of
 from training.lab.arithmetic import TERMS, Concept, Pool, parse_concept, plan, random_directions
 from training.lab.commands import (
     OfWeights,
-    Seed,
     UsageError,
     check_place,
     rows_of,
@@ -67,7 +66,13 @@ ENOUGH = 0.97  # success from which no more strength is taken
 # Below, a direction is reported and not kept: it would mostly do nothing; or it spoils the picture,
 # of which the referee sees little else unchanged, and fools both classifiers.
 LEAST_SUCCESS, LEAST_KEPT = 0.5, 0.4
-LESS = 0.3  # of the weight of what is kept, for a concept that has no such strength
+LATENTS = 48  # an update; none serves twice for one concept
+RATE = 0.1  # Adam's at the start; it falls to 0 along a cosine
+# Weight of what else changes: KL(before || after), summed over the other attributes; the smaller
+# one where the concept is not to be had otherwise.
+KEEP = (0.5, 0.15)
+SHORT = 0.002  # weight of the squared length
+COLUMNS = 9  # of the picture
 NOISE = 0.05  # grain that is laid over pictures before the judge sees them; it knows no shifts
 STEP = 2.0  # of strength 1 along a direction in closed form
 RANGES: dict[Kind, tuple[float, float]] = {"learned": (-1.0, 2.0), "closed-form": (-2.0, 2.0)}
@@ -100,15 +105,6 @@ class Directions(OfWeights):
     """How many without labels: direction-1, the strongest, and so on."""
     steps: Count = 160
     """Updates of Adam a concept."""
-    batch_size: Count = 48
-    """Latents an update; none serves twice for one concept."""
-    lr: float = 0.1
-    """Adam's step at the start; it falls to 0 along a cosine."""
-    keep: float = 0.5
-    """Weight of what else changes: KL(before || after), summed over the other attributes; less
-    where the concept is not to be had otherwise."""
-    short: float = 0.002
-    """Weight of the squared length."""
     samples: Annotated[int, Ge(8)] = 400
     """Latents that the numbers are over; half as many choose the strength."""
     markdown: Path | None = None
@@ -116,10 +112,6 @@ class Directions(OfWeights):
     picture: Path | None = None
     """.png: first some cats; then a row a learned direction, these with it; then a row a direction
     without labels, the first cat moved along it."""
-    seed: Seed = 0
-    """The first of the seeds on the picture."""
-    columns: Annotated[int, Ge(2)] = 9
-    """Pictures in a row of it."""
 
     def check(self) -> None:
         super().check()
@@ -201,7 +193,7 @@ class Directions(OfWeights):
 
     def _learned(self, generator: Generator, court: Court) -> dict[str, Direction]:
         court.judge.requires_grad_(False)
-        count = self.steps * self.batch_size
+        count = self.steps * LATENTS
         latents = from_seeds(range(LEARNED_FROM, LEARNED_FROM + count), generator.nz)
         pool = Pool(latents, court.judge.classify(draw(generator, latents)))
         choosing, reporting = (
@@ -226,24 +218,22 @@ class Directions(OfWeights):
     ) -> Latents:
         """Learned; once more, with less weight on the rest, where that is too much to ask."""
         tried = []
-        for keep in (self.keep, self.keep * LESS):
-            learned = learn(
-                generator, judge, pool, concept, self.batch_size, self.lr, keep, self.short
-            )
+        for keep in KEEP:
+            learned = learn(generator, judge, pool, concept, keep)
             tried.append(strong_enough(choosing, concept, learned))
             if tried[-1][1] == 1:
                 break
         return max(tried, key=lambda found: found[1])[0]
 
     def _rows(self, generator: Generator, found: Mapping[str, Direction]) -> npt.NDArray[np.uint8]:
-        bases = from_seeds(range(self.seed, self.seed + self.columns), generator.nz)
+        bases = from_seeds(range(COLUMNS), generator.nz)
         rows = [draw(generator, bases)]
         for direction in found.values():
             if direction.kind == "learned":
                 rows.append(draw(generator, bases + direction.step))
             else:
                 low, high = RANGES[direction.kind]
-                places = np.linspace(low, high, self.columns, dtype=np.float32)[:, None]
+                places = np.linspace(low, high, COLUMNS, dtype=np.float32)[:, None]
                 rows.append(draw(generator, bases[:1] + places * direction.step))
         return rows_of(rows)
 
@@ -339,10 +329,7 @@ def learn(
     judge: AttributeClassifier,
     pool: Pool,
     concept: Concept,
-    batch_size: int,
-    lr: float,
     keep: float,
-    short: float,
 ) -> Latents:
     """The direction that gives pictures the concept and leaves the rest, to the judge.
 
@@ -351,7 +338,7 @@ def learn(
     Args:
         generator, judge: in eval mode, without gradients of their own.
         pool: latents, and what the judge sees before; each is used once.
-        batch_size, lr, keep, short: as of ``Directions``.
+        keep: one of ``KEEP``.
 
     Returns:
         float32 (nz,).
@@ -359,8 +346,8 @@ def learn(
     latents = torch.from_numpy(pool.latents)
     before = {name: torch.from_numpy(seen) for name, seen in pool.seen.items()}
     direction = torch.zeros(generator.nz, requires_grad=True)
-    adam = torch.optim.Adam([direction], lr, betas=(0.9, 0.99))
-    batches = latents.new_tensor(range(len(latents)), dtype=torch.int64).split(batch_size)
+    adam = torch.optim.Adam([direction], RATE, betas=(0.9, 0.99))
+    batches = latents.new_tensor(range(len(latents)), dtype=torch.int64).split(LATENTS)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, len(batches))
     rng = torch.Generator().manual_seed(0)
     for rows in batches:
@@ -372,7 +359,7 @@ def learn(
             loss += keep * F.kl_div(
                 others.log_softmax(1), before[name][rows], reduction="batchmean"
             )
-        loss += short * direction.square().sum()
+        loss += SHORT * direction.square().sum()
         adam.zero_grad()
         loss.backward()
         adam.step()

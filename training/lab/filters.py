@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from handler.pixels import Images
 from training.checkpoint import read_discriminator
-from training.config import Count, TrainConfig
+from training.config import TrainConfig
 from training.data import sources
 from training.data.batches import in_parts, to_pictures
 from training.lab.commands import Plot, UsageError, side_by_side
@@ -30,6 +30,8 @@ from training.samples import tiles
 from training.start import saved_settings
 from training.step import new_discriminator
 
+FILTERS = 6  # the first ones of a layer; none is chosen by hand
+PATCHES = 4  # the strongest of each
 _AGREE = 16  # strongest pictures whose labels are compared
 
 
@@ -46,10 +48,6 @@ class Filters(Plot):
     out: Path = Path("runs/plots/filters.png")
     layer: Annotated[int, Ge(0)] = 0
     """Which convolution of D, from 1; 0 is the last one before the logit, as in the paper."""
-    filters: Count = 6
-    """The first so many filters of it; none is chosen by hand."""
-    patches: Count = 4
-    """Strongest patches a filter."""
     pictures: Annotated[int, Ge(2)] = 2000
     """Real pictures that the patches are looked for in."""
 
@@ -71,11 +69,11 @@ class Filters(Plot):
         layer = self.layer or layers
         learned, untrained = discriminators(path, config, state, pictures.images.shape[3])
         images = np.array(pictures.images[: self.pictures])  # the cache is not writable
-        count, width = min(self.patches, len(images)), config.ndf * 2 ** (layer - 1)
+        count, width = min(PATCHES, len(images)), config.ndf * 2 ** (layer - 1)
         halves, agree = [], {}
         for name, network in (("random", untrained), ("learned", learned)):
             features = up_to(network, layer)
-            halves.append(half(features, images, layer, min(self.filters, width), count))
+            halves.append(half(features, images, layer, min(FILTERS, width), count))
             if pictures.labels and len(images) >= _AGREE:
                 found = strongest_places(features, images, width, _AGREE)[..., 0]
                 agree[name] = agreement(found, pictures.labels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,6 @@ from annotated_types import Ge
 
 from handler.latents import Method, from_seeds, walk
 from handler.pixels import Images, to_uint8
-from training.config import Count
 from training.lab.commands import OfWeights, Plot, Seed, UsageError, rows_of
 from training.lab.judge import USUAL, Judge
 from training.lab.memorisation import Space, reduced
@@ -24,9 +23,11 @@ from training.samples import Latents, draw, tiles
 
 FloatMaps = npt.NDArray[np.float32]  # (maps, h, w)
 MAX_PX = 8192  # of a side; a larger picture is a mistyped number
+FRAME_MS = 80  # of a GIF
 STEPS = (9, 30, 100)  # of a leg, that are compared
 UNSEEN = 2000  # real pictures that say how near is usual
 START_PX = 4  # height and width of the first feature maps of one latent
+MAPS = 10  # of each layer that are shown: those that vary most over the picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,6 @@ class Walk(AgainstReals, Plot):
     """Pictures from one seed to the next, both included."""
     method: Method = "slerp"
     """slerp keeps the length of the latents; linear is the paper's."""
-    frame_ms: Annotated[int, Ge(10)] = 80
-    """GIF: how long a picture is shown."""
     legs: Annotated[int, Ge(0)] = 0
     """Also walk so many legs beside two impostors: one that knows training pictures by heart, one
     that fades from end to end."""
@@ -77,7 +76,7 @@ class Walk(AgainstReals, Plot):
             )
         if moving:
             frames = by_leg[:, :-1].reshape(-1, *images.shape[1:])  # each seed once
-            self.save_gif(list(frames), self.frame_ms, hold=False)
+            self.save_gif(list(frames), FRAME_MS, hold=False)
         else:
             self.save_png(tiles(images, self.steps))
         return result
@@ -178,14 +177,12 @@ class Layers(OfWeights, Plot):
     out: Path = Path("runs/plots/layers.png")
     seed: Seed = 0
     """Seed of the latent."""
-    maps: Count = 10
-    """Feature maps of each layer: those that vary most over the picture."""
 
     def result(self) -> dict[str, Any]:
         """Write the picture; returns the shape of each layer's output."""
         generator, _ = self.load()
         hidden, picture = feature_maps(generator, self.seed)
-        rows = [as_tiles(strongest(maps, self.maps), generator.image_size) for maps in hidden]
+        rows = [as_tiles(strongest(maps, MAPS), generator.image_size) for maps in hidden]
         pixels = to_uint8(picture[None])
         rgb = np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else pixels
         channels = np.repeat(pixels[0].transpose(2, 0, 1)[..., None], 3, axis=3)
@@ -237,23 +234,19 @@ class Enlarge(OfWeights, Plot):
     """Latents from top to bottom."""
     columns: Annotated[int, Ge(2)] = 6
     """Latents from left to right."""
-    spacing: Literal[1, 2, 3, 4] = 4
-    """Distance of latents in the map; 4 is side by side, less overlaps, and blocks add up."""
 
     def result(self) -> dict[str, Any]:
         """Write the picture; returns its size and that of the map."""
         generator, _ = self.load()
         scale = generator.image_size // START_PX
-        height, width = (
-            ((count - 1) * self.spacing + START_PX) * scale for count in (self.rows, self.columns)
-        )
+        height, width = (count * START_PX * scale for count in (self.rows, self.columns))
         if max(height, width) > MAX_PX:
             raise UsageError(
-                f"the picture would be {width} x {height} px, {MAX_PX} is the most; lower --rows, "
-                "--columns or --spacing"
+                f"the picture would be {width} x {height} px, {MAX_PX} is the most; lower --rows "
+                "or --columns"
             )
         corners = from_seeds(self.seeds, generator.nz)
-        latents = latent_map(blend(corners, self.rows, self.columns), self.spacing)
+        latents = latent_map(blend(corners, self.rows, self.columns))
         picture = large_picture(generator, latents)
         self.save_png(picture)
         return {
@@ -278,18 +271,18 @@ def blend(corners: Latents, rows: int, columns: int) -> Latents:
     return np.stack(across)
 
 
-def latent_map(latents: Latents, spacing: int) -> Latents:
-    """Spread latents over a map, zeros between them.
+def latent_map(latents: Latents) -> Latents:
+    """Spread latents over a map, ``START_PX`` apart, zeros between them.
 
     Args:
         latents: float32 (rows, columns, nz).
 
     Returns:
-        float32 (nz, (rows - 1) * spacing + 1, (columns - 1) * spacing + 1).
+        float32 (nz, (rows - 1) * START_PX + 1, (columns - 1) * START_PX + 1).
     """
     rows, columns, nz = latents.shape
-    spread = np.zeros((nz, (rows - 1) * spacing + 1, (columns - 1) * spacing + 1), np.float32)
-    spread[:, ::spacing, ::spacing] = latents.transpose(2, 0, 1)
+    spread = np.zeros((nz, (rows - 1) * START_PX + 1, (columns - 1) * START_PX + 1), np.float32)
+    spread[:, ::START_PX, ::START_PX] = latents.transpose(2, 0, 1)
     return spread
 
 

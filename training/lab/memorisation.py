@@ -21,7 +21,6 @@ import numpy.typing as npt
 from annotated_types import Ge
 
 from handler.pixels import Images
-from training.config import Count
 from training.lab.commands import Plot, side_by_side
 from training.lab.reals import AgainstReals, Reals
 from training.samples import generate, tiles
@@ -29,6 +28,8 @@ from training.samples import generate, tiles
 Vectors = npt.NDArray[np.float32]  # (N, dimensions)
 
 NEIGHBOURS = 50
+SHOWN = 8  # samples on the picture: those nearest to one training picture, by either measure
+BESIDE = 4  # training pictures beside each
 REDUCED_PX = 16
 SHIFTS = range(-2, 3)  # in 64ths of the picture, both ways
 _BLOCK = 4096  # training pictures at once
@@ -50,10 +51,6 @@ class Neighbours(AgainstReals, Plot):
     out: Path = Path("runs/plots/neighbours.png")
     samples: Annotated[int, Ge(2)] = 1000
     """Samples that are searched, of seeds 0, 1, ..."""
-    shown: Count = 8
-    """Samples on the picture: those nearest to one training picture, by either measure."""
-    nearest: Count = 4
-    """Training pictures beside each."""
 
     def result(self) -> dict[str, Any]:
         """Write the picture; returns the verdict and its numbers."""
@@ -64,10 +61,10 @@ class Neighbours(AgainstReals, Plot):
         near, report = examine(samples, reals, judge.features if judge else None, self.samples)
         found = {name: of_samples for name, (of_samples, _) in near.items()}
         suspicion = np.min([nearness.relative for nearness in found.values()], axis=0)
-        shown = np.argsort(suspicion, kind="stable")[: self.shown]
+        shown = np.argsort(suspicion, kind="stable")[:SHOWN]
         picture = tiles(samples[shown], 1)
         for nearness in found.values():
-            index = nearness.index[shown, : self.nearest]
+            index = nearness.index[shown, :BESIDE]
             neighbours = reals.trained_on[index.ravel()].reshape(-1, *samples.shape[1:])
             picture = side_by_side(picture, tiles(neighbours, index.shape[1]))
         self.save_png(picture)

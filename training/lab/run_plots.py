@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Lt
 from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 
@@ -31,6 +31,7 @@ PANELS = {
     "distance": {"distance": "samples to real pictures"},
 }
 _INCHES_PX = 100
+FRAME_MS = 200  # of an animation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,9 +136,7 @@ class Animation(Plot):
     """At most so many grids, evenly chosen, the first and the last among them."""
     max_px: Annotated[int, Ge(16)] = 530
     """Larger grids are scaled down to this height and width."""
-    frame_ms: Annotated[int, Ge(10)] = 200
-    """How long a grid is shown."""
-    colours: int = 128
+    colours: Annotated[int, Ge(0), Lt(257)] = 128
 
     def result(self) -> dict[str, Any]:
         """Write the GIF; returns how many frames of what size it has."""
@@ -151,7 +150,7 @@ class Animation(Plot):
         frames = [read_frame(path, self.max_px) for path in paths]
         if len({frame.shape for frame in frames}) > 1:
             raise UsageError(f"the grids in {samples} differ in size")
-        self.save_gif(frames, self.frame_ms, hold=True)
+        self.save_gif(frames, FRAME_MS, hold=True)
         height, width = frames[0].shape[:2]
         return {
             "out": str(self.out),
@@ -189,8 +188,6 @@ class Compare(OfPictures, Plot):
     out: Path = Path("runs/plots/compare.png")
     count: Count = 64
     """Pictures of each."""
-    seed: Annotated[int, Ge(0)] = 0
-    """Chooses the real pictures."""
 
     def result(self) -> dict[str, Any]:
         """Write the picture; returns what is on it."""
@@ -199,7 +196,7 @@ class Compare(OfPictures, Plot):
         found = len(real.images)
         if found < self.count:
             raise UsageError(f"{real.source} has {found} pictures; lower --count to that")
-        chosen = np.random.default_rng(self.seed).choice(found, self.count, replace=False)
+        chosen = np.random.default_rng(0).choice(found, self.count, replace=False)
         samples = generate(generator, range(self.count))
         self.save_png(side_by_side(tiles(real.images[chosen]), tiles(samples)))
         return {

@@ -60,8 +60,9 @@ def test_ablations_are_trained_once(
 ) -> None:
     few = partial(load_avatars, count=128)
     monkeypatch.setattr("training.data.sources.load_avatars", few)
-    monkeypatch.setattr("training.lab.ablations.SAMPLES", 64)
-    words = "ablations --only guidelines nz-2 --max-steps 2 --batch-size 4 --width 2 --columns 3"
+    for name, less in (("SAMPLES", 64), ("BATCH", 4), ("WIDTH", 2), ("COLUMNS", 3)):
+        monkeypatch.setattr(f"training.lab.ablations.{name}", less)
+    words = "ablations --only guidelines nz-2 --max-steps 2"
     places = {"out": tmp_path / "rows.png", "runs": tmp_path / "runs"}
     first = printed(capsys, words, **places)
     assert list(first["rows"]) == ["real", "guidelines", "nz-2"]
@@ -75,7 +76,8 @@ def test_ablations_are_trained_once(
     longer = printed(capsys, words.replace("--max-steps 2", "--max-steps 3"), **places)
     assert journal(tmp_path / "runs" / "nz-2")[-1]["step"] == 3
     assert longer["rows"]["real"] == first["rows"]["real"]
-    said = refused(capsys, words.replace("--width 2", "--width 4"), **places)
+    monkeypatch.setattr("training.lab.ablations.WIDTH", 4)
+    said = refused(capsys, words, **places)
     assert "is another run (ngf: the run has 2, asked for 4" in said
 
 

@@ -79,7 +79,7 @@ def test_the_direction_is_the_difference_of_means() -> None:
         (-1.0, samples.latents[trials[0].lacking]),
         (1.0, base),
     ]
-    here = add(base, trials[0].direction, 1.0, keep_length=False)
+    here = add(base, trials[0].direction, 1.0)
     assert np.allclose(here, served.mix(terms), atol=1e-5)  # what the server's mix would do
 
 
@@ -96,9 +96,7 @@ def test_without_is_what_the_others_have() -> None:
 def test_the_planted_direction_works_and_a_random_one_does_not() -> None:
     samples = pool(800)
     trials, bases = plan(samples, HAT, None, terms=10, trials=5, bases=200)
-    numbers = measure(
-        samples, trials, bases, HAT, judged, partial(add, strength=1, keep_length=False)
-    )
+    numbers = measure(samples, trials, bases, HAT, judged, partial(add, strength=1))
     found = numbers["has_concept"]
     assert found["before"] == 0
     assert found["after"] > 0.8
@@ -111,18 +109,9 @@ def test_the_planted_direction_works_and_a_random_one_does_not() -> None:
 def test_nothing_changes_at_strength_zero() -> None:
     samples = pool()
     trials, bases = plan(samples, HAT, None, terms=3, trials=1, bases=50)
-    numbers = measure(
-        samples, trials, bases, HAT, judged, partial(add, strength=0, keep_length=False)
-    )
+    numbers = measure(samples, trials, bases, HAT, judged, partial(add, strength=0))
     assert numbers["has_concept"]["after"] == 0
     assert numbers["kept"]["size"] == {"after": 1.0, "random_direction": 1.0}
-
-
-def test_lengths_are_kept_on_request() -> None:
-    bases = from_seeds(range(5), 30)
-    moved = add(bases, 3 * bases[0], 1.0, keep_length=True)
-    assert np.allclose(np.linalg.norm(moved, axis=1), np.linalg.norm(bases, axis=1), rtol=1e-5)
-    assert not np.allclose(moved[1], bases[1], atol=0.1)
 
 
 def test_random_directions_have_the_length_and_no_favourite() -> None:

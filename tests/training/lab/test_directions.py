@@ -54,9 +54,13 @@ JUDGE: Any = Sees()
 
 
 def learned(keep: float) -> Any:
+    """With fewer latents, farther steps and a shorter way than for pictures."""
     latents = from_seeds(range(960), 6)
     pool = Pool(latents, JUDGE.classify(draw(GENERATOR, latents)))
-    return learn(GENERATOR, JUDGE, pool, HAT, batch_size=16, lr=0.2, keep=keep, short=0.01)
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in (("LATENTS", 16), ("RATE", 0.2), ("SHORT", 0.01)):
+            patched.setattr(directions, name, value)
+        return learn(GENERATOR, JUDGE, pool, HAT, keep)
 
 
 def test_what_is_learned_has_the_concept_and_keeps_the_rest() -> None:
@@ -135,7 +139,7 @@ def test_the_file_is_what_the_server_reads(
     path, out, table = weights(tmp_path, lively()), tmp_path / "d.safetensors", tmp_path / "t.md"
     table.write_text("before\n<!-- directions -->\nold\n<!-- /directions -->\nafter\n")
     folder = labelled(tmp_path / "sorted", path)
-    few = "--steps 10 --batch-size 16 --samples 40 --closed-form 2 --columns 3"
+    few = "--steps 10 --samples 40 --closed-form 2"
     places = {"weights": path, "out": out, "labels": folder, "markdown": table}
     picture = tmp_path / "p.png"
     found = printed(capsys, f"directions {few}", **places, picture=picture)
@@ -159,9 +163,9 @@ def test_the_file_is_what_the_server_reads(
     assert "old" not in lines
     assert found["left_out"] == {}
     pixels = np.asarray(Image.open(picture))
-    assert pixels.shape == (5 * 34 + 2, 3 * 34 + 2, 3)
+    assert pixels.shape == (5 * 34 + 2, 9 * 34 + 2, 3)
     assert np.array_equal(pixels[2:34, 2:34], draw(lively(), from_seeds([0], 6))[0])
-    middle = pixels[2 + 3 * 34 : 34 + 3 * 34, 36:68]
+    middle = pixels[2 + 3 * 34 : 34 + 3 * 34, 2 + 4 * 34 : 34 + 4 * 34]
     assert np.array_equal(middle, pixels[2:34, 2:34])  # a direction without labels, at 0
 
 

@@ -114,15 +114,15 @@ def test_the_command_draws_both_halves(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "f.png"
-    found = printed(capsys, "filters --layer 2 --filters 3 --patches 2", checkpoint=run, out=out)
+    found = printed(capsys, "filters --layer 2", checkpoint=run, out=out)
     assert found["checkpoint"].endswith("step_00000003.pt")
     assert found["patch_px"] == 10
     assert found["labels_agree"] is None
     pixels = np.asarray(Image.open(out))
-    assert pixels.shape == (3 * 12 + 2, 2 * (4 * 12 + 2) + 16, 3)
-    left, right = pixels[:, :50], pixels[:, -50:]
+    assert pixels.shape == (6 * 12 + 2, 2 * (8 * 12 + 2) + 16, 3)
+    left, right = pixels[:, :98], pixels[:, -98:]
     assert not np.array_equal(left, right)
-    assert left[2:12, 26:36].std() > 1  # a gradient, not plain grey
+    assert left[2:12, 50:60].std() > 1  # a gradient, not plain grey
 
 
 def test_unusable_checkpoints_are_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,9 +82,9 @@ def test_the_round_has_each_seed_once(weights_file: str, tmp_path: Path, capsys:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_layers_has_a_row_a_layer(channels: int, tmp_path: Path, capsys: Captured) -> None:
     path, out = weights(tmp_path, lively(channels=channels)), tmp_path / "l.png"
-    printed(capsys, "layers --maps 5", weights=path, out=out)
+    printed(capsys, "layers", weights=path, out=out)
     with Image.open(out) as image:
-        assert image.size == (5 * 34 + 2, 4 * 34 + 2)
+        assert image.size == (10 * 34 + 2, 4 * 34 + 2)
 
 
 def test_the_maps_of_layers_are_those_that_vary_most() -> None:
@@ -100,7 +100,7 @@ def test_the_maps_of_layers_are_those_that_vary_most() -> None:
 
 def test_a_map_of_one_latent_is_its_picture() -> None:
     latents = from_seeds([7], 6)
-    large = large_picture(lively(), latent_map(latents[None], spacing=4))
+    large = large_picture(lively(), latent_map(latents[None]))
     assert np.array_equal(large, draw(lively(), latents)[0])
 
 
@@ -109,7 +109,7 @@ def test_latents_four_apart_start_blocks_of_their_own() -> None:
     latents = from_seeds([1, 2], 6)
     first = generator.layers[0]
     with torch.no_grad():
-        together = first(torch.from_numpy(latent_map(latents[None], 4))[None])
+        together = first(torch.from_numpy(latent_map(latents[None]))[None])
         apart = [first(torch.from_numpy(row).view(1, 6, 1, 1)) for row in latents]
     assert together.shape[2:] == (4, 8)
     assert torch.allclose(together[..., :4], apart[0], atol=1e-6)
@@ -129,9 +129,8 @@ def test_enlarge_writes_the_size_it_says(
     weights_file: str, tmp_path: Path, capsys: Captured
 ) -> None:
     out = tmp_path / "e.png"
-    size = "--rows 2 --columns 3 --spacing 3"
-    found = printed(capsys, f"enlarge {size}", weights=weights_file, out=out)
-    assert found["latent_map"] == [6, 4, 7]
+    found = printed(capsys, "enlarge --rows 2 --columns 3", weights=weights_file, out=out)
+    assert found["latent_map"] == [6, 5, 9]
     with Image.open(out) as image:
-        assert image.size == (10 * 8, 7 * 8)  # (w + 3) * 32 / 4
-    assert found["picture_px"] == {"width": 80, "height": 56}
+        assert image.size == (12 * 8, 8 * 8)  # (w + 3) * 32 / 4
+    assert found["picture_px"] == {"width": 96, "height": 64}

@@ -265,12 +265,11 @@ def test_neighbours_show_the_copies_first(
         Image.fromarray(generate(generator, range(seed, seed + 1))[0]).save(folder / f"z{seed}.png")
     path = weights(tmp_path, generator, data=str(folder))
     out = tmp_path / "n.png"
-    counts = "--samples 20 --shown 3 --nearest 4"
-    found = printed(capsys, f"neighbours {counts}", weights=path, out=out)
+    found = printed(capsys, "neighbours --samples 20", weights=path, out=out)
     assert sorted(found["seeds"][:2]) == [5, 9]
     assert found["columns"] == ["sample", "pixels"]
     pixels = np.asarray(Image.open(out))
-    assert pixels.shape == (3 * 34 + 2, 36 + 16 + 4 * 34 + 2, 3)
+    assert pixels.shape == (8 * 34 + 2, 36 + 16 + 4 * 34 + 2, 3)
     for row in range(2):
         top = row * 34 + 2
         assert np.array_equal(pixels[top : top + 32, 2:34], pixels[top : top + 32, 54:86])
