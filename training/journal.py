@@ -29,6 +29,27 @@ PANELS = {  # of numbers that are shown together; of others it is "run"
 }
 
 
+def entries(path: Path) -> list[dict[str, Any]]:
+    """The lines of a journal, none if there is no file.
+
+    Half a line, which a killed run may have left at the end, is left out.
+
+    Raises:
+        OSError, UnicodeDecodeError: it cannot be read.
+    """
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry) + "\n"
+
+
 class Journal:
     """The files of one run, opened to be written on; a context manager.
 
@@ -64,7 +85,7 @@ class Journal:
         """Add a line; it is in the file when this returns."""
         if self.writes:
             with naming(self.path):
-                self._file.write(json.dumps({"step": step, **entry}) + "\n")
+                self._file.write(_line({"step": step, **entry}))
                 self._file.flush()
             numbers = {n: v for n, v in entry.items() if isinstance(v, float) and math.isfinite(v)}
             with naming(self._folder):
@@ -98,33 +119,19 @@ class Journal:
             threading.excepthook = self._before
 
     def _open(self, step: int) -> None:
-        """Keep whole lines up to ``step``; a killed run may have left half a line."""
+        """Keep the lines up to ``step``."""
         from torch.utils.tensorboard import SummaryWriter  # here, as it takes seconds
 
-        kept, seconds = [], 0.0
-        data = self.path.read_bytes() if self.path.exists() else b""
         try:
-            for number, line in enumerate(data.decode().splitlines(), 1):
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    break
-                match entry:
-                    case {"step": int(at)} if at > step:
-                        break
-                    case {"step": int()}:
-                        kept.append(line + "\n")
-                        seconds = float(entry.get("seconds", seconds))
-                    case _:
-                        raise ValueError(f"line {number} is no object with a step: {line[:60]}")
-        except (TypeError, ValueError) as error:
+            kept = [entry for entry in entries(self.path) if entry["step"] <= step]
+        except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"cannot read {self.path}: {error}; mend or move the file, without it the curves "
                 "begin here"
             ) from None
         with atomic_path(self.path) as beside:
-            beside.write_text("".join(kept), encoding="utf-8")
-        self.seconds = seconds
+            beside.write_text("".join(map(_line, kept)), encoding="utf-8")
+        self.seconds = next((e["seconds"] for e in reversed(kept) if "seconds" in e), 0.0)
         self._file = self.path.open("a", encoding="utf-8")
         # TensorBoard reads files in the order of their names: by second, then by a number as text.
         names = [path.name.split(".") for path in self._folder.glob("events.out.tfevents.[0-9]*.*")]

@@ -7,7 +7,6 @@ length of a latent is looked at the same way.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from training.data.decode import Pictures
 from training.data.sources import load
 from training.distributed import choose_device, choose_precision
 from training.health import HEALTHY, pairwise_diversity
+from training.journal import entries
 from training.lab import distances
 from training.lab.commands import Plot, UsageError, rows_of
 from training.lab.judge import Judge, judge_of
@@ -35,7 +35,7 @@ from training.networks import Discriminator, DoublingConv2d, Generator, HalvingC
 from training.samples import generate
 from training.sliced import sliced_wasserstein_by_scale
 from training.start import SETTINGS, saved_settings, settled_precision, write_start
-from training.step import Trainer, new_networks
+from training.step import new_networks
 from training.weights import WeightsInfo
 
 SAMPLES = 512  # of each variant, and as many real pictures
@@ -216,31 +216,28 @@ class Ablations(Plot):
         assert out is not None
         if (out / SETTINGS).exists() and (other := differences(saved_settings(out), config)):
             raise UsageError(f"{out} is another run ({'; '.join(other)}); give another --runs")
+        out.mkdir(parents=True, exist_ok=True)
+        write_start(config, out, identity_of(pictures))
         device = choose_device()
-        precision = choose_precision(config.precision, device)
-        channels = pictures.images.shape[-1]
-
-        trainer = Trainer(config, channels, device, precision, networks=variant.networks)
-        begun = checkpoint.exist(out / "checkpoints")
-        step = checkpoint.load_latest(out / "checkpoints", trainer) if begun else 0
-        weights = out / "generator.safetensors"
-        if step < self.max_steps or not weights.exists():
-            out.mkdir(parents=True, exist_ok=True)
-            weights.unlink(missing_ok=True)  # of an end before this one
-            write_start(config, out, identity_of(pictures))
-            going_on = replace(config, resume=begun)
-            outcome = train(going_on, pictures, out, device, precision, networks=variant.networks)
-            if outcome.ended == "interrupted":
-                raise KeyboardInterrupt
-        generator = trainer.ema.generator.eval()
-        generator.load_state_dict(load_file(weights))
+        outcome = train(
+            replace(config, resume=checkpoint.exist(out / "checkpoints")),
+            pictures,
+            out,
+            device,
+            choose_precision(config.precision, device),
+            networks=variant.networks,
+        )
+        if outcome.ended == "interrupted":
+            raise KeyboardInterrupt
+        generator, _ = variant.networks(config, pictures.images.shape[-1])
+        generator.load_state_dict(load_file(outcome.weights))
         series = read_stats(out)
         said = {
             "verdict": _last_verdict(out),
             "diversity": round(series["diversity"][1][-1], 3),
             "distance": round(series["distance"][1][-1], 1),
         }
-        return generate(generator, range(SAMPLES)), said
+        return generate(generator.eval(), range(SAMPLES)), said
 
 
 def _of_samples(samples: Images, real: Images, judge: Judge) -> Result:
@@ -252,6 +249,5 @@ def _of_samples(samples: Images, real: Images, judge: Judge) -> Result:
 
 
 def _last_verdict(folder: Path) -> str:
-    lines = (folder / "stats.jsonl").read_text(encoding="utf-8").splitlines()
-    said = [entry["verdict"] for entry in map(json.loads, lines) if "verdict" in entry]
+    said = [entry["verdict"] for entry in entries(folder / "stats.jsonl") if "verdict" in entry]
     return str(said[-1]).split(":")[0] if said else HEALTHY.kind

@@ -16,6 +16,7 @@ from handler.pixels import Images
 from training.config import Count, TrainConfig
 from training.data.decode import DRAWN
 from training.files import atomic_path
+from training.journal import entries
 from training.lab.commands import Command, Plot, UsageError, check_ending, side_by_side
 from training.lab.reals import OfPictures
 from training.losses import LOGITS
@@ -57,37 +58,26 @@ class Curves(Command):
 def read_stats(folder: Path) -> Series:
     """The numbers of a run's stats.jsonl.
 
-    A half line at the end, of a run that was killed or is still running, is left out.
-
     Raises:
-        UsageError: no such file, nothing in it, or a line that is no JSON object.
+        UsageError: no such file, nothing in it, or something else.
     """
     path = folder / "stats.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"cannot read {path} ({error}); give the folder of a run, such as runs/mine"
-        ) from None
     names = [name for panel in PANELS.values() for name in panel]
     series: Series = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-            step = int(entry["step"])
-            found = {name: float(entry[name]) for name in names if entry.get(name) is not None}
-        except (ValueError, TypeError, KeyError):
-            if number == len(lines):
-                break
-            raise UsageError(
-                f"{path}, line {number}, is no statistics of a run: {line[:60]!r}"
-            ) from None
-        for name, value in found.items():
-            steps, values = series.setdefault(name, ([], []))
-            steps.append(step)
-            values.append(value)
+    try:
+        for entry in entries(path):
+            for name in names:
+                if entry.get(name) is not None:
+                    steps, values = series.setdefault(name, ([], []))
+                    steps.append(int(entry["step"]))
+                    values.append(float(entry[name]))
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} is no statistics of a run: {error}") from None
     if "loss_d" not in series:
-        raise UsageError(f"{path} has no losses yet; a run writes them every --log-every steps")
+        raise UsageError(
+            f"{path} has no losses yet; give the folder of a run, such as runs/mine, which writes "
+            "them every --log-every steps"
+        )
     return series
 
 

@@ -104,8 +104,8 @@ def test_the_half_line_of_a_killed_run_is_left_out(tmp_path: Path) -> None:
     [
         ("", "has no losses yet"),
         ('{"step": 1, "verdict": "healthy"}\n', "has no losses yet"),
-        ("[1]\n" + stats(LINES), "line 1, is no statistics"),
-        ("step,loss\n1,2\n", "line 1, is no statistics"),
+        ("[1]\n" + stats(LINES), "is no statistics of a run"),
+        ("step,loss\n1,2\n", "has no losses yet"),
     ],
 )
 def test_other_files_are_told(tmp_path: Path, text: str, words: str) -> None:
