@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, fields, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def settle(arguments: Sequence[str], world: World, held: ExitStack) -> tuple[Tra
         )
     out = _run_folder(config)
     if not config.dry_run:
-        out = held.enter_context(_claimed(config, out))
+        held.enter_context(_claimed(config, out))
     config = settled_precision(config)
     if config.resume:
         _check_resumed(config, out)
@@ -119,8 +118,7 @@ def _run_folder(config: TrainConfig) -> Path:
     out = config.out or RUNS / time.strftime("%Y%m%d-%H%M%S")
     if any("\ud800" <= character <= "\udfff" for character in str(out)):  # bytes of no UTF-8
         raise ConfigError(f"--out {show_name(str(out))} is not UTF-8, as TensorBoard needs it")
-    if config.out is not None:
-        _check_empty(out)
+    _check_empty(out)
     return out
 
 
@@ -133,15 +131,12 @@ def _check_empty(out: Path) -> None:
 
 
 @contextmanager
-def _claimed(config: TrainConfig, out: Path) -> Iterator[Path]:
+def _claimed(config: TrainConfig, out: Path) -> Iterator[None]:
     """The folder, locked; it is made if need be, and goes again if nothing is written to it.
 
-    Where nobody has given it a name and another run has this one, it gets the next. The lock is
-    the system's, so it ends with the process.
+    The lock is the system's, so it ends with the process.
     """
     made = not out.exists()
-    if config.out is None and not config.resume:
-        out, made = _next_free(out), True
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / LOCK, timeout=0)
     try:
@@ -154,22 +149,13 @@ def _claimed(config: TrainConfig, out: Path) -> Iterator[Path]:
     try:
         if not config.resume:
             _check_empty(out)  # again: another run may have come and gone
-        yield out
+        yield
     finally:
         (out / LOCK).unlink(missing_ok=True)
         lock.release()
         if made:
             with suppress(OSError):
                 out.rmdir()
-
-
-def _next_free(out: Path) -> Path:
-    for number in count(1):
-        path = out if number == 1 else out.with_name(f"{out.name}-{number}")
-        with suppress(FileExistsError):
-            path.mkdir(parents=True)
-            return path
-    raise AssertionError
 
 
 def saved_settings(out: Path) -> TrainConfig:
