@@ -195,21 +195,13 @@ def identify(path: Path) -> str:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            if any(name.startswith("MAR-INF/") for name in names):
-                return "a TorchServe archive (.mar)"
-            if any(name.endswith("constants.pkl") for name in names):
-                return "a TorchScript file"
-            pickled = next((name for name in names if name.endswith("data.pkl")), None)
-            if pickled is None:
-                return "a zip file"
-            data = archive.read(pickled)
-        if b"dcgan-checkpoint" in data:
-            return "a full training checkpoint"
-        if b"optimizer" in data or b"adam_g" in data:
-            return "a full checkpoint with optimiser state"
-        if b"OrderedDict" in data and b"torch.nn.modules" not in data:
-            return "a pickled state dict"
-        return "a pickled module"
+        if any(name.startswith("MAR-INF/") for name in names):
+            return "a TorchServe archive (.mar)"
+        if any(name.endswith("constants.pkl") for name in names):
+            return "a TorchScript file"
+        if any(name.endswith("data.pkl") for name in names):
+            return "a PyTorch file: a checkpoint, a state dict or a module"
+        return "a zip file"
     if head[:1] == b"\x80":
         return "a pickle (an old PyTorch file or a whole pickled module)"
     if head[:1] == b"\x08" and b"\x12" in head:

@@ -56,14 +56,11 @@ def saved_with(metadata: str) -> Callable[[Path, Generator], None]:
     return lambda path, network: save_file(network.state_dict(), path, {"dcgan": metadata})
 
 
-CHECKPOINT = {"format": "dcgan-checkpoint-1", "step": 1}
 OTHER_NZ = {"nz": 9, "ngf": 2, "channels": 3, "image_size": 32, "provenance": {}}
 # What each is called -> what writes it.
 WRONG: dict[str, Callable[[Path, Generator], object]] = {
     "a TorchScript file": lambda path, _: torch.jit.save(torch.jit.script(torch.nn.ReLU()), path),
-    "a pickled module": lambda path, network: torch.save(network, path),
-    "a pickled state dict": lambda path, network: torch.save(network.state_dict(), path),
-    "a full training checkpoint": lambda path, _: torch.save(CHECKPOINT, path),
+    "a PyTorch file": lambda path, network: torch.save(network, path),
     "an empty file": lambda path, _: path.touch(),
     "damaged, or of an unknown kind": lambda path, _: path.write_bytes(b"hello" * 100),
     "without 'dcgan' metadata": lambda path, _: save_file({"w": torch.zeros(2)}, path),
