@@ -131,13 +131,14 @@ class Animation(Plot):
     def result(self) -> dict[str, Any]:
         """Write the GIF; returns how many frames of what size it has."""
         samples = self.run_folder / "samples"
-        paths = evenly(sorted(samples.glob("step_*.png")), self.max_frames)
+        paths = sorted(samples.glob("step_*.png"))
         if not paths:
             raise UsageError(
                 f"{samples} has no step_*.png; give the folder of a run, such as runs/mine, that "
                 "has written its first samples"
             )
-        frames = [read_frame(path, self.max_px) for path in paths]
+        chosen = np.linspace(0, len(paths) - 1, min(len(paths), self.max_frames)).astype(int)
+        frames = [read_frame(paths[index], self.max_px) for index in chosen]
         if len({frame.shape for frame in frames}) > 1:
             raise UsageError(f"the grids in {samples} differ in size")
         self.save_gif(frames, FRAME_MS, hold=True)
@@ -147,13 +148,6 @@ class Animation(Plot):
             "frames": len(frames),
             "picture_px": {"width": width, "height": height},
         }
-
-
-def evenly(paths: list[Path], count: int) -> list[Path]:
-    """At most ``count`` (>= 2) of the paths, evenly spaced, the first and the last among them."""
-    if len(paths) <= count:
-        return paths
-    return [paths[i * (len(paths) - 1) // (count - 1)] for i in range(count)]
 
 
 def read_frame(path: Path, max_px: int) -> Images:

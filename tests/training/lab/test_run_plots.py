@@ -11,7 +11,7 @@ from handler.latents import from_seeds
 from tests.support.generators import AVATARS, lively, weights
 from tests.support.tiny_runs import printed, refused
 from training.lab.commands import UsageError
-from training.lab.run_plots import evenly, figure, loss_of, read_frame, read_stats
+from training.lab.run_plots import figure, loss_of, read_frame, read_stats
 from training.samples import draw, save_grid
 
 Captured = pytest.CaptureFixture[str]
@@ -142,13 +142,6 @@ def test_frames_and_size_are_bounded(tmp_path: Path, capsys: Captured) -> None:
     with Image.open(out) as image:
         assert image.n_frames == 5  # type: ignore[attr-defined]
         assert image.size == (19, 19)
-
-
-def test_the_first_and_the_last_grid_stay() -> None:
-    paths = [Path(str(i)) for i in range(10)]
-    assert [p.name for p in evenly(paths, 4)] == ["0", "3", "6", "9"]
-    assert evenly(paths, 10) == paths
-    assert [p.name for p in evenly(paths, 2)] == ["0", "9"]
 
 
 def test_a_damaged_grid_is_named(tmp_path: Path) -> None:
