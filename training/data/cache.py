@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -32,7 +32,6 @@ from training.data.decode import (
     Decoded,
     Pictures,
     PictureSpec,
-    Remarks,
     Skipped,
     UnusablePictureError,
 )
@@ -111,8 +110,8 @@ def decode_all(
         images = store[:count]
         if spec.channels == "1" or (spec.channels == "auto" and all_grey and count):
             images = to_grey(images)
-        remarks = Remarks(len(small_px), min(small_px, default=0))
-        return Pictures(images, str(origin), {}, skipped, remarks)
+        smallest_px = min(small_px, default=0)
+        return Pictures(images, str(origin), {}, skipped, len(small_px), smallest_px)
 
     shape = (len(candidates), spec.image_size, spec.image_size, 3)
     if spec.cache is None:
@@ -200,10 +199,11 @@ class Entry:
             shape = tuple(facts["shape"])
             images = np.memmap(self._path(".u8"), np.uint8, "r", shape=shape)
             skipped = [Skipped(*pair) for pair in facts["skipped"]]
-            remarks = Remarks(**facts["remarks"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return Pictures(np.asarray(images), "", {}, skipped, remarks)
+        return Pictures(
+            np.asarray(images), "", {}, skipped, facts["enlarged"], facts["smallest_px"]
+        )
 
     def _decode(self, shape: Shape, fill: Fill) -> Pictures:
         partial = self._path(".partial")  # of a killed process: written over, the lock is ours
@@ -224,7 +224,8 @@ class Entry:
         facts = {
             "shape": pictures.images.shape,
             "skipped": pictures.skipped,
-            "remarks": asdict(pictures.remarks),
+            "enlarged": pictures.enlarged,
+            "smallest_px": pictures.smallest_px,
         }
         with atomic_path(self._path(".json")) as beside:
             beside.write_text(json.dumps(facts), encoding="utf-8")

@@ -120,19 +120,6 @@ class Decoded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Remarks:
-    """What is worth a word about the pictures that are used.
-
-    Attributes:
-        enlarged: how many were smaller than they are now.
-        smallest_px: the shortest side among those, 0 if there are none.
-    """
-
-    enlarged: int = 0
-    smallest_px: int = 0
-
-
-@dataclass(frozen=True)
 class Pictures:
     """Pictures ready for training.
 
@@ -141,7 +128,8 @@ class Pictures:
         source: what they were loaded from, for messages and the model card.
         labels: attribute name -> int64 (N,), empty when there are none.
         skipped: the files left out.
-        remarks: about those that were not.
+        enlarged: how many of the others were smaller than they are now.
+        smallest_px: the shortest side among those, 0 if there are none.
         hidden: how many files or folders were passed over because of their names.
         equal: int64 (N,), for each picture the first one with the same pixels; None where that
             was not looked for, and each counts as another.
@@ -151,7 +139,8 @@ class Pictures:
     source: str
     labels: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
-    remarks: Remarks = Remarks()
+    enlarged: int = 0
+    smallest_px: int = 0
     hidden: int = 0
     equal: npt.NDArray[np.int64] | None = None
 

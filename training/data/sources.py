@@ -49,12 +49,6 @@ ENCRYPTED = 0x1  # bit of a member's flags, APPNOTE.TXT 4.4.4
 AES = 99  # instead of a method of packing, APPNOTE.TXT 4.4.5
 UNPACKED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 METHODS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
-KINDS = {
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
 
 
 def load(spec: PictureSpec, least: int = 1) -> Pictures:
@@ -101,11 +95,10 @@ def report(pictures: Pictures) -> str:
         f"{count:,} pictures{different}, {height} x {width} px, {kind}, from "
         f"{show_name(pictures.source)}"
     ]
-    remarks = pictures.remarks
-    if remarks.enlarged:
+    if pictures.enlarged:
         lines.append(
-            f"warning: {remarks.enlarged:,} of them are smaller than that, the smallest "
-            f"{remarks.smallest_px} px, and were enlarged: what is learned from them is a blur. "
+            f"warning: {pictures.enlarged:,} of them are smaller than that, the smallest "
+            f"{pictures.smallest_px} px, and were enlarged: what is learned from them is a blur. "
             "Give larger pictures or a smaller --image-size"
         )
     lines += _reasons(pictures.skipped)
@@ -328,9 +321,7 @@ def _look_at(full_name: str) -> os.stat_result | str:
     except OSError as error:
         is_link = Path(full_name).is_symlink()
         return f"broken link ({error.strerror})" if is_link else str(error.strerror)
-    if stat.S_ISREG(status.st_mode):
-        return status
-    return f"{KINDS.get(stat.S_IFMT(status.st_mode), 'not a regular file')}, not a picture"
+    return status if stat.S_ISREG(status.st_mode) else "a pipe, a socket or a device, no picture"
 
 
 def _runs_among(names: set[str]) -> tuple[str, ...]:

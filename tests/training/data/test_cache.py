@@ -42,8 +42,8 @@ def test_the_second_start_decodes_nothing(
     assert len(decoded) == len(USABLE) + len(UNUSABLE)
     assert first.images.tolist() == second.images.tolist()
     assert first.skipped == second.skipped
-    assert first.remarks == second.remarks
-    assert first.remarks.enlarged
+    assert first.smallest_px == second.smallest_px
+    assert first.enlarged == second.enlarged > 0
     assert isinstance(second.images.base, np.memmap)
     assert not second.images.flags.writeable
     assert kept(cache) == [".json", ".u8"]
@@ -166,4 +166,4 @@ def test_what_is_kept_is_no_program(odd_folder: Path, tmp_path: Path) -> None:
     """Plain bytes and JSON: reading it executes nothing."""
     load(odd_folder, tmp_path / "cache")
     (path,) = (tmp_path / "cache").glob("*.json")
-    assert json.loads(path.read_text()).keys() == {"shape", "skipped", "remarks"}
+    assert json.loads(path.read_text()).keys() == {"shape", "skipped", "enlarged", "smallest_px"}

@@ -84,7 +84,7 @@ def test_mnist(tmp_path: Path, name: str, folder: str) -> None:
     assert pictures.images.shape == (5, 32, 32, 1)
     assert pictures.images.dtype == np.uint8
     assert pictures.images[:, 16, 16, 0].tolist() == [0, 10, 20, 30, 40]
-    assert (pictures.remarks.enlarged, pictures.remarks.smallest_px) == (5, 28)
+    assert (pictures.enlarged, pictures.smallest_px) == (5, 28)
     assert pictures.source == name
 
 
