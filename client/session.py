@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # without it all works but arrays
     import numpy as np
     import numpy.typing as npt
 
+CONNECT_S = 5.0  # longest wait for a connection
 MAX_TIMEOUT_S = 86_400.0
 # The server did not take the request: sending it again is safe. A time-out or a broken
 # connection does not tell whether the request was worked on.
@@ -77,8 +78,8 @@ class Client:
     Args:
         url: ``host:port``, ``http://host:port`` or ``https://host``, of the inference port or of
             the proxy before it.
-        version: of the model, as in "1.0"; the server's default version if left out.
-        connect_timeout_s, read_timeout_s: longest wait for a connection, and for an answer.
+        model: its name, for the server's default version of it, or name/version.
+        read_timeout_s: longest wait for an answer.
         retries: how often 429 and 503 are tried again, and nothing else. The wait is random, up
             to a bound that doubles each time, or is what Retry-After says; 30 s at most.
         backoff_s: bound of the wait before the first retry.
@@ -96,8 +97,6 @@ class Client:
         url: str = "http://127.0.0.1:8080",
         model: str = "dcgan",
         *,
-        version: str | None = None,
-        connect_timeout_s: float = 5.0,
         read_timeout_s: float = 60.0,
         retries: int = 4,
         backoff_s: float = 0.4,
@@ -106,11 +105,11 @@ class Client:
         made_by: Mapping[str, Any] | None = None,
     ) -> None:
         self._made_by = made_by or {}
-        self._url = _endpoint(url, model if version is None else f"{model}/{version}")
-        if not all(0 < each <= MAX_TIMEOUT_S for each in (connect_timeout_s, read_timeout_s)):
+        self._url = _endpoint(url, model)
+        if not 0 < read_timeout_s <= MAX_TIMEOUT_S:
             raise ArgumentError(
-                f"time-outs are {connect_timeout_s:g} and {read_timeout_s:g} s; allowed is more "
-                f"than 0, at most {MAX_TIMEOUT_S:g}"
+                f"the time-out is {read_timeout_s:g} s; allowed is more than 0, at most "
+                f"{MAX_TIMEOUT_S:g}"
             )
         if ca_file is not None:
             _check_certificate(ca_file)
@@ -118,7 +117,7 @@ class Client:
         # would turn the POST into a GET and take the API key to another host.
         self._settings: dict[str, Any] = {
             "headers": {"Content-Type": "application/json"},
-            "timeout": (connect_timeout_s, read_timeout_s),
+            "timeout": (CONNECT_S, read_timeout_s),
             "verify": True if ca_file is None else str(ca_file),
             "allow_redirects": False,
         }
@@ -221,7 +220,7 @@ class Client:
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise ArgumentError(f"{url}{_by(through)}: {error}") from error
         except requests.RequestException as error:
-            raise _unreached(url, through, error, self._settings["timeout"]) from error
+            raise _unreached(url, through, error, self._settings["timeout"][1]) from error
         if reply.status_code != requests.codes.ok:
             asked = reply.raw.retries
             tries = 1 if asked is None else 1 + len(asked.history)
@@ -395,13 +394,9 @@ def _by(proxy: str) -> str:
 
 
 def _unreached(
-    url: str, proxy: str, error: requests.RequestException, timeouts_s: tuple[float, float]
+    url: str, proxy: str, error: requests.RequestException, timeout_s: float
 ) -> NotReachable:
-    """What went wrong on the way, and what to do.
-
-    Args:
-        timeouts_s: for a connection, and for an answer.
-    """
+    """What went wrong on the way, and what to do."""
     cause = _innermost(error)
     if isinstance(cause, ssl.SSLCertVerificationError):
         why = f"the certificate is not trusted: {cause.verify_message}"
@@ -414,10 +409,10 @@ def _unreached(
     elif isinstance(error, requests.exceptions.ProxyError):
         why, what = str(cause), "put the host into NO_PROXY to ask it directly"
     elif isinstance(error, requests.ConnectTimeout):
-        why = f"timed out: no connection within {timeouts_s[0]:g} s"
+        why = f"timed out: no connection within {CONNECT_S:g} s"
         what = "is the server up? (make serve)"
     elif isinstance(cause, TimeoutError):  # of the reply's first byte, or a later one
-        why = f"timed out: the server is there, but sent nothing for {timeouts_s[1]:g} s"
+        why = f"timed out: the server is there, but sent nothing for {timeout_s:g} s"
         what = "wait longer with --timeout-s (read_timeout_s=)"
     elif isinstance(cause, socket.gaierror):
         why, what = str(cause), "is the name of the host right?"

@@ -167,7 +167,7 @@ def test_what_is_no_address(url: str, words: str) -> None:
 
 
 def test_settings_that_cannot_be_sent() -> None:
-    for settings in ({"api_key": "a\n"}, {"read_timeout_s": 0}, {"connect_timeout_s": NAN}):
+    for settings in ({"api_key": "a\n"}, {"read_timeout_s": 0}, {"read_timeout_s": NAN}):
         with pytest.raises(client.ArgumentError):
             Client(**settings)  # type: ignore[arg-type]
 
@@ -358,7 +358,7 @@ def saved(form: str) -> bytes:
 
 
 def test_the_address_of_a_picture() -> None:
-    cats = Client("https://cats.example/here", version="1.0")
+    cats = Client("https://cats.example/here", "dcgan/1.0")
     told = cats.address(weights="0123456789ab", walk={"between": [1, 7]}, format="webp")
     assert told == "https://cats.example/here/v/01234567/walk/1-7.webp"
 

@@ -44,9 +44,9 @@ def test_a_problem(url: str) -> None:
 def test_a_version_of_the_model(url: str) -> None:
     with Client(url) as cats:
         version = cats.grid().headers["X-Model-Version"]
-    with Client(url, version=version) as cats:
+    with Client(url, f"dcgan/{version}") as cats:
         assert cats.grid(seed=3).seed == 3
-    with Client(url, version="0.0") as cats, pytest.raises(client.Problem, match="dcgan") as caught:
+    with Client(url, "dcgan/0.0") as cats, pytest.raises(client.Problem, match="dcgan") as caught:
         cats.grid()
     assert caught.value.status == 404
 
