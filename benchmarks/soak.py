@@ -50,7 +50,7 @@ from training.files import atomic_path
 Vitals = dict[str, float]
 """One sample by name: ``time_s`` since the sampler began; of all workers together and of Java the
 resident memory (MB of 10^6 bytes), open file descriptors and threads; their TCP and UNIX sockets in
-whatever state; the files below the folder for temporary files; the number of workers."""
+whatever state; the files below the folder for temporary files."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,6 @@ BOUNDS = {
     "sockets": Bound(5),
     "temp_files": Bound(2),
     "temp_mb": Bound(1),
-    "workers": Bound(0.5),
 }
 _AT_REST = ("worker_fds", "java_fds", "sockets")  # between windows, when no client is connected
 LATENCY = Bound(20, 0.5)  # of the p50 of a window, ms
@@ -384,7 +383,6 @@ class VitalsSampler(Background):
             "sockets": sum(len(p.net_connections("all")) for p in [self._java, *workers]),
             "temp_files": len(sizes_bytes),
             "temp_mb": sum(sizes_bytes) / 1e6,
-            "workers": len(workers),
         }
 
 

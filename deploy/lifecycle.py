@@ -143,10 +143,12 @@ def stop(pid: int, timeout_s: float = 30.0) -> None:
         family = [*root.children(recursive=True), root]
     except psutil.NoSuchProcess:
         return
-    _signal(next(filter(_is_java, family), root), kill=False)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        next(filter(_is_java, family), root).terminate()
     _, alive = psutil.wait_procs(family, timeout=timeout_s)
     for process in alive:
-        _signal(process, kill=True)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     psutil.wait_procs(alive, timeout=5)
 
 
@@ -154,8 +156,3 @@ def _is_java(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return "org.pytorch.serve.ModelServer" in process.cmdline()
     return False
-
-
-def _signal(process: psutil.Process, kill: bool) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.kill() if kill else process.terminate()

@@ -58,7 +58,6 @@ def test_too_few_samples_are_no_verdict() -> None:
 FLAT: Vitals = {
     "time_s": 0, "worker_rss_mb": 650, "java_rss_mb": 230, "worker_fds": 8, "java_fds": 60,
     "worker_threads": 7, "java_threads": 35, "sockets": 10, "temp_files": 38, "temp_mb": 28.8,
-    "workers": 1,
 }  # fmt: skip
 
 
