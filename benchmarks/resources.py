@@ -16,8 +16,8 @@ _PERIOD_S = 0.5
 
 
 class Background:
-    """Acts again and again in a thread while its ``with`` block runs; ``period_s`` is from the end
-    of one act to the start of the next."""
+    """Acts at once, and again and again, in a thread while its ``with`` block runs; ``period_s`` is
+    from the end of one act to the start of the next."""
 
     def __init__(self, act: Callable[[], None], period_s: float) -> None:
         self._act, self._period_s = act, period_s
@@ -33,6 +33,7 @@ class Background:
         self._thread.join()
 
     def _repeat(self) -> None:
+        self._act()
         while not self._ended.wait(self._period_s):
             self._act()
 
@@ -68,14 +69,6 @@ class GpuSampler(Background):
     def __init__(self) -> None:
         super().__init__(self._sample, _PERIOD_S)
         self._gpus, self._no_gpu = _open_gpus()
-
-    def __enter__(self) -> Self:
-        self._sample()
-        return super().__enter__()
-
-    def __exit__(self, *raised: object) -> None:
-        super().__exit__(*raised)
-        self._sample()
 
     def result(self) -> Gpus:
         """Use and memory of each GPU, or why there is none."""
