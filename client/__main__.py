@@ -7,7 +7,6 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted. The name of the file
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 import math
 import os
@@ -125,7 +124,8 @@ def _run(arguments_: Sequence[str] | None) -> int:
     config = tyro.cli(ClientConfig, prog="python -m client", args=arguments_)
     try:
         if config.read is not None:
-            _check_alone(config)
+            if config != ClientConfig(read=config.read):
+                raise ArgumentError("--read asks no server and writes no file; give it alone")
             print(json.dumps(read(_bytes_of("--read", config.read)), indent=2))
             return 0
         made_by = {} if config.again is None else read(_bytes_of("--again", config.again))
@@ -162,19 +162,6 @@ def _run(arguments_: Sequence[str] | None) -> int:
     if kind != STDOUT:  # a name may be any bytes
         sys.stdout.buffer.write(os.fsencode(Path(str(config.out))) + b"\n")
     return 0
-
-
-def _check_alone(config: ClientConfig) -> None:
-    """ArgumentError if something stands beside --read, which would be ignored."""
-    given = [
-        each.name
-        for each in dataclasses.fields(config)
-        if each.name != "read" and getattr(config, each.name) != each.default
-    ]
-    if given:
-        raise ArgumentError(
-            f"--read asks no server and writes no file; leave out --{given[0].replace('_', '-')}"
-        )
 
 
 def _bytes_of(flag: str, path: Path) -> bytes:
