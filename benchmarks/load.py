@@ -119,19 +119,6 @@ class LoadConfig:
             if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
                 raise UsageError(f"{name}: seen {path}; allowed is a file in a folder that exists")
 
-    def read_body(self) -> bytes | None:
-        """What --body says, or None without one.
-
-        Raises:
-            UsageError: its file cannot be read.
-        """
-        if self.body is None or not self.body.startswith("@"):
-            return None if self.body is None else self.body.encode()
-        try:
-            return Path(self.body[1:]).read_bytes()
-        except OSError as error:
-            raise UsageError(f"body: cannot read {self.body[1:]}: {error.strerror}") from error
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
@@ -174,12 +161,11 @@ class Measurement:
     def __post_init__(self) -> None:
         config = self.config
         self.seed = secrets.randbits(32) if config.seed is None else config.seed
-        body = config.read_body()
-        self._asks = (
-            asks(sizes(config.work, config.grid_share, self.seed), 2**20 * self.seed)
-            if body is None
-            else itertools.repeat(Ask(body))
-        )
+        if config.body is None:
+            images = sizes(config.work, config.grid_share, self.seed)
+            self._asks = asks(images, 2**20 * self.seed)
+        else:
+            self._asks = itertools.repeat(Ask(_body(config.body)))
         self._limits = Limits(config.connections, config.timeout_s)
 
     @property
@@ -264,6 +250,15 @@ class Measurement:
         else:
             offsets = poisson(rate_per_s, duration_s, [self.seed, number])
         return run(self.to, offsets, duration_s, self._asks, self._limits)
+
+
+def _body(given: str) -> bytes:
+    if not given.startswith("@"):
+        return given.encode()
+    try:
+        return Path(given[1:]).read_bytes()
+    except OSError as error:
+        raise UsageError(f"body: cannot read {given[1:]}: {error.strerror}") from error
 
 
 def _show(point: Point) -> None:
