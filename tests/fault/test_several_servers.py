@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import gevent
@@ -48,7 +48,8 @@ def test_no_request_is_lost_and_the_last_server_goes_on(server: Server, tmp_path
 
         def kill() -> None:
             for process in [*launchers[0].children(recursive=True), launchers[0]]:
-                process.kill()
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
 
         # Greenlets, as the engine's are. Java is stopped as an init system would.
         killing = gevent.spawn_later(SECONDS / 3, kill)
