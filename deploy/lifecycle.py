@@ -127,9 +127,12 @@ def _name_for_sockets(temporary: Path) -> Path:
     """
     if len(os.fsencode(temporary / ".ts.sock.65535")) <= SOCKET_PATH_BYTES:
         return temporary
-    for link in Path("/tmp").glob("dcgan-*/tmp"):
-        if link.is_symlink() and link.readlink() == temporary:  # of an earlier start
-            shutil.rmtree(link.parent, ignore_errors=True)
+    for folder in Path("/tmp").glob("dcgan-*"):
+        link = folder / "tmp"
+        with contextlib.suppress(PermissionError):  # of another user's
+            # Of an earlier start, or to what is gone.
+            if link.is_symlink() and (link.readlink() == temporary or not link.exists()):
+                shutil.rmtree(folder, ignore_errors=True)
     link = Path(tempfile.mkdtemp(prefix="dcgan-", dir="/tmp")) / "tmp"
     link.symlink_to(temporary)
     return link
