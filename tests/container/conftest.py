@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from deploy.server import Ports
+from deploy.server import HOST, Ports
 from tests.support import live
-from tests.support.stack import ALICE, BOB, ENGINE, PROJECT, Stack, build_all, missing
+from tests.support.proxies import KEYS
+from tests.support.stack import ENGINE, PROJECT, Stack, build_all, missing
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +20,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("stack")
     (folder / "containers.conf").write_text(ENGINE)
-    secrets = folder / "secrets"
+    secrets, state = folder / "secrets", folder / "state"
     secrets.mkdir()
-    (secrets / "api_keys").write_text(f"alice {ALICE}\nbob {BOB}\n")
+    state.mkdir()
+    (secrets / "api_keys").write_text(KEYS)
     folder.chmod(0o755)
     build_all(folder / "build.log")
     port = Ports.free().inference
@@ -29,7 +31,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         **os.environ, "CONTAINERS_CONF": str(folder / "containers.conf"),
         "DCGAN_PORT": str(port), "DCGAN_SECRETS": str(secrets),
     }  # fmt: skip
-    made = Stack(folder, port, environment)
+    # Its metrics port is not published.
+    made = Stack(f"https://{HOST}:{port}", "", folder, environment)
 
     def certificate() -> str:
         found = made.inside("proxy", "cat", "/var/lib/dcgan-proxy/tls.crt", check=False)
@@ -38,7 +41,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     try:
         # Grafana's image is on a registry only; its files are checked in tests/packaging.
         made.compose("up", "-d", "torchserve", "proxy", "prometheus")
-        (folder / "tls.crt").write_text(live.wait(certificate, 30))
+        (state / "tls.crt").write_text(live.wait(certificate, 30))
         made.wait_until_ready()
         yield made
     finally:

@@ -20,16 +20,11 @@ from PIL import Image
 from deploy.server import HOST, ROOT
 from tests.support import live
 from tests.support.gallery_browser import chromium, needs_chromium
-from tests.support.proxies import NEEDS_NGINX
-from tests.support.stack import ALICE, BOB, Stack
+from tests.support.proxies import ALICE, BOB, NEEDS_NGINX, check_problem
+from tests.support.stack import Stack
 from tests.support.visitors import between, look_at_a_page
 
 SERVICES = ["torchserve", "proxy", "prometheus"]
-
-
-def problem(reply: requests.Response) -> tuple[int, str]:
-    assert reply.headers["content-type"] == "application/problem+json", reply.text
-    return reply.status_code, str(reply.json()["type"]).removeprefix("urn:dcgan:problem:")
 
 
 def test_a_picture_for_a_key_and_for_nobody_else(stack: Stack) -> None:
@@ -37,19 +32,19 @@ def test_a_picture_for_a_key_and_for_nobody_else(stack: Stack) -> None:
     assert (reply.status_code, reply.headers["content-type"]) == (200, "image/png")
     assert np.asarray(Image.open(io.BytesIO(reply.content))).std() > 10
     assert stack.predict(BOB, seed=1, num_images=4).content == reply.content
-    assert problem(stack.predict("", seed=1)) == (401, "unauthorized")
-    assert problem(stack.predict(ALICE[:-1], seed=1)) == (401, "unauthorized")
+    for key in ("", ALICE[:-1]):
+        check_problem(stack.predict(key, seed=1), 401, "unauthorized")
 
 
 def test_no_page_of_another_origin_may_call_unless_it_is_named(stack: Stack) -> None:
     asked = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
-    reply = stack.call("OPTIONS", "/predictions/dcgan", key="", headers=asked)
-    assert problem(reply) == (401, "unauthorized")
+    reply = stack.call("OPTIONS", "/predictions/dcgan", headers=asked)
+    check_problem(reply, 401, "unauthorized")
     assert "access-control-allow-origin" not in reply.headers
 
 
 def test_the_gallery_is_served(stack: Stack) -> None:
-    reply = stack.call("GET", "/gallery/", key="")
+    reply = stack.call("GET", "/gallery/")
     assert (reply.status_code, reply.headers["content-type"]) == (200, "text/html")
 
 
@@ -57,19 +52,17 @@ def test_the_gallery_is_served(stack: Stack) -> None:
 @needs_chromium
 def test_a_page_of_pictures_for_everybody(stack: Stack, tmp_path: Path) -> None:
     """By the server with a key that docs/operations/containers.md puts before the proxy."""
-    certificate = str(stack.folder / "tls.crt")
     ids = (f"asked-after-{i}" for i in itertools.count())
 
     def logged() -> int:
         """Chromium's requests: those that were answered before another one, which is there."""
         last = next(ids)
-        stack.call("GET", "/seed/1.png", headers={"X-API-Key": ALICE, "X-Request-Id": last})
+        stack.call("GET", "/seed/1.png", ALICE, headers={"X-Request-Id": last})
         text = live.wait(lambda: log if last in (log := stack.logs("proxy")) else "", 30)
         return text.count("HeadlessChrome")
 
-    url = f"https://{HOST}:{stack.port}"
-    with chromium() as browser, between(tmp_path, url, certificate, ALICE) as page_url:
-        look_at_a_page(browser, page_url, stack.predict, logged)
+    with chromium() as browser, between(tmp_path, stack) as url:
+        look_at_a_page(browser, url, stack, logged)
         assert logged() > 0
 
 
@@ -187,7 +180,7 @@ next(p for p in java.children() if "model_service_worker" in str(p.cmdline())).k
 """
     stack.python(code)
     assert health(stack, "torchserve") == "unhealthy"
-    live.wait(lambda: stack.call("GET", "/healthz", key="").status_code == 503, 30)
+    live.wait(lambda: stack.call("GET", "/healthz").status_code == 503, 30)
     stack.wait_until_ready()
     assert stack.predict(seed=1).status_code == 200
     assert health(stack, "torchserve") == ""

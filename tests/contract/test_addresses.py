@@ -250,8 +250,8 @@ def test_a_flood_of_addresses_beside_posts(server: Server, tmp_path: Path, count
 @NEEDS_NGINX
 @needs_chromium
 def test_a_page_of_pictures_for_everybody(proxy: Proxy, browser: Browser, tmp_path: Path) -> None:
-    with between(tmp_path, proxy.url, proxy.certificate, ALICE) as url:
-        look_at_a_page(browser, url, proxy.predict, lambda: len(proxy.log()))
+    with between(tmp_path, proxy) as url:
+        look_at_a_page(browser, url, proxy, lambda: len(proxy.log()))
         for method, path, code in (
             ("POST", "/seed/1.png", 403),
             ("GET", "/random.png", 404),

@@ -21,10 +21,10 @@ from typing import Any
 
 import requests
 
-from deploy.server import HOST, ROOT
+from deploy.server import ROOT
 from tests.support import live
+from tests.support.proxies import Proxy
 
-ALICE, BOB = "alice-0123456789abcdef0123456789", "bob-0123456789abcdef0123456789"
 PROJECT = "dcgantest"
 HERE = ROOT / "tests" / "container"
 FILES = ["-f", str(ROOT / "docker-compose.yml"), "-f", str(HERE / "compose.test.yml")]
@@ -42,16 +42,12 @@ runtime = "runc"
 
 
 @dataclass(frozen=True)
-class Stack:
-    """Services of the running stack, by their names in docker-compose.yml."""
-
-    folder: Path
-    port: int
-    environment: dict[str, str]
+class Stack(Proxy):
+    """The running proxy and what is behind it; services by their names in docker-compose.yml."""
 
     def podman(self, *arguments: str, check: bool = True, given: str = "") -> str:
         """Run podman; gives what it printed on stdout, and fails with what it printed elsewhere."""
-        how = {"env": self.environment, "input": given, "text": True, "timeout": 120}
+        how = {"env": self.variables, "input": given, "text": True, "timeout": 120}
         done = subprocess.run(["podman", *arguments], capture_output=True, **how)  # type: ignore[call-overload]
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout
@@ -59,7 +55,7 @@ class Stack:
     def compose(self, *arguments: str) -> None:
         command = ["podman-compose", "-p", PROJECT, *FILES, *arguments]
         with (self.folder / "compose.log").open("ab") as log:
-            how = {"env": self.environment, "stdout": log, "stderr": log, "timeout": 300}
+            how = {"env": self.variables, "stdout": log, "stderr": log, "timeout": 300}
             subprocess.run(command, cwd=ROOT, check=True, **how)  # type: ignore[call-overload]
 
     def container(self, service: str) -> str:
@@ -83,23 +79,15 @@ class Stack:
     def logs(self, service: str) -> str:
         command = ["podman", "logs", self.container(service)]
         return subprocess.check_output(
-            command, env=self.environment, stderr=subprocess.STDOUT, text=True
+            command, env=self.variables, stderr=subprocess.STDOUT, text=True
         )
-
-    def call(self, method: str, path: str, key: str = ALICE, **options: Any) -> requests.Response:
-        options = {"headers": {"X-API-Key": key} if key else {}, "timeout": 60, **options}
-        options["verify"] = str(self.folder / "tls.crt")
-        return requests.request(method, f"https://{HOST}:{self.port}{path}", **options)
-
-    def predict(self, key: str = ALICE, **fields: Any) -> requests.Response:
-        return self.call("POST", "/predictions/dcgan", key, json=fields)
 
     def wait_until_ready(self) -> None:
         live.wait(self._is_ready, 180)
 
     def _is_ready(self) -> bool:
         with contextlib.suppress(requests.RequestException):
-            return self.call("GET", "/healthz", key="").ok
+            return self.call("GET", "/healthz").ok
         return False
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import requests
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Response
 
 from deploy.server import HOST, ROOT, Ports
 from handler.address import seed_of
 from tests.support import live
+from tests.support.proxies import ALICE, Proxy
 
 # Of each <img> what it shows: an animation's first frame.
 _PIXELS = """all => all.map((one) => {
@@ -32,14 +32,14 @@ _PIXELS = """all => all.map((one) => {
 
 
 @contextlib.contextmanager
-def between(folder: Path, proxy_url: str, certificate: str, key: str) -> Iterator[str]:
+def between(folder: Path, proxy: Proxy) -> Iterator[str]:
     """nginx with the block of the document, for the length of a ``with`` block; gives its URL."""
     text = (ROOT / "docs/operations/containers.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```nginx\n(.*?)```", text, re.DOTALL)
     port = Ports.free().inference
     for shown, real in (
-        ("listen 80;", f"listen {HOST}:{port};"), ("https://127.0.0.1:8443", proxy_url),
-        ("/etc/nginx/dcgan.crt", certificate), ("X-API-Key KEY;", f"X-API-Key {key};"),
+        ("listen 80;", f"listen {HOST}:{port};"), ("https://127.0.0.1:8443", proxy.url),
+        ("/etc/nginx/dcgan.crt", proxy.certificate), ("X-API-Key KEY;", f"X-API-Key {ALICE};"),
     ):  # fmt: skip
         assert shown in block
         block = block.replace(shown, real)
@@ -87,21 +87,15 @@ def visit(
     ]
 
 
-def look_at_a_page(
-    browser: Browser,
-    url: str,
-    predict: Callable[..., requests.Response],
-    logged: Callable[[], int],
-) -> None:
+def look_at_a_page(browser: Browser, url: str, proxy: Proxy, logged: Callable[[], int]) -> None:
     """Each <img> is the picture of the POST, size and pixels. The second visitor's come from the
     proxy's cache, and who comes again has them.
 
     Args:
         url: of ``between``.
-        predict: POSTs these fields to the proxy, with a key.
         logged: how many requests the proxy has answered.
     """
-    facts = predict(seed=1).headers
+    facts = proxy.predict(seed=1).headers
     weights, directions = (facts[f"X-{name}-SHA256"][:8] for name in ("Weights", "Directions"))
     walk = {"between": [1, 7, 42], "steps": 8}
     edited = {"seed": 42, "edit": {"direction-1": 1}, "padding": 8}
@@ -113,7 +107,8 @@ def look_at_a_page(
             for form in ("webp", "apng", "gif")
         },
     }
-    posted = [Image.open(io.BytesIO(predict(**fields).content)) for fields in pictures.values()]
+    replies = [proxy.predict(**fields) for fields in pictures.values()]
+    posted = [Image.open(io.BytesIO(reply.content)) for reply in replies]
     assert [one.size for one in posted] == [(80, 80)] + [(64, 64)] * 4
     first, second = browser.new_context(), browser.new_context()
     said, shown = visit(first, url, list(pictures))
