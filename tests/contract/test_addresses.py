@@ -51,14 +51,6 @@ def test_torchserve_answers_an_address_as_a_post(server: Server) -> None:
     assert head.headers["ETag"] == reply.headers["ETag"]
 
 
-def test_torchserve_answers_wrong_addresses_with_problems(server: Server) -> None:
-    for path, status in (("/v/00000000/seed/1.png", 404), ("/seed/x.png", 400), ("/a", 404)):
-        reply = direct(server, path)
-        assert (reply.status_code, reply.json()["status"]) == (status, status)
-    posted = requests.post(f"{server.predict_url}/1.0/seed/1.png", json={"seed": 2}, timeout=60)
-    assert posted.json()["type"] == "urn:dcgan:problem:conflicting-fields"
-
-
 @pytest.fixture
 def model() -> Iterator[Upstream]:
     """A handler with a stand-in network in the place of TorchServe."""

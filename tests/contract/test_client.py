@@ -34,13 +34,6 @@ def test_the_three_forms_agree(url: str) -> None:
     assert again.file == picture.file
 
 
-def test_a_problem(url: str) -> None:
-    with Client(url) as cats, pytest.raises(client.BadRequest) as caught:
-        cats.grid(sede=1)
-    assert caught.value.field == "sede"
-    assert "seed" in caught.value.detail
-
-
 def test_a_version_of_the_model(url: str) -> None:
     with Client(url) as cats:
         version = cats.grid().headers["X-Model-Version"]
@@ -97,11 +90,3 @@ def test_again_tells_of_other_directions(
         assert "other directions" in caplog.text
         caplog.clear()
     assert (tmp_path / "a.png").read_bytes() == picture.file
-
-
-def test_a_refusal_leaves_the_old_file(url: str, tmp_path: Path) -> None:
-    old = tmp_path / "grid.png"
-    old.write_bytes(b"old")
-    assert main(["--seed", "-1", "--url", url, "-o", str(old)]) == 1
-    assert old.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [old]

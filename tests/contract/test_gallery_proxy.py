@@ -177,21 +177,6 @@ def test_a_late_refusal_wipes_nothing(proxy: Proxy, visit: Visit) -> None:
 
 
 @needs_chromium
-def test_retry_after_is_honoured(server: Server, visit: Visit, tmp_path: Path) -> None:
-    with running(tmp_path / "slow", server.ports, RATE="1r/s", BURST="1") as slow:
-        page = visit("", slow.url + "/healthz", ignore_https_errors=True)
-        page.evaluate("key => sessionStorage.setItem('dcgan-api-key', key)", ALICE)
-        refused: list[int] = []
-        page.on("response", lambda reply: refused.append(reply.status))
-        page.goto(f"{slow.url}{PATH}#seed=1&count=2&keep=3,4")  # the model, grid, shelf, walk
-        expect(page.locator("#shelf img[src]")).to_have_count(2, timeout=15_000)
-        expect(page.locator("#walk-caption")).to_contain_text("Frame 1", timeout=15_000)
-        wait_for_tiles(page, 2)
-        assert 429 in refused
-        expect(page.locator(".problem:visible")).to_have_count(0)
-
-
-@needs_chromium
 def test_a_page_of_another_origin_reads_the_seed(
     proxy: Proxy, gallery_url: str, browser: Browser
 ) -> None:

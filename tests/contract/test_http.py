@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 
@@ -117,16 +116,3 @@ def test_json_is_read_whatever_its_content_type(
         assert send(server, start + json.dumps(GOOD).encode(), headers).content == right
         twice = send(server, start + b'{"seed": 1, "seed": 2}', headers)
         assert (twice.status_code, twice.json()["field"]) == (400, "seed")
-
-
-def test_form_fields_and_parts(server: Server, right: bytes) -> None:
-    assert requests.post(server.predict_url, data=GOOD, timeout=60).content == right
-    parts = {name: (None, str(value)) for name, value in GOOD.items()}
-    assert requests.post(server.predict_url, files=parts, timeout=60).content == right
-
-
-def test_a_body_longer_than_the_limit(server: Server) -> None:
-    """TorchServe's HTTP decoder answers without a body, and closes while the client still sends."""
-    padded = '{"seed": 1' + " " * 6_600_000 + "}"
-    with contextlib.suppress(requests.ConnectionError):
-        assert send(server, padded, {"Content-Type": JSON}).status_code == 413

@@ -1,6 +1,6 @@
 """Versions side by side in one TorchServe: a rollout, backends, workers; and the whole path to one.
 
-Same request, same image: alone or in any batch, on any worker, any backend, after another start.
+Same request, same image: alone or in any batch, on any worker, after another start.
 Bit by bit in float32 on a CPU; where ``precision: auto`` means short floats, to a few grey levels.
 """
 
@@ -34,11 +34,9 @@ OLD, NEW = "1.0", "2.0-rc.1"
 TINY = " --max-steps {} --batch-size 4 --image-size 32 --nz 4 --ngf 2 --ndf 2"
 EXACT = {"precision": "float32", "backend": "onnx"}
 FEW = {"handler": EXACT | {"limits": {"max_batch_images": 16}}}
-OTHER_BACKENDS = ("torchscript", "packed")
 CONFIGS: dict[str, dict[str, Any]] = {
     "exact": {"handler": EXACT},
     "workers": {"minWorkers": 2, "maxWorkers": 2, "batchSize": 8, "maxBatchDelay": 20} | FEW,
-    **{name: {"handler": EXACT | {"backend": name}} for name in OTHER_BACKENDS},
 }
 BODIES: list[dict[str, Any]] = [
     *({"seed": seed} for seed in range(16)),
@@ -295,13 +293,3 @@ def test_as_shipped_close_to_float32(both: Server) -> None:
     shipped, exact = (arrays(ask_together(both, v, format="npy")) for v in (OLD, "exact"))
     for ours, theirs in zip(shipped, exact, strict=True):
         assert_same(ours, theirs, precision, float32_levels=1)
-
-
-@pytest.mark.parametrize("backend", OTHER_BACKENDS)
-def test_backends_give_the_same_pixels_to_one_grey_level(both: Server, backend: str) -> None:
-    assert ask(both, backend).headers["x-backend"] == backend
-    replies = ask_together(both, backend, format="npy")
-    assert replies == ask_together(both, backend, format="npy")
-    exact = arrays(ask_together(both, "exact", format="npy"))
-    for ours, theirs in zip(arrays(replies), exact, strict=True):
-        assert_same(ours, theirs, "float32", float32_levels=1)
