@@ -139,12 +139,6 @@ def test_a_truncated_archive_ends_it_before_torchserve_starts(image: Image) -> N
     assert len(said.splitlines()) == 1
 
 
-def test_no_archive(image: Image) -> None:
-    (image.root / "model_store").mkdir()
-    assert image.run("deploy.entrypoint").wait(60) == 1
-    assert "error: model_store/dcgan.mar does not exist" in image.output.read_text()
-
-
 def has_launched(process: subprocess.Popen[bytes]) -> bool:
     """TorchServe: before, it asks a Java for its version."""
     with contextlib.suppress(psutil.Error):

@@ -51,16 +51,6 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         Server(tmp_path, live.STORE, ports).start()
 
 
-def test_make_serve_exits_1_with_the_reason() -> None:
-    with socket.create_server((HOST, 0)) as taken:
-        port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "deploy.serve", "start", "--inference", port]
-        done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=60)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert port in done.stderr or "make stop" in done.stderr
-
-
 ONNX = {"handler": {"backend": "onnx"}}
 GADGET = (  # CVE-2022-1471: YAML that asks SnakeYAML to make Java objects
     "minWorkers: 1\nmaxWorkers: 1\nhandler: !!javax.script.ScriptEngineManager "
