@@ -1,4 +1,4 @@
-"""A picture is an address: on TorchServe itself, and through the proxy with its cache."""
+"""A picture is an address: through the proxy with its cache."""
 
 from __future__ import annotations
 
@@ -25,30 +25,9 @@ from tests.support.proxies import ALICE, BOB, NEEDS_NGINX, Proxy, check_problem,
 from tests.support.upstreams import Upstream, nameserver, upstream
 from tests.support.visitors import between, look_at_a_page
 
+pytestmark = [NEEDS_NGINX]
+
 KEEP = "public, max-age=300"
-
-
-def direct(server: Server, path: str, method: str = "GET", **headers: str) -> requests.Response:
-    url = f"{server.predict_url}/1.0{path}"
-    return requests.request(method, url, headers=headers, timeout=60)
-
-
-def test_torchserve_answers_an_address_as_a_post(server: Server) -> None:
-    """Its path is decoded once, by TorchServe."""
-    reply = direct(server, "/name/%C3%A9%2F100%25%3F.json")
-    assert reply.status_code == 200, reply.text
-    fields = {"seed": address.seed_of("é/100%?"), "format": "json"}
-    assert reply.content == live.post(server, fields).content
-    assert "no-store" in reply.headers["Cache-Control"]  # of all that it sends
-    assert reply.headers["CDN-Cache-Control"] == KEEP
-    copy = direct(
-        server, "/name/%C3%A9%2F100%25%3F.json", **{"If-None-Match": reply.headers["ETag"]}
-    )
-    assert (copy.status_code, copy.content) == (304, b"")
-    assert copy.headers["ETag"] == reply.headers["ETag"]
-    head = direct(server, "/name/%C3%A9%2F100%25%3F.json", "HEAD")
-    assert (head.status_code, head.content) == (200, b"")
-    assert head.headers["ETag"] == reply.headers["ETag"]
 
 
 @pytest.fixture
@@ -82,7 +61,6 @@ def until(proxy: Proxy, path: str, found: str) -> requests.Response:
     return live.wait(asked, 30)
 
 
-@NEEDS_NGINX
 def test_the_proxy_answers_and_keeps(proxy: Proxy) -> None:
     path = "/seeds/1-6.png?columns=3&background=%23203040"
     fields = {"seed": 1, "num_images": 6, "columns": 3, "background": "#203040"}
@@ -112,7 +90,6 @@ def test_the_proxy_answers_and_keeps(proxy: Proxy) -> None:
     assert proxy.counted()["304 cache"] >= 1
 
 
-@NEEDS_NGINX
 def test_a_versioned_address_is_for_ever(proxy: Proxy, server: Server) -> None:
     described = requests.get(f"{server.describe_url}?customized=true", timeout=60).json()[0]
     served = described["customizedMetadata"]["model"]["weights_sha256"][:8]
@@ -131,7 +108,6 @@ def test_a_versioned_address_is_for_ever(proxy: Proxy, server: Server) -> None:
     assert wrong.headers["Cache-Control"] == "no-store"
 
 
-@NEEDS_NGINX
 def test_a_copy_is_good_though_the_proxy_has_none(cached: Proxy, model: Upstream) -> None:
     """And then it has one. TorchServe's own 304 has a length, which it must not: RFC 9110, 8.6."""
     tag = cached.call("GET", "/seed/1.png", ALICE).headers["ETag"]
@@ -144,7 +120,6 @@ def test_a_copy_is_good_though_the_proxy_has_none(cached: Proxy, model: Upstream
     assert len(model.seen) == 2
 
 
-@NEEDS_NGINX
 def test_every_example_of_the_description_is_a_picture(proxy: Proxy) -> None:
     for path, found in openapi.document()["paths"].items():
         if "get" not in found:
@@ -159,7 +134,6 @@ def test_every_example_of_the_description_is_a_picture(proxy: Proxy) -> None:
         assert (reply.status_code, reply.headers["Content-Type"]) == (200, "image/png"), filled
 
 
-@NEEDS_NGINX
 def test_random_pictures_are_not_kept(proxy: Proxy) -> None:
     replies = [proxy.call("GET", "/random.png", ALICE) for _ in range(2)]
     assert replies[0].content != replies[1].content
@@ -169,7 +143,6 @@ def test_random_pictures_are_not_kept(proxy: Proxy) -> None:
         assert status(reply) == ""
 
 
-@NEEDS_NGINX
 @pytest.mark.parametrize(
     ("method", "path", "code", "slug"),
     [
@@ -191,7 +164,6 @@ def test_wrong_addresses(proxy: Proxy, method: str, path: str, code: int, slug: 
             assert reply.headers["Allow"] == "GET, HEAD, OPTIONS"
 
 
-@NEEDS_NGINX
 def test_without_a_key_what_is_kept_is_not_given(cached: Proxy, model: Upstream) -> None:
     tag = cached.call("GET", "/seed/1.png", ALICE).headers["ETag"]
     for key in ("", "z" * 32):
@@ -201,7 +173,6 @@ def test_without_a_key_what_is_kept_is_not_given(cached: Proxy, model: Upstream)
     assert len(model.seen) == 1
 
 
-@NEEDS_NGINX
 @pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.long)])
 def test_a_flood_of_addresses_beside_posts(server: Server, tmp_path: Path, count: int) -> None:
     """19 of 20 repeat: each is drawn once, all count against their key's rate, another's go on."""
@@ -239,7 +210,6 @@ def test_a_flood_of_addresses_beside_posts(server: Server, tmp_path: Path, count
         }  # fmt: skip
 
 
-@NEEDS_NGINX
 @needs_chromium
 def test_a_page_of_pictures_for_everybody(proxy: Proxy, browser: Browser, tmp_path: Path) -> None:
     with between(tmp_path, proxy) as url:
@@ -252,7 +222,6 @@ def test_a_page_of_pictures_for_everybody(proxy: Proxy, browser: Browser, tmp_pa
             assert requests.request(method, url + path, timeout=30).status_code == code
 
 
-@NEEDS_NGINX
 def test_nothing_but_the_address_reaches_torchserve(cached: Proxy, model: Upstream) -> None:
     sent = {
         "X-Picture-Address": "/seed/2.png", "url_path": "seed/3.png", "describe": "True",
@@ -268,7 +237,6 @@ def test_nothing_but_the_address_reaches_torchserve(cached: Proxy, model: Upstre
     assert dict(headers)["X-Picture-Address"] == "/seed/1.png?padding=0"
 
 
-@NEEDS_NGINX
 def test_one_request_is_made_for_all_who_wait(cached: Proxy, model: Upstream) -> None:
     model.gate.clear()
     with ThreadPoolExecutor(8) as pool:
@@ -281,7 +249,6 @@ def test_one_request_is_made_for_all_who_wait(cached: Proxy, model: Upstream) ->
     assert len(model.seen) == 1
 
 
-@NEEDS_NGINX
 def test_what_is_kept_comes_while_the_worker_does_not(cached: Proxy, model: Upstream) -> None:
     first = cached.call("GET", "/seed/1.png", ALICE)
     for code in (500, 503):  # a worker that has died, and one that is not there yet
@@ -291,7 +258,6 @@ def test_what_is_kept_comes_while_the_worker_does_not(cached: Proxy, model: Upst
     assert cached.call("GET", "/seed/2.png", ALICE).status_code == 503
 
 
-@NEEDS_NGINX
 def test_what_is_kept_comes_while_the_server_has_no_name(
     model: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,11 +270,10 @@ def test_what_is_kept_comes_while_the_server_has_no_name(
             names.address = None
             reply = until(proxy, "/seed/1.png", "hit; detail=stale")
             assert (reply.status_code, reply.content) == (200, first.content)
-            seeds = itertools.count(
-                2
-            )  # each process of nginx has asked for the name at its own time
+            seeds = itertools.count(2)
 
             def refused() -> list[requests.Response]:
+                """By all processes of nginx: each has asked for the name at its own time."""
                 paths = ("/random.png", f"/seed/{next(seeds)}.png")
                 replies = [proxy.call("GET", path, ALICE) for path in paths]
                 return replies if not any(reply.ok for reply in replies) else []
@@ -319,7 +284,6 @@ def test_what_is_kept_comes_while_the_server_has_no_name(
             until(proxy, "/seed/1.png", "fwd=stale; fwd-status=304")
 
 
-@NEEDS_NGINX
 @pytest.mark.long
 def test_who_was_asked_for_least_recently_goes_first(model: Upstream, tmp_path: Path) -> None:
     """nginx looks at the size every 10 s."""
@@ -339,7 +303,6 @@ def test_who_was_asked_for_least_recently_goes_first(model: Upstream, tmp_path: 
         assert asked == ["hit", "fwd=uri-miss"]
 
 
-@NEEDS_NGINX
 def test_large_pictures_are_not_kept(cached: Proxy) -> None:
     path = "/seeds/1-256.npy"
     assert len(cached.call("GET", path, ALICE).content) > 10**6
