@@ -27,7 +27,6 @@ from tests.support.random_requests import RandomRequests, json_values
 JSON = "application/json"
 MEGABYTES = 6_000_000  # a little below max_request_size
 HEADER_LINES = "x\r\nX-Injected: 1"
-LONG = b'{"seed": 1}'.ljust(400)
 
 
 @dataclass(frozen=True)
@@ -57,37 +56,23 @@ def many(text: str) -> str:
     return ",".join([text] * (MEGABYTES // (len(text) + 1)))
 
 
-def nested(depth: int, start: str = "[", middle: str = "", end: str = "]") -> str:
-    return start * depth + middle + end * depth
-
-
 FORM, BYTES = typed("application/x-www-form-urlencoded"), typed("application/octet-stream")
 HOSTILE = [
     Hostile("invalid JSON", '{"seed": 1', 400, "invalid-json"),
-    Hostile("half a UTF-8 character", b'{"seed": "\xc3"}', 400, "invalid-json"),
     Hostile("a field twice", '{"seed": 1, "seed": 2}', 400, "invalid-json", "seed"),
-    Hostile("JSON as long as noise", LONG[:399] + b"\xff", 400, "invalid-json"),
-    Hostile("UTF-16 as long as noise", LONG.decode().encode("utf-16-le"), 400, "invalid-json"),
-    Hostile("noise of another type", b"\x9c" * 400, 400, "invalid-json", "", typed("image/png")),
     Hostile("a packed body", gzip.compress(b"{}"), 415, "unsupported-encoding",
             "Content-Encoding", (*typed(JSON), ("Content-Encoding", "gzip"))),
-    Hostile("float64 as noise", np.random.default_rng(0).standard_normal(100).tobytes(), 400,
-            "invalid-field", "", BYTES),
     *(Hostile(f"raw noise of {value}", np.full((200, 100), value, "<f4").tobytes(), 400,
               "invalid-field", "noise[0][0]", BYTES)
       for value in (np.nan, np.inf, -np.inf, 3e38, -100.1)),
     Hostile("JSON without a content type, as curl -d sends it", '{"seed": 1}', 400,
             "invalid-body", "", FORM),
-    Hostile("JSON as a form", '{"seed": 1, "seed": 2}&a=b', 400, "invalid-body", "", FORM),
-    Hostile("binary that is neither noise nor JSON", b"\0\1\2", 400, "invalid-body", "", BYTES),
-    Hostile("deep nesting as a field", f'{{"noise": {nested(50_000)}}}', 400, "invalid-json"),
-    Hostile("an integer of 5,000 digits", '{"seed": ' + "9" * 5000 + "}", 400, "invalid-json"),
     Hostile("an unknown media type", '{"seed": 1}', 406, "not-acceptable", "",
             (*typed(JSON), ("Accept", "image/avif"))),
     Hostile("more images than allowed", '{"num_images": 257}', 413, "too-large", "num_images"),
     Hostile("a reply beyond the limit",
             '{"num_images": 256, "columns": 256, "padding": 64}', 413, "too-large"),
-    # What else a field may not be is in tests/handler/test_request.py.
+    # What else a body and a field may not be is in tests/handler/test_wire.py and test_request.py.
     field("seed", HEADER_LINES), field("background", HEADER_LINES), field("format", HEADER_LINES),
     field("\u00fcn\u00efcode\r\n\u2603", 1, r"\xfcn\xefcode\r\n\u2603", kind="unknown-field"),
     Hostile("an error inside an instance", '{"instances": [{"seed": 1}, {"seed": -1}]}', 400,
@@ -98,8 +83,8 @@ HOSTILE = [
 ]  # fmt: skip
 
 BOMBS = [  # megabytes
-    Hostile("nested lists", nested(1_000_000), 400, "invalid-json"),
-    Hostile("nested objects", nested(1_000_000, '{"a":', "1", "}"), 400, "invalid-json"),
+    Hostile("nested lists", "[" * 10**6 + "]" * 10**6, 400, "invalid-json"),
+    Hostile("nested objects", '{"a":' * 10**6 + "1" + "}" * 10**6, 400, "invalid-json"),
     Hostile("nested lists without an end", "[" * MEGABYTES, 400, "invalid-json"),
     Hostile("a number of 6,000,000 digits", f'{{"seed": {"9" * MEGABYTES}}}', 400, "invalid-json"),
     Hostile("a fraction of 6,000,000 digits", f'{{"seed": 0.{"9" * MEGABYTES}}}', 400,
@@ -139,11 +124,6 @@ def right(server: Server) -> list[bytes]:
     return [reply.content for reply in replies]
 
 
-def send(server: Server, body: bytes | str, headers: dict[str, str]) -> requests.Response:
-    data = body.encode() if isinstance(body, str) else body
-    return requests.post(server.predict_url, data=data, headers=headers, timeout=60)
-
-
 def among_good_ones(server: Server, right: list[bytes], **asked: Any) -> requests.Response:
     """The reply to one request that is sent together with the good ones, which are checked."""
     with ThreadPoolExecutor(len(GOOD) + 1) as pool:
@@ -169,8 +149,7 @@ def test_a_hostile_request_gets_its_problem_and_harms_no_other(
     server: Server, right: list[bytes], unharmed: psutil.Process, hostile: Hostile
 ) -> None:
     held = unharmed.memory_info().rss
-    body = hostile.body.encode() if isinstance(hostile.body, str) else hostile.body
-    reply = among_good_ones(server, right, data=body, headers=dict(hostile.headers))
+    reply = among_good_ones(server, right, data=hostile.body, headers=dict(hostile.headers))
     assert reply.status_code == hostile.status
     assert reply.headers["content-type"].startswith("application/problem+json")
     problem: dict[str, Any] = reply.json()
@@ -189,7 +168,7 @@ def test_a_hostile_request_gets_its_problem_and_harms_no_other(
 RANDOM = RandomRequests(nz=100, most=4)
 TEXTS = (json_values | RANDOM.doubtful).map(json.dumps).map(str.encode)
 MEDIA = (JSON, "application/octet-stream", "text/plain", "application/x-www-form-urlencoded",
-         "multipart/form-data; boundary=b", "a/b", "")  # fmt: skip
+         "multipart/form-data; boundary=b", "a/b")  # fmt: skip
 
 
 def with_another_byte(text: bytes, place: int, byte: int) -> bytes:
@@ -207,7 +186,7 @@ NONSENSE = st.tuples(
         st.binary(max_size=401), TEXTS, TEXTS.map(form_of), TEXTS.map(b"seed=".__add__),
         st.builds(with_another_byte, TEXTS, st.integers(0, 9999), st.integers(0, 255)),
     ),
-    st.sampled_from(MEDIA),
+    st.sampled_from(((), *map(typed, MEDIA))),
 )  # fmt: skip
 
 
@@ -217,9 +196,8 @@ def test_any_mix_of_requests(server: Server, examples: int) -> None:
     def ask(item: Any) -> requests.Response:
         if isinstance(item, dict):
             return live.post(server, item)
-        if isinstance(item, Hostile):
-            return send(server, item.body, dict(item.headers))
-        return send(server, item[0], {"Content-Type": item[1]} if item[1] else {})
+        body, headers = (item.body, item.headers) if isinstance(item, Hostile) else item
+        return requests.post(server.predict_url, data=body, headers=dict(headers), timeout=60)
 
     @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
     @given(
@@ -239,14 +217,6 @@ def test_any_mix_of_requests(server: Server, examples: int) -> None:
                 assert "ErrorDataDecoderException" in reply.text
 
     check()
-
-
-def test_an_all_bad_batch(server: Server, unharmed: psutil.Process) -> None:
-    bodies = [{"seed": -1 - i} for i in range(24)]
-    with ThreadPoolExecutor(24) as pool:
-        replies = list(pool.map(lambda body: live.post(server, body), bodies))
-    assert [reply.json()["seen"] for reply in replies] == [str(-1 - i) for i in range(24)]
-    assert unharmed.is_running()
 
 
 @pytest.mark.usefixtures("unharmed")
