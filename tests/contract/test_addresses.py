@@ -91,8 +91,7 @@ def test_the_proxy_answers_and_keeps(proxy: Proxy) -> None:
 
 
 def test_a_versioned_address_is_for_ever(proxy: Proxy, server: Server) -> None:
-    described = requests.get(f"{server.describe_url}?customized=true", timeout=60).json()[0]
-    served = described["customizedMetadata"]["model"]["weights_sha256"][:8]
+    served = live.described(server)["model"]["weights_sha256"][:8]
     reply = proxy.call("GET", f"/v/{served}/seed/8.png", ALICE)
     assert reply.content == proxy.predict(seed=8).content
     assert reply.headers["Cache-Control"] == "public, max-age=31536000, immutable"

@@ -84,8 +84,7 @@ def copied(page: Page, button: str) -> bytes:
 
 def test_each_direction_has_a_slider(visit: Visit, server: Server) -> None:
     """Those of the archive that is served; and what they changed is what is copied."""
-    (described,) = requests.get(f"{server.describe_url}?customized=true", timeout=30).json()
-    told = described["customizedMetadata"]["directions"]
+    told = live.described(server)["directions"]
     first, *_, last = told
     page = visit(
         f"#seed=1&count=2&keep=7,8&a=7&view=mix&edit={first}~1.5", permissions=CLIPBOARD, tiles=2

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
-import requests
 
 from deploy.server import Ports, Server
 from tests.support import live
@@ -31,14 +29,8 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield made
 
 
-def limits(server: Server) -> dict[str, Any]:
-    reply = requests.get(server.describe_url, params={"customized": "true"}, timeout=30)
-    told: dict[str, Any] = reply.json()[0]["customizedMetadata"]["limits"]
-    return told
-
-
 def test_a_batch_that_would_take_too_long_is_cut(slow: Server) -> None:
-    told = limits(slow)
+    told = live.described(slow)["limits"]
     assert told["max_batch_seconds"] == TIMEOUT_S / 2
     assert told["max_images"] < 0.5 * TIMEOUT_S / 2 / 0.02 + 1  # half of that time
     most = {"seed": 1, "num_images": 30}

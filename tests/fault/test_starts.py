@@ -141,9 +141,7 @@ def test_a_worker_without_the_gpu_that_it_is_given(tmp_path: Path) -> None:
 
     with started(server):
         live.wait(lambda: answers() and re.search(refusal, server.log.read_text(encoding="utf-8")))
-        url = f"{server.describe_url}?customized=true"
-        (described,) = requests.get(url, timeout=30).json()
-    told = described["customizedMetadata"]
+        told = live.described(server)
     assert (told["backend"], told["device"]) == ("onnx", "cpu")
     assert "was given GPU 0" in told["warnings"]["fallback"]
 
@@ -322,8 +320,7 @@ def test_secrets_stay_out_of_the_worker(odd: Server) -> None:
 
 def test_the_limits_of_the_handler_are_those_of_torchserves_settings(odd: Server) -> None:
     worker = live.worker(odd)
-    (described,) = requests.get(odd.describe_url, {"customized": "true"}, timeout=30).json()
-    limits = described["customizedMetadata"]["limits"]
+    limits = live.described(odd)["limits"]
     assert (limits["max_reply_bytes"], limits["max_body_bytes"]) == (50_000, 7_000_000)
     most = limits["max_images"]
     for form in ("png", "json", "npy"):

@@ -127,6 +127,13 @@ def post(server: Server, body: Any, timeout_s: float = 60) -> requests.Response:
     return requests.post(server.predict_url, json=body, timeout=timeout_s)
 
 
+def described(server: Server) -> dict[str, Any]:
+    """What the model says of itself: its limits, weights, directions, backend."""
+    (version,) = requests.get(f"{server.describe_url}?customized=true", timeout=30).json()
+    facts: dict[str, Any] = version["customizedMetadata"]
+    return facts
+
+
 def worker(server: Server) -> psutil.Process:
     """The only worker, as TorchServe tells it."""
     (described,) = requests.get(server.describe_url, timeout=30).json()
