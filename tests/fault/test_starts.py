@@ -13,7 +13,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -249,20 +249,15 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(folder / "server", store, Ports.free(), settings=SIZES, environment=variables)
     leftovers(server, folder)
     bind = ["mount", "--bind", "-o", "ro", str(store), str(store)]
-    mounted = subprocess.run(bind, capture_output=True, check=False).returncode == 0
-    try:
+    with ExitStack() as life:
+        if subprocess.run(bind, capture_output=True, check=False).returncode == 0:
+            life.callback(subprocess.run, ["umount", "--lazy", str(store)], check=True)
         with pytest.MonkeyPatch.context() as patch:
             patch.delenv("JAVA_HOME", raising=False)
             patch.setenv("PATH", environment["PATH"])
-            process = server.start()
-        try:
-            server.wait_until_ready(process, 120)
-            yield server
-        finally:
-            stop(process.pid)
-    finally:
-        if mounted:
-            subprocess.run(["umount", "--lazy", str(store)], check=True)
+            process = life.enter_context(started(server))
+        server.wait_until_ready(process, 120)
+        yield server
 
 
 def test_the_archives_own_code_wins_over_pythonpath(odd: Server) -> None:
