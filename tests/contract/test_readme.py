@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from deploy.server import ROOT, Server
-from tests.support.documents import commands, run
+from tests.support.documents import at, commands, run
 from tests.support.pixels import assert_same, precision_of
 
 README, API = "README.md", "docs/api.md"
@@ -37,15 +37,6 @@ def test_make_targets_exist(command: str) -> None:
     assert run(command.split("#")[0].replace("make", "make --dry-run"))
 
 
-def at(server: Server, command: str) -> str:
-    """The command, sent to the tests' server instead of the default ports."""
-    command = command.replace("127.0.0.1:8080", f"127.0.0.1:{server.ports.inference}")
-    command = command.replace("127.0.0.1:8081", f"127.0.0.1:{server.ports.management}")
-    if "-m client" in command and "--read" not in command:
-        command += f" --url http://127.0.0.1:{server.ports.inference}"
-    return command
-
-
 def test_the_walk(tmp_path: Path) -> None:
     (command,) = commands(README, "-m training walk")
     run(f"{command} --out {tmp_path}/walk.png")
@@ -54,14 +45,13 @@ def test_the_walk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", commands(API))
 def test_each_command_of_the_api_page(server: Server, tmp_path: Path, command: str) -> None:
-    said = run(
-        at(server, command) if "client" in command else f"cd {tmp_path} && " + at(server, command)
-    )
+    here = at(server.ports, command)
+    said = run(here if "client" in command else f"cd {tmp_path} && {here}")
     for path in tmp_path.iterdir():
         documented = ROOT / "docs" / "api" / path.name
         if documented.exists():
             ours, shown = (np.asarray(Image.open(file)) for file in (path, documented))
-            assert_same(ours, shown, precision_of(server), float32_levels=1)
+            assert_same(ours, shown, precision_of(server))
     if "sede" in command:
         shown_problem = re.findall(
             r"```json\n(.*?)```", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.DOTALL

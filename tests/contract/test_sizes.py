@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploy.server import HOST, Ports
+from deploy.server import Ports
 from export.__main__ import main as export
 from tests.support import checkouts
 from tests.support.checkouts import command, flags, said
-from tests.support.documents import commands, run
+from tests.support.documents import at, commands, run
 from tests.support.tiny_runs import shorten
 from training.__main__ import main as train
 
@@ -48,12 +48,9 @@ def test_the_first_requests(
         run(f"cd {checkout} && {curl}")  # as it is printed
         assert _pixels(checkout / "grid.png") >= 16 * size**2
         for asked in (*commands(README, "curl"), *commands(README, "-m client")):
-            here = asked.replace("127.0.0.1:8080", f"{HOST}:{ports.inference}")
-            here = here.replace("127.0.0.1:8081", f"{HOST}:{ports.management}")
+            here = at(ports, asked)
             for name in ("grid.png", "walk.gif", "mix.png"):
                 here = here.replace(name, str(tmp_path / name))
-            if "-m client" in here and "--read" not in here:
-                here += f" --url http://{HOST}:{ports.inference}"
             run(here)
         with Image.open(tmp_path / "walk.gif") as walk:
             assert (walk.size, walk.n_frames) == ((size, size), 12)

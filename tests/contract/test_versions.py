@@ -292,4 +292,4 @@ def test_as_shipped_close_to_float32(both: Server) -> None:
     precision = ask(both, OLD).headers["x-precision"]
     shipped, exact = (arrays(ask_together(both, v, format="npy")) for v in (OLD, "exact"))
     for ours, theirs in zip(shipped, exact, strict=True):
-        assert_same(ours, theirs, precision, float32_levels=1)
+        assert_same(ours, theirs, precision)

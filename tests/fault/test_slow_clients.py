@@ -19,9 +19,8 @@ LINES = (f"Content-Type: {live.JSON}", f"Content-Length: {len(BODY)}")
 
 def connect(server: Server) -> socket.socket:
     opened = socket.socket()
-    opened.setsockopt(
-        socket.SOL_SOCKET, socket.SO_RCVBUF, 4096
-    )  # before it connects, or it is large
+    # Before it connects, or it is large.
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     opened.settimeout(30)
     opened.connect((HOST, server.ports.inference))
     return opened

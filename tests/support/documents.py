@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 
-from deploy.server import ROOT
+from deploy.server import HOST, ROOT, Ports
 
 
 def commands(document: str, part: str = "") -> list[str]:
@@ -17,6 +17,16 @@ def commands(document: str, part: str = "") -> list[str]:
     found = [line for line in lines if part in line]
     assert found, f"{document} shows no command with {part!r}"
     return found
+
+
+def at(ports: Ports, command: str) -> str:
+    """The command, sent there instead of to the default ports."""
+    usual = Ports()
+    command = command.replace(f"{HOST}:{usual.inference}", f"{HOST}:{ports.inference}")
+    command = command.replace(f"{HOST}:{usual.management}", f"{HOST}:{ports.management}")
+    if "-m client" in command and "--read" not in command:
+        command += f" --url http://{HOST}:{ports.inference}"
+    return command
 
 
 def run(command: str) -> str:

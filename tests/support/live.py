@@ -1,4 +1,4 @@
-"""What the fault tests share: archives with changes, raw sockets, and what a server is made of."""
+"""A live server in the tests: archives with changes, raw sockets, and what a server is made of."""
 
 from __future__ import annotations
 
@@ -180,11 +180,11 @@ class Answer:
     body: bytes
 
 
-def talk(server: Server, sent: bytes, replies: int = 1, timeout_s: float = 30) -> list[Answer]:
+def talk(server: Server, sent: bytes, replies: int = 1) -> list[Answer]:
     """Send bytes on one connection; the replies until there are so many and a moment more, or
     until the server closes. Fewer than asked for mean that it closed, or was silent for long."""
     received = b""
-    with socket.create_connection((HOST, server.ports.inference), timeout_s) as opened:
+    with socket.create_connection((HOST, server.ports.inference), 30) as opened:
         with contextlib.suppress(OSError):  # refused in mid-request: what came before counts
             opened.sendall(sent)
         with contextlib.suppress(OSError):
@@ -213,8 +213,7 @@ def answers(received: bytes) -> list[Answer]:
     return found
 
 
-def head(server: Server, *lines: str, target: str = "", method: str = "POST") -> bytes:
-    """The head of a request, its empty line included; lines in Latin-1."""
-    target = target or f"/predictions/{server.model}"
-    first = (f"{method} {target} HTTP/1.1", f"Host: {HOST}:{server.ports.inference}")
+def head(server: Server, *lines: str, target: str = "/predictions/dcgan") -> bytes:
+    """The head of a POST, its empty line included; lines in Latin-1."""
+    first = (f"POST {target} HTTP/1.1", f"Host: {HOST}:{server.ports.inference}")
     return "".join(f"{line}\r\n" for line in (*first, *lines, "")).encode("latin-1")
