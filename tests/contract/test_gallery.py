@@ -20,6 +20,7 @@ from tests.support.gallery_browser import (
     draw,
     gallery,
     needs_chromium,
+    post,
     saved,
     shows,
     sources,
@@ -133,7 +134,7 @@ def test_arithmetic(visit: Visit, server: Server) -> None:
     assert sources(page, "#mean-a") == [mean]
     name, png = saved(page, "#mix-download")
     assert name == "dcgan-mix.png"
-    assert png == requests.post(server.predict_url, json={"mix": terms}, timeout=30).content
+    assert png == post(server, mix=terms)
     assert read(png)["request"]["mix"] == terms
     page.get_by_label("Seed 4 in B").click()  # a term may be left out
     expect(page.locator("#mix-formula")).to_have_text("mean(1, 2, 3) + mean(2, 5)")
@@ -154,10 +155,7 @@ def test_the_file_is_the_servers_own_and_so_is_that_of_curl(
     )
     name, png = saved(page, "#draw-download")
     assert name == "dcgan-seed-20-6.png"
-    direct = requests.post(
-        server.predict_url, json={"seed": 20, "num_images": 6, "columns": 3}, timeout=30
-    )
-    assert png == direct.content
+    assert png == post(server, seed=20, num_images=6, columns=3)
     assert b"tEXtdcgan\0" in png
     assert read(png)["request"]["seed"] == 20
     page.click("#draw-curl")
@@ -187,7 +185,7 @@ def test_one_picture_is_shown_larger(visit: Visit, server: Server) -> None:
     assert '{"seed":9}' in page.evaluate("navigator.clipboard.readText()")
     name, png = saved(page, "#view-download")
     assert name == "dcgan-seed-9.png"
-    assert png == requests.post(server.predict_url, json={"seed": 9}, timeout=30).content
+    assert png == post(server, seed=9)
     page.click("#view-keep")
     expect(page.locator("#view-keep")).to_have_attribute("aria-pressed", "true")
     for key, seed in (("ArrowRight", 10), ("ArrowRight", 5), ("ArrowLeft", 10), ("Home", 5),

@@ -6,7 +6,6 @@ import base64
 import io
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
@@ -21,6 +20,7 @@ from tests.support.gallery_browser import (
     Visit,
     ask,
     needs_chromium,
+    post,
     saved,
     shows,
     sources,
@@ -34,10 +34,6 @@ CLIPBOARD = ["clipboard-read", "clipboard-write"]
 
 def violations(page: Page) -> list[str]:
     return [item["id"] for item in Axe().run(page).response["violations"]]
-
-
-def post(server: Server, **fields: Any) -> bytes:
-    return requests.post(server.predict_url, json=fields, timeout=60).content
 
 
 def test_truncation_changes_every_picture_by_keyboard(visit: Visit, server: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,11 +47,16 @@ def gallery(ports: Ports) -> Iterator[str]:
         yield f"http://{HOST}:{site.port}{PATH}"
 
 
+def post(server: Server, **fields: Any) -> bytes:
+    """The server's own reply."""
+    reply = requests.post(server.predict_url, json=fields, timeout=60)
+    reply.raise_for_status()
+    return reply.content
+
+
 def ask(server: Server, **fields: Any) -> list[str]:
     """The server's own pictures, base64."""
-    reply = requests.post(server.predict_url, json={**fields, "format": "json"}, timeout=30)
-    reply.raise_for_status()
-    images: list[str] = reply.json()["images"]
+    images: list[str] = json.loads(post(server, **fields, format="json"))["images"]
     return images
 
 
