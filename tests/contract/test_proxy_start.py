@@ -184,22 +184,20 @@ def open_folder() -> Iterator[Path]:
 def test_secrets_that_cannot_be_seen_stop_the_start(open_folder: Path, what: str) -> None:
     """They are not replaced by keys and a certificate that the proxy makes itself."""
     as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    if os.geteuid() == 0:
-        if shutil.which("setpriv") is None:
-            pytest.skip("root sees every folder, and there is no setpriv to be somebody else")
-    else:
+    if os.geteuid() != 0:
         as_nobody = []
-    above = open_folder / "above"
+    elif shutil.which("setpriv") is None:
+        pytest.skip("root sees every folder, and there is no setpriv to be somebody else")
+    above, state = open_folder / "above", open_folder / "state"
     above.mkdir()
-    variables = environment(above, Ports())
-    secrets, state = above / "secrets", above / "state"
-    (secrets / "api_keys").write_text(f"alice {GOOD}\n")
+    state.mkdir()
     state.chmod(0o777)
+    variables = environment(above, Ports(), STATE=str(state), RUN=f"{state}/run")
+    secrets = above / "secrets"
+    (secrets / "api_keys").write_text(f"alice {GOOD}\n")
     shut, said = secrets, "secrets cannot be entered by user"
     if what == "the folder above":
-        moved = open_folder / "state"
-        state.rename(moved)
-        variables["STATE"], shut, said = str(moved), above, "above cannot be entered by user"
+        shut, said = above, "above cannot be entered by user"
     elif what == "a link":
         hidden = open_folder / "hidden"
         hidden.mkdir()
@@ -210,15 +208,13 @@ def test_secrets_that_cannot_be_seen_stop_the_start(open_folder: Path, what: str
         shutil.rmtree(secrets)
         secrets.write_text(f"alice {GOOD}\n")
     shut.chmod(0o600)
-    variables["RUN"] = f"{variables['STATE']}/run"
     try:
         message = refused(variables, *as_nobody)
     finally:
         shut.chmod(0o700)
     assert said in message
     assert GOOD not in message
-    made = {path.name for path in Path(variables["STATE"]).iterdir()}
-    assert not made & {"api_keys", "tls.key", "tls.crt"}
+    assert not {path.name for path in state.iterdir()} & {"api_keys", "tls.key", "tls.crt"}
 
 
 NEEDS_IPV6 = pytest.mark.skipif(
