@@ -71,10 +71,10 @@ class Stack(Proxy):
     def inside(self, service: str, *command: str, check: bool = True) -> str:
         return self.podman("exec", self.container(service), *command, check=check)
 
-    def python(self, code: str) -> str:
+    def python(self, code: str, check: bool = True) -> str:
         """Run Python in the container of TorchServe; gives its stdout."""
-        name = self.container("torchserve")
-        return self.podman("exec", "-i", name, "/opt/venv/bin/python", "-", given=code)
+        command = ("exec", "-i", self.container("torchserve"), "/opt/venv/bin/python", "-")
+        return self.podman(*command, given=code, check=check)
 
     def logs(self, service: str) -> str:
         command = ["podman", "logs", self.container(service)]
@@ -167,14 +167,7 @@ def _pip(conf: Path) -> list[str]:
 def missing() -> str:
     """Why the containers cannot be run here; empty if they can."""
     tools = ("podman", "podman-compose", "runc", "catatonit", "iptables", "debootstrap")
-    absent = [
-        tool
-        for tool in tools
-        if not (shutil.which(tool) or Path(f"/usr/libexec/podman/{tool}").exists())
-    ]
-    if absent:
-        return (
-            f"needs {', '.join(absent)}: apt-get install podman podman-compose runc catatonit "
-            "iptables netavark aardvark-dns debootstrap"
-        )
+    path = f"{os.environ['PATH']}:/usr/libexec/podman"
+    if absent := [tool for tool in tools if not shutil.which(tool, path=path)]:
+        return f"needs {', '.join(absent)}: make test-tools"
     return "" if os.geteuid() == 0 else "needs root, for debootstrap and networks"
