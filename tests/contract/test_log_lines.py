@@ -77,18 +77,6 @@ def test_n_requests_are_n_lines_and_nothing_else(server: Server) -> None:
         assert min(line[name] for name in ("latents_ms", "forward_ms", "encode_ms")) >= 0
 
 
-def test_what_was_not_modified_is_one_line(server: Server) -> None:
-    tail = Tail(server.log)
-    address = f"{server.predict_url}/1.0/seed/1.png"
-    etag = requests.get(address, timeout=60).headers["ETag"]
-    assert requests.get(address, headers={"If-None-Match": etag}, timeout=60).status_code == 304
-    requests.get(f"http://{HOST}:{server.ports.inference}/nowhere", timeout=10)
-    lines = tail.wait(lambda lines: any(line["logger"] == "ACCESS_LOG" for line in lines))
-    assert [line.get("status", "none of the worker's") for line in lines] == [
-        200, 304, "none of the worker's"
-    ]  # fmt: skip
-
-
 def test_what_a_worker_died_over_is_not_hidden() -> None:
     """TorchServe answers 500 or 507 then, and the worker logs nothing any more."""
     found = ElementTree.parse(LOG_CONFIG).find(".//Logger[@name='ACCESS_LOG']/RegexFilter")
