@@ -28,6 +28,7 @@ from tests.support.proxies import (
     Proxy,
     check_problem,
     running,
+    several,
 )
 from tests.support.upstreams import upstream
 
@@ -221,9 +222,7 @@ def test_health_tells_whether_the_model_answers(proxy: Proxy, tmp_path: Path) ->
 
 def test_servers_that_are_all_away_are_503(tmp_path: Path) -> None:
     """When both were tried, and when neither is tried any more."""
-    away = f"{HOST}:{Ports.free().inference} {HOST}:{Ports.free().inference}"
-    group = dict.fromkeys(("SERVERS", "MANAGEMENT_SERVERS", "METRICS_SERVERS"), away)
-    with running(tmp_path, Ports(), **group) as proxy:
+    with running(tmp_path, Ports(), **several(Ports.free(), Ports.free())) as proxy:
         for _ in range(3):
             check_problem(proxy.predict(seed=1), 503, "unavailable")
             check_problem(proxy.call("GET", "/seed/1.png", ALICE), 503, "unavailable")

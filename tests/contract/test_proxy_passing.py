@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from deploy.server import HOST, Ports
+from deploy.server import Ports
 from handler.errors import CONTENT_TYPE
 from tests.support import live
 from tests.support.proxies import (
@@ -27,6 +27,7 @@ from tests.support.proxies import (
     refused,
     running,
     send,
+    several,
 )
 from tests.support.upstreams import Upstream, upstream
 
@@ -207,10 +208,6 @@ def test_the_address_alone_leads_to_the_page(shared: Proxy) -> None:
     assert reply.headers["content-type"].startswith("text/html")
 
 
-def wait_for(recorder: Upstream, requests_seen: int) -> None:
-    live.wait(lambda: len(recorder.seen) >= requests_seen, 20)
-
-
 def until_refused(session: requests.Session, url: str, certificate: str) -> None:
     for _ in range(2000):
         status = session.get(url, verify=certificate, timeout=10).status_code
@@ -243,7 +240,7 @@ def test_every_reply_is_counted_by_status_and_by_who_decided_it(
         proxy.call("GET", "/healthz")  # not counted, nor logged
         recorder.gate.clear()
         waiting = [pool.submit(proxy.predict, key) for key in (ALICE, ALICE, BOB)]
-        wait_for(recorder, 4)  # with the question of /healthz
+        live.wait(lambda: len(recorder.seen) >= 4, 20)  # with the question of /healthz
         for key in (ALICE, BOB, CAROL):
             check_problem(proxy.predict(key), 429, "too-many-requests")
         recorder.gate.set()
@@ -268,7 +265,7 @@ def test_a_request_that_is_given_up_keeps_its_place(
         with subprocess.Popen(
             [*command, f"-HX-API-Key: {ALICE}", "--cacert", proxy.certificate, url]
         ) as given_up:
-            wait_for(recorder, 1)
+            live.wait(lambda: recorder.seen, 20)
             given_up.kill()
         for _ in range(10):  # nginx hears of the end within this time
             check_problem(proxy.predict(ALICE, seed=1), 429, "too-many-requests")
@@ -278,16 +275,11 @@ def test_a_request_that_is_given_up_keeps_its_place(
         assert [line["status"] for line in proxy.log() if line["status"] != "429"] == ["200"] * 2
 
 
-def several(*behind: Upstream) -> dict[str, str]:
-    text = " ".join(f"{HOST}:{each.port}" for each in behind)
-    return {"SERVERS": text, "MANAGEMENT_SERVERS": text, "METRICS_SERVERS": text}
-
-
 def test_each_server_is_asked_for_its_own(tmp_path: Path) -> None:
     with (
         upstream("READY") as good,
         upstream("LOADING") as bad,
-        running(tmp_path, Ports.free(), **several(bad, good)) as proxy,
+        running(tmp_path, Ports.free(), **several(bad.ports, good.ports)) as proxy,
     ):
         for number, each, ready in ((1, bad, 0), (2, good, 1)):
             for _ in range(3):  # not by turns
@@ -308,8 +300,10 @@ def test_each_server_is_asked_for_its_own(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_gone_does_not_hide_one_that_is_ready(tmp_path: Path) -> None:
-    gone = Upstream(port=Ports.free().inference)
-    with upstream() as good, running(tmp_path, Ports.free(), **several(gone, good)) as proxy:
+    with (
+        upstream() as good,
+        running(tmp_path, Ports.free(), **several(Ports.free(), good.ports)) as proxy,
+    ):
         assert proxy.call("GET", "/healthz").status_code == 200
         lost = requests.get(f"{proxy.metrics_url}/servers/1/workers", timeout=5)
         assert lost.status_code == 503

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -12,20 +11,12 @@ import gevent
 import psutil
 
 from benchmarks.engine import Limits, asks, poisson, run, target
-from deploy.server import HOST, ROOT, Ports, Server, ask
+from deploy.server import ROOT, Ports, Server, ask
 from tests.support import live
-from tests.support.proxies import ALICE, NEEDS_NGINX, running
+from tests.support.proxies import ALICE, NEEDS_NGINX, running, several
 
 SECONDS, RATE_PER_S = 9.0, 10.0
 pytestmark = NEEDS_NGINX
-
-
-def addresses(servers: Sequence[Server]) -> dict[str, str]:
-    ports = (("", "inference"), ("MANAGEMENT_", "management"), ("METRICS_", "metrics"))
-    return {
-        f"{prefix}SERVERS": " ".join(f"{HOST}:{getattr(s.ports, name)}" for s in servers)
-        for prefix, name in ports
-    }
 
 
 def test_no_request_is_lost_and_the_last_server_goes_on(server: Server, tmp_path: Path) -> None:
@@ -41,7 +32,7 @@ def test_no_request_is_lost_and_the_last_server_goes_on(server: Server, tmp_path
         script.write_text(script.read_text().replace("' ssl http2'", "''"))
         wide = {"RATE": "10000r/s", "BURST": "10000"}
         wide |= {"CONNECTIONS": "1000", "ALL_CONNECTIONS": "1000"}
-        given = {**addresses([*lost, server]), **wide}
+        given = several(*(each.ports for each in (*lost, server))) | wide
         proxy = stack.enter_context(running(tmp_path / "proxy", Ports(), script=script, **given))
         url = proxy.url.replace("https:", "http:")
         live.wait(lambda: ask("GET", f"{url}/healthz", timeout=5).ok)

@@ -108,6 +108,15 @@ def environment(folder: Path, ports: Ports, **more: str) -> dict[str, str]:
     }  # fmt: skip
 
 
+def several(*servers: Ports) -> dict[str, str]:
+    """What puts these servers behind one proxy."""
+    kinds = (("", "inference"), ("MANAGEMENT_", "management"), ("METRICS_", "metrics"))
+    return {
+        f"{prefix}SERVERS": " ".join(f"{HOST}:{getattr(ports, kind)}" for ports in servers)
+        for prefix, kind in kinds
+    }
+
+
 @contextlib.contextmanager
 def running(
     folder: Path,
