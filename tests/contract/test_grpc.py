@@ -12,43 +12,33 @@ from typing import Any
 
 import grpc
 import pytest
-import requests
 
 from deploy.server import HOST, Server
 from tests.support import live
 
-Predict = Callable[[dict[str, bytes]], bytes]
-
 
 @pytest.fixture(scope="module")
 def client(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """``stub`` of the server, and ``request``, which makes what it takes."""
+    """``stub`` of the server; ``request``, which makes what it takes; and ``predict``."""
     messages, services = live.compiled(tmp_path_factory.mktemp("grpc"), "inference")
     request = partial(messages.PredictionsRequest, model_name=server.model)
     with grpc.insecure_channel(f"{HOST}:{server.ports.grpc_inference}") as channel:
-        yield SimpleNamespace(stub=services.InferenceAPIsServiceStub(channel), request=request)
+        stub = services.InferenceAPIsServiceStub(channel)
 
+        def predict(inputs: dict[str, bytes]) -> bytes:
+            return bytes(stub.Predictions(request(input=inputs), timeout=60).prediction)
 
-@pytest.fixture
-def predict(client: Any) -> Predict:
-    def call(inputs: dict[str, bytes]) -> bytes:
-        reply = client.stub.Predictions(client.request(input=inputs), timeout=60)
-        return bytes(reply.prediction)
-
-    return call
+        yield SimpleNamespace(stub=stub, request=request, predict=predict)
 
 
 @pytest.mark.parametrize("key", ["body", "data"])
-def test_the_json_of_http_gives_the_bytes_of_http(
-    predict: Predict, server: Server, key: str
-) -> None:
+def test_the_json_of_http_gives_the_bytes_of_http(client: Any, server: Server, key: str) -> None:
     body = {"seed": 5, "num_images": 3, "columns": 3}
-    over_http = requests.post(server.predict_url, json=body, timeout=60)
-    assert predict({key: json.dumps(body).encode()}) == over_http.content
+    assert client.predict({key: json.dumps(body).encode()}) == live.post(server, body).content
 
 
-def test_an_error_is_a_problem_document(predict: Predict) -> None:
-    problem = json.loads(predict({"sede": b"1"}))
+def test_an_error_is_a_problem_document(client: Any) -> None:
+    problem = json.loads(client.predict({"sede": b"1"}))
     assert problem["type"] == "urn:dcgan:problem:unknown-field"
     assert (problem["status"], problem["field"]) == (400, "sede")
 
@@ -88,14 +78,11 @@ def test_no_call_ends_the_worker_or_harms_its_neighbours(
     inputs: dict[str, bytes],
 ) -> None:
     with ThreadPoolExecutor(8) as pool:
-        busy = pool.submit(requests.post, server.predict_url, json={"num_images": 64}, timeout=60)
-        neighbours = [
-            pool.submit(requests.post, server.predict_url, json={"seed": 5}, timeout=60)
-            for _ in range(6)
-        ]
+        bodies = [{"num_images": 64}, *[{"seed": 5}] * 6]
+        neighbours = [pool.submit(live.post, server, body) for body in bodies]
         call(client, inputs)
-        assert [reply.result().status_code for reply in (busy, *neighbours)] == [200] * 7
+        assert [reply.result().status_code for reply in neighbours] == [200] * 7
 
 
-def test_a_stream_is_one_reply(client: Any, predict: Predict) -> None:
-    assert one_stream(client, SMALL) == [predict(SMALL)]
+def test_a_stream_is_one_reply(client: Any) -> None:
+    assert one_stream(client, SMALL) == [client.predict(SMALL)]
