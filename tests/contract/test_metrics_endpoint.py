@@ -6,10 +6,10 @@ import re
 
 import pytest
 import requests
-import yaml
 
-from deploy.server import HOST, ROOT, Server
+from deploy.server import HOST, Server
 from tests.support import live
+from tests.support.documents import yaml_of
 
 
 def scrape(server: Server) -> dict[str, float]:
@@ -38,8 +38,8 @@ def settled(server: Server, last: requests.Response) -> dict[str, float]:
 
 def test_the_machine_is_told_too(server: Server) -> None:
     """By our own collector, which TorchServe runs once a minute."""
-    declared = yaml.safe_load((ROOT / "handler" / "metrics.yaml").read_text(encoding="utf-8"))
-    gauges = [gauge for gauge in declared["ts_metrics"]["gauge"] if "DeviceId" not in str(gauge)]
+    declared = yaml_of("handler/metrics.yaml")["ts_metrics"]["gauge"]
+    gauges = [gauge for gauge in declared if "DeviceId" not in str(gauge)]
     hosts = [gauge["name"] for gauge in gauges if gauge["unit"] != "Milliseconds"]
     assert len(hosts) == 7
 

@@ -22,8 +22,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from deploy.server import ROOT, Server
+from deploy.server import Server
 from handler import openapi
+from tests.support.documents import text_of
 
 DOCUMENT = openapi.document()
 # 413 refuses as well: what asks for more than the limits allow.
@@ -52,8 +53,7 @@ def test_the_file_is_written_from_the_code() -> None:
 
 
 def test_the_page_and_the_file_name_the_same_headers() -> None:
-    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (`X-[^|]+) \|", page, re.MULTILINE)
+    rows = re.findall(r"^\| (`X-[^|]+) \|", text_of("docs/api.md"), re.MULTILINE)
     told = {name for row in rows for name in re.findall("`(.*?)`", row)}
     assert told == set(DOCUMENT["components"]["responses"]["Reply"]["headers"])
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from deploy.server import ROOT, Server
-from tests.support.documents import at, commands, run
+from tests.support.documents import at, commands, run, text_of
 from tests.support.pixels import assert_same, precision_of
 
 README, API = "README.md", "docs/api.md"
@@ -53,7 +53,5 @@ def test_each_command_of_the_api_page(server: Server, tmp_path: Path, command: s
             ours, shown = (np.asarray(Image.open(file)) for file in (path, documented))
             assert_same(ours, shown, precision_of(server))
     if "sede" in command:
-        shown_problem = re.findall(
-            r"```json\n(.*?)```", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.DOTALL
-        )
-        assert json.loads(said) == json.loads(shown_problem[0])
+        shown_problem, *_ = re.findall(r"```json\n(.*?)```", text_of(API), re.DOTALL)
+        assert json.loads(said) == json.loads(shown_problem)

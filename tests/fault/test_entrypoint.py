@@ -24,10 +24,11 @@ from deploy.healthcheck import worker_states
 from deploy.lifecycle import ServerError
 from deploy.server import HOST, ROOT, Ports
 from tests.support import live
+from tests.support.documents import text_of
 
 COPIED = re.findall(
     r"^COPY (?!--from)(.+) (\S+)$",
-    (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8").partition("AS torchserve")[2],
+    text_of("deploy/Dockerfile").partition("AS torchserve")[2],
     re.MULTILINE,
 )
 PATIENCE_S = "7"  # more than one look at the workers may take

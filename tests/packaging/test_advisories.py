@@ -11,11 +11,10 @@ import pytest
 from packaging.version import Version
 
 from deploy.server import ROOT
+from tests.support.documents import text_of
 
-TEXT = (ROOT / "docs" / "operations" / "security.md").read_text(encoding="utf-8")
-PINS = dict(
-    re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
-)
+TEXT = text_of("docs/operations/security.md")
+PINS = dict(re.findall(r"^([\w.-]+)==(\S+)$", text_of("requirements.txt"), re.MULTILINE))
 FIXED = re.findall(r"^\| ([\w-]+) \| (CVE-[\d-]+) \| (\d[\d.]+) \|", TEXT, re.MULTILINE)
 
 
@@ -29,7 +28,7 @@ def test_the_pin_is_not_older_than_the_fix(package: str, advisory: str, fixed_in
 
 
 def test_every_package_is_pinned() -> None:
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    lines = text_of("requirements.txt").splitlines()
     named = [line for line in lines if line and not line.startswith("#")]
     assert len(named) == len(PINS)
 

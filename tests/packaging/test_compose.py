@@ -14,52 +14,53 @@ from compose_spec import PyCompose
 from deploy import entrypoint
 from deploy.server import ROOT
 from tests.support import live
+from tests.support.documents import text_of, yaml_of
 from tests.support.manifests import Manifest, container, environment, pod
 
-DEPLOY = ROOT / "deploy"
 OVERRIDES = ["compose.gpu.yml", "compose.grafana.yml"]
 _VARIABLE = re.compile(r"\$\{\w+:-([^}]*)\}")
 
 
 def load(path: str) -> Any:
     """A Compose file with its variables at their defaults and its anchors resolved."""
-    return yaml.safe_load(_VARIABLE.sub(r"\1", (ROOT / path).read_text()))
+    return yaml.safe_load(_VARIABLE.sub(r"\1", text_of(path)))
+
+
+COMPOSE = load("docker-compose.yml")
 
 
 def merged(name: str) -> Any:
     """docker-compose.yml under one of the override files."""
-    return live.merged(load("docker-compose.yml"), load(f"deploy/{name}"))
+    return live.merged(COMPOSE, load(f"deploy/{name}"))
 
 
 @pytest.mark.parametrize("name", ["docker-compose.yml", *(f"deploy/{n}" for n in OVERRIDES)])
 def test_no_default_is_empty(name: str) -> None:
     """podman-compose 1.0 leaves a variable with an empty default as it stands."""
-    text = (ROOT / name).read_text()
-    assert len(re.findall(r"\$\{", text)) == len(_VARIABLE.findall(text))
-    assert "" not in _VARIABLE.findall(text)
+    defaults = _VARIABLE.findall(text_of(name))
+    assert len(defaults) == text_of(name).count("${")
+    assert "" not in defaults
 
 
-@pytest.mark.parametrize("content", [load("docker-compose.yml"), *map(merged, OVERRIDES)])
+@pytest.mark.parametrize("content", [COMPOSE, *map(merged, OVERRIDES)])
 def test_the_files_keep_to_the_compose_specification(content: Any) -> None:
     PyCompose.from_yaml(yaml.safe_dump(content)).validate()
 
 
 def test_only_the_proxy_is_published_and_only_it_meets_torchserve() -> None:
-    services = load("docker-compose.yml")["services"]
+    services = COMPOSE["services"]
     assert {n: s["ports"] for n, s in services.items() if "ports" in s} == {
         "proxy": ["127.0.0.1:8443:8443"]
     }
     assert {n for n, s in services.items() if "serving" in s["networks"]} == {"torchserve", "proxy"}
     assert services["torchserve"]["networks"] == ["serving"]
-    assert all(
-        load("docker-compose.yml")["networks"][n]["internal"] for n in ("serving", "monitoring")
-    )
+    assert all(COMPOSE["networks"][n]["internal"] for n in ("serving", "monitoring"))
     assert merged("compose.grafana.yml")["services"]["grafana"]["ports"] == ["127.0.0.1:3000:3000"]
 
 
 @pytest.mark.parametrize("name", ["torchserve", "proxy", "prometheus", "grafana"])
 def test_every_service_is_hardened(name: str) -> None:
-    service = load("docker-compose.yml")["services"][name]
+    service = COMPOSE["services"][name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
@@ -67,9 +68,7 @@ def test_every_service_is_hardened(name: str) -> None:
     assert service["pids_limit"]
     assert not service.keys() & {"privileged", "cap_add", "network_mode", "pid", "ipc", "devices"}
     for volume in service.get("volumes", []):
-        assert (
-            volume.endswith(":ro") or volume.split(":")[0] in load("docker-compose.yml")["volumes"]
-        )
+        assert volume.endswith(":ro") or volume.split(":")[0] in COMPOSE["volumes"]
 
 
 @pytest.mark.parametrize(
@@ -77,11 +76,11 @@ def test_every_service_is_hardened(name: str) -> None:
 )
 def test_the_health_check_is_the_images(name: str, file: str) -> None:
     """Told twice: Docker finds it in the image, but podman's images (OCI) cannot hold one."""
-    lines = (DEPLOY / file).read_text().replace("\\\n", " ")
+    lines = text_of(f"deploy/{file}").replace("\\\n", " ")
     found = re.search(r"^HEALTHCHECK (.*?) CMD (\[.*\])$", lines, re.MULTILINE)
     assert found
     options = dict(re.findall(r"--([a-z-]+)=(\S+)", found[1]))
-    told = load("docker-compose.yml")["services"][name]["healthcheck"]
+    told = COMPOSE["services"][name]["healthcheck"]
     assert {k: str(v) for k, v in told.items() if k != "test"} == {
         k.replace("-", "_"): v for k, v in options.items()
     }
@@ -90,7 +89,7 @@ def test_the_health_check_is_the_images(name: str, file: str) -> None:
 
 def test_no_health_check_asks_a_proxy_about_its_own_container() -> None:
     """busybox's wget, which Grafana's image has, would: "-Y off" forbids it. The others cannot."""
-    services = load("docker-compose.yml")["services"]
+    services = COMPOSE["services"]
     commands = {name: " ".join(each["healthcheck"]["test"]) for name, each in services.items()}
     asks = {name: command for name, command in commands.items() if "wget" in command}
     assert asks.keys() == {"grafana"}
@@ -105,11 +104,11 @@ def test_a_security_linter_finds_nothing_grave() -> None:
 
 def test_images_are_pinned_by_digest() -> None:
     digest = re.compile(r"@sha256:[0-9a-f]{64}$")
-    services = load("docker-compose.yml")["services"].values()
+    services = COMPOSE["services"].values()
     assert all("build" in s or digest.search(s["image"]) for s in services)
     bases = set()
     for file in ("Dockerfile", "Dockerfile.proxy"):
-        text = (DEPLOY / file).read_text()
+        text = text_of(f"deploy/{file}")
         base = re.search(r"^ARG DEBIAN=(\S+)$", text, re.MULTILINE)
         assert base
         assert digest.search(base.group(1))
@@ -120,11 +119,9 @@ def test_images_are_pinned_by_digest() -> None:
 
 def test_the_image_has_the_versions_of_requirements_txt() -> None:
     pins = dict(
-        line.split("==")
-        for line in (ROOT / "requirements.txt").read_text().splitlines()
-        if "==" in line
+        line.split("==") for line in text_of("requirements.txt").splitlines() if "==" in line
     )
-    text = (DEPLOY / "Dockerfile").read_text()
+    text = text_of("deploy/Dockerfile")
     assert f"ARG TORCH=torch=={pins['torch']}+cpu\n" in text
     assert f"ARG ONNXRUNTIME=onnxruntime=={pins['onnxruntime-gpu']}\n" in text
     gpu = load("deploy/compose.gpu.yml")["services"]["torchserve"]["build"]["args"]
@@ -134,10 +131,10 @@ def test_the_image_has_the_versions_of_requirements_txt() -> None:
 
 def test_the_proxy_waits_longer_than_torchserve_and_stops_after_it() -> None:
     """A reply takes up to responseTimeout; nginx waits a little longer; Docker longest."""
-    worker = yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text())
-    nginx = (DEPLOY / "proxy" / "nginx.conf").read_text()
+    worker = yaml_of("handler/model-config.yaml")
+    nginx = text_of("deploy/proxy/nginx.conf")
     read_s = int(re.search(r"^    proxy_read_timeout (\d+)s;", nginx, re.MULTILINE).group(1))  # type: ignore[union-attr]
-    services = load("docker-compose.yml")["services"]
+    services = COMPOSE["services"]
     grace_s = int(services["proxy"]["stop_grace_period"].removesuffix("s"))
     assert worker["responseTimeout"] < read_s < grace_s
     assert read_s < entrypoint.DRAIN_S
@@ -148,22 +145,21 @@ def test_the_proxy_waits_longer_than_torchserve_and_stops_after_it() -> None:
 
 
 def test_the_proxy_reads_torchserves_settings() -> None:
-    dockerfile = (DEPLOY / "Dockerfile.proxy").read_text(encoding="utf-8")
+    dockerfile = text_of("deploy/Dockerfile.proxy")
     assert "\nCOPY config.properties /opt/\n" in dockerfile
     assert "\nCOPY deploy/proxy /opt/dcgan/proxy\n" in dockerfile
     assert default("SETTINGS") == "$HERE/../../config.properties"
 
 
 def test_the_image_has_our_collector_of_system_metrics() -> None:
-    dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    dockerfile = text_of("deploy/Dockerfile")
     assert re.search(r"^COPY .*deploy/system_metrics\.py.* deploy/$", dockerfile, re.MULTILINE)
     assert " pynvml " in dockerfile
-    assert "\npynvml==" in (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    assert "\npynvml==" in text_of("requirements.txt")
 
 
 # What may be open at once in the proxy fits the place where it waits.
 
-PROXY = DEPLOY / "proxy"
 UNITS = {"m": 2**20, "g": 2**30, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -176,14 +172,14 @@ def size(text: str) -> int:
 
 def torchserve(key: str) -> int:
     """A number that config.properties sets."""
-    text = (ROOT / "config.properties").read_text(encoding="utf-8")
+    text = text_of("config.properties")
     (found,) = re.findall(rf"^{key}=(\d+)$", text, re.MULTILINE)
     return int(found)
 
 
 def default(name: str) -> str:
     """Of a variable of proxy.sh."""
-    script = (PROXY / "proxy.sh").read_text(encoding="utf-8")
+    script = text_of("deploy/proxy/proxy.sh")
     (found,) = re.findall(rf'"\$\{{{name}:=([^}}]*)\}}"', script)
     return str(found)
 
@@ -201,7 +197,7 @@ def cached(megabytes: str) -> int:
 
 
 def test_what_is_open_at_once_fits_the_tmpfs_of_compose() -> None:
-    proxy = load("docker-compose.yml")["services"]["proxy"]
+    proxy = COMPOSE["services"]["proxy"]
     assert "ALL_CONNECTIONS" not in proxy["environment"]
     assert proxy["environment"]["CONNECTIONS"] == int(default("CONNECTIONS"))
     (mount,) = proxy["tmpfs"]
@@ -239,14 +235,14 @@ def test_the_numbers_that_are_told_are_those() -> None:
         "docker-compose.yml",
         "deploy/kubernetes/base/deployment.yaml",
     ):
-        assert told in (ROOT / file).read_text(encoding="utf-8")
+        assert told in text_of(file)
 
 
 def test_the_files_of_all_connections_may_be_open() -> None:
-    text = (PROXY / "nginx.conf").read_text(encoding="utf-8")
+    text = text_of("deploy/proxy/nginx.conf")
     (connections,) = re.findall(r"^    worker_connections (\d+);", text, re.MULTILINE)
     (files,) = re.findall(r"^worker_rlimit_nofile (\d+);", text, re.MULTILINE)
     # With a connection to TorchServe, which counts as one, come two files for body and reply.
     assert int(files) >= int(connections) + 2 * int(default("ALL_CONNECTIONS"))
-    proxy = load("docker-compose.yml")["services"]["proxy"]
+    proxy = COMPOSE["services"]["proxy"]
     assert proxy["ulimits"]["nofile"] == {"soft": int(files), "hard": int(files)}

@@ -18,6 +18,7 @@ from deploy.serve import Start
 from deploy.server import ROOT, START_S, Ports
 from handler.hardware import processors
 from handler.settings import Limits
+from tests.support.documents import text_of, yaml_of
 from tests.support.manifests import (
     FOLDER,
     Manifest,
@@ -35,8 +36,8 @@ from tests.support.manifests import (
 from tests.support.proxies import environment as proxy_environment
 from tests.support.proxies import refused
 
-NGINX = (ROOT / "deploy" / "proxy" / "nginx.conf").read_text(encoding="utf-8")
-MODEL_CONFIG = yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text(encoding="utf-8"))
+NGINX = text_of("deploy/proxy/nginx.conf")
+MODEL_CONFIG = yaml_of("handler/model-config.yaml")
 APP = {"app.kubernetes.io/name": "dcgan"}
 OPERATORS = ("PodMonitor", "PrometheusRule")  # not Kubernetes' own
 PROBES = ("startupProbe", "livenessProbe")
@@ -183,10 +184,9 @@ def test_one_gpu_a_pod() -> None:
     cpu, gpu = (rendered(FOLDER / f"overlays/{name}") for name in ("cpu", "gpu"))
     limit = container(gpu, "torchserve")["resources"]["limits"]["nvidia.com/gpu"]
     assert limit == 1
-    compose = yaml.safe_load((ROOT / "deploy/compose.gpu.yml").read_text(encoding="utf-8"))
-    workers = compose["services"]["torchserve"]["build"]["args"]["WORKERS"]
+    args = yaml_of("deploy/compose.gpu.yml")["services"]["torchserve"]["build"]["args"]
     # PNGs are what is left to do, and a worker with one processor waits for each of them.
-    assert int(container(gpu, "torchserve")["resources"]["requests"]["cpu"]) >= 2 * workers
+    assert int(container(gpu, "torchserve")["resources"]["requests"]["cpu"]) >= 2 * args["WORKERS"]
     assert "nvidia.com/gpu" not in str(cpu)
     assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod(gpu)[
         "tolerations"
@@ -225,13 +225,13 @@ def test_the_placeholder_of_the_keys_does_not_start(
 
 
 def test_an_overlay_of_ones_own_as_the_documentation_shows_it(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "operations" / "kubernetes.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```yaml\n( *# kustomization\.yaml\n.*?)```", text, re.DOTALL)
+    guide = text_of("docs/operations/kubernetes.md")
+    (example,) = re.findall(r"```yaml\n( *# kustomization\.yaml\n.*?)```", guide, re.DOTALL)
     inside = tmp_path / "repository" / "deploy"
     shutil.copytree(FOLDER, inside / "kubernetes")
     mine = tmp_path / "mine"
     mine.mkdir()
-    (patches,) = re.findall(r"```yaml\n( *patches:\n[^`]*ServiceAccount[^`]*)```", text)
+    (patches,) = re.findall(r"```yaml\n( *patches:\n[^`]*ServiceAccount[^`]*)```", guide)
     (mine / "kustomization.yaml").write_text(
         textwrap.dedent(example) + textwrap.dedent(patches), encoding="utf-8"
     )
@@ -271,8 +271,7 @@ def test_a_pod_is_given_the_time_to_finish(manifests: list[Manifest]) -> None:
     assert drain_s > seconds(nginx("proxy_read_timeout").split(";")[0])
     grace = pod(manifests)["terminationGracePeriodSeconds"]
     assert grace > sleeps["torchserve"] + drain_s + entrypoint.END_S
-    dockerfile = (ROOT / "deploy" / "Dockerfile.proxy").read_text(encoding="utf-8")
-    assert "STOPSIGNAL SIGQUIT" in dockerfile
+    assert "STOPSIGNAL SIGQUIT" in text_of("deploy/Dockerfile.proxy")
 
 
 def test_the_probes_wait_as_long_as_torchserve_tries(manifests: list[Manifest]) -> None:
@@ -292,38 +291,31 @@ def test_a_start_here_is_waited_for_as_long_as_torchserve_tries() -> None:
 
 def test_the_probe_and_the_user_are_the_images(manifests: list[Manifest]) -> None:
     for name, file in (("torchserve", "Dockerfile"), ("proxy", "Dockerfile.proxy")):
-        dockerfile = (ROOT / "deploy" / file).read_text(encoding="utf-8")
-        user, group = re.findall(r"^USER (\d+):(\d+)$", dockerfile, re.MULTILINE)[-1]
+        user, group = re.findall(r"^USER (\d+):(\d+)$", text_of(f"deploy/{file}"), re.MULTILINE)[-1]
         context = container(manifests, name)["securityContext"]
         assert (context["runAsUser"], context["runAsGroup"]) == (int(user), int(group))
-    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
-    command = re.search(r"^HEALTHCHECK .*?CMD (\[.*?\])$", dockerfile, re.MULTILINE | re.DOTALL)
-    assert command is not None
+    found = re.search(r"^HEALTHCHECK .*?CMD (\[.*?\])$", text_of("deploy/Dockerfile"), re.M | re.S)
+    assert found
     probe = container(manifests, "torchserve")["startupProbe"]["exec"]["command"]
-    assert probe == yaml.safe_load(command[1])
+    assert probe == yaml.safe_load(found[1])
     alive = container(manifests, "torchserve")["livenessProbe"]["exec"]["command"]
     assert alive == [*probe, "--alive"]
 
 
 def test_the_build_gives_the_model_the_version_that_the_documentation_sets() -> None:
     """What is exported elsewhere is not in the image."""
-    text = (ROOT / "docs" / "operations" / "kubernetes.md").read_text(encoding="utf-8")
-    assert "--build-arg MODEL_VERSION=" in text
-    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
-    assert re.search(r"(?m)^RUN .* -m export .*--model-version \$\{MODEL_VERSION\}", dockerfile)
+    assert "--build-arg MODEL_VERSION=" in text_of("docs/operations/kubernetes.md")
+    exported = r"(?m)^RUN .* -m export .*--model-version \$\{MODEL_VERSION\}"
+    assert re.search(exported, text_of("deploy/Dockerfile"))
 
 
 def test_images_have_one_version_everywhere(manifests: list[Manifest]) -> None:
-    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+    (version,) = re.findall(r'^version = "(.+)"$', text_of("pyproject.toml"), re.M)
     for name in ("torchserve", "proxy"):
-        image = container(manifests, name)["image"]
-        repository, _, tag = image.partition(":")
-        assert tag
-        assert tag != "latest"
-        version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)
-        assert version is not None
-        assert tag.removesuffix("-gpu") == version[1]
-        assert compose["services"][name]["image"] == f"{repository}:{version[1]}"
+        repository, _, tag = container(manifests, name)["image"].partition(":")
+        assert tag.removesuffix("-gpu") == version
+        service = yaml_of("docker-compose.yml")["services"][name]
+        assert service["image"] == f"{repository}:{version}"
 
 
 def test_the_settings_are_the_repositorys(manifests: list[Manifest]) -> None:
@@ -331,7 +323,7 @@ def test_the_settings_are_the_repositorys(manifests: list[Manifest]) -> None:
     file = mounted_files(manifests, "torchserve")["/opt/dcgan/config.properties"]
     assert file is not None
     ours = properties(file)
-    theirs = properties((ROOT / "config.properties").read_text(encoding="utf-8"))
+    theirs = properties(text_of("config.properties"))
     assert "-XX:+ExitOnOutOfMemoryError" in ours["vmargs"]
     assert ours["vmargs"].replace("-XX:+ExitOnOutOfMemoryError ", "") == theirs["vmargs"]
     assert {**ours, "vmargs": ""} == {**theirs, "vmargs": ""}
@@ -348,7 +340,7 @@ def test_the_proxy_finds_torchserve(manifests: list[Manifest]) -> None:
         "MANAGEMENT": f"http://127.0.0.1:{usual.management}",
         "METRICS": f"http://127.0.0.1:{usual.metrics}",
     }
-    script = (ROOT / "deploy" / "proxy" / "proxy.sh").read_text(encoding="utf-8")
+    script = text_of("deploy/proxy/proxy.sh")
     defaults = dict(re.findall(r'"\$\{(\w+):=([^}]*)\}', script))
     assert settings.keys() <= defaults.keys()
     listening = {defaults["LISTEN"], defaults["METRICS_LISTEN"]}
@@ -441,7 +433,5 @@ def test_only_what_the_image_serves_can_be_reached(
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert "egress" not in policy
     reached = [port["port"] for rule in policy["ingress"] for port in rule["ports"]]
-    text = (ROOT / "config.properties").read_text(encoding="utf-8")
-    served = dict(re.findall(r"^(\w+)_address=http://127.0.0.1:(\d+)$", text, re.MULTILINE))
-    assert reached == [int(served["inference"]), int(served["metrics"])]
+    assert reached == [Ports().inference, Ports().metrics]
     assert predictor["containers"][0]["ports"][0]["containerPort"] == reached[0]

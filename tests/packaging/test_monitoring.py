@@ -16,6 +16,7 @@ import yaml
 
 from deploy.server import ROOT
 from handler.errors import Kind
+from tests.support.documents import text_of, yaml_of
 from tests.support.manifests import (
     FOLDER,
     OVERLAYS,
@@ -27,10 +28,9 @@ from tests.support.manifests import (
     rendered,
 )
 
-PROMETHEUS = ROOT / "deploy" / "prometheus"
-GRAFANA = ROOT / "deploy" / "grafana"
-RULES = PROMETHEUS / "alerts.yml"
-GUIDE = (ROOT / "docs" / "operations" / "kubernetes.md").read_text(encoding="utf-8")
+CONFIG, RULES = "deploy/prometheus/prometheus.yml", "deploy/prometheus/alerts.yml"
+SOURCES = "deploy/grafana/provisioning/datasources/prometheus.yml"
+GUIDE = text_of("docs/operations/kubernetes.md")
 TESTS = Path(__file__).parent / "alerts.yml"
 _WORDS = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LANGUAGE = {
@@ -39,7 +39,7 @@ _LANGUAGE = {
 
 
 def dashboard() -> Any:
-    return json.loads((GRAFANA / "dashboards" / "dcgan.json").read_text())
+    return json.loads(text_of("deploy/grafana/dashboards/dcgan.json"))
 
 
 def panels() -> Iterator[Any]:
@@ -58,14 +58,13 @@ def expressions() -> dict[str, str]:
 
 
 def alerts() -> list[Any]:
-    groups = yaml.safe_load(RULES.read_text())["groups"]
-    return [rule for group in groups for rule in group["rules"]]
+    return [rule for group in yaml_of(RULES)["groups"] for rule in group["rules"]]
 
 
 def exported() -> set[str]:
     """Names at Prometheus: TorchServe's and the handler's, the proxy's, Prometheus' own."""
-    proxy = (ROOT / "deploy" / "proxy" / "proxy.js").read_text()
-    return declared_metrics() | {"up", "ALERTS", *re.findall(r"# TYPE (\w+) ", proxy)}
+    proxys = re.findall(r"# TYPE (\w+) ", text_of("deploy/proxy/proxy.js"))
+    return declared_metrics() | {"up", "ALERTS", *proxys}
 
 
 def test_every_expression_names_metrics_that_are_exported() -> None:
@@ -83,10 +82,9 @@ def test_every_expression_names_metrics_that_are_exported() -> None:
 
 
 def test_every_label_is_one_that_the_metric_has() -> None:
-    declared = yaml.safe_load((ROOT / "handler" / "metrics.yaml").read_text())
     labels = {
         metric["name"]: {*metric["dimensions"], "le"}
-        for block in declared.values()
+        for block in yaml_of("handler/metrics.yaml").values()
         for metrics in block.values()
         for metric in metrics
     } | {"dcgan_proxy_replies_total": {"status", "by"}}
@@ -101,8 +99,7 @@ def test_every_label_is_one_that_the_metric_has() -> None:
 
 
 def test_the_dashboard_is_one_that_grafana_loads() -> None:
-    source = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())
-    uids = {s["uid"] for s in source["datasources"]}
+    uids = {source["uid"] for source in yaml_of(SOURCES)["datasources"]}
     board = dashboard()
     assert board["uid"]
     assert board["schemaVersion"] >= 36
@@ -126,36 +123,35 @@ def test_the_dashboard_is_one_that_grafana_loads() -> None:
 
 
 def test_grafana_looks_where_compose_puts_the_files() -> None:
-    mounts = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["grafana"]
-    provider = yaml.safe_load((GRAFANA / "provisioning/dashboards/dcgan.yml").read_text())
+    grafana = yaml_of("docker-compose.yml")["services"]["grafana"]
+    provider = yaml_of("deploy/grafana/provisioning/dashboards/dcgan.yml")
     folder = provider["providers"][0]["options"]["path"]
-    assert f"./deploy/grafana/dashboards:{folder}:ro" in mounts["volumes"]
-    home = mounts["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert f"./deploy/grafana/dashboards:{folder}:ro" in grafana["volumes"]
+    home = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert home == f"{folder}/dcgan.json"
 
 
 def test_the_scrape_interval_is_what_grafana_believes() -> None:
-    source = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())
-    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
-    believed = source["datasources"][0]["jsonData"]["timeInterval"]
-    assert believed == config["global"]["scrape_interval"]
+    believed = yaml_of(SOURCES)["datasources"][0]["jsonData"]["timeInterval"]
+    assert believed == yaml_of(CONFIG)["global"]["scrape_interval"]
 
 
 @needs_promtool
 def test_prometheus_takes_its_settings() -> None:
-    config = PROMETHEUS / "prometheus.yml"
-    promtool("check", "config", "--lint-fatal", config)
+    promtool("check", "config", "--lint-fatal", CONFIG)
 
 
 @needs_promtool
 def test_the_targets_of_several_servers_as_the_documentation_lists_them(tmp_path: Path) -> None:
-    guide = (ROOT / "docs" / "operations" / "faults.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```yaml\n(scrape_configs:\n.*?)```", guide, re.DOTALL)
+    shown = r"(?s)```yaml\n(scrape_configs:\n.*?)```"
+    (example,) = re.findall(shown, text_of("docs/operations/faults.md"))
     file = tmp_path / "prometheus.yml"
     file.write_text(example)
     promtool("check", "config", "--lint-fatal", file)
-    ours = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
-    usual = {job["job_name"]: job.get("metrics_path", "/metrics") for job in ours}
+    usual = {
+        job["job_name"]: job.get("metrics_path", "/metrics")
+        for job in yaml_of(CONFIG)["scrape_configs"]
+    }
     for job in yaml.safe_load(example)["scrape_configs"]:
         for number, target in enumerate(job["static_configs"], 1):
             path = f"/servers/{number}{usual[job['job_name']]}"
@@ -164,20 +160,16 @@ def test_the_targets_of_several_servers_as_the_documentation_lists_them(tmp_path
 
 def test_what_alerts_ask_of_the_proxy_is_there_before_it_happens() -> None:
     """To Prometheus a series that begins with 1 has not risen."""
-    script = (ROOT / "deploy" / "proxy" / "proxy.js").read_text(encoding="utf-8")
-    table = re.search(r"const REPLIES = \{(.*?)\};", script, re.DOTALL)
-    assert table
+    (table,) = re.findall(r"(?s)const REPLIES = \{(.*?)\};", text_of("deploy/proxy/proxy.js"))
     begun = {
         (by, int(status))
-        for by, statuses in re.findall(r"(\w+): \[([\d, ]+)\]", table[1])
+        for by, statuses in re.findall(r"(\w+): \[([\d, ]+)\]", table)
         for status in statuses.split(",")
     }
     handlers = {("torchserve", kind.status) for kind in Kind}
     proxys = {
         ("proxy", int(status))
-        for status in re.findall(
-            r"    return (\d+) '", (ROOT / "deploy/proxy/problems.conf").read_text("utf-8")
-        )
+        for status in re.findall(r"    return (\d+) '", text_of("deploy/proxy/problems.conf"))
         if status != "429"
     }
     assert {("torchserve", 200), ("rate", 429), ("key", 429), ("all", 429)} <= begun
@@ -198,7 +190,7 @@ def test_every_expression_of_the_dashboard_parses(tmp_path: Path) -> None:
 @needs_promtool
 def test_each_alert_fires_on_planted_series_and_only_then(tmp_path: Path) -> None:
     planted = tmp_path / "alerts.yml"
-    planted.write_text(TESTS.read_text().replace("@RULES@", str(RULES)))
+    planted.write_text(TESTS.read_text().replace("@RULES@", str(ROOT / RULES)))
     promtool("test", "rules", planted)
 
 
@@ -210,9 +202,8 @@ def test_no_alert_is_left_out_of_those_tests() -> None:
 
 
 def adapter_rules() -> dict[str, dict[str, Any]]:
-    path = FOLDER / "components" / "autoscaling" / "prometheus-adapter-values.yaml"
-    rules = yaml.safe_load(path.read_text(encoding="utf-8"))["rules"]["custom"]
-    return {rule["name"]["as"]: rule for rule in rules}
+    values = yaml_of("deploy/kubernetes/components/autoscaling/prometheus-adapter-values.yaml")
+    return {rule["name"]["as"]: rule for rule in values["rules"]["custom"]}
 
 
 def test_the_autoscalers_metrics_have_rules_over_series_that_exist(overlay: list[Manifest]) -> None:
@@ -223,7 +214,7 @@ def test_the_autoscalers_metrics_have_rules_over_series_that_exist(overlay: list
         asked = {rule["seriesQuery"].partition("{")[0]}
         asked |= set(re.findall(r"(\w+)\{<<\.LabelMatchers>>\}", rule["metricsQuery"]))
         assert asked <= declared_metrics() | {"dcgan_workers"}  # that one is the proxy's
-    assert "`dcgan_workers ${" in (ROOT / "deploy/proxy/proxy.js").read_text(encoding="utf-8")
+    assert "`dcgan_workers ${" in text_of("deploy/proxy/proxy.js")
 
 
 @needs_promtool
@@ -273,7 +264,7 @@ def test_the_rule_of_the_operator_is_made_from_the_alerts(
 ) -> None:
     rule = only(overlay, "PrometheusRule")
     command = "make --always-make deploy/kubernetes/components/monitoring/prometheusrule.yaml"
-    assert rule["spec"] == yaml.safe_load(RULES.read_text(encoding="utf-8")), f"run: {command}"
+    assert rule["spec"] == yaml_of(RULES), f"run: {command}"
     made = tmp_path / "made.yaml"
     again = ["make", "--always-make", f"PROMETHEUS_RULE={made}", str(made)]
     subprocess.run(again, cwd=ROOT, check=True)
@@ -314,10 +305,9 @@ def test_every_alert_is_in_the_runbook() -> None:
 
 
 def test_the_jobs_have_the_names_of_the_alerts_and_dashboards(overlay: list[Manifest]) -> None:
-    text = (ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
     theirs = {
         each.get("metrics_path", "/metrics"): each["job_name"]
-        for each in yaml.safe_load(text)["scrape_configs"]
+        for each in yaml_of(CONFIG)["scrape_configs"]
         if each["job_name"] != "prometheus"
     }
     ours = {

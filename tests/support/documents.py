@@ -1,18 +1,30 @@
-"""The commands that the documents show, and how tests run them."""
+"""What the repository's files say, and how tests run the commands that they show."""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
+from typing import Any
+
+import yaml
 
 from deploy.server import HOST, ROOT, Ports
 
 
+def text_of(path: str) -> str:
+    """A file of the repository."""
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def yaml_of(path: str) -> Any:
+    """What one of YAML holds."""
+    return yaml.safe_load(text_of(path))
+
+
 def commands(document: str, part: str = "") -> list[str]:
     """Those of its ``sh`` blocks that contain the part, each in one line; one at least."""
-    text = (ROOT / document).read_text(encoding="utf-8")
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    blocks = re.findall(r"```sh\n(.*?)```", text_of(document), re.DOTALL)
     lines = [c for block in blocks for c in block.replace("\\\n", " ").splitlines() if c.strip()]
     found = [line for line in lines if part in line]
     assert found, f"{document} shows no command with {part!r}"

@@ -13,14 +13,15 @@ import pytest
 import yaml
 
 from deploy.server import ROOT
+from tests.support.documents import yaml_of
 
 Manifest = dict[str, Any]
 FOLDER = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("overlays/cpu", "overlays/gpu")
-# The pinned package's, so that everybody renders with the same one.
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="needs promtool: apt-get install prometheus"
 )
+# The pinned package's, so that everybody renders with the same one.
 _KUBECTL = shutil.which("kubectl", path=str(Path(sys.executable).parent)) or "kubectl"
 
 
@@ -47,9 +48,8 @@ def promtool(*words: str | Path) -> str:
 
 def declared_metrics() -> set[str]:
     """The series of TorchServe and the handler that handler/metrics.yaml declares."""
-    text = (ROOT / "handler" / "metrics.yaml").read_text(encoding="utf-8")
     found = set()
-    for block in yaml.safe_load(text).values():
+    for block in yaml_of("handler/metrics.yaml").values():
         for kind, metrics in block.items():
             parts = ("_sum", "_count", "_bucket") if kind == "histogram" else ("",)
             found |= {metric["name"] + part for metric in metrics for part in parts}

@@ -16,9 +16,10 @@ import numpy.typing as npt
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Response
 
-from deploy.server import HOST, ROOT, Ports
+from deploy.server import HOST, Ports
 from handler.address import seed_of
 from tests.support import live
+from tests.support.documents import text_of
 from tests.support.proxies import ALICE, Proxy
 
 # Of each <img> what it shows: an animation's first frame.
@@ -34,8 +35,8 @@ _PIXELS = """all => all.map((one) => {
 @contextlib.contextmanager
 def between(folder: Path, proxy: Proxy) -> Iterator[str]:
     """nginx with the block of the document, for the length of a ``with`` block; gives its URL."""
-    text = (ROOT / "docs/operations/containers.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```nginx\n(.*?)```", text, re.DOTALL)
+    guide = text_of("docs/operations/containers.md")
+    (block,) = re.findall(r"```nginx\n(.*?)```", guide, re.DOTALL)
     port = Ports.free().inference
     for shown, real in (
         ("listen 80;", f"listen {HOST}:{port};"), ("https://127.0.0.1:8443", proxy.url),
