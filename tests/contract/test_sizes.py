@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -14,6 +12,7 @@ from export.__main__ import main as export
 from tests.support import checkouts
 from tests.support.checkouts import command, flags, said
 from tests.support.documents import at, commands, run
+from tests.support.generators import photos
 from tests.support.tiny_runs import shorten
 from training.__main__ import main as train
 
@@ -35,7 +34,10 @@ def test_the_first_requests(
 ) -> None:
     shorten(monkeypatch)
     checkout = checkouts.checkout(tmp_path / "checkout")
-    _train(tmp_path, size, mode)
+    pictures = photos(tmp_path / "pictures", 8, mode=mode, size=size)
+    assert train(["--data", str(pictures), "--out", str(tmp_path / "run"), "--cache", "None",
+                  "--image-size", str(size), "--ngf", "8", "--ndf", "8", "--batch-size", "4",
+                  "--max-steps", "3"]) == 0  # fmt: skip
     weights = tmp_path / "run" / "generator.safetensors"
     assert export(["--weights", str(weights), "--out", str(checkout / "model_store")]) == 0
     capsys.readouterr()
@@ -60,18 +62,6 @@ def test_the_first_requests(
         assert (tmp_path / "mix.png").is_file()
     finally:
         assert said(command(checkout, "deploy.serve", "stop"))[0] == 0
-
-
-def _train(folder: Path, size: int, mode: str) -> None:
-    (folder / "pictures").mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(8):
-        small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
-        small.convert(mode).resize((size, size)).save(folder / "pictures" / f"{i}.png")
-    assert train(["--data", str(folder / "pictures"), "--out", str(folder / "run"), "--cache",
-                  "None", "--image-size", str(size), "--ngf", "8", "--ndf", "8", "--batch-size",
-                  "4", "--max-steps", "3"]) == 0  # fmt: skip
-    shutil.rmtree(folder / "pictures")
 
 
 def _pixels(path: Path) -> int:

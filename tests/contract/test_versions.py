@@ -26,6 +26,7 @@ from PIL import Image
 from deploy.lifecycle import stop
 from deploy.server import HOST, START_S, Ports, Server
 from tests.support.documents import commands, run
+from tests.support.generators import photos
 from tests.support.live import STORE, edited_archive, wait
 from tests.support.pixels import assert_same
 from tests.support.proxies import ALICE, NEEDS_NGINX, Proxy, running
@@ -53,11 +54,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the README's commands say that train on one's own pictures, resume and pack, run on a
     tiny network; ``archive`` is the result."""
     folder = tmp_path_factory.mktemp("trained")
-    (folder / "pictures").mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(8):
-        image = Image.fromarray(rng.integers(0, 256, (40, 40), dtype=np.uint8))  # grey
-        image.save(folder / "pictures" / f"{i}.png")
+    photos(folder / "pictures", 8, mode="L")
     (first,) = commands("README.md", "-m training --data path")
     (resumed,) = commands("README.md", "--resume")
     (export,) = commands("README.md", "-m export --weights")

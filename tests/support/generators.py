@@ -69,11 +69,11 @@ def weights(folder: Path, generator: Generator | None = None, **made: Any) -> Pa
     return path
 
 
-def photos(folder: Path, count: int, seed: int = 0) -> Path:
+def photos(folder: Path, count: int, seed: int = 0, mode: str = "RGB", size: int = 40) -> Path:
     """A folder of different pictures."""
     folder.mkdir()
     rng = np.random.default_rng(seed)
     for i in range(count):
-        small = rng.integers(0, 256, (4, 4, 3), np.uint8)
-        Image.fromarray(small).resize((40, 40)).save(folder / f"{i}.png")
+        small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).convert(mode)
+        small.resize((size, size)).save(folder / f"{i}.png")
     return folder
