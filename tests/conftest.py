@@ -15,7 +15,6 @@ from tests.support import live
 
 HERE = Path(__file__).parent
 NOT_UNIT = ("contract", "fault", "packaging", "container")
-LONG = 1_000  # bytes
 # The tests' own requests go to this machine; what is tested must know that by itself.
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"
 
@@ -69,14 +68,8 @@ def pytest_assertrepr_compare(
 ) -> Generator[None, list[list[str] | None], list[list[str] | None]]:
     """Replies that differ are told by the first place: a full diff of pictures takes minutes."""
     with pytest.MonkeyPatch.context() as patch:
-        if _is_long(left) or _is_long(right):
+        if len(repr((left, right))) > 10_000:
             patch.setattr(config.option, "verbose", 0)
             for name in ("CI", "BUILD_NUMBER"):  # either asks pytest for the full diff
                 patch.delenv(name, raising=False)
         return (yield)
-
-
-def _is_long(value: object) -> bool:
-    if isinstance(value, list):
-        return any(_is_long(item) for item in value)
-    return isinstance(value, bytes) and len(value) > LONG
