@@ -1,10 +1,12 @@
-"""More to draw than can be drawn in time: told so, and no worker dies of it."""
+"""More to draw than time or memory allow: told so, the rest is served, and no worker dies of it."""
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
 from deploy.server import Ports, Server
@@ -48,3 +50,38 @@ def test_a_batch_that_would_take_too_long_is_cut(slow: Server) -> None:
         assert reply.json()["type"] == "urn:dcgan:problem:overloaded"
     assert live.worker(slow) == before
     assert live.post(slow, {"seed": 1}).status_code == 200
+
+
+LARGE = {"seed": 1, "num_images": 256, "format": "npy"}
+
+
+@pytest.mark.parametrize("room_mb", [-25, 20, 40, 60, 80])
+def test_out_of_memory_is_507_for_the_culprits_alone(
+    server: Server, alone: bytes, unharmed: psutil.Process, room_mb: int
+) -> None:
+    """The kernel refuses the worker more. With less than it has, what is free inside the process is
+    all there is for new work; with some more, the pictures fit, but not all their replies in the
+    one frame of the batch."""
+    right = live.post(server, LARGE).content
+    unlimited = unharmed.rlimit(resource.RLIMIT_DATA)
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(lambda _: live.post(server, live.GOOD), range(20)))  # starts its threads
+        held = unharmed.memory_info().data
+        unharmed.rlimit(resource.RLIMIT_DATA, (held + room_mb * 1_000_000, unlimited[1]))
+        try:
+            large = [pool.submit(live.post, server, LARGE) for _ in range(8)]
+            small = [pool.submit(live.post, server, live.GOOD) for _ in range(6)]
+            large_replies = [future.result() for future in large]
+            small_replies = [future.result() for future in small]
+        finally:
+            unharmed.rlimit(resource.RLIMIT_DATA, unlimited)
+    assert [reply.content for reply in small_replies] == [alone] * 6
+    refused = [reply for reply in large_replies if reply.status_code == 507]
+    assert refused or room_mb > 0
+    for reply in large_replies:
+        if reply.status_code == 507:
+            assert reply.json()["type"] == "urn:dcgan:problem:out-of-memory"
+        else:
+            assert (reply.status_code, reply.content) == (200, right)
+    assert live.post(server, LARGE).content == right
+    assert unharmed.memory_info().data < held + 100_000_000  # given back
