@@ -1,19 +1,24 @@
-"""What reaches TorchServe through the proxy, of one server and of several, and what cannot."""
+"""What reaches TorchServe through the proxy, of one server and of several, and what cannot; and
+clients that send slowly or nothing, who are cut off and keep nobody out."""
 
 from __future__ import annotations
 
 import json
 import re
+import resource
+import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import requests
 
-from deploy.server import Ports
+from deploy.server import HOST, Ports
 from handler.errors import CONTENT_TYPE
 from tests.support import live
 from tests.support.proxies import (
@@ -23,6 +28,7 @@ from tests.support.proxies import (
     NEEDS_NGINX,
     Proxy,
     check_problem,
+    connect,
     environment,
     refused,
     running,
@@ -314,3 +320,51 @@ def test_a_server_that_is_gone_does_not_hide_one_that_is_ready(tmp_path: Path) -
 )
 def test_lists_of_other_lengths_stop_the_start(tmp_path: Path, given: dict[str, str]) -> None:
     assert "have to name the same servers" in refused(environment(tmp_path, Ports(), **given))
+
+
+def until_closed(opened: ssl.SSLSocket) -> bytes:
+    """What comes before the proxy hangs up; a reset is such an end too."""
+    got = b""
+    try:
+        while part := opened.recv(65536):
+            got += part
+    except (ConnectionResetError, ssl.SSLEOFError):
+        pass
+    return got
+
+
+CROWD = 4500  # more than nginx's usual 1,024 connections for each of four processes
+
+
+@pytest.mark.usefixtures("recorder")
+def test_a_crowd_that_sends_nothing_keeps_nobody_out(shared: Proxy) -> None:
+    """Nothing at all, or a handshake's first byte."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < CROWD + 500:
+        pytest.skip(f"{hard} files may be open here; {CROWD + 500} are needed")
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, CROWD + 500), hard))
+        for i in range(CROWD):
+            opened = stack.enter_context(socket.create_connection((HOST, shared.port), 30))
+            opened.sendall(b"\x16" * (i % 2))
+        assert shared.predict(ALICE, seed=1).status_code == 200
+        assert shared.call("GET", "/healthz").status_code == 200
+
+
+@pytest.mark.usefixtures("recorder")
+def test_half_sent_headers_and_bodies_keep_nobody_out_and_end(shared: Proxy) -> None:
+    begun = b"POST /predictions/dcgan HTTP/1.1\r\nHost: x\r\n"
+    whole = begun + b"X-API-Key: " + ALICE.encode() + b"\r\nContent-Length: 9\r\n\r\n"
+    with ExitStack() as stack:
+        headers = [stack.enter_context(connect(shared)) for _ in range(50)]
+        bodies = [stack.enter_context(connect(shared)) for _ in range(3)]
+        for opened in headers:
+            opened.sendall(begun)
+        for opened in bodies:
+            opened.sendall(whole + b"{")
+        assert shared.predict(ALICE, seed=1).status_code == 200
+        # No 408: nginx hangs up without a word, on both.
+        assert {until_closed(opened) for opened in headers + bodies} == {b""}
+        assert shared.predict(ALICE, seed=1).status_code == 200
+    assert [line["status"] for line in shared.log()].count("408") == len(headers) + len(bodies)

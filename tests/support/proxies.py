@@ -151,14 +151,16 @@ def running(
             shutil.rmtree(run, ignore_errors=time.monotonic() < deadline)
 
 
+def connect(proxy: Proxy) -> ssl.SSLSocket:
+    context = ssl.create_default_context(cafile=proxy.certificate)
+    plain = socket.create_connection((HOST, proxy.port), 30)
+    return context.wrap_socket(plain, server_hostname=HOST)
+
+
 def send(proxy: Proxy, raw: bytes) -> bytes:
     """One request, byte for byte, and its whole answer."""
-    context = ssl.create_default_context(cafile=proxy.certificate)
     got = b""
-    with (
-        socket.create_connection((HOST, proxy.port), 10) as plain,
-        context.wrap_socket(plain, server_hostname=HOST) as opened,
-    ):
+    with connect(proxy) as opened:
         opened.sendall(raw)
         while part := opened.recv(65536):
             got += part
