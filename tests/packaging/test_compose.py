@@ -15,9 +15,19 @@ from deploy import entrypoint
 from deploy.server import ROOT
 from tests.support import live
 from tests.support.documents import text_of, yaml_of
-from tests.support.manifests import Manifest, container, environment, pod
+from tests.support.manifests import (
+    Manifest,
+    container,
+    environment,
+    nginx,
+    pod,
+    properties,
+    proxy_defaults,
+    seconds,
+)
 
 OVERRIDES = ["compose.gpu.yml", "compose.grafana.yml"]
+DEFAULTS = proxy_defaults()
 _VARIABLE = re.compile(r"\$\{\w+:-([^}]*)\}")
 
 
@@ -131,14 +141,12 @@ def test_the_image_has_the_versions_of_requirements_txt() -> None:
 
 def test_the_proxy_waits_longer_than_torchserve_and_stops_after_it() -> None:
     """A reply takes up to responseTimeout; nginx waits a little longer; Docker longest."""
-    worker = yaml_of("handler/model-config.yaml")
-    nginx = text_of("deploy/proxy/nginx.conf")
-    read_s = int(re.search(r"^    proxy_read_timeout (\d+)s;", nginx, re.MULTILINE).group(1))  # type: ignore[union-attr]
+    reply_s = yaml_of("handler/model-config.yaml")["responseTimeout"]
+    read_s = seconds(nginx("proxy_read_timeout"))
     services = COMPOSE["services"]
-    grace_s = int(services["proxy"]["stop_grace_period"].removesuffix("s"))
-    assert worker["responseTimeout"] < read_s < grace_s
+    assert reply_s < read_s < seconds(services["proxy"]["stop_grace_period"])
     assert read_s < entrypoint.DRAIN_S
-    grace_s = int(services["torchserve"]["stop_grace_period"].removesuffix("s"))
+    grace_s = seconds(services["torchserve"]["stop_grace_period"])
     assert grace_s > entrypoint.DRAIN_S + entrypoint.END_S
     assert services["proxy"]["stop_signal"] == "SIGQUIT"
     assert services["proxy"]["depends_on"] == ["torchserve"]
@@ -148,7 +156,7 @@ def test_the_proxy_reads_torchserves_settings() -> None:
     dockerfile = text_of("deploy/Dockerfile.proxy")
     assert "\nCOPY config.properties /opt/\n" in dockerfile
     assert "\nCOPY deploy/proxy /opt/dcgan/proxy\n" in dockerfile
-    assert default("SETTINGS") == "$HERE/../../config.properties"
+    assert DEFAULTS["SETTINGS"] == "$HERE/../../config.properties"
 
 
 def test_the_image_has_our_collector_of_system_metrics() -> None:
@@ -170,22 +178,9 @@ def size(text: str) -> int:
     return int(found[1]) * UNITS[found[2]]
 
 
-def torchserve(key: str) -> int:
-    """A number that config.properties sets."""
-    text = text_of("config.properties")
-    (found,) = re.findall(rf"^{key}=(\d+)$", text, re.MULTILINE)
-    return int(found)
-
-
-def default(name: str) -> str:
-    """Of a variable of proxy.sh."""
-    script = text_of("deploy/proxy/proxy.sh")
-    (found,) = re.findall(rf'"\$\{{{name}:=([^}}]*)\}}"', script)
-    return str(found)
-
-
+SETTINGS = properties(text_of("config.properties"))
 # The largest body and the largest reply: both may lie on the disk.
-OPEN_BYTES = torchserve("max_request_size") + torchserve("max_response_size")
+OPEN_BYTES = int(SETTINGS["max_request_size"]) + int(SETTINGS["max_response_size"])
 # Settings, the pid file, what a reload writes; and a counter of each kind of reply, of 2 MB.
 KEPT_BYTES = (8 + 40 * 2) * 2**20
 
@@ -199,13 +194,13 @@ def cached(megabytes: str) -> int:
 def test_what_is_open_at_once_fits_the_tmpfs_of_compose() -> None:
     proxy = COMPOSE["services"]["proxy"]
     assert "ALL_CONNECTIONS" not in proxy["environment"]
-    assert proxy["environment"]["CONNECTIONS"] == int(default("CONNECTIONS"))
+    assert proxy["environment"]["CONNECTIONS"] == int(DEFAULTS["CONNECTIONS"])
     (mount,) = proxy["tmpfs"]
     tmpfs = size(re.search(r"size=(\w+)", mount)[1])  # type: ignore[index]
-    waiting = int(default("ALL_CONNECTIONS")) * OPEN_BYTES
-    assert waiting + KEPT_BYTES + cached(default("CACHE_MB")) <= tmpfs
+    waiting = int(DEFAULTS["ALL_CONNECTIONS"]) * OPEN_BYTES
+    assert waiting + KEPT_BYTES + cached(DEFAULTS["CACHE_MB"]) <= tmpfs
     # A tmpfs is memory of the container; 1 MB of each reply is in nginx itself.
-    buffers = int(default("ALL_CONNECTIONS")) * 2**20
+    buffers = int(DEFAULTS["ALL_CONNECTIONS"]) * 2**20
     assert tmpfs + buffers + 256 * 2**20 <= size(proxy["mem_limit"])
 
 
@@ -222,7 +217,7 @@ def test_what_is_open_at_once_fits_the_volume_of_a_pod(manifests: list[Manifest]
 def test_one_key_cannot_take_what_all_may_have(manifests: list[Manifest]) -> None:
     settings = environment(manifests, "proxy")
     for some, every in (
-        (default("CONNECTIONS"), default("ALL_CONNECTIONS")),
+        (DEFAULTS["CONNECTIONS"], DEFAULTS["ALL_CONNECTIONS"]),
         (settings["CONNECTIONS"], settings["ALL_CONNECTIONS"]),
     ):
         assert 2 * int(some) <= int(every)
@@ -239,10 +234,8 @@ def test_the_numbers_that_are_told_are_those() -> None:
 
 
 def test_the_files_of_all_connections_may_be_open() -> None:
-    text = text_of("deploy/proxy/nginx.conf")
-    (connections,) = re.findall(r"^    worker_connections (\d+);", text, re.MULTILINE)
-    (files,) = re.findall(r"^worker_rlimit_nofile (\d+);", text, re.MULTILINE)
+    files = int(nginx("worker_rlimit_nofile"))
     # With a connection to TorchServe, which counts as one, come two files for body and reply.
-    assert int(files) >= int(connections) + 2 * int(default("ALL_CONNECTIONS"))
+    assert files >= int(nginx("worker_connections")) + 2 * int(DEFAULTS["ALL_CONNECTIONS"])
     proxy = COMPOSE["services"]["proxy"]
-    assert proxy["ulimits"]["nofile"] == {"soft": int(files), "hard": int(files)}
+    assert proxy["ulimits"]["nofile"] == {"soft": files, "hard": files}

@@ -26,17 +26,19 @@ from tests.support.manifests import (
     environment,
     kustomize,
     mounted_files,
+    nginx,
     only,
     pod,
     ports,
     properties,
+    proxy_defaults,
     rendered,
     seconds,
 )
 from tests.support.proxies import environment as proxy_environment
 from tests.support.proxies import refused
 
-NGINX = text_of("deploy/proxy/nginx.conf")
+UNPUBLISHED = text_of("deploy/proxy/nginx.conf").partition("@METRICS_LISTEN@")[2]
 MODEL_CONFIG = yaml_of("handler/model-config.yaml")
 APP = {"app.kubernetes.io/name": "dcgan"}
 OPERATORS = ("PodMonitor", "PrometheusRule")  # not Kubernetes' own
@@ -254,12 +256,6 @@ def test_an_overlay_of_ones_own_as_the_documentation_shows_it(tmp_path: Path) ->
     assert all(image.startswith("registry.example/") for image in images.values())
 
 
-def nginx(directive: str) -> str:
-    found = re.findall(rf"^\s*{directive} ([^;]+);", NGINX, re.MULTILINE)
-    assert found, f"nginx.conf has no {directive}"
-    return str(found[0])
-
-
 def test_a_pod_is_given_the_time_to_finish(manifests: list[Manifest]) -> None:
     """The proxy closes first and waits for its requests; TorchServe for the proxy."""
     sleeps = {
@@ -268,7 +264,7 @@ def test_a_pod_is_given_the_time_to_finish(manifests: list[Manifest]) -> None:
     }
     assert 0 < sleeps["proxy"] < sleeps["torchserve"]
     drain_s = float(environment(manifests, "torchserve")["DCGAN_DRAIN_S"])
-    assert drain_s > seconds(nginx("proxy_read_timeout").split(";")[0])
+    assert drain_s > seconds(nginx("proxy_read_timeout"))
     grace = pod(manifests)["terminationGracePeriodSeconds"]
     assert grace > sleeps["torchserve"] + drain_s + entrypoint.END_S
     assert "STOPSIGNAL SIGQUIT" in text_of("deploy/Dockerfile.proxy")
@@ -340,8 +336,7 @@ def test_the_proxy_finds_torchserve(manifests: list[Manifest]) -> None:
         "MANAGEMENT": f"http://127.0.0.1:{usual.management}",
         "METRICS": f"http://127.0.0.1:{usual.metrics}",
     }
-    script = text_of("deploy/proxy/proxy.sh")
-    defaults = dict(re.findall(r'"\$\{(\w+):=([^}]*)\}', script))
+    defaults = proxy_defaults()
     assert settings.keys() <= defaults.keys()
     listening = {defaults["LISTEN"], defaults["METRICS_LISTEN"]}
     assert {str(number) for number in ports(manifests).values()} == listening
@@ -352,12 +347,11 @@ def test_the_proxy_finds_torchserve(manifests: list[Manifest]) -> None:
 
 def test_a_pod_is_ready_by_the_port_that_is_not_published(manifests: list[Manifest]) -> None:
     """Where no traffic from outside can use up what they may ask."""
-    unpublished = NGINX[NGINX.index("@METRICS_LISTEN@") :]
-    assert "limit_req" not in unpublished
+    assert "limit_req" not in UNPUBLISHED
     asked = container(manifests, "proxy")["readinessProbe"]["httpGet"]
     assert ports(manifests)[asked["port"]] == ports(manifests)["metrics"]
     assert "scheme" not in asked
-    assert f"location = {asked['path']} " in unpublished
+    assert f"location = {asked['path']} " in UNPUBLISHED
 
 
 def test_handler_and_proxy_read_the_same_limits(manifests: list[Manifest]) -> None:
@@ -372,13 +366,9 @@ def test_handler_and_proxy_read_the_same_limits(manifests: list[Manifest]) -> No
 
 
 def test_the_scraped_paths_are_the_proxys(overlay: list[Manifest]) -> None:
-    server = NGINX[NGINX.index("@METRICS_LISTEN@") :]
-    found = [
-        re.compile(pattern)
-        for pattern in re.findall(r"location [~=] (\S+) ", server.replace("?<", "?P<"))
-    ]
+    patterns = re.findall(r"location [~=] (\S+) ", UNPUBLISHED.replace("?<", "?P<"))
     for endpoint in only(overlay, "PodMonitor")["spec"]["podMetricsEndpoints"]:
-        assert any(pattern.fullmatch(endpoint["path"]) for pattern in found)
+        assert any(re.fullmatch(pattern, endpoint["path"]) for pattern in patterns)
 
 
 # The InferenceService for KServe. Of a predictor, those keys that are not a pod's

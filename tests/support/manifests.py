@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 from deploy.server import ROOT
-from tests.support.documents import yaml_of
+from tests.support.documents import text_of, yaml_of
 
 Manifest = dict[str, Any]
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -122,8 +123,19 @@ def properties(text: str) -> dict[str, str]:
 
 
 def seconds(text: str) -> float:
-    """Of nginx's 15s."""
+    """Of nginx's 15s, and of Compose's."""
     return float(text.removesuffix("s"))
+
+
+def nginx(directive: str) -> str:
+    """Its first value in the proxy's nginx.conf."""
+    conf = text_of("deploy/proxy/nginx.conf")
+    return str(re.findall(rf"^\s*{directive} ([^;]+);", conf, re.MULTILINE)[0])
+
+
+def proxy_defaults() -> dict[str, str]:
+    """The variables of proxy.sh."""
+    return dict(re.findall(r'"\$\{(\w+):=([^}]*)\}', text_of("deploy/proxy/proxy.sh")))
 
 
 def _contents(manifests: list[Manifest], volume: Manifest) -> Iterator[dict[str, str | None]]:
