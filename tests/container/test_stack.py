@@ -24,8 +24,6 @@ from tests.support.proxies import ALICE, BOB, NEEDS_NGINX, check_problem
 from tests.support.stack import Stack
 from tests.support.visitors import between, look_at_a_page
 
-SERVICES = ["torchserve", "proxy", "prometheus"]
-
 
 def test_a_picture_for_a_key_and_for_nobody_else(stack: Stack) -> None:
     reply = stack.predict(seed=1, num_images=4)
@@ -77,7 +75,7 @@ def test_torchserve_cannot_be_reached_from_the_monitoring(stack: Stack, port: in
     assert stack.inside("prometheus", "bash", "-c", hello) == "open\n"
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", ["torchserve", "proxy", "prometheus"])
 def test_an_ordinary_user_without_rights(stack: Stack, service: str) -> None:
     assert int(stack.inside(service, "id", "-u")) >= 10001
     status = stack.inside(service, "cat", "/proc/self/status")

@@ -106,24 +106,21 @@ def test_a_self_signed_certificate_is_made_again_before_it_ends(
         assert proxy.predict(ALICE).ok
 
 
-GOOD = "k" * 32
-
-
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
         ("", "there is no key in it"),
         ("# none\n", "there is no key in it"),
         ("alice\n", "line 1: no key after the name alice"),
-        (f"al!ice {GOOD}\n", "line 1: a name has letters"),
-        (f"{'n' * 65} {GOOD}\n", "the name has 65 characters; at most 64"),
+        (f"al!ice {ALICE}\n", "line 1: a name has letters"),
+        (f"{'n' * 65} {ALICE}\n", "the name has 65 characters; at most 64"),
         ("# x\nalice short\n", "line 2: the key of alice has 5 characters; at least 24"),
-        (f"alice {GOOD} more\n", "something follows the key of alice"),
-        (f'alice {GOOD}"\n', "the key of alice has characters other than"),
-        (f"alice {GOOD};\n", "the key of alice has characters other than"),
+        (f"alice {ALICE} more\n", "something follows the key of alice"),
+        (f'alice {ALICE}"\n', "the key of alice has characters other than"),
+        (f"alice {ALICE};\n", "the key of alice has characters other than"),
         ("alice sha256:123\n", "sha256: of alice takes 64 digits"),
-        (f"alice {GOOD}\nalice {GOOD}x\n", "line 2: the name alice is there twice"),
-        (f"alice {GOOD}\nbob {GOOD}\n", "line 2: the key of bob is there twice"),
+        (f"alice {ALICE}\nalice {ALICE}x\n", "line 2: the name alice is there twice"),
+        (f"alice {ALICE}\nbob {ALICE}\n", "line 2: the key of bob is there twice"),
     ],
 )
 def test_a_bad_file_of_keys_stops_the_start(tmp_path: Path, keys: str, message: str) -> None:
@@ -131,7 +128,7 @@ def test_a_bad_file_of_keys_stops_the_start(tmp_path: Path, keys: str, message: 
     (tmp_path / "secrets" / "api_keys").write_text(keys)
     said = refused(variables)
     assert message in said
-    assert GOOD not in said
+    assert ALICE not in said
     assert not (tmp_path / "run" / "keys.map").exists()
 
 
@@ -189,7 +186,7 @@ def test_secrets_that_cannot_be_seen_stop_the_start(open_folder: Path, what: str
     state.chmod(0o777)
     variables = environment(above, Ports(), STATE=str(state), RUN=f"{state}/run")
     secrets = above / "secrets"
-    (secrets / "api_keys").write_text(f"alice {GOOD}\n")
+    (secrets / "api_keys").write_text(f"alice {ALICE}\n")
     shut, said = secrets, "secrets cannot be entered by user"
     if what == "the folder above":
         shut, said = above, "above cannot be entered by user"
@@ -201,14 +198,14 @@ def test_secrets_that_cannot_be_seen_stop_the_start(open_folder: Path, what: str
         shut, said = hidden, "api_keys cannot be read by user"
     elif what == "no folder":
         shutil.rmtree(secrets)
-        secrets.write_text(f"alice {GOOD}\n")
+        secrets.write_text(f"alice {ALICE}\n")
     shut.chmod(0o600)
     try:
         message = refused(variables, *as_nobody)
     finally:
         shut.chmod(0o700)
     assert said in message
-    assert GOOD not in message
+    assert ALICE not in message
     assert not {path.name for path in state.iterdir()} & {"api_keys", "tls.key", "tls.crt"}
 
 
