@@ -94,6 +94,7 @@ def test_no_key_and_nothing_unknown_reaches_torchserve(
     assert len(headers) == len(names)
     values = {name.lower(): value for name, value in headers}
     assert re.fullmatch("[0-9a-f]{32}", values["x-request-id"])
+    assert reply.headers["x-request-id"] == values["x-request-id"]
     assert values["accept"] == SENT["Accept"]
     assert ALICE not in str(headers)
 

@@ -24,7 +24,6 @@ from deploy.server import Server
 from tests.support import live
 from tests.support.random_requests import RandomRequests, json_values
 
-JSON = "application/json"
 MEGABYTES = 6_000_000  # a little below max_request_size
 HEADER_LINES = "x\r\nX-Injected: 1"
 
@@ -38,7 +37,7 @@ class Hostile:
     status: int
     kind: str
     at: str = ""
-    headers: tuple[tuple[str, str], ...] = (("Content-Type", JSON),)
+    headers: tuple[tuple[str, str], ...] = (("Content-Type", live.JSON),)
 
 
 def typed(content_type: str) -> tuple[tuple[str, str], ...]:
@@ -61,14 +60,14 @@ HOSTILE = [
     Hostile("invalid JSON", '{"seed": 1', 400, "invalid-json"),
     Hostile("a field twice", '{"seed": 1, "seed": 2}', 400, "invalid-json", "seed"),
     Hostile("a packed body", gzip.compress(b"{}"), 415, "unsupported-encoding",
-            "Content-Encoding", (*typed(JSON), ("Content-Encoding", "gzip"))),
+            "Content-Encoding", (*typed(live.JSON), ("Content-Encoding", "gzip"))),
     *(Hostile(f"raw noise of {value}", np.full((200, 100), value, "<f4").tobytes(), 400,
               "invalid-field", "noise[0][0]", BYTES)
       for value in (np.nan, np.inf, -np.inf, 3e38, -100.1)),
     Hostile("JSON without a content type, as curl -d sends it", '{"seed": 1}', 400,
             "invalid-body", "", FORM),
     Hostile("an unknown media type", '{"seed": 1}', 406, "not-acceptable", "",
-            (*typed(JSON), ("Accept", "image/avif"))),
+            (*typed(live.JSON), ("Accept", "image/avif"))),
     Hostile("more images than allowed", '{"num_images": 257}', 413, "too-large", "num_images"),
     Hostile("a reply beyond the limit",
             '{"num_images": 256, "columns": 256, "padding": 64}', 413, "too-large"),
@@ -167,7 +166,7 @@ def test_a_hostile_request_gets_its_problem_and_harms_no_other(
 
 RANDOM = RandomRequests(nz=100, most=4)
 TEXTS = (json_values | RANDOM.doubtful).map(json.dumps).map(str.encode)
-MEDIA = (JSON, "application/octet-stream", "text/plain", "application/x-www-form-urlencoded",
+MEDIA = (live.JSON, "application/octet-stream", "text/plain", "application/x-www-form-urlencoded",
          "multipart/form-data; boundary=b", "a/b")  # fmt: skip
 
 
