@@ -1,7 +1,5 @@
 """Markers by folder, and a live TorchServe that serves the built archive, shared by all tests."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Generator, Iterator

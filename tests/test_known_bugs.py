@@ -1,7 +1,5 @@
 """Every test that docs/known-bugs.md names is there, and no row is without an answer."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

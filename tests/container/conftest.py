@@ -1,7 +1,5 @@
 """The stack, built and brought up once for all tests of this folder."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

@@ -1,8 +1,6 @@
 """docker compose up, really run: what the stack adds, seen through the proxy and inside. What the
 proxy itself passes and refuses is in tests/contract/test_proxy.py."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json

@@ -1,7 +1,5 @@
 """A proxy before the server, and a browser for the tests of the page."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any

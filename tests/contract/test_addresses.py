@@ -1,7 +1,5 @@
 """A picture is an address: through the proxy with its cache."""
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections import Counter

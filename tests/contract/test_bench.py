@@ -1,7 +1,5 @@
 """``python -m benchmarks.compare serving`` and the peers, each really started."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import itertools

@@ -1,7 +1,5 @@
 """The client and its command line against a live server."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

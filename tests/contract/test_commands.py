@@ -5,8 +5,6 @@ locale that is. A long TMPDIR; a proxy in the environment; a second command at t
 launcher that was killed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import signal

@@ -1,7 +1,5 @@
 """What the page of ``make gallery`` does, in a headless Chromium, against a live TorchServe."""
 
-from __future__ import annotations
-
 import base64
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """Who can use the page, and what it lets in: keyboard, phone, contrast, policy."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

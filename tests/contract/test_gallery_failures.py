@@ -1,7 +1,5 @@
 """What the page makes of browsers, networks and servers that are not as it hopes."""
 
-from __future__ import annotations
-
 import base64
 import inspect
 import json

@@ -1,7 +1,5 @@
 """What the page makes of edits, animations, addresses, and pictures that come back."""
 
-from __future__ import annotations
-
 import base64
 import io
 import re

@@ -1,7 +1,5 @@
 """The page behind the proxy, and pages of other origins: real nginx, real pre-flights."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

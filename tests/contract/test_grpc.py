@@ -1,7 +1,5 @@
 """gRPC: the bodies of HTTP; errors known by their bytes, for the status says OK; no harm done."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The HTTP contract from outside: pictures, ways to write a request, limits of the wire."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

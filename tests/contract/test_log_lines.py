@@ -1,7 +1,5 @@
 """The log of a live server: one JSON object a line, one line a request, nothing else at load."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

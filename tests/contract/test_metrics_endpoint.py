@@ -1,7 +1,5 @@
 """The handler's metrics at TorchServe's metrics port."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """handler/openapi.yaml is the code's own contract, and a live server keeps it."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

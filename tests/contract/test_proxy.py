@@ -1,7 +1,5 @@
 """The proxy: real nginx with its real settings, in front of a live TorchServe."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

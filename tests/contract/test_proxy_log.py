@@ -1,7 +1,5 @@
 """What the proxy prints: lines of JSON in ASCII, whatever clients send, and none of theirs."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

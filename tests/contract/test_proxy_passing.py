@@ -1,8 +1,6 @@
 """What reaches TorchServe through the proxy, of one server and of several, and what cannot; and
 clients that send slowly or nothing, who are cut off and keep nobody out."""
 
-from __future__ import annotations
-
 import json
 import re
 import resource

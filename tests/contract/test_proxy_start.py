@@ -1,7 +1,5 @@
 """How the proxy starts: keys and certificates made, given, changed, and wrong."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import re

@@ -1,7 +1,5 @@
 """The commands of the README and of docs/api.md, taken from them and run."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

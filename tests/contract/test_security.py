@@ -3,8 +3,6 @@
 A listener counts who connects to it: what is refused must also not have been looked at.
 """
 
-from __future__ import annotations
-
 import socket
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Every size of pictures, trained, exported, served: what the README asks for is to be had."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

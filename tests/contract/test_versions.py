@@ -4,8 +4,6 @@ Same request, same image: alone or in any batch, on any worker, after another st
 Bit by bit in float32 on a CPU; where ``precision: auto`` means short floats, to a few grey levels.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib

@@ -1,7 +1,5 @@
 """The first process of the container, run as the image has it: its files alone, in its folder."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

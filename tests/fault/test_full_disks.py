@@ -1,7 +1,5 @@
 """Full disks, on small file systems of their own."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -5,8 +5,6 @@ get the bytes they get alone, the hostile one its own problem document, and the 
 be the same process afterwards.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 from concurrent.futures import ThreadPoolExecutor

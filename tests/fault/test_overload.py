@@ -1,7 +1,5 @@
 """More to draw than time or memory allow: told so, the rest is served, and no worker dies of it."""
 
-from __future__ import annotations
-
 import resource
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

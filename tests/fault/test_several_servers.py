@@ -1,7 +1,5 @@
 """Three servers behind the proxy, under an open load: one is killed, one is stopped."""
 
-from __future__ import annotations
-
 import itertools
 import shutil
 from contextlib import ExitStack, suppress

@@ -1,7 +1,5 @@
 """Clients that hang up, send slowly, do not read, or come in great number: others do not wait."""
 
-from __future__ import annotations
-
 import json
 import resource
 import socket

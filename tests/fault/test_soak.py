@@ -1,7 +1,5 @@
 """The soak against a real server for some seconds, and against one with a planted leak."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

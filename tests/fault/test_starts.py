@@ -1,8 +1,6 @@
 """Starting the server: the documented commands, the reasons when it cannot, and what it must start
 in spite of."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

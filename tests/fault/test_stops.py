@@ -1,7 +1,5 @@
 """SIGTERM under load without a drain before it; and a clock that jumps."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from concurrent.futures import ThreadPoolExecutor

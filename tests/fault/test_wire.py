@@ -4,8 +4,6 @@ Every one is followed by a good request that must get the bytes it always gets, 
 worker process. The proxy in front refuses most of these; here TorchServe gets them raw.
 """
 
-from __future__ import annotations
-
 import json
 
 import pytest

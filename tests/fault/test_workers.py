@@ -1,7 +1,5 @@
 """A worker that is killed, hangs, or is overrun: who notices, and what comes after."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import signal

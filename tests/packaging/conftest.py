@@ -1,7 +1,5 @@
 """The Kubernetes manifests, rendered."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.support.manifests import FOLDER, OVERLAYS, Manifest, rendered

@@ -1,7 +1,5 @@
 """The pins against the versions that docs/operations/security.md says advisories are fixed in."""
 
-from __future__ import annotations
-
 import importlib.resources
 import re
 import zipfile

@@ -1,7 +1,5 @@
 """docker-compose.yml and the Dockerfiles: valid, hardened, and with the versions of the rest."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

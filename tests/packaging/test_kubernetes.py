@@ -1,8 +1,6 @@
 """The Kubernetes manifests: rendered, held against the API's schemas, against themselves, and
 beside what the images, the proxy, the handler and TorchServe say."""
 
-from __future__ import annotations
-
 import base64
 import os
 import re

@@ -1,8 +1,6 @@
 """Alert rules, dashboard, and what a cluster's Prometheus and its adapter get to see: they parse,
 name metrics that exist, and say what they should."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Copies of the repository, whose commands have a server of their own to start and to stop."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Directions of an archive that is none."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from handler.settings import Direction, Directions

@@ -1,7 +1,5 @@
 """What the repository's files say, and how tests run the commands that they show."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

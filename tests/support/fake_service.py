@@ -1,7 +1,5 @@
 """A service whose network is a stand-in: tiles of one colour, and failures on demand."""
 
-from __future__ import annotations
-
 import io
 from typing import Any
 

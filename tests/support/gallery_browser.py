@@ -1,7 +1,5 @@
 """The page in a headless Chromium: what the tests of it and its screenshots share."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Small Generators with something to show, and pictures that they may have been trained on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

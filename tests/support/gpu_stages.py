@@ -1,7 +1,5 @@
 """Stages of the check of a GPU that go wrong, each in its way."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import signal

@@ -1,7 +1,5 @@
 """A live server in the tests: archives with changes, raw sockets, and what a server is made of."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import importlib.resources

@@ -1,7 +1,5 @@
 """The Kubernetes manifests as kustomize renders them, for the tests."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """NVML's answers, which take a GPU."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

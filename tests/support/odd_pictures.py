@@ -1,7 +1,5 @@
 """A folder and a zip full of odd files, and what must become of them."""
 
-from __future__ import annotations
-
 import io
 import re
 import struct

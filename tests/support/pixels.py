@@ -1,7 +1,5 @@
 """How far pictures of one request may be apart: another processor or backend rounds otherwise."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

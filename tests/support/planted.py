@@ -1,7 +1,5 @@
 """Servers that answer as a test wants, for the load tester."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Real nginx with its real settings, for the length of a block, and what its errors look like."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Random requests, by hypothesis: good ones, some wrong in a field, and anything at all."""
 
-from __future__ import annotations
-
 import base64
 import json
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """A scripted server for the client, and what it may answer."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

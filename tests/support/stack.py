@@ -5,8 +5,6 @@ a machine with a registry: Prometheus comes from Debian, and pip uses what this 
 set to. Layers are kept between runs.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

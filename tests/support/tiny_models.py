@@ -1,7 +1,5 @@
 """Untrained networks of a few channels, and folders as an archive is when it is unpacked."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Runs of a tiny network, for the tests of the training loop."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

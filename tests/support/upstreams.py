@@ -1,7 +1,5 @@
 """Stand-ins for what the proxy asks: a TorchServe that keeps what reaches it, and a nameserver."""
 
-from __future__ import annotations
-
 import contextlib
 import ipaddress
 import json

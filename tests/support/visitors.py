@@ -1,8 +1,6 @@
 """A page of pictures for everybody: the server with a key that docs/operations/containers.md puts
 before the proxy, and visitors of it in Chromium."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re

@@ -1,7 +1,5 @@
 """Servers of a test's own."""
 
-from __future__ import annotations
-
 import contextlib
 import socketserver
 import threading
