@@ -38,10 +38,8 @@ CHECKS: list[CheckFunction] = [
 
 
 def validator(name: str) -> jsonschema_rs.Validator:
-    components = {"components": DOCUMENT["components"]}
-    return jsonschema_rs.Draft202012Validator(
-        {"$ref": f"#/components/schemas/{name}", **components}
-    )
+    schema = {"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}
+    return jsonschema_rs.Draft202012Validator(schema)
 
 
 def test_the_file_is_written_from_the_code() -> None:

@@ -306,8 +306,7 @@ def test_images_have_one_version_everywhere(manifests: list[Manifest]) -> None:
 def test_the_settings_are_the_repositorys(manifests: list[Manifest]) -> None:
     """But for what the image adds to them as well."""
     file = mounted_files(manifests, "torchserve")["/opt/dcgan/config.properties"]
-    assert file is not None
-    ours = properties(file)
+    ours = properties(str(file))
     theirs = properties(text_of("config.properties"))
     assert "-XX:+ExitOnOutOfMemoryError" in ours["vmargs"]
     assert ours["vmargs"].replace("-XX:+ExitOnOutOfMemoryError ", "") == theirs["vmargs"]
@@ -340,9 +339,8 @@ def test_a_pod_is_ready_by_the_port_that_is_not_published(manifests: list[Manife
 
 def test_handler_and_proxy_read_the_same_limits(manifests: list[Manifest]) -> None:
     file = mounted_files(manifests, "torchserve")["/opt/dcgan/config.properties"]
-    assert file is not None
     assert mounted_files(manifests, "proxy")["/opt/config.properties"] == file
-    settings, limits = properties(file), Limits()
+    settings, limits = properties(str(file)), Limits()
     assert limits == Limits(**MODEL_CONFIG["handler"]["limits"])
     assert int(settings["max_request_size"]) == limits.max_body_bytes
     assert int(settings["max_response_size"]) == limits.max_reply_bytes
