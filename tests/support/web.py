@@ -5,7 +5,6 @@ import socketserver
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
-from types import MappingProxyType
 from typing import TypeVar
 
 Served = TypeVar("Served", bound=socketserver.BaseServer)
@@ -27,11 +26,9 @@ def serving(server: Served) -> Iterator[Served]:
 class Answering(BaseHTTPRequestHandler):
     """Says what it is told to, and logs nothing."""
 
-    def say(
-        self, status: int, body: bytes, headers: Mapping[str, str] = MappingProxyType({})
-    ) -> None:
+    def say(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         self.send_response(status)
-        for name, value in headers.items():
+        for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
