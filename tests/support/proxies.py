@@ -144,9 +144,8 @@ def running(
     finally:
         process.terminate()
         process.wait(20)
-        deadline = time.monotonic() + 10
-        while Path(run).exists():  # a reload may be under way that writes there
-            shutil.rmtree(run, ignore_errors=time.monotonic() < deadline)
+        # Again where a reload was under way, which writes there.
+        live.wait(lambda: shutil.rmtree(run, ignore_errors=True) or not Path(run).exists(), 10)
 
 
 def connect(proxy: Proxy) -> ssl.SSLSocket:
