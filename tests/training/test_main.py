@@ -149,6 +149,7 @@ def test_a_name_that_stdout_cannot_hold(
     """One with an accent and, from an old disk, one that is no UTF-8."""
     line = {"step": 10, "loss_d": 1.5, "loss_g": 0.5}
     (tmp_path / "stats.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "config.json").write_text(TrainConfig().to_json())
     shown = io.TextIOWrapper(io.BytesIO(), encoding)
     monkeypatch.setattr(sys, "stdout", shown)
     out = tmp_path / "é\udce9.png"

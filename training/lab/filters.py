@@ -9,7 +9,7 @@ positive on the way up (as backpropagation does) and are positive on the way dow
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,9 +59,6 @@ class Filters(Plot):
         pictures (``chance``); null for pictures without labels.
         """
         path, config, state = find_checkpoint(self.checkpoint)
-        first = next(value for name, value in state.items() if name.startswith("layers.0."))
-        if first.dim() == 4 and first.shape[1] == 1:  # so many channels D takes
-            config = replace(config, channels="1")
         pictures = sources.load(config, 2)
         layers = check_geometry(config.image_size, 3)
         if self.layer > layers:

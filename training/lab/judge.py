@@ -68,10 +68,6 @@ class Origin:
     without_seed: int | None = None
     start: int = 0
 
-    def shows_as(self, other: Origin) -> bool:
-        """Whether both draw an avatar the same way, so that one judge serves for both."""
-        return (self.image_size, self.background) == (other.image_size, other.background)
-
 
 @dataclass(frozen=True, eq=False)
 class Judge:
@@ -151,8 +147,11 @@ def referee_of(judge: Judge) -> Judge:
 
 
 def _shipped_or_kept(path: Path, prefix: str, wanted: Origin) -> Judge:
-    if path.is_file() and (shipped := _load(path)).origin.shows_as(wanted):
-        return shipped
+    if path.is_file():
+        shipped = _load(path)
+        known = shipped.origin
+        if (known.image_size, known.background) == (wanted.image_size, wanted.background):
+            return shipped
     name = f"{prefix}{wanted.image_size}px-{wanted.background.lstrip('#')}.safetensors"
     return load_or_fit(KEPT / name, wanted)
 

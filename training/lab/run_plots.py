@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,14 +12,15 @@ from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 
 from handler.pixels import Images
-from training.config import Count, TrainConfig
+from training.config import Count
 from training.data.decode import DRAWN
 from training.files import atomic_path
 from training.journal import entries
 from training.lab.commands import Command, Plot, UsageError, check_ending, side_by_side
 from training.lab.reals import OfPictures
-from training.losses import LOGITS
+from training.losses import LOGITS, Loss
 from training.samples import generate, tiles
+from training.start import saved_settings
 
 Series = dict[str, tuple[list[int], list[float]]]  # name -> (steps, values)
 
@@ -49,7 +49,7 @@ class Curves(Command):
         check_ending("--out", self.out, ".png")
         series = read_stats(self.run_folder)
         with atomic_path(self.out) as beside:
-            drawn = figure(series, loss_of(self.run_folder))
+            drawn = figure(series, saved_settings(self.run_folder).loss)
             drawn.savefig(beside, format="png", dpi=_INCHES_PX, metadata={"Software": DRAWN})
         last = {name: round(values[-1], 4) for name, (_, values) in series.items()}
         return {"out": str(self.out), "step": series["loss_d"][0][-1], "last": last}
@@ -81,16 +81,7 @@ def read_stats(folder: Path) -> Series:
     return series
 
 
-def loss_of(folder: Path) -> str:
-    """What config.json says; older runs, and folders without one, have the default."""
-    try:
-        settings = json.loads((folder / "config.json").read_bytes())
-        return str(settings.get("loss", TrainConfig.loss))
-    except (OSError, ValueError, AttributeError):
-        return TrainConfig.loss
-
-
-def figure(series: Series, loss: str = TrainConfig.loss) -> Figure:
+def figure(series: Series, loss: Loss) -> Figure:
     """One panel a kind of number, those without data left out, none of their values cut off."""
     panels = {
         title: {name: label for name, label in lines.items() if name in series}

@@ -29,6 +29,7 @@ from tests.support.odd_pictures import (
     plain,
     reasons_of,
 )
+from training.config import TrainConfig
 from training.data import cache as store
 from training.data import sources
 from training.data.decode import DataError, Pictures, Skipped
@@ -72,7 +73,7 @@ def test_many_pictures_are_not_kept_in_memory(
 
 
 def write_mixed(root: Path) -> Path:
-    """Four pictures, runs, a cache, and what commands have drawn."""
+    """Three pictures, runs, a cache, and what commands have drawn."""
     for i in range(3):
         Image.new("RGB", (40, 40), (90 * i, 0, 9)).save(root / f"{i}.png")
     for run in ("a/run", "old"):
@@ -80,9 +81,6 @@ def write_mixed(root: Path) -> Path:
         for name in ("config.json", "pictures.json", "stats.jsonl"):
             (root / run / name).write_text("{}")
         (root / run / "samples" / "real.png").write_bytes(plain())
-    (root / "settings").mkdir()
-    (root / "settings" / "config.json").write_text("{}")  # alone it is no run
-    Image.new("RGB", (40, 40), "red").save(root / "settings" / "picture.png")
     image = np.zeros((32, 32, 3), np.uint8)
     save_grid(root / "grid.png", image[None])
     (root / "served.png").write_bytes(png.encode(image, "{}", small=True))
@@ -94,6 +92,7 @@ def write_mixed(root: Path) -> Path:
     Walk(out=root / "walk.gif").save_gif([image, image + 9], 50, hold=False)
     figure_of = root / "a" / "figure"
     figure_of.mkdir()
+    (figure_of / "config.json").write_text(TrainConfig().to_json())
     (figure_of / "stats.jsonl").write_text('{"step": 1, "loss_d": 1.0, "loss_g": 2.0}\n')
     Curves(run_folder=figure_of, out=root / "curves.png").run()
     return root
@@ -109,11 +108,12 @@ def test_what_the_project_wrote_itself_is_no_picture(tmp_path: Path, cache: str)
                         "drawn by python -m training: nothing to train on"),
         **dict.fromkeys([f"served.{kind}" for kind in ("png", "apng", "gif", "webp")],
                         "drawn by a model that is served: nothing to train on"),
-        "settings/config.json": "not a picture", "a/figure/stats.jsonl": "not a picture",
+        **dict.fromkeys([f"a/figure/{name}" for name in ("config.json", "stats.jsonl")],
+                        "not a picture"),
     }  # fmt: skip
     for _ in range(2):
         pictures = load_folder(root, replace(SPEC, cache=root / cache))
-        assert len(pictures.images) == 4
+        assert len(pictures.images) == 3
         reasons = reasons_of(pictures)
         assert {name: reasons[name].split(" (")[0] for name in reasons} == expected
     assert len(list((root / cache).glob("*.u8"))) == 1  # found again: its files are no change

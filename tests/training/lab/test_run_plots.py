@@ -10,8 +10,10 @@ from PIL import Image
 from handler.latents import from_seeds
 from tests.support.generators import AVATARS, lively, weights
 from tests.support.tiny_runs import printed, refused
+from training.config import TrainConfig
 from training.lab.commands import UsageError
-from training.lab.run_plots import figure, loss_of, read_frame, read_stats
+from training.lab.run_plots import figure, read_frame, read_stats
+from training.losses import Loss
 from training.samples import draw, save_grid
 
 Captured = pytest.CaptureFixture[str]
@@ -33,7 +35,7 @@ def stats(lines: list[dict[str, object]]) -> str:
 
 def test_the_curves_are_the_numbers(tmp_path: Path) -> None:
     write(tmp_path, stats(LINES))
-    axes = figure(read_stats(tmp_path)).axes
+    axes = figure(read_stats(tmp_path), "relativistic").axes
     drawn = {
         str(line.get_label()): np.asarray(line.get_xydata()).tolist()
         for panel in axes
@@ -51,16 +53,15 @@ def test_the_curves_are_the_numbers(tmp_path: Path) -> None:
 
 def test_distances_have_a_panel_where_there_are_some(tmp_path: Path) -> None:
     write(tmp_path, stats([*LINES, {"step": 20, "distance": 31.5}]))
-    *_, last = figure(read_stats(tmp_path)).axes
+    *_, last = figure(read_stats(tmp_path), "relativistic").axes
     assert last.get_title() == "distance"
     assert np.asarray(last.get_lines()[0].get_xydata()).tolist() == [[20, 31.5]]
 
 
-def drawn_between(folder: Path, loss: str) -> dict[str, tuple[float, float]]:
-    """Title of a panel -> what of its y axis is seen; as the command draws it."""
+def drawn_between(folder: Path, loss: Loss) -> dict[str, tuple[float, float]]:
+    """Title of a panel -> what of its y axis is seen."""
     limits: dict[str, tuple[float, float]] = {}
-    (folder / "config.json").write_text(json.dumps({"loss": loss}))
-    for panel in figure(read_stats(folder), loss_of(folder)).axes:
+    for panel in figure(read_stats(folder), loss).axes:
         limits[panel.get_title()] = panel.get_ylim()
         low, high = panel.get_ylim()
         for line in panel.get_lines():
@@ -69,7 +70,7 @@ def drawn_between(folder: Path, loss: str) -> dict[str, tuple[float, float]]:
 
 
 @pytest.mark.parametrize("loss", ["hinge", "lsgan"])
-def test_what_is_no_probability_is_not_cut_off(tmp_path: Path, loss: str) -> None:
+def test_what_is_no_probability_is_not_cut_off(tmp_path: Path, loss: Loss) -> None:
     raw = {"step": 10, "loss_d": 0.2, "loss_g": -1.5, "d_x": 3.5, "d_g_z1": -1.2, "d_g_z2": -0.9}
     write(tmp_path, stats([raw, {**raw, "step": 20, "loss_g": 2.0}]))
     assert set(drawn_between(tmp_path, loss)) == {"loss", "D's output"}
@@ -84,6 +85,7 @@ def test_probabilities_have_the_whole_range(tmp_path: Path) -> None:
 
 def test_the_file_is_a_picture_with_lines(tmp_path: Path, capsys: Captured) -> None:
     write(tmp_path, stats(LINES))
+    (tmp_path / "config.json").write_text(TrainConfig().to_json())
     out = tmp_path / "c.png"
     found = printed(capsys, "curves", run_folder=tmp_path, out=out)
     assert found["step"] == 20
