@@ -1,20 +1,17 @@
 """Settings: recipes, precedence, ranges, unknown keys, differences."""
 
 import json
-import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
-from annotated_types import Ge, Lt
 
 from deploy.server import ROOT
 from tests.support.tiny_runs import refused
 from training.config import (
     ConfigError,
     TrainConfig,
-    check,
     differences,
     fitting_group,
     from_mapping,
@@ -143,27 +140,3 @@ def test_only_what_changes_the_result_is_a_difference() -> None:
     assert differences(replace(saved, instance_noise=0.1), replace(longer, instance_noise=0.1))
     assert differences(replace(saved, lr_decay_steps=5), replace(longer, lr_decay_steps=5))
     assert differences(saved, replace(saved, nz=7)) == ["nz: the run has 100, asked for 7"]
-
-
-@dataclass(frozen=True)
-class Example:
-    seeds: tuple[Annotated[int, Ge(0), Lt(9)], ...] = ()
-    share: Annotated[float, Lt(1)] | None = None
-    name: str = ""
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({"seeds": (1, 9)}, "seeds is (1, 9); it must be less than 9"),
-        ({"seeds": (1.5,)}, "seeds is (1.5,); it must be a valid integer"),
-        ({"share": float("nan")}, "share is nan; it must be a finite number"),
-        ({"share": float("-inf")}, "share is -inf; it must be a finite number"),
-        ({"name": 1}, "name is 1; it must be a valid string"),
-    ],
-)
-def test_settings_are_held_against_their_annotations(given: dict[str, Any], words: str) -> None:
-    check(Example())
-    check(Example((0, 8), 0.5))
-    with pytest.raises(ConfigError, match=re.escape(words)):
-        check(Example(**given))

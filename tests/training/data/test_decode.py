@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -260,17 +259,6 @@ def test_large_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(pictures, "_to_8_bit", look)
     decode_together(40)
     assert most == [1]
-
-
-def test_small_pictures_are_not_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    together = threading.Barrier(4, timeout=60)
-
-    def look(image: Image.Image) -> Image.Image:
-        together.wait()
-        return image
-
-    monkeypatch.setattr(pictures, "_to_8_bit", look)
-    decode_together(40)
 
 
 def decode_together(width: int) -> None:
