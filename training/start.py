@@ -294,22 +294,14 @@ def _fitting(config: TrainConfig, path: Path, generator: Generator, channels: in
 def _starting_discriminator(
     config: TrainConfig, path: Path, channels: int
 ) -> dict[str, torch.Tensor]:
-    discriminator = new_discriminator(config, channels)
-    # The only part with which a D that compares pictures differs from one that does not; it
-    # begins with zeros.
-    comparing = {n for n, _ in discriminator.named_parameters() if n.endswith("deviation_weight")}
-    saved = checkpoint.read_discriminator(path)
+    discriminator, saved = new_discriminator(config, channels), checkpoint.read_discriminator(path)
     try:
-        loaded = discriminator.load_state_dict(saved, strict=False)
-        other = [*(set(loaded.missing_keys) - comparing), *loaded.unexpected_keys]
-        why = f"it differs in {', '.join(other)}" if other else ""
+        discriminator.load_state_dict(saved)
     except RuntimeError as error:
-        why = str(error).splitlines()[-1]
-    if why:
         raise ConfigError(
             f"the Discriminator in {path} is not of the shape of this run's, which has ndf "
             f"{config.ndf}, channels {channels}, image_size {config.image_size}, d_norm "
-            f"{config.d_norm}, d_group {config.group}: {why}; give the run the same settings, or "
-            "leave --start-d-from out"
-        )
+            f"{config.d_norm}, d_group {config.group}: {str(error).splitlines()[-1]}; give the run "
+            "the same settings, or leave --start-d-from out"
+        ) from None
     return discriminator.state_dict()
