@@ -15,7 +15,6 @@ from PIL import Image
 
 from training.config import ConfigError
 from training.files import atomic_path, naming
-from training.networks import Generator
 
 FOLDER = "tensorboard"  # inside the folder of a run; see tensorboard --logdir runs
 PANELS = {  # of numbers that are shown together; of others it is "run"
@@ -92,17 +91,12 @@ class Journal:
                 for name, value in numbers.items():
                     self._events.add_scalar(f"{PANELS.get(name, 'run')}/{name}", value, step)
 
-    def show(self, step: int, grid: Path, generator: Generator) -> None:
-        """A picture file of samples, and a histogram of each weight tensor, for TensorBoard; none
-        of a tensor with values that are not finite."""
+    def show(self, step: int, grid: Path) -> None:
+        """A picture file of samples, for TensorBoard."""
         if self.writes:
             with naming(self._folder), Image.open(grid) as image:
                 pixels = np.asarray(image.convert("RGB"))
                 self._events.add_image("samples", pixels, step, dataformats="HWC")
-                for name, tensor in generator.named_parameters():
-                    values = tensor.detach().float().cpu().numpy()
-                    if np.isfinite(values).all():
-                        self._events.add_histogram(f"G/{name}", values, step)
 
     def cut(self, step: int) -> None:
         """Drop what was written after update ``step``."""

@@ -347,7 +347,7 @@ class _Run:
         overfit = self.checks.overfitting(self.step)
         self.health.add_check(diversity, overfit)
         self.journal.write(self.step, diversity=diversity, distance=distance, overfit=overfit)
-        self.journal.show(self.step, grid, self.trainer.ema.generator)
+        self.journal.show(self.step, grid)
         best = self.trainer.best
         closest = math.isfinite(distance) and (best is None or distance < best.distance)
         # Pixels of broken weights have a distance too.
