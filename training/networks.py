@@ -145,9 +145,6 @@ class GroupLogits(nn.Conv2d):
         logits: Tensor = super().forward(input)
         return logits + compared.repeat(count // groups).view(-1, 1, 1, 1)
 
-    def extra_repr(self) -> str:
-        return f"{self.in_channels}, 1, kernel_size={self.kernel_size}, group={self.group}"
-
 
 class Discriminator(nn.Module):
     """Picture to one logit (no Sigmoid: the losses work on logits).

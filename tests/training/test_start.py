@@ -282,16 +282,6 @@ def test_few_pictures_are_augmented_and_a_run_stays_as_it_was(
     assert decided(tmp_path / "many", *flags(folder, tmp_path / "many")) == "off"
 
 
-def test_links_to_nowhere_are_no_runs(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(start, "RUNS", tmp_path)
-    assert main(flags(folder, tmp_path / "run")) == 0
-    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
-    assert main(["--resume", "--max-steps", "7", "--cache", str(tmp_path / "cache")]) == 0
-    assert latest_state(tmp_path / "run")["step"] == 7
-
-
 def test_a_folder_that_cannot_be_read_is_told(
     folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
