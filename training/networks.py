@@ -225,11 +225,6 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def as_channels_last(module: nn.Module) -> nn.Module:
-    """Store 4-D weights NHWC in place: faster convolutions on CPUs and tensor cores."""
-    return module.to(memory_format=torch.channels_last)
-
-
 @torch.no_grad()
 def layer_table(layers: nn.Sequential, shape: tuple[int, ...]) -> list[str]:
     """One line a layer: its kind and settings, and its output shape for an input of ``shape``."""

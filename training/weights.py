@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim.swa_utils import update_bn
 
 from training.files import atomic_path
 from training.networks import Generator, LatentLaw
@@ -232,21 +233,13 @@ class GeneratorEMA:
         torch._foreach_lerp_(averaged, [*generator.parameters()], 1.0 - decay)
 
 
-@torch.no_grad()
 def recalibrate(generator: Generator, images: int) -> Generator:
     """A copy in eval mode whose BatchNorm statistics are measured on ``images`` random latents.
 
     The latents come from a fixed seed, so equal weights give an equal copy.
     """
-    copied = copy.deepcopy(generator).train()
-    norms = [m for m in copied.modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # None: plain mean over the batches
+    copied = copy.deepcopy(generator).eval()
     rng = torch.Generator().manual_seed(0)
-    device = next(copied.parameters()).device
-    for _ in range(max(1, images // BATCH)):
-        copied(torch.randn(BATCH, copied.nz, generator=rng).to(device))
-    for norm in norms:
-        norm.momentum = 0.1
-    return copied.eval()
+    latents = (torch.randn(BATCH, copied.nz, generator=rng) for _ in range(max(1, images // BATCH)))
+    update_bn(latents, copied, next(copied.parameters()).device)
+    return copied

@@ -51,7 +51,7 @@ from training.lab.judge import (
     referee_of,
 )
 from training.lab.labels import load_labelled, short_name
-from training.networks import Generator, as_channels_last
+from training.networks import Generator
 from training.samples import Latents, draw
 from training.weights import WeightsInfo
 
@@ -131,7 +131,7 @@ class Directions(OfWeights):
         """
         start = time.monotonic()
         generator, info = self.load()
-        as_channels_last(generator.requires_grad_(False))
+        generator.requires_grad_(False).to(memory_format=torch.channels_last)
         court = self._court(info)
         number = min(self.closed_form, generator.nz) + (len(court.concepts) if court else 0)
         if not 1 <= number <= MOST:

@@ -7,7 +7,6 @@ The sliced Wasserstein distance, which training uses too, is in ``training.slice
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from torch_fidelity.utils import create_feature_extractor
 
 from handler.pixels import Images
 from training.distributed import choose_device
+from training.files import sha256_of
 from training.lab.commands import UsageError
 from training.lab.judge import Judge
 
@@ -118,8 +118,7 @@ def _digest_of_state_dict(path: Path) -> str:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
             raise UsageError(f"{path} is no state dict, the file of Inception's weights is one")
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise UsageError(
             f"--inception-weights {path} cannot be read ({type(error).__name__}: "

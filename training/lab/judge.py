@@ -28,7 +28,6 @@ from training.data.avatars import DEFAULT_COUNT, Labels, load_avatars, load_rese
 from training.data.batches import in_parts, to_pictures
 from training.files import atomic_path
 from training.lab.commands import UsageError
-from training.networks import as_channels_last
 from training.weights import WeightsInfo, check_numbers, identify
 
 Probabilities = dict[str, npt.NDArray[np.float32]]  # attribute -> (N, classes)
@@ -270,7 +269,7 @@ def fit(
     torch.manual_seed(seed)
     classes = classes or {name: int(values.max()) + 1 for name, values in labels.items()}
     classifier = AttributeClassifier(classes, images.shape[-1], images.shape[1], widths)
-    as_channels_last(classifier)  # a third faster on CPUs
+    classifier.to(memory_format=torch.channels_last)  # a third faster on CPUs
     adam = torch.optim.Adam(classifier.parameters(), 1e-3)
     rng = np.random.default_rng(seed)
     for _ in range(epochs):
