@@ -166,12 +166,6 @@ def test_lsun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = load_named(named("lsun", tmp_path))
     assert pictures.images[:, 16, 16].tolist() == [[1, 2, 3], [4, 5, 6]]
     assert [item.name for item in pictures.skipped] == ["lsun picture 1"]
-    cache = tmp_path / "cache"
-    load_named(named("lsun", tmp_path, cache=cache))
-    content["bedroom_train_lmdb"][b"a"] = b"is not read again"
-    kept = load_named(named("lsun", tmp_path, cache=cache))
-    assert kept.images.tolist() == pictures.images.tolist()
-    assert kept.skipped == pictures.skipped
 
 
 def test_damaged_lsun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
