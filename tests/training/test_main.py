@@ -38,8 +38,7 @@ LESS = {
     "arithmetic": "--terms 3 --trials 1 --samples 200",
     "directions": "--concepts glasses --steps 1 --samples 8 --closed-form 1",
     "walk": "--legs 2",
-    "probe": "--labels 20 --tested 20",
-    "filters": "--pictures 64",
+    "probe": "--labels 20",
     "ablations": "--only guidelines nz-2 --max-steps 2",
 }
 OF_A_RUN = {"train", "filters", "probe", "curves", "animation", "ablations"}
@@ -58,15 +57,11 @@ BAD = [
     (["evaluate", "--markdown", "table.txt"], "give .md"),
     (["evaluate", "--data", "absent"], "no data 'absent'"),
     (["evaluate", *PHOTOS, "--inception-weights", "absent.pth"], "absent.pth cannot be read"),
-    (
-        ["filters", "--checkpoint", "x", "--pictures", "1"],
-        "--pictures is 1; it must be",
-    ),
+    ("--pictures is 1; it must be",),
     (["walk", "--out", "f/w.png"], "f/w.png'"),
     (["train", "--out", "f/run"], "Not a directory: 'f/run'"),
     (["walk", "--steps", "1"], "--steps is 1; it must be greater than or equal to 2"),
     (["walk", "--weights", "absent.safetensors"], "absent.safetensors does not exist"),
-    (["enlarge", "--rows", "400"], "8192 is the most"),
     (["compare", "--data", "avatarz"], "avatars"),
     (["compare", "--count", "257"], "has 256 pictures; lower --count"),
     (["curves", "--run-folder", "absent"], "give the folder of a run"),
@@ -174,6 +169,7 @@ def test_every_command_of_the_page(
     few_avatars = partial(load_avatars, count=128)
     monkeypatch.setattr("training.data.sources.load_avatars", few_avatars)
     monkeypatch.setattr("training.lab.latent_plots.UNSEEN", 50)
+    monkeypatch.setattr("training.lab.probe.TESTED", 20)
     for name, less in (("SAMPLES", 64), ("BATCH", 4), ("WIDTH", 2)):
         monkeypatch.setattr(f"training.lab.ablations.{name}", less)
     # A referee that learns in no time, and not much.

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from annotated_types import Ge
 from torch import Tensor, nn
 
 from handler.pixels import Images
@@ -30,6 +29,7 @@ from training.samples import tiles
 from training.start import saved_settings
 from training.step import new_discriminator
 
+SEARCHED = 2000  # pictures, for the patches
 FILTERS = 6  # the first ones of a layer; none is chosen by hand
 PATCHES = 4  # the strongest of each
 _AGREE = 16  # strongest pictures whose labels are compared
@@ -46,10 +46,6 @@ class Filters(Plot):
     checkpoint: Path
     """A run's checkpoints/step_*.pt, which holds D; or the run's folder, for the newest."""
     out: Path = Path("runs/plots/filters.png")
-    layer: Annotated[int, Ge(0)] = 0
-    """Which convolution of D, from 1; 0 is the last one before the logit, as in the paper."""
-    pictures: Annotated[int, Ge(2)] = 2000
-    """Real pictures that the patches are looked for in."""
 
     def result(self) -> dict[str, Any]:
         """Write the picture; returns how selective the filters are.
@@ -60,12 +56,9 @@ class Filters(Plot):
         """
         path, config, state = find_checkpoint(self.checkpoint)
         pictures = sources.load(config, 2)
-        layers = check_geometry(config.image_size, 3)
-        if self.layer > layers:
-            raise UsageError(f"--layer is {self.layer}; this D has layers 1 to {layers}")
-        layer = self.layer or layers
+        layer = check_geometry(config.image_size, 3)  # the last one before the logit
         learned, untrained = discriminators(path, config, state, pictures.images.shape[3])
-        images = np.array(pictures.images[: self.pictures])  # the cache is not writable
+        images = np.array(pictures.images[:SEARCHED])  # the cache is not writable
         count, width = min(PATCHES, len(images)), config.ndf * 2 ** (layer - 1)
         halves, agree = [], {}
         for name, network in (("random", untrained), ("learned", learned)):

@@ -22,10 +22,10 @@ from training.networks import Generator
 from training.samples import Latents, draw, tiles
 
 FloatMaps = npt.NDArray[np.float32]  # (maps, h, w)
-MAX_PX = 8192  # of a side; a larger picture is a mistyped number
 FRAME_MS = 80  # of a GIF
 STEPS = (9, 30, 100)  # of a leg, that are compared
 UNSEEN = 2000  # real pictures that say how near is usual
+SIDE = 6  # latents a side of an enlarged picture
 START_PX = 4  # height and width of the first feature maps of one latent
 MAPS = 10  # of each layer that are shown: those that vary most over the picture
 
@@ -230,23 +230,12 @@ class Enlarge(OfWeights, Plot):
     out: Path = Path("runs/plots/enlarge.png")
     seeds: tuple[Seed, Seed, Seed, Seed] = (7, 26, 6, 37)
     """Top left, top right, bottom left, bottom right."""
-    rows: Annotated[int, Ge(2)] = 6
-    """Latents from top to bottom."""
-    columns: Annotated[int, Ge(2)] = 6
-    """Latents from left to right."""
 
     def result(self) -> dict[str, Any]:
         """Write the picture; returns its size and that of the map."""
         generator, _ = self.load()
-        scale = generator.image_size // START_PX
-        height, width = (count * START_PX * scale for count in (self.rows, self.columns))
-        if max(height, width) > MAX_PX:
-            raise UsageError(
-                f"the picture would be {width} x {height} px, {MAX_PX} is the most; lower --rows "
-                "or --columns"
-            )
         corners = from_seeds(self.seeds, generator.nz)
-        latents = latent_map(blend(corners, self.rows, self.columns))
+        latents = latent_map(blend(corners, SIDE, SIDE))
         picture = large_picture(generator, latents)
         self.save_png(picture)
         return {

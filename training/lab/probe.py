@@ -28,6 +28,7 @@ from training.lab.judge import alike
 from training.networks import Discriminator
 
 POOLED_PX = 4
+TESTED = 2000  # reserved avatars that are classified
 PENALTIES = tuple(10.0**power for power in range(-4, 4))  # times the mean eigenvalue
 
 
@@ -42,8 +43,6 @@ class Probe(Command):
     """A run's checkpoints/step_*.pt, which holds D; or the run's folder, for the newest."""
     labels: tuple[Annotated[int, Ge(10)], ...] = (100, 300, 1000, 3000)
     """Numbers of labelled avatars to learn from."""
-    tested: Annotated[int, Ge(1)] = 2000
-    """Reserved avatars that are classified."""
 
     def result(self) -> dict[str, Any]:
         """Shares of tested avatars that are classified rightly, by features and number of labels,
@@ -53,7 +52,7 @@ class Probe(Command):
             raise UsageError(f"{path} is of a run on {config.data!r}; only RGB avatars have labels")
         size, background = config.image_size, config.background
         known = load_avatars(size, background, config.seed, max(self.labels))
-        tested = load_reserved_avatars(size, background, self.tested)
+        tested = load_reserved_avatars(size, background, TESTED)
         learned, untrained = discriminators(path, config, state, 3)
         accuracy: dict[str, dict[str, dict[str, float]]] = {}
         dimensions = {}
@@ -70,7 +69,7 @@ class Probe(Command):
                 accuracy[name][str(count)] = {key: round(x, 3) for key, x in right.items()}
         return {
             "checkpoint": str(path),
-            "tested": self.tested,
+            "tested": TESTED,
             "dimensions": dimensions,
             "accuracy": accuracy,
             "chance": {

@@ -114,21 +114,19 @@ def test_the_command_draws_both_halves(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "f.png"
-    found = printed(capsys, "filters --layer 2", checkpoint=run, out=out)
+    found = printed(capsys, "filters", checkpoint=run, out=out)
     assert found["checkpoint"].endswith("step_00000003.pt")
-    assert found["patch_px"] == 10
+    assert found["patch_px"] == 22
     assert found["labels_agree"] is None
     pixels = np.asarray(Image.open(out))
-    assert pixels.shape == (6 * 12 + 2, 2 * (8 * 12 + 2) + 16, 3)
-    left, right = pixels[:, :98], pixels[:, -98:]
+    assert pixels.shape == (6 * 24 + 2, 2 * (8 * 24 + 2) + 16, 3)
+    left, right = pixels[:, :194], pixels[:, -194:]
     assert not np.array_equal(left, right)
-    assert left[2:12, 50:60].std() > 1  # a gradient, not plain grey
+    assert left[2:24, 98:120].std() > 1  # a gradient, not plain grey
 
 
 def test_unusable_checkpoints_are_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run / "checkpoints" / "step_00000003.pt"
-    assert "this D has layers 1 to 3" in refused(capsys, "filters --layer 4", checkpoint=run)
-
     settings = (run / "config.json").read_text()
     (run / "config.json").write_text(settings.replace('"ndf": 4', '"ndf": 8'))
     assert "does not fit the settings of its run" in refused(capsys, "filters", checkpoint=file)

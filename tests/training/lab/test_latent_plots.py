@@ -129,8 +129,8 @@ def test_enlarge_writes_the_size_it_says(
     weights_file: str, tmp_path: Path, capsys: Captured
 ) -> None:
     out = tmp_path / "e.png"
-    found = printed(capsys, "enlarge --rows 2 --columns 3", weights=weights_file, out=out)
-    assert found["latent_map"] == [6, 5, 9]
+    found = printed(capsys, "enlarge", weights=weights_file, out=out)
+    assert found["latent_map"] == [6, 21, 21]
     with Image.open(out) as image:
-        assert image.size == (12 * 8, 8 * 8)  # (w + 3) * 32 / 4
-    assert found["picture_px"] == {"width": 96, "height": 64}
+        assert image.size == (24 * 8, 24 * 8)  # (w + 3) * 32 / 4
+    assert found["picture_px"] == {"width": 192, "height": 192}

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.support.tiny_runs import TINY, printed, refused, untrained
+from training.lab import probe
 from training.lab.probe import classify, features_of
 from training.networks import Discriminator
 
@@ -36,11 +37,13 @@ def test_features_are_the_activations_pooled_and_do_not_depend_on_the_batch() ->
     assert features_of(None, images[:2]).shape == (2, 32 * 32 * 3)
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = replace(TINY, data="avatars")
     untrained(tmp_path, config)
-    few = "--labels 20 60 --tested 50"
-    found = printed(capsys, f"probe {few}", checkpoint=tmp_path)
+    monkeypatch.setattr(probe, "TESTED", 50)
+    found = printed(capsys, "probe --labels 20 60", checkpoint=tmp_path)
     assert set(found["accuracy"]) == {"learned", "untrained", "pixels"}
     pixels = found["accuracy"]["pixels"]
     assert pixels["60"]["body"] > 2 * found["chance"]["body"]
