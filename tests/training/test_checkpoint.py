@@ -137,11 +137,6 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"adam_d": None}, "it holds no adam_d"),
-        ({"step": None}, "it holds no step"),
-        ({"step": "x"}, "its step is 'x'; it must be a whole number of at most eight digits"),
-        ({"step": 10**8}, "its step is 100000000;"),
-        ({"step": -3}, "its step is -3;"),
         ({"adam_g": {}}, "update 6 is damaged, or of another network (KeyError"),
         ({"lr_scale": "x"}, "update 6 is damaged, or of another network (ValueError"),
     ],
@@ -151,8 +146,7 @@ def test_what_is_no_whole_state_is_told(
     folder: Path, out: Path, capsys: Captured, changed: dict[str, Any], words: str
 ) -> None:
     assert main(flags(folder, out)) == 0
-    state = {k: v for k, v in (latest_state(out) | changed).items() if v is not None}
-    torch.save(state, out / "checkpoints" / "step_00000006.pt")
+    torch.save(latest_state(out) | changed, out / "checkpoints" / "step_00000006.pt")
     (out / "checkpoints" / "best.pt").unlink()
     last = refused(capsys, "--resume --max-steps 8", out=out).splitlines()[-1]
     assert last.startswith("error: ")
