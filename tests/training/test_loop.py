@@ -31,7 +31,7 @@ from tests.support.tiny_runs import (
     run,
     state_of,
 )
-from training import checkpoint
+from training import SIGNALS, checkpoint
 from training.__main__ import main
 from training.config import TrainConfig
 from training.data.avatars import load_avatars
@@ -589,10 +589,7 @@ def test_a_deterministic_run_uses_no_other_kernels(tmp_path: Path) -> None:
     assert go(config, tmp_path).ended == "finished"
 
 
-STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
-
-
-@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("number", SIGNALS)
 def test_each_signal_is_a_wish_to_stop(number: int, capfd: Captured) -> None:
     """Heard at once; a second one, of any kind, is no wish any more."""
     with catch_stop_signals() as stop:
@@ -602,7 +599,7 @@ def test_each_signal_is_a_wish_to_stop(number: int, capfd: Captured) -> None:
         name = signal.Signals(number).name
         assert f"{name}: stopping after this update, then saving" in capfd.readouterr().err
         with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(STOPS[STOPS.index(number) - 1])
+            signal.raise_signal(SIGNALS[SIGNALS.index(number) - 1])
     with catch_stop_signals(patient=True, speaks=False) as stop:
         for _ in range(2):
             signal.raise_signal(number)

@@ -241,10 +241,7 @@ def _map(file: IO[bytes], shape: Shape, folder: str, advice: str) -> npt.NDArray
     if size_bytes == 0:  # nothing can be mapped
         return np.empty(shape, np.uint8)
     try:
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, later a SIGBUS
-            os.posix_fallocate(file.fileno(), 0, size_bytes)
-        else:
-            file.truncate(size_bytes)
+        os.posix_fallocate(file.fileno(), 0, size_bytes)  # a full disk is a SIGBUS later
     except OSError as error:
         if error.errno not in FULL:
             raise
