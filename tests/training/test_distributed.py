@@ -195,15 +195,3 @@ def test_a_card_that_torch_has_no_kernels_for_is_left_alone(
             choose_device(1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device(1) == torch.device("cpu")
-
-
-@pytest.mark.parametrize(
-    ("units", "precision"),
-    [({"amx_bf16": True}, torch.bfloat16), ({"avx512_bf16": True}, torch.bfloat16),
-     ({"avx512_bf16": False, "avx2": True}, torch.float32)],
-)  # fmt: skip
-def test_a_cpu_needs_a_unit_for_bfloat16(
-    monkeypatch: pytest.MonkeyPatch, units: dict[str, bool], precision: torch.dtype
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
-    assert choose_precision("auto", torch.device("cpu")) == precision
