@@ -58,20 +58,22 @@ def save(folder: Path, packed: memoryview, step: int, kept: int) -> None:
         OSError: the checkpoint could not be written; the earlier ones are still there.
     """
     path = folder / f"step_{step:08d}.pt"
-    _write(path, packed)
+    write(path, packed)
     found = _newest_first(folder)
     own = found.index(path)
     for other in [*found[:own], *found[own + kept :]]:
         other.unlink()
 
 
-def save_best(folder: Path, packed: memoryview) -> None:
-    """Write a state as the best one so far, in place of the last best.
+def write(path: Path, packed: memoryview) -> None:
+    """Write a state whole or not at all.
 
     Raises:
-        OSError: it could not be written; the last best is still there.
+        OSError: it could not be written; what was there still is.
     """
-    _write(folder / BEST, packed)
+    # Not by torch: on a full disk it raises errors of its own, without a word of the disk.
+    with atomic_path(path) as beside:
+        beside.write_bytes(packed)
 
 
 def is_usable(trainer: Trainer) -> bool:
@@ -138,12 +140,6 @@ def read_discriminator(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is {identify(path)}, not a checkpoint of a run "
             f"({type(error).__name__}); give one of its checkpoints/*.pt"
         ) from None
-
-
-def _write(path: Path, packed: memoryview) -> None:
-    # Not by torch: on a full disk it raises errors of its own, without a word of the disk.
-    with atomic_path(path) as beside:
-        beside.write_bytes(packed)
 
 
 def _read_latest(folder: Path) -> dict[str, Any]:

@@ -354,7 +354,7 @@ class _Run:
         if closest and self.world.from_first(lambda: checkpoint.is_usable(self.trainer)):
             self.trainer.best = Best(self.step, distance)
             if self.world.is_first:
-                self._write(partial(checkpoint.save_best, self.checkpoints))
+                self._write(partial(checkpoint.write, self.checkpoints / checkpoint.BEST))
 
     def _checkpoint(self) -> None:
         if self.world.is_first:

@@ -503,7 +503,7 @@ def test_checkpoints_are_written_while_the_run_goes_on(
     whole = tmp_path / "whole"
     config = replace(TINY, max_steps=5, checkpoint_every=2, keep_checkpoints=9)
     run(config, pictures, whole)
-    write, released = checkpoint._write, threading.Event()
+    write, released = checkpoint.write, threading.Event()
 
     def slow(path: Path, packed: memoryview) -> None:
         assert released.wait(60)
@@ -514,7 +514,7 @@ def test_checkpoints_are_written_while_the_run_goes_on(
             assert not list((tmp_path / "run" / "checkpoints").glob("step*"))
             released.set()
 
-    monkeypatch.setattr(checkpoint, "_write", slow)
+    monkeypatch.setattr(checkpoint, "write", slow)
     after_updates(monkeypatch, release)
     run(config, pictures, tmp_path / "run")
     for name in ("step_00000002.pt", "step_00000004.pt"):
