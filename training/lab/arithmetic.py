@@ -6,7 +6,7 @@ because single ones did not work, and shows the pictures; here a classifier also
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from training.lab.commands import OfWeights, Plot, UsageError, rows_of
 from training.lab.judge import SURE, Probabilities, alike, judge_of, likeliest
 from training.networks import Generator
 from training.samples import Latents, draw
+from training.weights import load_generator
 
 Rows = npt.NDArray[np.intp]
 TERMS = 3  # latents averaged on each side, in the paper
@@ -57,7 +58,7 @@ class Arithmetic(OfWeights, Plot):
     """
 
     concept: str = "glasses"
-    """What to add: a name such as glasses, blue-scarf, black-hat, or attribute:number."""
+    """What to add, such as glasses, blue-scarf or black-hat."""
     without: str | None = None
     """What the subtracted samples and the bases have instead, of the same kind; anything else
     when omitted."""
@@ -73,10 +74,10 @@ class Arithmetic(OfWeights, Plot):
 
     def result(self) -> dict[str, Any]:
         """Write the picture; returns the numbers of ``measure`` and their origin."""
-        generator, info = self.load()
+        generator, info = load_generator(self.weights)
         judge = judge_of(info, self.weights)
-        concept = parse_concept(self.concept, judge.classes)
-        without = parse_concept(self.without, judge.classes) if self.without else None
+        concept = parse_concept(self.concept)
+        without = parse_concept(self.without) if self.without else None
         latents = from_seeds(range(self.samples), generator.nz)
         images = draw(generator, latents)
         pool = Pool(latents, judge.classifier.classify(images))
@@ -138,41 +139,23 @@ class Concept:
         return f"{self.attribute}:{self.index}"
 
 
-def parse_concept(text: str, classes: Mapping[str, int]) -> Concept:
-    """A name of ``NAMES``, or ``attribute:number``.
+KNOWN = {
+    name: Concept(attribute, index)
+    for attribute, names in NAMES.items()
+    for name, index in names.items()
+}
 
-    Args:
-        text: such as ``glasses`` or ``eyes:12``.
-        classes: attribute -> number of classes, of the classifier in use.
+
+def parse_concept(text: str) -> Concept:
+    """The concept of a name, such as ``glasses``.
 
     Raises:
         UsageError: unknown; the nearest name is given.
     """
-    attribute, colon, number = text.partition(":")
-    if colon:
-        if attribute not in classes:
-            raise UsageError(f"unknown attribute {attribute!r}; {_hint(attribute, classes)}")
-        if not number.isdecimal() or int(number) >= classes[attribute]:
-            raise UsageError(
-                f"{attribute} has no class {number!r}; give 0 to {classes[attribute] - 1}"
-            )
-        return Concept(attribute, int(number))
-    known = {
-        name: Concept(attribute, index)
-        for attribute, names in NAMES.items()
-        for name, index in names.items()
-        if index < classes.get(attribute, 0)
-    }
-    if text not in known:
-        raise UsageError(
-            f"unknown concept {text!r}; {_hint(text, known)}, or an attribute and a number, "
-            "such as eyes:12"
-        )
-    return known[text]
-
-
-def _hint(text: str, known: Iterable[str]) -> str:
-    return (nearest(text, known) or f"known: {', '.join(known)}").strip()
+    if text not in KNOWN:
+        hint = nearest(text, KNOWN) or f"known: {', '.join(KNOWN)}"
+        raise UsageError(f"unknown concept {text!r}; {hint.strip()}")
+    return KNOWN[text]
 
 
 @dataclass(frozen=True, eq=False)

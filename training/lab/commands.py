@@ -20,9 +20,7 @@ from handler.pixels import Images
 from training.config import ConfigError, check
 from training.data.decode import DRAWN
 from training.files import atomic_path, check_writable
-from training.networks import Generator
 from training.samples import as_image, drawn_here, tiles
-from training.weights import WeightsInfo, load_generator
 
 
 class UsageError(ValueError):
@@ -118,14 +116,6 @@ class OfWeights(Command):
 
     weights: Path = Path("model_store/generator.safetensors")
     """generator.safetensors of a run."""
-
-    def load(self) -> tuple[Generator, WeightsInfo]:
-        """The Generator, on the CPU in eval mode, and what its file says of it.
-
-        Raises:
-            WeightsError, FileNotFoundError: the weights cannot be read.
-        """
-        return load_generator(self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)

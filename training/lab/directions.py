@@ -53,7 +53,7 @@ from training.lab.judge import (
 from training.lab.labels import load_labelled, short_name
 from training.networks import Generator
 from training.samples import Latents, draw
-from training.weights import WeightsInfo
+from training.weights import WeightsInfo, load_generator
 
 Kind = Literal["learned", "closed-form"]
 
@@ -130,7 +130,7 @@ class Directions(OfWeights):
         length 1, over 64 latents.
         """
         start = time.monotonic()
-        generator, info = self.load()
+        generator, info = load_generator(self.weights)
         generator.requires_grad_(False).to(memory_format=torch.channels_last)
         court = self._court(info)
         number = min(self.closed_form, generator.nz) + (len(court.concepts) if court else 0)
@@ -175,7 +175,7 @@ class Directions(OfWeights):
         elif has_labels(info):
             judge = judge_of(info, self.weights)
             referee = referee_of(judge)
-            known = [parse_concept(name, judge.classes) for name in self.concepts or CONCEPTS]
+            known = [parse_concept(name) for name in self.concepts or CONCEPTS]
             concepts = {short_name((str(concept),)): concept for concept in known}
             return Court(judge.classifier, referee.classifier, concepts, referee.accuracy)
         elif self.concepts:

@@ -25,6 +25,7 @@ from training.lab.judge import Judge, by_attribute, clean_tiles
 from training.lab.reals import AgainstReals, Reals
 from training.samples import generate
 from training.sliced import sliced_wasserstein_by_scale
+from training.weights import load_generator
 
 LEAST = 8  # samples, so that each measure is defined
 NEIGHBOURS_OF = 1000  # pictures whose nearest neighbours are looked for
@@ -59,7 +60,7 @@ class Evaluate(AgainstReals):
     def result(self) -> Result:
         """All numbers, each with what it is, and ``left_out``: what was not measured, and why."""
         earlier = None if self.beside is None else read_result(self.beside)
-        generator, info = self.load()
+        generator, info = load_generator(self.weights)
         judge = self.judge(info)
         reals = self.reals(info, self.samples, judge)
         if len(reals.reference) < LEAST:

@@ -73,7 +73,6 @@ class Judge:
     """A classifier in eval mode, and its accuracy on real pictures that it has not seen."""
 
     classifier: AttributeClassifier
-    classes: dict[str, int]
     accuracy: dict[str, float]
     origin: Origin
 
@@ -175,7 +174,7 @@ def load_or_fit(path: Path, wanted: Origin) -> Judge:
     with atomic_path(path) as beside:
         tensors = {name: value.contiguous() for name, value in classifier.state_dict().items()}
         beside.write_bytes(save(tensors, {_KEY: json.dumps(about)}))
-    return Judge(classifier, classes, accuracy, wanted)
+    return Judge(classifier, accuracy, wanted)
 
 
 def _avatars(origin: Origin) -> tuple[Images, Labels]:
@@ -205,7 +204,7 @@ def _load(path: Path) -> Judge:
             "will be trained"
         ) from None
     check_numbers(str(path), tensors)
-    return Judge(classifier.eval(), about["classes"], about["accuracy"], origin)
+    return Judge(classifier.eval(), about["accuracy"], origin)
 
 
 class AttributeClassifier(nn.Module):

@@ -20,6 +20,7 @@ from training.lab.memorisation import Space, reduced
 from training.lab.reals import AgainstReals, Reals
 from training.networks import Generator
 from training.samples import Latents, draw, tiles
+from training.weights import load_generator
 
 FloatMaps = npt.NDArray[np.float32]  # (maps, h, w)
 FRAME_MS = 80  # of a GIF
@@ -56,7 +57,7 @@ class Walk(AgainstReals, Plot):
         the numbers of ``beside_impostors``."""
         if len(self.seeds) < 2:
             raise UsageError(f"--seeds is {self.seeds}; give two or more")
-        generator, info = self.load()
+        generator, info = load_generator(self.weights)
         moving = self.out.suffix.lower() == ".gif"
         seeds = (*self.seeds, self.seeds[0]) if moving else self.seeds
         legs = walk_legs(from_seeds(seeds, generator.nz), self.steps, self.method)
@@ -180,7 +181,7 @@ class Layers(OfWeights, Plot):
 
     def result(self) -> dict[str, Any]:
         """Write the picture; returns the shape of each layer's output."""
-        generator, _ = self.load()
+        generator, _ = load_generator(self.weights)
         hidden, picture = feature_maps(generator, self.seed)
         rows = [as_tiles(strongest(maps, MAPS), generator.image_size) for maps in hidden]
         pixels = to_uint8(picture[None])
@@ -233,7 +234,7 @@ class Enlarge(OfWeights, Plot):
 
     def result(self) -> dict[str, Any]:
         """Write the picture; returns its size and that of the map."""
-        generator, _ = self.load()
+        generator, _ = load_generator(self.weights)
         corners = from_seeds(self.seeds, generator.nz)
         latents = latent_map(blend(corners, SIDE, SIDE))
         picture = large_picture(generator, latents)

@@ -24,6 +24,7 @@ from handler.pixels import Images
 from training.lab.commands import Plot, side_by_side
 from training.lab.reals import AgainstReals, Reals
 from training.samples import generate, tiles
+from training.weights import load_generator
 
 Vectors = npt.NDArray[np.float32]  # (N, dimensions)
 
@@ -54,7 +55,7 @@ class Neighbours(AgainstReals, Plot):
 
     def result(self) -> dict[str, Any]:
         """Write the picture; returns the verdict and its numbers."""
-        generator, info = self.load()
+        generator, info = load_generator(self.weights)
         judge = self.judge(info)
         reals = self.reals(info, self.samples, judge)
         samples = generate(generator, range(self.samples))

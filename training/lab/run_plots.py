@@ -21,6 +21,7 @@ from training.lab.reals import OfPictures
 from training.losses import LOGITS, Loss
 from training.samples import generate, tiles
 from training.start import saved_settings
+from training.weights import load_generator
 
 Series = dict[str, tuple[list[int], list[float]]]  # name -> (steps, values)
 
@@ -166,7 +167,7 @@ class Compare(OfPictures, Plot):
 
     def result(self) -> dict[str, Any]:
         """Write the picture; returns what is on it."""
-        generator, info = self.load()
+        generator, info = load_generator(self.weights)
         real = self.pictures(info)
         found = len(real.images)
         if found < self.count:

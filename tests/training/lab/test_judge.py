@@ -32,7 +32,7 @@ def test_the_judge_learns_a_colour_and_tells_it() -> None:
 def test_places_are_the_maps_of_every_layer_scaled_and_averaged() -> None:
     torch.manual_seed(0)
     classifier = AttributeClassifier({"hat": 2}, 3, 64, (2, 3, 4, 5)).eval()
-    judge = Judge(classifier, {"hat": 2}, {}, Origin(64, "#ffffff", 0, 1, (2, 3, 4, 5)))
+    judge = Judge(classifier, {}, Origin(64, "#ffffff", 0, 1, (2, 3, 4, 5)))
     images = np.random.default_rng(0).integers(0, 256, (300, 64, 64, 3), np.uint8)
     found = judge.places(images)
     assert found.shape == (300, 16 * (2 + 3 + 4 + 5))

@@ -15,6 +15,7 @@ from training.__main__ import main
 from training.data.batches import split
 from training.lab import reals
 from training.lab.evaluate import Evaluate
+from training.weights import load_generator
 
 Captured = pytest.CaptureFixture[str]
 
@@ -22,7 +23,7 @@ Captured = pytest.CaptureFixture[str]
 def reals_of(path: Path, count: int = 100, held_out: Path | None = None) -> reals.Reals:
     other = held_out and str(held_out)
     command = Evaluate(weights=path, cache=path.parent / "cache", held_out=other)
-    return command.reals(command.load()[1], count, None)
+    return command.reals(load_generator(path)[1], count, None)
 
 
 def test_what_a_run_held_out_is_the_reference(
@@ -74,7 +75,7 @@ def test_what_was_held_out_is_known_in_another_place(tmp_path: Path, same: bool)
     made = trained_on(folder) | {"data": "elsewhere", "held_out": 5, "batch_size": 4, "seed": 1}
     path = weights(tmp_path, **made if same else made | {"digest": "0"})
     command = Evaluate(weights=path, data=str(folder), cache=None)
-    found = command.reals(command.load()[1], 5, None)
+    found = command.reals(load_generator(path)[1], 5, None)
     assert found.seen.tolist() == [not same] * 5
 
 
