@@ -218,8 +218,3 @@ def test_noise_has_the_expected_difference() -> None:
     """Two independent uniform values on [-1, 1] differ by 2/3 on average."""
     images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8)
     assert pairwise_diversity(images) == pytest.approx(2 / 3, abs=0.01)
-
-
-def test_one_picture_is_refused() -> None:
-    with pytest.raises(ValueError, match="2 or more"):
-        pairwise_diversity(np.zeros((1, 4, 4, 3), np.uint8))

@@ -89,8 +89,3 @@ def test_each_scale_sees_its_own_damage() -> None:
 def test_it_is_the_same_each_time() -> None:
     a, b = cats(1, 16), cats(2, 16)
     assert sliced_wasserstein_by_scale(a, b) == sliced_wasserstein_by_scale(a, b)
-
-
-def test_sets_of_different_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match="one shape"):
-        sliced_wasserstein_by_scale(cats(1, 8), cats(1, 9))

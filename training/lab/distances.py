@@ -39,7 +39,6 @@ WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, the finest 
 WINDOW_PX = 11
 SIGMA_PX = 1.5
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-LEAST_PX = 32  # below, the coarsest scale would have one pixel
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +163,7 @@ def mean_pair_similarity(images: Images) -> float:
     et al., arXiv:1610.09585, section 4.2).
 
     Args:
-        images: uint8 (N, H, W, C), N >= 2, H and W >= LEAST_PX.
+        images: uint8 (N, H, W, C), N >= 2, H and W >= 32.
     """
     pairs = len(images) // 2
     one, other = images[: 2 * pairs : 2], images[1 : 2 * pairs : 2]
@@ -179,16 +178,11 @@ def ms_ssim(a: Images, b: Images) -> np.ndarray[tuple[int], np.dtype[np.float32]
     small pictures have five scales too.
 
     Args:
-        a, b: uint8 (N, H, W, C), H and W >= LEAST_PX.
+        a, b: uint8 (N, H, W, C), H and W >= 32: below, the coarsest scale would have one pixel.
 
     Returns:
         float32 (N,), at most 1, which is the same picture.
-
-    Raises:
-        ValueError: too small.
     """
-    if min(a.shape[1:3]) < LEAST_PX:
-        raise ValueError(f"pictures of {a.shape[1:3]} px; MS-SSIM needs {LEAST_PX} px")
     one, other = (
         torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2).float() for x in (a, b)
     )

@@ -84,19 +84,17 @@ def find_checkpoint(path: Path) -> tuple[Path, TrainConfig, dict[str, Tensor]]:
     D's weights.
 
     Raises:
-        UsageError: the file is missing.
+        UsageError: the folder has none.
         ConfigError: the settings are missing or malformed.
-        CheckpointError, WeightsError: as of ``read_discriminator``.
+        FileNotFoundError, CheckpointError, WeightsError: as of ``read_discriminator``.
     """
     if path.is_dir():
         found = sorted((path / "checkpoints").glob("step_*.pt"))
         if not found:
             raise UsageError(f"{path} has no checkpoints/step_*.pt; give the folder of a run")
         path = found[-1]
-    if not path.is_file():
-        raise UsageError(f"--checkpoint {path} does not exist; give a run's checkpoints/step_*.pt")
-    config = saved_settings(path.parent.parent)
-    return path, config, read_discriminator(path)
+    state = read_discriminator(path)
+    return path, saved_settings(path.parent.parent), state
 
 
 def discriminators(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge, Lt
 from matplotlib.figure import Figure
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from handler.pixels import Images
 from training.config import Count
@@ -131,8 +131,6 @@ class Animation(Plot):
             )
         chosen = np.linspace(0, len(paths) - 1, min(len(paths), self.max_frames)).astype(int)
         frames = [read_frame(paths[index], self.max_px) for index in chosen]
-        if len({frame.shape for frame in frames}) > 1:
-            raise UsageError(f"the grids in {samples} differ in size")
         self.save_gif(frames, FRAME_MS, hold=True)
         height, width = frames[0].shape[:2]
         return {
@@ -143,16 +141,9 @@ class Animation(Plot):
 
 
 def read_frame(path: Path, max_px: int) -> Images:
-    """One grid as uint8 (H, W, 3), neither side longer than ``max_px``.
-
-    Raises:
-        UsageError: the file is no picture.
-    """
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise UsageError(f"cannot read {path}: {error}; delete it to leave it out") from None
+    """One grid as uint8 (H, W, 3), neither side longer than ``max_px``."""
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
     image.thumbnail((max_px, max_px), Image.Resampling.BOX)
     return np.asarray(image)
 

@@ -9,10 +9,10 @@ from PIL import Image
 
 from handler.latents import from_seeds
 from tests.support.generators import AVATARS, lively, weights
-from tests.support.tiny_runs import printed, refused
+from tests.support.tiny_runs import printed
 from training.config import TrainConfig
 from training.lab.commands import UsageError
-from training.lab.run_plots import figure, read_frame, read_stats
+from training.lab.run_plots import figure, read_stats
 from training.losses import Loss
 from training.samples import draw, save_grid
 
@@ -144,20 +144,6 @@ def test_frames_and_size_are_bounded(tmp_path: Path, capsys: Captured) -> None:
     with Image.open(out) as image:
         assert image.n_frames == 5  # type: ignore[attr-defined]
         assert image.size == (19, 19)
-
-
-def test_a_damaged_grid_is_named(tmp_path: Path) -> None:
-    (tmp_path / "step_00000001.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(UsageError, match=r"step_00000001\.png"):
-        read_frame(tmp_path / "step_00000001.png", 100)
-
-
-def test_grids_of_different_sizes_are_refused(tmp_path: Path, capsys: Captured) -> None:
-    grids(tmp_path, 2)
-    save_grid(tmp_path / "samples" / "step_00009999.png", np.zeros((9, 16, 16, 3), np.uint8))
-    out = tmp_path / "a.gif"
-    assert "differ in size" in refused(capsys, "animation", run_folder=tmp_path, out=out)
-    assert not out.exists()
 
 
 @pytest.fixture
