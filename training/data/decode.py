@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 from typing import IO, Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -22,7 +21,6 @@ from annotated_types import Ge, Lt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000  # a larger picture is skipped: decoding it could exhaust the memory
-LARGE_PIXELS = 16_000_000  # pictures of more are decoded one at a time, whatever the threads
 REASON_LENGTH = 160
 # Pillow knows more, but drawings (EPS would start Ghostscript) and formats without a
 # signature (TGA, which takes some text files for pictures) are left out.
@@ -53,9 +51,6 @@ IMPOSTORS = (
 DRAWN = "python -m training"
 SERVED = "dcgan"  # the name of the text in each PNG of the handler
 SERVED_TEXT = b'"weights_sha256":"'  # in the comment of each GIF of it, and in the XMP of each WebP
-
-_large_ones = Lock()
-
 
 Channels = Literal["auto", "1", "3"]
 
@@ -200,13 +195,11 @@ def from_image(image: Image.Image, spec: PictureSpec) -> Decoded:
     Raises:
         Exception: whatever Pillow raises on damage; see ``reasons``.
     """
-    large = image.width * image.height > LARGE_PIXELS
-    with _large_ones if large else nullcontext():
-        image.load()
-        side_px = min(image.size)
-        # Scaled before the rest: everything after it costs nothing, however large the file is.
-        wanted = (spec.image_size, spec.image_size)
-        square = ImageOps.fit(_to_8_bit(image), wanted, Image.Resampling.LANCZOS)
+    image.load()
+    side_px = min(image.size)
+    # Scaled before the rest: everything after it costs nothing, however large the file is.
+    wanted = (spec.image_size, spec.image_size)
+    square = ImageOps.fit(_to_8_bit(image), wanted, Image.Resampling.LANCZOS)
     if square.mode == "RGBA":
         behind = Image.new("RGBA", square.size, spec.background)
         square = Image.alpha_composite(behind, square)
