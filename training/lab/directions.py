@@ -28,7 +28,7 @@ from handler.latents import from_seeds
 from training.config import Count, nearest
 from training.data.decode import PictureSpec
 from training.files import atomic_path, sha256_of
-from training.lab.arithmetic import TERMS, Concept, Pool, parse_concept, plan, random_directions
+from training.lab.arithmetic import KNOWN, TERMS, Concept, Pool, plan, random_directions
 from training.lab.commands import (
     OfWeights,
     UsageError,
@@ -50,7 +50,7 @@ from training.lab.judge import (
     likeliest,
     referee_of,
 )
-from training.lab.labels import load_labelled, short_name
+from training.lab.labels import load_labelled
 from training.networks import Generator
 from training.samples import Latents, draw
 from training.weights import WeightsInfo, load_generator
@@ -172,23 +172,20 @@ class Directions(OfWeights):
     def _court(self, info: WeightsInfo) -> Court | None:
         if self.labels is not None:
             court = court_of(self.labels, info)
+            chosen = self.concepts or tuple(court.concepts)
         elif has_labels(info):
             judge = judge_of(info, self.weights)
             referee = referee_of(judge)
-            known = [parse_concept(name) for name in self.concepts or CONCEPTS]
-            concepts = {short_name((str(concept),)): concept for concept in known}
-            return Court(judge.classifier, referee.classifier, concepts, referee.accuracy)
+            court = Court(judge.classifier, referee.classifier, KNOWN, referee.accuracy)
+            chosen = self.concepts or CONCEPTS
         elif self.concepts:
             raise UsageError(f"--concepts: {self.weights} has no labels; give --labels")
         else:
             return None
-        for name in self.concepts:
+        for name in chosen:
             if name not in court.concepts:
                 hint = nearest(name, court.concepts)
-                raise UsageError(
-                    f"--labels has no concept {name!r}; {hint}known: {', '.join(court.concepts)}"
-                )
-        chosen = self.concepts or court.concepts
+                raise UsageError(f"no concept {name!r}; {hint}known: {', '.join(court.concepts)}")
         return replace(court, concepts={name: court.concepts[name] for name in chosen})
 
     def _learned(self, generator: Generator, court: Court) -> dict[str, Direction]:
