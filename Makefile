@@ -14,7 +14,7 @@ EXPORT_SOURCES := $(wildcard model_store/directions.safetensors export/*.py hand
 
 PROMETHEUS_RULE := deploy/kubernetes/components/monitoring/prometheusrule.yaml
 
-.PHONY: help setup serve gallery stop test test-tools test-long lint export bench bench-peers gpu-check clean
+.PHONY: named help setup serve gallery stop test test-tools test-long lint export bench bench-peers gpu-check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,8 +30,9 @@ setup: .venv/ready  ## make .venv from the pins in requirements.txt
 
 export: model_store/dcgan.mar  ## pack model_store/dcgan.mar from the shipped weights
 
-model_store/dcgan.mar: $(WEIGHTS) $(EXPORT_SOURCES) | .venv/ready
-	$(BIN)/python -m export
+# Weights named on the command line are packed, whatever was packed last.
+model_store/dcgan.mar: $(if $(filter command,$(origin WEIGHTS)),named,$(WEIGHTS)) $(EXPORT_SOURCES) | .venv/ready
+	$(BIN)/python -m export --weights $(WEIGHTS)
 
 # The alerts for the Prometheus operator. Kustomize can neither wrap a file nor read one outside of
 # its folder, so the result is kept.

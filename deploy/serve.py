@@ -127,7 +127,7 @@ def start(command: Start) -> Running | None:
     write(command.grid, grid)
     print(f"serving; {command.grid} was made by:\n", file=sys.stderr)
     print(
-        f"curl -X POST {server.predict_url} -H 'Content-Type: application/json' "
+        f"curl --fail-with-body -X POST {server.predict_url} -H 'Content-Type: application/json' "
         f"-d '{json.dumps(asked)}' -o {command.grid}"
     )
     return running if launcher is not None else None
