@@ -33,7 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.relative_to(HERE).parts[0]
-        item.add_marker(folder if folder in NOT_UNIT else "unit")
+        if folder in NOT_UNIT:
+            item.add_marker(folder)
+        elif item.get_closest_marker("gpu") is None:  # which -m unit would run without a GPU
+            item.add_marker("unit")
 
 
 @pytest.fixture(scope="session")
