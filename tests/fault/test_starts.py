@@ -297,7 +297,7 @@ def test_the_limits_of_the_handler_are_those_of_torchserves_settings(odd: Server
     wide = {"num_images": most, "columns": most, "padding": 64}
     assert live.post(odd, wide).json()["allowed"] == "at most 50000 bytes"
     noise = requests.post(odd.predict_url, b"\xff" * 6_999_999, timeout=60)
-    assert "neither JSON nor raw noise" in noise.json()["detail"]
+    assert "neither text nor raw noise" in noise.json()["detail"]
     assert live.worker(odd) == worker
 
 
