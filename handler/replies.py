@@ -37,6 +37,7 @@ _JSON_SEED_BYTES = 18  # 16 digits, a comma and a blank
 # would take as long as all else of a single image, and bring it no sooner.
 _FEW_BYTES = 13_000
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_LONGEST = -np.finfo(np.float32).tiny  # no float32 has more digits, and rows of it go as digits
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class Renderer:
             once, frame = moving.likely_bytes(item.motion.type, self._image_shape, text)
             return once + count * math.ceil(frame if item.format == "gif" else self._share * frame)
         # Every image has a text of the same length, but for the digits of its seed.
-        recipe = item.recipe_alone(0, np.zeros((1, self._nz), np.float32))
+        recipe = item.recipe_alone(0, np.full((1, self._nz), _LONGEST))
         longest = png.text_bytes(self._text(item, recipe)) + _JSON_SEED_BYTES
         one = -(-(self._png_bytes(height, width) + longest) // 3) * 4
         return _JSON_FRAME_BYTES + count * (one + 4 + _JSON_SEED_BYTES)

@@ -72,6 +72,9 @@ M = TypeVar("M", bound=BaseModel)
 _json = json.JSONEncoder(separators=(",", ":")).encode
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DIGITS = "[0-9]{1,16}"
+_AS_FLOAT32 = "array.astype('<f4').tobytes()"
+_TELLING = 64  # numbers whose pattern tells that they are of another type than float32
+_LEAST_DRAWN = 1e-30  # N(0, 1) draws a latent of smaller numbers never
 
 # Beyond their maximum: 413, not 400.
 _COUNTS = {"num_images", "seeds", "noise", "steps", "instances"}
@@ -559,11 +562,12 @@ def _first_seed(base: int | None, count: int) -> int:
     return base
 
 
-def _as_noise(rows: Latents) -> str:
+def _as_noise(rows: Latents) -> str | list[list[float]]:
     """Latents, float32 (n, nz), as the field ``noise`` takes them: base64 of little-endian float32,
-    which is a fourth of the numbers.
+    which is a fourth of the numbers; and those where the bytes would be taken for another type.
     """
-    return base64.b64encode(rows.astype("<f4").tobytes()).decode("ascii")
+    data = rows.astype("<f4").tobytes()
+    return rows.tolist() if _other_type(data) else base64.b64encode(data).decode("ascii")
 
 
 def schema(
@@ -847,7 +851,7 @@ def _from_base64(text: str) -> bytes:
 
 
 def _from_bytes(data: bytes, nz: int, most: int) -> Latents:
-    """Little-endian float32; most bytes of another type hold numbers that no latent has."""
+    """Little-endian float32; what is of another type is refused, as far as it shows."""
     if not data or len(data) % (4 * nz):
         raise _wrong(
             "is of bytes that are no whole rows",
@@ -862,12 +866,46 @@ def _from_bytes(data: bytes, nz: int, most: int) -> Latents:
         row, column = divmod(int(wrong.argmax()), nz)
         raise _wrong(
             "is no number that N(0, 1) draws: the bytes may be of another type than little-endian "
-            "float32, array.astype('<f4').tobytes()",
+            f"float32, {_AS_FLOAT32}",
             row,
             column,
             seen=f"{numbers[row, column]:g}",
         )
+    if what := _other_type(data):
+        detail = f"looks like {what}; send float32, {_AS_FLOAT32}"
+        raise _wrong(detail, seen=f"{len(data)} bytes")
     return numbers.astype(np.float32)
+
+
+def _other_type(data: bytes) -> str:
+    """What bytes look like that are float32 within the range of a latent; empty for float32.
+
+    Few numbers may be anything. Small integers are float32 next to zero, and of a float64 with few
+    digits the first half is zero. A latent may have zeros, so most of the others must not be.
+    """
+    numbers = np.frombuffer(data, "<f4")
+    if len(numbers) < _TELLING:
+        return ""
+    size = np.abs(numbers)
+    if size.any() and size.max() < _LEAST_DRAWN:
+        return "integers or booleans"
+    if not size[::2].any() and 2 * np.count_nonzero(size[1::2]) > len(size[1::2]):
+        return "float64"
+    return "float16 or bfloat16" if _is_of_16_bits(data) else ""
+
+
+def _is_of_16_bits(data: bytes) -> bool:
+    """Whether bytes are of float16 or bfloat16 numbers that N(0, 1) drew.
+
+    Two such numbers make a float32 that N(0, 1) could have drawn. But the low half of a float32 is
+    of mantissa bits, each value as likely as any: 64 different ones are all below 8 as float16, as
+    the bits of both types are, once in 0.56^-64 = 1e16 times.
+    """
+    low = np.frombuffer(data, "<u2")[::2]
+    if len(np.unique(low)) < _TELLING:
+        return False
+    size = np.abs(low.view("<f2").astype(np.float32))
+    return bool((size < 8).all() and (size**2).mean() > 0.1)
 
 
 def _base64_length(rows: int, nz: int) -> int:
