@@ -25,7 +25,6 @@ from handler.backends.torch_gpu import (
     Run,
     TorchGpuBackend,
     capture,
-    in_passes,
     take_gpu,
 )
 from handler.backends.torchscript import layers_of, load_torchscript
@@ -88,23 +87,6 @@ def backend(
     save_torchscript(network, folder / "generator.pt")
     settings = Settings(limits=limits)
     return TorchGpuBackend(folder / "generator.pt", tiny_card(), settings, "cpu", precision)
-
-
-@pytest.mark.parametrize("count", range(1, 10))
-def test_every_pass_has_the_same_size(count: int) -> None:
-    passes: list[Latents] = []
-
-    def run(latents: Latents) -> Images:
-        passes.append(latents)
-        return np.broadcast_to(latents[:, :1, None, None].astype(np.uint8), (4, 3, 5, 1))
-
-    latents = np.array([[i + 1, 9] for i in range(count)], np.float32)
-    images = in_passes(run, 4, latents)
-    assert images[:, 0, 0, 0].tolist() == list(range(1, count + 1))
-    assert [each.shape for each in passes] == [(4, 2)] * -(-count // 4)
-    filled = np.concatenate(passes)
-    assert np.array_equal(filled[:count], latents)
-    assert not filled[count:].any()
 
 
 def test_what_overflows_becomes_no_nan() -> None:
