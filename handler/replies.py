@@ -36,7 +36,6 @@ _JSON_SEED_BYTES = 18  # 16 digits, a comma and a blank
 # Pixels that leave in TCP's first window (RFC 6928: 14,600 bytes) with all headers: deflating them
 # would take as long as all else of a single image, and bring it no sooner.
 _FEW_BYTES = 13_000
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _LONGEST = -np.finfo(np.float32).tiny  # no float32 has more digits, and rows of it go as digits
 
 
@@ -58,7 +57,7 @@ class Reply:
     @property
     def phrase(self) -> str:
         """The fixed ASCII reason phrase of the status."""
-        return _PHRASES[self.status]
+        return HTTPStatus(self.status).phrase
 
 
 def problem_reply(error: errors.RequestError) -> Reply:
