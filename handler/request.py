@@ -609,22 +609,19 @@ class Models(NamedTuple):
 def models(nz: int, limits: Limits, directions: Directions = NO_DIRECTIONS) -> Models:
     """The types of all fields, each beside the words for what it takes."""
     most = limits.max_images
-    one_an_image = Field(min_length=1, max_length=most, fail_fast=True)
-
-    in_range = Annotated[int, Field(ge=0, le=MAX_SEED)]
+    in_range: Any = _whole(0, MAX_SEED)
     digits = Annotated[str, Field(pattern=f"^{_DIGITS}$")]
-    seed = Annotated[
+    seed: Any = Annotated[
         in_range, BeforeValidator(_from_digits, json_schema_input_type=in_range | digits)
     ]
     seeds = (
-        Annotated[list[seed], one_an_image],
+        _listed(seed, 1, most),
         f"a list of 1 to {most} seeds, each an integer 0 to {MAX_SEED}",
     )
 
-    number = Annotated[float, Field(ge=-MAX_LATENT, le=MAX_LATENT, allow_inf_nan=False)]
-    row = Annotated[list[number], Field(min_length=nz, max_length=nz, fail_fast=True)]
+    row: Any = _listed(_number(-MAX_LATENT, MAX_LATENT), nz, nz)
     a_row = f"{nz} numbers -{MAX_LATENT} to {MAX_LATENT}"
-    rows = Annotated[list[row], one_an_image]
+    rows = _listed(row, 1, most)
     base64_text = Annotated[
         str,
         Field(
@@ -648,11 +645,11 @@ def models(nz: int, limits: Limits, directions: Directions = NO_DIRECTIONS) -> M
     walk = _with_ranges(
         Walk,
         between=_needed(
-            Annotated[list[latent], Field(min_length=2, max_length=MAX_KEYS, fail_fast=True)],
+            _listed(latent, 2, MAX_KEYS),
             f"a list of 2 to {MAX_KEYS} latents, each a seed 0 to {MAX_SEED} or a list of {a_row}",
         ),
         steps=_needed(
-            Annotated[int, Field(ge=2, le=most), AfterValidator(partial(_a_step_each, most=most))],
+            Annotated[_whole(2, most), AfterValidator(partial(_a_step_each, most=most))],
             f"the number of images, an integer 2 to {most}",
         ),
         method=_optional(Method, "slerp or linear", "slerp"),
@@ -671,23 +668,20 @@ def models(nz: int, limits: Limits, directions: Directions = NO_DIRECTIONS) -> M
         Motion,
         type=_needed(Moving, f"{', '.join(MOVING[:-1])} or {MOVING[-1]}"),
         fps=_optional(
-            Annotated[float, Field(ge=MIN_FPS, le=MAX_FPS, allow_inf_nan=False)],
+            _number(MIN_FPS, MAX_FPS),
             f"frames a second, a number {MIN_FPS} to {MAX_FPS}; {DEFAULT_FPS} by default",
             DEFAULT_FPS,
         ),
         loop=_optional(
-            Annotated[int, Field(ge=0, le=MAX_LOOP)],
-            f"how often it is played, an integer 0 (for ever) to {MAX_LOOP}",
-            0,
+            _whole(0, MAX_LOOP), f"how often it is played, an integer 0 (for ever) to {MAX_LOOP}", 0
         ),
     )
     # Not a model: a name of a direction may be that of a model's method.
     strengths, of_directions = {}, {}
     for name, direction in directions.named.items():
         least, largest = direction.range
-        strength = Annotated[float, Field(ge=least, le=largest, allow_inf_nan=False)]
-        of_directions[name] = f"a number {least} to {largest}"
-        strengths[name] = Annotated[strength | None, Field(description=of_directions[name])]
+        of_directions[name] = words = f"a number {least} to {largest}"
+        strengths[name] = Annotated[_number(least, largest) | None, Field(description=words)]
     typed_dict: Any = TypedDict
     edit = with_config(extra="forbid", strict=True)(typed_dict("Edit", strengths, total=False))
 
@@ -695,15 +689,11 @@ def models(nz: int, limits: Limits, directions: Directions = NO_DIRECTIONS) -> M
         Request,
         seed=_optional(seed, f"an integer 0 to {MAX_SEED}, or its digits as a string"),
         seeds=_optional(*seeds),
-        num_images=_optional(Annotated[int, Field(ge=1, le=most)], f"an integer 1 to {most}"),
+        num_images=_optional(_whole(1, most), f"an integer 1 to {most}"),
         noise=_optional(*noise),
         walk=_optional(walk, "an object with between, steps and, if wanted, method and closed"),
         mix=_optional(
-            Annotated[
-                list[term],  # type: ignore[valid-type]
-                Field(min_length=1, max_length=MAX_TERMS, fail_fast=True),
-                AfterValidator(_few_latents),
-            ],
+            Annotated[_listed(term, 1, MAX_TERMS), AfterValidator(_few_latents)],
             f"a list of 1 to {MAX_TERMS} objects with weight and either seeds or noise, "
             f"at most {MAX_MIX_LATENTS} latents in all",
         ),
@@ -713,10 +703,9 @@ def models(nz: int, limits: Limits, directions: Directions = NO_DIRECTIONS) -> M
             "an object of strengths by the names of directions: "
             + (", ".join(directions.named) or "this archive has none"),
         ),
-        columns=_optional(Annotated[int, Field(ge=1, le=most)], f"an integer 1 to {most}"),
+        columns=_optional(_whole(1, most), f"an integer 1 to {most}"),
         padding=_optional(
-            Annotated[int, Field(ge=0, le=limits.max_padding_px)],
-            f"an integer 0 to {limits.max_padding_px}, px",
+            _whole(0, limits.max_padding_px), f"an integer 0 to {limits.max_padding_px}, px"
         ),
         background=_optional(
             Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")], "a colour such as #ffffff"
@@ -731,10 +720,8 @@ def models(nz: int, limits: Limits, directions: Directions = NO_DIRECTIONS) -> M
         ),
     )
     many = f"a list of 1 to {most} objects with the fields of a request"
-    instances = Annotated[
-        list[request],  # type: ignore[valid-type]
-        Field(min_length=1, max_length=most, fail_fast=True),
-        AfterValidator(partial(_few_images, most=most)),
+    instances: Any = Annotated[
+        _listed(request, 1, most), AfterValidator(partial(_few_images, most=most))
     ]
     objects = {"": request, "walk.": walk, "mix.": term, "format.": motion}
     allowed = {
@@ -748,6 +735,19 @@ def models(nz: int, limits: Limits, directions: Directions = NO_DIRECTIONS) -> M
         "parameters": "an object with the fields that all instances have in common",
     }
     return Models(request, _with_ranges(Instances, instances=_needed(instances, many)), allowed)
+
+
+def _whole(least: int, most: int) -> Any:
+    return Annotated[int, Field(ge=least, le=most)]
+
+
+def _number(least: float, most: float) -> Any:
+    return Annotated[float, Field(ge=least, le=most, allow_inf_nan=False)]
+
+
+def _listed(kind: Any, least: int, most: int) -> Any:
+    """A list of so many, of which only the first wrong one is told."""
+    return Annotated[list[kind], Field(min_length=least, max_length=most, fail_fast=True)]
 
 
 def _needed(kind: Any, words: str) -> tuple[Any, Any]:
