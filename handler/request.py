@@ -69,7 +69,6 @@ SIGNATURES = ("", "serving_default")  # of TensorFlow Serving; they say nothing
 A = TypeVar("A")
 M = TypeVar("M", bound=BaseModel)
 
-_json = json.JSONEncoder(separators=(",", ":")).encode
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DIGITS = "[0-9]{1,16}"
 _AS_FLOAT32 = "array.astype('<f4').tobytes()"
@@ -274,12 +273,12 @@ class Request(_Object):
         return {name: value for name, value in given.items() if value}
 
     @cached_property
-    def recipe(self) -> str:
-        """JSON of the fields that, sent to the same model, give the same picture bit by bit."""
+    def recipe(self) -> dict[str, Any]:
+        """The fields that, sent to the same model, give the same picture bit by bit."""
         if self.format in MOVING:
-            return _json({**self._from, **self.changes, "format": self.motion.model_dump()})
+            return {**self._from, **self.changes, "format": self.motion.model_dump()}
         layout = {name: getattr(self, name) for name in ("columns", "padding", "background")}
-        return _json(self._from | self.changes | layout)
+        return self._from | self.changes | layout
 
     @property
     def _from(self) -> dict[str, Any]:
@@ -295,12 +294,11 @@ class Request(_Object):
             return {"walk": {k: v for k, v in vars(self.walk).items() if v is not None}}
         return {"mix": [term.recipe for term in self.mix or ()]}
 
-    def recipe_alone(self, i: int, rows: Latents) -> str:
+    def recipe_alone(self, i: int, rows: Latents) -> dict[str, Any]:
         """The same for image ``i`` alone, ``rows`` being what ``draw`` gave for all."""
-        alone: dict[str, Any] = (
-            {"noise": _as_noise(rows[i : i + 1])} if self.seeds is None else {"seed": self.seeds[i]}
-        )
-        return _json(alone | self.changes | {"padding": 0})
+        if self.seeds is not None:
+            return {"seed": self.seeds[i], **self.changes, "padding": 0}
+        return {"noise": _as_noise(rows[i : i + 1]), **self.changes, "padding": 0}
 
     def compose(self, nz: int) -> Latents:
         """Latents of images that have no seeds, float32 (n, nz), finite.
@@ -383,7 +381,7 @@ class Instances(BaseModel):
             return {"instances": instances}
         if not isinstance(shared, dict):
             raise _wrong("is not an object", "parameters", seen=show(shared))
-        size = len(_json(shared)) * len(instances)
+        size = len(json.dumps(shared, separators=(",", ":"))) * len(instances)
         if size > info.context:
             raise _wrong(
                 "would make the body too large if each instance had a copy; send several calls",
