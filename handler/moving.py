@@ -32,7 +32,7 @@ _GREYS = bytes(np.repeat(np.arange(256, dtype=np.uint8), 3))
 
 # Around the pixels, at most: of a file, and of a frame with its header and palette.
 _FILE_BYTES, _FRAME_BYTES = 2048, 1024
-_XMP = (
+_XMP = (  # ISO 16684-1
     '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
     '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     '<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/">'
@@ -133,14 +133,9 @@ def _webp(
             )
             for picture, lasts in zip(pictures, lasting, strict=True)
         ),
-        _chunk(b"XMP ", _xmp(text)),
+        _chunk(b"XMP ", _XMP.format(escape(text)).encode("ascii")),
     ]
     return _chunk(b"RIFF", b"".join([b"WEBP", *parts]))
-
-
-def _xmp(text: str) -> bytes:
-    """ISO 16684-1."""
-    return _XMP.format(escape(text)).encode("ascii")
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -826,26 +826,22 @@ def _from_digits(value: object) -> object:
 
 
 def _noise(nz: int, most: int) -> Callable[[object, ValidatorFunctionWrapHandler], Latents]:
-    """Rows, a single row, bytes or base64 of them -> latents."""
+    """Rows, a single row, bytes or base64 of them (RFC 4648, section 4) -> latents."""
 
     def read(value: object, rows: ValidatorFunctionWrapHandler) -> Latents:
-        if isinstance(value, bytes | str):
-            data = value if isinstance(value, bytes) else _from_base64(value)
-            return _from_bytes(data, nz, most)
+        if isinstance(value, str):
+            try:
+                value = binascii.a2b_base64(value, strict_mode=True)
+            except ValueError:
+                detail = "is not base64 of the alphabet with + and /, in one line, with its padding"
+                raise _wrong(detail, seen=show(value)) from None
+        if isinstance(value, bytes):
+            return _from_bytes(value, nz, most)
         if isinstance(value, list) and value and not any(isinstance(row, list) for row in value):
             value = [value]
         return np.array(rows(value), np.float32)
 
     return read
-
-
-def _from_base64(text: str) -> bytes:
-    """Base64 (RFC 4648, section 4) to bytes."""
-    try:
-        return binascii.a2b_base64(text, strict_mode=True)
-    except ValueError:
-        detail = "is not base64 of the alphabet with + and /, in one line and with its padding"
-        raise _wrong(detail, seen=show(text)) from None
 
 
 def _from_bytes(data: bytes, nz: int, most: int) -> Latents:
