@@ -178,6 +178,18 @@ def test_fast_pngs_hold_the_same_pixels_and_say_the_same() -> None:
     assert len(fast.body) > pixels(fast).nbytes > len(small.body)
 
 
+def test_replies_are_the_same_from_any_number_of_threads() -> None:
+    bodies: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"seed": 2, "num_images": 64},
+        {"seed": -1},
+        {"seed": 4, "num_images": 9, "format": "json"},
+    ]
+    one_thread, three = (Service(Fake(), CARD, Limits(), threads=count) for count in (1, 3))
+    for batch in ([{"body": body} for body in bodies], [{"body": bodies[1]}]):
+        assert three.handle(batch) == one_thread.handle(batch)
+
+
 def test_one_small_picture_fits_the_first_window_without_deflating(service: Service) -> None:
     alone, two = (one(service, {"num_images": count}) for count in (1, 2))
     assert len(alone.body) > pixels(alone).nbytes
