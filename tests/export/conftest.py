@@ -1,7 +1,5 @@
 """A tiny Generator, and one export of it for all tests that only look at what was made."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

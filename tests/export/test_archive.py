@@ -1,7 +1,5 @@
 """The archive: layout, and the same bytes from the same inputs."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """Exit codes of ``python -m export``, and that nothing is left of an export that failed."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import NoReturn

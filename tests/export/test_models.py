@@ -1,7 +1,5 @@
 """The model files: the same pictures from each, for every shape of noise that is one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A tiny network and the folder of its archive, exported once."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Addresses: the same fields and errors as a POST, and what caches are told."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 from urllib.parse import quote

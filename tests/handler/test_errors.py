@@ -1,7 +1,5 @@
 """Problem documents: complete, ASCII, bounded, whatever the client sent."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

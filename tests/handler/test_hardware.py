@@ -1,7 +1,5 @@
 """What a program may use of the machine, and how its failures are told apart."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

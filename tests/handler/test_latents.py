@@ -6,8 +6,6 @@ If a test of the file fails, mend the code, not the file.
 all of them, as little-endian float32.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Our moving pictures, read by Pillow and by a browser."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

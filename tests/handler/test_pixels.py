@@ -1,7 +1,5 @@
 """Pixels and the grid."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Our PNG files, read by two decoders that are not ours."""
 
-from __future__ import annotations
-
 import io
 from concurrent.futures import ThreadPoolExecutor
 

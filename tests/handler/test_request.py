@@ -1,7 +1,5 @@
 """What a request may say, in every way it can come, and the latents that it stands for."""
 
-from __future__ import annotations
-
 import base64
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Batches of requests: as many replies, each its own; what goes wrong concerns its own request."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

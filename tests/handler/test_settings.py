@@ -1,7 +1,5 @@
 """The handler block of model-config.yaml."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -2,8 +2,6 @@
 Accept headers: RFC 9110, section 12.5.1.
 """
 
-from __future__ import annotations
-
 import gzip
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Many requests in few passes: each gets its own images back."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

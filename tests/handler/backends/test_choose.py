@@ -2,8 +2,6 @@
 tiny networks: pixels, sameness, and one clear sentence when they fail.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Callable

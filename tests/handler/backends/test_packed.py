@@ -1,7 +1,5 @@
 """The packed network: exact reshaping of the layers, pixels, sameness, and what it refuses."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

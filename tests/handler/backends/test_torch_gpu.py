@@ -1,7 +1,5 @@
 """The backend for GPUs: with a stand-in for what only a GPU can record, and (-m gpu) on a card."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import re
