@@ -168,15 +168,6 @@ def test_what_overflows_in_float16_is_made_in_bfloat16(
 
 
 @pytest.mark.usefixtures("recorder")
-@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
-def test_short_floats_do_for_an_ordinary_network(
-    tmp_path: Path, precision: Literal["float16", "bfloat16"]
-) -> None:
-    made = backend(tmp_path, vivid(), precision=precision)
-    assert (made.precision, made.warnings) == (precision, {})
-
-
-@pytest.mark.usefixtures("recorder")
 def test_a_precision_that_the_gpu_cannot_run_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
