@@ -30,6 +30,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PlainSerializer,
     Tag,
     ValidationError,
     ValidationInfo,
@@ -168,13 +169,6 @@ class Term(_Object):
         """float32 (n, nz), n >= 1."""
         return from_seeds(self.seeds or (), nz) if self.noise is None else self.noise
 
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """The same term."""
-        if self.noise is None:
-            return {"weight": self.weight, "seeds": self.seeds}
-        return {"weight": self.weight, "noise": _as_noise(self.noise)}
-
 
 class Request(_Object):
     """Fields of ``POST /predictions/dcgan``; ``{}`` gives one image of a random seed.
@@ -288,11 +282,7 @@ class Request(_Object):
             if all(seed == first + i for i, seed in enumerate(self.seeds)):
                 return {"seed": first, "num_images": count}
             return {"seeds": self.seeds}
-        if self.noise is not None:
-            return {"noise": _as_noise(self.noise)}
-        if self.walk is not None:
-            return {"walk": {k: v for k, v in vars(self.walk).items() if v is not None}}
-        return {"mix": [term.recipe for term in self.mix or ()]}
+        return self.model_dump(include={"noise", "walk", "mix"}, exclude_none=True)
 
     def recipe_alone(self, i: int, rows: Latents) -> dict[str, Any]:
         """The same for image ``i`` alone, ``rows`` being what ``draw`` gave for all."""
@@ -631,7 +621,9 @@ def models(nz: int, limits: Limits, directions: Directions = NO_DIRECTIONS) -> M
     ]
     noise = (
         Annotated[
-            rows, WrapValidator(_noise(nz, most), json_schema_input_type=rows | row | base64_text)
+            rows,
+            WrapValidator(_noise(nz, most), json_schema_input_type=rows | row | base64_text),
+            PlainSerializer(_as_noise),
         ],
         f"1 to {most} rows of {a_row}, or base64 of them as little-endian float32",
     )
