@@ -79,11 +79,14 @@ class PackedNetwork:
     """
 
     def __init__(self, layers: Layers, dtype: torch.dtype) -> None:
-        self._dtype, self._uniform = dtype, layers.uniform
+        import torch
+
+        self._ops, self._dtype, self._uniform = torch.ops.mkldnn, dtype, layers.uniform
         (projection, bias), *rest = layers.convolutions
         # (C_in, C_out, 4, 4) -> rows in the order of an NHWC picture.
-        rows = projection.permute(2, 3, 1, 0).reshape(-1, projection.shape[0])
-        self._projection = _Product(rows.to(dtype), bias.repeat(_FIRST_PX**2).to(dtype))
+        matrix = projection.permute(2, 3, 1, 0).reshape(-1, projection.shape[0]).to(dtype)
+        self._projection = self._ops._reorder_linear_weight(matrix.contiguous(), _AT_ONCE)
+        self._bias = bias.repeat(_FIRST_PX**2).to(dtype)
         self._layers = []
         side = _FIRST_PX
         for weight, bias in rest:
@@ -105,8 +108,8 @@ class PackedNetwork:
             latents = torch.erf(latents * 0.5**0.5)
         missing = max(0, _LEAST_ROWS - count)
         rows = F.pad(latents, (0, 0, 0, missing)).to(self._dtype)
-        first = self._projection(rows)[:count]
-        pictures = first.view(count, _FIRST_PX, _FIRST_PX, -1).permute(0, 3, 1, 2)
+        first = self._ops._linear_pointwise(rows, self._projection, self._bias, "relu", [], "")
+        pictures = first[:count].view(count, _FIRST_PX, _FIRST_PX, -1).permute(0, 3, 1, 2)
         *inner, last = self._layers
         for layer in inner:
             pictures = interleave(layer(pictures, "relu"))
@@ -114,22 +117,6 @@ class PackedNetwork:
         values = last(pictures, "none").float().tanh_()
         levels = grey_levels(values, out=values).to(torch.uint8)
         return interleave_pixels(levels.permute(0, 2, 3, 1).numpy())
-
-
-class _Product:
-    """Rows times a matrix, plus a bias, and ReLU; the matrix is laid out once."""
-
-    def __init__(self, matrix: Tensor, bias: Tensor) -> None:
-        import torch
-
-        self._ops, self._bias = torch.ops.mkldnn, bias
-        self._matrix = self._ops._reorder_linear_weight(matrix.contiguous(), _AT_ONCE)
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        product: Tensor = self._ops._linear_pointwise(
-            rows, self._matrix, self._bias, "relu", [], ""
-        )
-        return product
 
 
 class _Convolution:
