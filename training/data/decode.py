@@ -8,7 +8,10 @@ A picture is grey when its file says so (a grey mode) or when no pixel of it has
 
 from __future__ import annotations
 
+import io
 import re
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +25,12 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000  # a larger picture is skipped: decoding it could exhaust the memory
 REASON_LENGTH = 160
+MAX_AGAIN_BYTES = 256 * 1024 * 1024  # of a file that is read a second time
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+PIXEL_CHUNKS = (b"IHDR", b"IDAT", b"IEND")  # of a PNG: all that a pixel needs, but for a palette
+CLEAR_BYTES = {0: 2, 2: 6}  # colour type -> what tRNS must hold (PNG, 11.3.2.1)
+JPEG_EXIF, JPEG_ADOBE, JPEG_COMMENT, JPEG_SCAN = 0xE1, 0xEE, 0xFE, 0xDA
+ADOBE_BYTES = 12  # a shorter segment does not say how the colours are stored
 # Pillow knows more, but drawings (EPS would start Ghostscript) and formats without a
 # signature (TGA, which takes some text files for pictures) are left out.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
@@ -162,6 +171,9 @@ def parse_colour(text: str) -> tuple[int, int, int]:
 def decode(file: IO[bytes], spec: PictureSpec) -> Decoded:
     """Read one picture (of an animation the first frame) from a seekable binary file.
 
+    A PNG or JPEG whose pixels are whole is read, whatever is wrong with its texts, times, profiles
+    and other things beside them.
+
     Raises:
         UnusablePictureError: empty, not a picture, damaged, or too large.
     """
@@ -169,7 +181,23 @@ def decode(file: IO[bytes], spec: PictureSpec) -> Decoded:
     if not head:
         raise UnusablePictureError("empty file (0 bytes)")
     file.seek(0)
-    with reasons(head), Image.open(file, formats=FORMATS) as opened:
+    with reasons(head):
+        try:
+            return _decode(file, spec)
+        except (UnusablePictureError, Image.DecompressionBombError, MemoryError):
+            raise
+        except Exception:
+            # Pillow reads a damaged text or a profile of many MB before the pixels, and gives up.
+            if not head.startswith((PNG, JPEG)):
+                raise
+            file.seek(0)
+            data = file.read(MAX_AGAIN_BYTES)
+            bare = _png_alone(data) if head.startswith(PNG) else _jpeg_alone(data)
+            return _decode(io.BytesIO(bare), spec)
+
+
+def _decode(file: IO[bytes], spec: PictureSpec) -> Decoded:
+    with Image.open(file, formats=FORMATS) as opened:
         width, height = opened.size  # only the header has been read so far
         if width * height > MAX_PIXELS:
             raise UnusablePictureError(
@@ -183,6 +211,35 @@ def decode(file: IO[bytes], spec: PictureSpec) -> Decoded:
             raise UnusablePictureError("drawn by a model that is served: nothing to train on")
         opened.draft(None, (spec.image_size * 2, spec.image_size * 2))  # JPEG: decode smaller
         return from_image(opened, spec)
+
+
+def _png_alone(data: bytes) -> bytes:
+    """A PNG without what its pixels do not need, but with its EXIF if that is whole."""
+    kept, at, colour = [PNG], len(PNG), data[25:26]
+    needed = (*PIXEL_CHUNKS, b"PLTE") if colour == b"\3" else PIXEL_CHUNKS  # of a palette
+    while at < len(data):
+        size, kind = struct.unpack(">I4s", data[at : at + 8].ljust(8, b"\0"))
+        chunk = data[at : at + 12 + size]  # size, kind, body, checksum of kind and body
+        sound = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+        clear = kind == b"tRNS" and size >= CLEAR_BYTES.get(int.from_bytes(colour), 0)
+        if kind in needed or (sound and (clear or kind == b"eXIf")):
+            kept.append(chunk)
+        at += len(chunk)
+    return b"".join(kept)
+
+
+def _jpeg_alone(data: bytes) -> bytes:
+    """The same of a JPEG, which also says beside its pixels how their colours are stored."""
+    kept, at = [JPEG], len(JPEG)
+    while data[at : at + 1] == b"\xff" and data[at + 1] != JPEG_SCAN:
+        segment = data[at : at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")]
+        marker, body = segment[1], segment[4:]
+        exif = marker == JPEG_EXIF and body.startswith(b"Exif\0\0")
+        adobe = marker == JPEG_ADOBE and len(body) >= ADOBE_BYTES
+        if exif or adobe or not (0xE0 <= marker <= 0xEF or marker == JPEG_COMMENT):
+            kept.append(segment)
+        at += len(segment)
+    return b"".join([*kept, data[at:]])
 
 
 def from_image(image: Image.Image, spec: PictureSpec) -> Decoded:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.odd_pictures import NOISE, SKY, encode, half, palette, png
+from tests.support.odd_pictures import NOISE, SKY, chunk, encode, half, palette, png
 from training.data.decode import (
     MAX_PIXELS,
     PictureSpec,
@@ -165,9 +165,124 @@ def test_too_many_pixels_are_refused_before_decoding(width: int, height: int) ->
         read(data)
 
 
-def test_a_damaged_exif_costs_no_picture() -> None:
-    data = encode(quarters(), "WEBP", exif=b"junk" * 10)
-    np.testing.assert_allclose(read(data)[0][4, 4], (255, 0, 0), atol=40)
+TURNED = b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\3\0\0\0\0\0\0"  # EXIF: orientation 3
+BODIES = {
+    b"tEXt": b"Comment\0hi",
+    b"pHYs": bytes(9),
+    b"tIME": bytes(7),
+    b"eXIf": b"MM\0*\0\0\0\x08\0\0\0\0\0\0",
+    b"gAMA": bytes(4),
+    b"cHRM": bytes(32),
+    b"iCCP": b"x\0\0" + zlib.compress(b"profile"),
+    b"acTL": bytes(8),
+    b"PLTE": bytes(6),  # only proposes colours, and this says what is transparent
+    b"tRNS": bytes(6),
+}
+MUCH = zlib.compress(bytes(50_000_000))
+TOO_LARGE = {
+    b"iCCP": b"x\0\0" + MUCH,
+    b"zTXt": b"x\0\0" + MUCH,
+    b"iTXt": b"XML:com.adobe.xmp\0\1\0\0\0" + MUCH,
+}
+
+
+def spoilt_pngs() -> dict[str, bytes]:
+    """Chunks that are no part of the picture, damaged, before the pixels and after them."""
+    chunks = {
+        **{f"{name!r}, sum": chunk(name, body, 1) for name, body in BODIES.items()},
+        **{f"{name!r}, short": chunk(name, body[:2]) for name, body in BODIES.items()},
+        **{f"{name!r}, large": chunk(name, body) for name, body in TOO_LARGE.items()},
+        "no EXIF": chunk(b"eXIf", b"junk" * 10),
+        "no raw EXIF": chunk(
+            b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"exif\n1\n2\nnot hex")
+        ),
+    }
+    clean = encode(NOISE)
+    return {
+        f"{name}, {where}": clean[:at] + spoilt + clean[at:]
+        for name, spoilt in chunks.items()
+        for where, at in (("before", 33), ("after", -12))
+    }
+
+
+def spoilt_jpegs() -> dict[str, bytes]:
+    """Segments that are too short for what their names promise."""
+    clean = encode(NOISE, "JPEG")
+    bodies = (b"JFIF", b"JFIF\0\1", b"Adobe", b"Adobe\0", b"ICC_PROFILE\0", b"ICC_PROFILE\0\1",
+              b"Photoshop 3.0\x008BIM\x03\xed", b"Exif\0\0junk")  # fmt: skip
+    markers = {b"J": 0xE0, b"A": 0xEE, b"I": 0xE2, b"P": 0xED, b"E": 0xE1}
+    return {
+        repr(body): clean[:2]
+        + struct.pack(">BBH", 0xFF, markers[body[:1]], 2 + len(body))
+        + body
+        + clean[20:]  # without the JFIF segment
+        for body in bodies
+    }
+
+
+SPOILT = {
+    "PNG": spoilt_pngs(),
+    "JPEG": spoilt_jpegs(),
+    "WEBP": {"no EXIF": encode(NOISE, "WEBP", lossless=True, exif=b"junk" * 10)},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Invalid APNG", "ignore:Truncated File Read")
+@pytest.mark.parametrize(
+    ("kind", "what"), [(kind, what) for kind, files in SPOILT.items() for what in files]
+)
+def test_damage_beside_the_pixels_costs_no_picture(kind: str, what: str) -> None:
+    clean, _ = read(encode(NOISE, kind, **({"lossless": True} if kind == "WEBP" else {})))
+    pixels, _ = read(SPOILT[kind][what])
+    np.testing.assert_array_equal(pixels, clean)
+
+
+def test_a_damaged_transparency_leaves_the_colours_of_a_palette() -> None:
+    clean = encode(palette())
+    at = clean.index(b"IDAT") - 4
+    decoded = decode(io.BytesIO(clean[:at] + chunk(b"tRNS", b"\0", 1) + clean[at:]), SPEC)
+    assert decoded.pixels[16, ::31].tolist() == [[255, 0, 0], [0, 255, 0]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_whole_exif_beside_a_damaged_text_still_says_which_way_is_up(kind: str) -> None:
+    clean = encode(quarters(), kind)
+    if kind == "PNG":
+        data = clean[:33] + chunk(b"eXIf", TURNED) + chunk(b"tEXt", b"a\0b", 1) + clean[33:]
+    else:
+        exif = b"Exif\0\0" + TURNED
+        data = b"\xff\xd8\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif
+        data += b"\xff\xe0\0\6JFIF" + clean[20:]
+    decoded = decode(io.BytesIO(data), SPEC)
+    np.testing.assert_allclose(decoded.pixels[28, 28], (255, 0, 0), atol=6)
+    np.testing.assert_allclose(decoded.pixels[4, 4], (255, 255, 255), atol=6)
+
+
+def test_cmyk_colours_survive_a_damaged_profile() -> None:
+    """Whether they are inverted is said by the Adobe segment, which stands beside the pixels."""
+    clean = encode(Image.new("CMYK", (40, 40), (0, 255, 255, 0)), "JPEG")
+    pixels, _ = read(clean[:2] + b"\xff\xe2\0\x0eICC_PROFILE\0" + clean[2:])
+    np.testing.assert_allclose(pixels[16, 16], (255, 0, 0), atol=6)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_damaged_pixels_stay_damaged_beside_a_damaged_text(damage: str) -> None:
+    clean = encode(NOISE)
+    data = bytearray(clean[:33] + chunk(b"tEXt", b"a\0b", 1) + clean[33:])
+    if damage == "cut":
+        del data[-900:]
+    else:
+        data[-300] ^= 1
+    with pytest.raises(UnusablePictureError, match="damaged"):
+        read(bytes(data))
+
+
+@pytest.mark.parametrize("side_px", [10_001, 2**31])
+def test_too_many_pixels_beside_a_damaged_text_are_not_decoded(side_px: int) -> None:
+    spoilt = chunk(b"tEXt", b"a\0b", 1)
+    data = png(side_px, side_px, b"")
+    with pytest.raises(UnusablePictureError):
+        read(data[:33] + spoilt + data[33:])
 
 
 @pytest.mark.parametrize(
