@@ -78,11 +78,14 @@ def _open(model_dir: Path, card: Card, settings: Settings, gpu_id: int | None) -
     name, precision = choose(settings, gpu_id is not None, has_short_floats(gpu_id))
     try:
         return opened(name, precision)
-    except RuntimeError as error:
-        if name != "packed" or not settings.backend == settings.precision == "auto":
+    except (RuntimeError, AttributeError) as error:  # the second: a torch without the operators
+        if name != "packed" or settings.backend != "auto":
             raise
-        logger.warning("the packed network cannot run here, ONNX Runtime takes over: %s", error)
-    return opened("onnx", "float32")
+        other: tuple[BackendName, Precision] = (
+            ("onnx", "float32") if settings.precision == "auto" else ("torchscript", precision)
+        )
+        logger.warning("the packed network cannot run here, %s %s takes over: %s", *other, error)
+    return opened(*other)
 
 
 def has_short_floats(gpu_id: int | None) -> bool:

@@ -231,3 +231,23 @@ def test_onnx_takes_over_where_the_packed_network_cannot_run(
     assert "no bfloat16 on this processor" in caplog.text
     with pytest.raises(RuntimeError, match="no bfloat16"):  # asked for by name: no surprise
         open_backend(model_dir, tiny_card(), Settings(backend="packed", limits=SMALL), None)
+
+
+@pytest.mark.parametrize("missing", ["_is_mkldnn_bf16_supported", "_reorder_convolution_weight"])
+def test_another_backend_takes_over_in_a_torch_without_the_operators(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """In the precision that was asked for by name, where one was."""
+
+    def gone(*_: object) -> None:
+        raise AttributeError(f"mkldnn has no {missing}")
+
+    monkeypatch.setattr(choose_module, "has_short_floats", lambda _: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, missing, gone)
+    card = tiny_card()
+    for precision, wanted in (("auto", ("onnx", "float32")),
+                              ("bfloat16", ("torchscript", "bfloat16"))):  # fmt: skip
+        settings = Settings(precision=precision, limits=SMALL)
+        backend = open_backend(model_dir, card, settings, None)
+        assert (backend.name, backend.precision) == wanted
