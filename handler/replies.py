@@ -110,8 +110,6 @@ class Renderer:
             self._headers["X-Fallback"] = "cpu"
         facts = {"version": card.version, "weights_sha256": card.weights_sha256}
         self._model = {"name": card.model, **facts}
-        self._made_by = {"model": card.model, **facts}
-        self._directions = {"directions_sha256": directions.sha256}
         self._maker = to_json(
             {
                 "model": self._model,
@@ -121,7 +119,9 @@ class Renderer:
                 "directions": directions.sha256,
                 "code": _code_sha256(),
             }
-        )
+        ).decode("ascii")
+        self._head = to_json({"model": card.model, **facts}).decode("ascii")[:-1]
+        self._of_edit = f',"directions_sha256":"{directions.sha256}"'
 
     def likely_bytes(self, call: Call) -> int:
         """What the body likely takes no more than, told before any image is there: surely where
@@ -196,8 +196,8 @@ class Renderer:
 
         It differs where the request or anything of this worker does that bytes may depend on.
         """
-        asked = to_json({"format": item.format, "source": item.source, "recipe": item.recipe})
-        return f'"{hashlib.sha256(self._maker + asked).hexdigest()[:32]}"'
+        made_by = f"{self._maker},{item.format},{item.source},{item.recipe}"
+        return f'"{hashlib.sha256(made_by.encode("ascii")).hexdigest()[:32]}"'
 
     def _body(
         self, call: Call, latents: Sequence[Latents], images: Sequence[Images], run: png.Run
@@ -245,11 +245,11 @@ class Renderer:
             **item.changes,
         }
 
-    def _text(self, item: Request, recipe: Mapping[str, Any]) -> str:
+    def _text(self, item: Request, recipe: str) -> str:
         """What made a picture: the model, of an edit also which directions there are, and the
         request that makes the picture once more."""
-        of_edit = self._directions if item.edit else {}
-        return to_json({**self._made_by, **of_edit, "request": recipe}).decode("ascii")
+        of_edit = self._of_edit if item.edit else ""
+        return f'{self._head}{of_edit},"request":{recipe}}}'
 
 
 def versions() -> dict[str, str]:

@@ -30,7 +30,6 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    PlainSerializer,
     Tag,
     ValidationError,
     ValidationInfo,
@@ -70,6 +69,7 @@ SIGNATURES = ("", "serving_default")  # of TensorFlow Serving; they say nothing
 A = TypeVar("A")
 M = TypeVar("M", bound=BaseModel)
 
+_json = json.JSONEncoder(separators=(",", ":")).encode
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DIGITS = "[0-9]{1,16}"
 _AS_FLOAT32 = "array.astype('<f4').tobytes()"
@@ -169,6 +169,13 @@ class Term(_Object):
         """float32 (n, nz), n >= 1."""
         return from_seeds(self.seeds or (), nz) if self.noise is None else self.noise
 
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The same term."""
+        if self.noise is None:
+            return {"weight": self.weight, "seeds": self.seeds}
+        return {"weight": self.weight, "noise": _as_noise(self.noise)}
+
 
 class Request(_Object):
     """Fields of ``POST /predictions/dcgan``; ``{}`` gives one image of a random seed.
@@ -267,12 +274,12 @@ class Request(_Object):
         return {name: value for name, value in given.items() if value}
 
     @cached_property
-    def recipe(self) -> dict[str, Any]:
-        """The fields that, sent to the same model, give the same picture bit by bit."""
+    def recipe(self) -> str:
+        """JSON of the fields that, sent to the same model, give the same picture bit by bit."""
         if self.format in MOVING:
-            return {**self._from, **self.changes, "format": self.motion.model_dump()}
+            return _json({**self._from, **self.changes, "format": self.motion.model_dump()})
         layout = {name: getattr(self, name) for name in ("columns", "padding", "background")}
-        return self._from | self.changes | layout
+        return _json(self._from | self.changes | layout)
 
     @property
     def _from(self) -> dict[str, Any]:
@@ -282,13 +289,18 @@ class Request(_Object):
             if all(seed == first + i for i, seed in enumerate(self.seeds)):
                 return {"seed": first, "num_images": count}
             return {"seeds": self.seeds}
-        return self.model_dump(include={"noise", "walk", "mix"}, exclude_none=True)
+        if self.noise is not None:
+            return {"noise": _as_noise(self.noise)}
+        if self.walk is not None:
+            return {"walk": {k: v for k, v in vars(self.walk).items() if v is not None}}
+        return {"mix": [term.recipe for term in self.mix or ()]}
 
-    def recipe_alone(self, i: int, rows: Latents) -> dict[str, Any]:
+    def recipe_alone(self, i: int, rows: Latents) -> str:
         """The same for image ``i`` alone, ``rows`` being what ``draw`` gave for all."""
-        if self.seeds is not None:
-            return {"seed": self.seeds[i], **self.changes, "padding": 0}
-        return {"noise": _as_noise(rows[i : i + 1]), **self.changes, "padding": 0}
+        alone: dict[str, Any] = (
+            {"noise": _as_noise(rows[i : i + 1])} if self.seeds is None else {"seed": self.seeds[i]}
+        )
+        return _json(alone | self.changes | {"padding": 0})
 
     def compose(self, nz: int) -> Latents:
         """Latents of images that have no seeds, float32 (n, nz), finite.
@@ -371,7 +383,7 @@ class Instances(BaseModel):
             return {"instances": instances}
         if not isinstance(shared, dict):
             raise _wrong("is not an object", "parameters", seen=show(shared))
-        size = len(json.dumps(shared, separators=(",", ":"))) * len(instances)
+        size = len(_json(shared)) * len(instances)
         if size > info.context:
             raise _wrong(
                 "would make the body too large if each instance had a copy; send several calls",
@@ -621,9 +633,7 @@ def models(nz: int, limits: Limits, directions: Directions = NO_DIRECTIONS) -> M
     ]
     noise = (
         Annotated[
-            rows,
-            WrapValidator(_noise(nz, most), json_schema_input_type=rows | row | base64_text),
-            PlainSerializer(_as_noise),
+            rows, WrapValidator(_noise(nz, most), json_schema_input_type=rows | row | base64_text)
         ],
         f"1 to {most} rows of {a_row}, or base64 of them as little-endian float32",
     )

@@ -14,6 +14,7 @@ import itertools
 import logging
 import math
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -59,7 +60,7 @@ B = TypeVar("B")
 
 _CLIENT_ID_CHARS = 64
 _FRAME_BYTES = 2**20  # what TorchServe puts around the replies of a batch, and some room
-_MANY_IMAGES = 8  # to deflate, that are worth the waking of threads
+_IMAGES_A_THREAD = 4  # at least, that are worth the waking of one
 _UNHURRIED = Pace()
 
 
@@ -281,23 +282,26 @@ class Service:
         latents: Sequence[list[Latents] | Reply],
         images: Sequence[list[Images] | Reply],
     ) -> list[Reply]:
-        """Encode; where many images are deflated, each call that has some of them in a thread, and
-        the segments of a grid that is alone in several."""
-        deflated = [self._renderer.deflates(call) for call in calls]
-        count = sum(call.images for call in itertools.compress(calls, deflated))
-        alone, parallel = len(calls) == 1, self._threads > 1 and count >= _MANY_IMAGES
+        """Encode; where pixels are deflated in parallel, each thread a share of about equally many
+        images, or segments of a grid that is alone.
+
+        A thread gets several images: handing over costs more than the encoding of one.
+        """
+        deflated = sum(call.images for call in calls if self._renderer.deflates(call))
+        threads = min(self._threads, deflated // _IMAGES_A_THREAD)
+        parts = equal_shares([call.images for call in calls], max(threads, 1))
         # Threads that wait for others of their own pool could wait for ever.
-        run = self._encoders.map if parallel and alone else map
-        handed_over = [parallel and not alone and each for each in deflated]
+        run = self._encoders.map if threads > len(parts) == 1 else map
 
-        def finish(job: tuple[Call, Any, list[Images] | Reply]) -> Reply:
-            call, own, made = job
-            return made if isinstance(made, Reply) else _attempt(self._reply, call, own, made, run)
+        def finish(part: slice) -> list[Reply]:
+            return [
+                made if isinstance(made, Reply) else _attempt(self._reply, call, own, made, run)
+                for call, own, made in zip(calls[part], latents[part], images[part], strict=True)
+            ]
 
-        jobs = list(zip(calls, latents, images, strict=True))
-        elsewhere = self._encoders.map(finish, itertools.compress(jobs, handed_over))
-        here = iter([finish(job) for job, over in zip(jobs, handed_over, strict=True) if not over])
-        return [next(elsewhere if over else here) for over in handed_over]
+        first, *others = parts or [slice(0)]
+        elsewhere = self._encoders.map(finish, others)
+        return [reply for replies in (finish(first), *elsewhere) for reply in replies]
 
     def _reply(
         self, call: Call, latents: list[Latents], images: list[Images], run: png.Run
@@ -371,6 +375,19 @@ def rounds(weights: Sequence[int], most: int) -> list[slice]:
             slices.append(slice(i, i + 1))
             total = weight
     return slices
+
+
+def equal_shares(weights: Sequence[int], parts: int) -> list[slice]:
+    """Neighbours put together into at most ``parts`` slices of about equal weight, none empty.
+
+    Args:
+        weights: of the things to be shared, each >= 1.
+        parts: >= 1.
+    """
+    ends = list(itertools.accumulate(weights, initial=0))
+    middles = [(begin + end) / 2 for begin, end in itertools.pairwise(ends)]
+    bounds = [bisect_left(middles, ends[-1] * k / parts) for k in range(parts + 1)]
+    return [slice(a, b) for a, b in itertools.pairwise(bounds) if a < b]
 
 
 def _isolated(

@@ -45,9 +45,9 @@ NZ = 3
 def test_the_server_reads_the_same_request(fields: dict[str, Any], expected: str) -> None:
     assert path(fields) == expected
 
-    def recipe(body: Any) -> dict[str, Any]:
+    def recipe(body: Any) -> str:
         (item,) = request.parse({"body": body}, NZ, Limits(), directions=directions(NZ)).items
-        return item.recipe if item.seeds is None or fields.keys() & set(address.SOURCES) else {}
+        return item.recipe if item.seeds is None or fields.keys() & set(address.SOURCES) else ""
 
     asked = address.read(Headers({"X-Picture-Address": path(fields)}), {}, 256)
     assert asked is not None

@@ -28,7 +28,7 @@ from handler.latents import Latents, from_seeds
 from handler.pixels import Images, compose_grid
 from handler.replies import Renderer, deflated_share
 from handler.request import Call
-from handler.service import Service, open_service, rounds
+from handler.service import Service, equal_shares, open_service, rounds
 from handler.settings import Card, Directions, Limits, Pace, Settings
 from handler.telemetry import BatchReport, RequestReport
 from handler.wire import FORMATS, NO_HEADERS, Headers
@@ -638,6 +638,24 @@ def test_rounds_hold_at_most_so_much(
     weights: list[int], most: int, together: list[list[int]]
 ) -> None:
     assert [weights[part] for part in rounds(weights, most)] == together
+
+
+@pytest.mark.parametrize(
+    ("weights", "parts", "shares"),
+    [
+        ([], 2, []),
+        ([1], 2, [[1]]),
+        ([1] * 5, 1, [[1] * 5]),
+        ([1, 1, 1, 1], 2, [[1, 1], [1, 1]]),
+        ([64, 64], 2, [[64], [64]]),
+        ([1, 1, 1, 64], 2, [[1, 1, 1], [64]]),
+        ([64, 1, 1, 1], 2, [[64], [1, 1, 1]]),
+        ([1] * 32, 3, [[1] * 11, [1] * 10, [1] * 11]),
+        ([1, 2], 16, [[1], [2]]),
+    ],
+)
+def test_shares_are_about_equal(weights: list[int], parts: int, shares: list[list[int]]) -> None:
+    assert [weights[part] for part in equal_shares(weights, parts)] == shares
 
 
 # Real networks, and random requests that share a batch: each good one gets the bytes it gets alone.
