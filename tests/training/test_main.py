@@ -49,7 +49,6 @@ PHOTOS = ["--data", "photos", "--cache", "None", "--samples", "8"]
 BAD = [
     (["walk", "--seeds", "1"], "give two or more"),
     (["walk", "--seeds", "1", "-2"], "--seeds is (1, -2); it must be greater than or equal to 0"),
-    (),
     (["arithmetic", "--terms", "0"], "--terms is 0; it must be greater than or equal to 1"),
     (["evaluate", "--samples", "4"], "--samples is 4; it must be greater than or equal to 8"),
     (["evaluate", "--weights", "absent.safetensors"], "absent.safetensors does not exist"),
@@ -57,7 +56,6 @@ BAD = [
     (["evaluate", "--markdown", "table.txt"], "give .md"),
     (["evaluate", "--data", "absent"], "no data 'absent'"),
     (["evaluate", *PHOTOS, "--inception-weights", "absent.pth"], "absent.pth cannot be read"),
-    ("--pictures is 1; it must be",),
     (["walk", "--out", "f/w.png"], "f/w.png'"),
     (["train", "--out", "f/run"], "Not a directory: 'f/run'"),
     (["walk", "--steps", "1"], "--steps is 1; it must be greater than or equal to 2"),
