@@ -45,7 +45,6 @@ from training.data.sources import load, report
 from training.distributed import DevicesError, PeerError, World, choose_device, choose_precision
 from training.lab.commands import Command, UsageError
 from training.loop import batch_that_fits, train
-from training.networks import count_parameters, layer_table
 from training.start import (
     identify_pictures,
     settle,
@@ -53,7 +52,6 @@ from training.start import (
     starting_networks,
     write_start,
 )
-from training.step import new_networks
 from training.weights import WeightsError
 
 UNUSABLE = (
@@ -220,7 +218,7 @@ def _train(arguments: Sequence[str], world: World, held: ExitStack) -> int:
     if world.is_first:
         print(f"device {device}, {precision}, folder {out}", file=sys.stderr)
         if config.dry_run:
-            tell(_describe(config, pictures.images.shape[-1]))
+            tell(config.to_json())
     if config.dry_run:
         return 0
     try:
@@ -266,17 +264,6 @@ def _too_little_memory(config: TrainConfig, why: str, fits: int | None) -> str:
         f"an update of --batch-size {config.batch_size} at {config.image_size} px does not fit "
         f"into the memory of the GPU; {advice}, in a new run with another --out ({why})"
     )
-
-
-def _describe(config: TrainConfig, channels: int) -> str:
-    """Settings, and each network layer by layer with its output shape for one picture."""
-    generator, discriminator = new_networks(config, channels)
-    pictures = (1, channels, config.image_size, config.image_size)
-    lines = [config.to_json()]
-    for network, shape in ((generator, (1, config.nz, 1, 1)), (discriminator, pictures)):
-        lines.append(f"{type(network).__name__}: {count_parameters(network):,} parameters")
-        lines += layer_table(network.layers, shape)
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ class TrainConfig(Schedule, PictureSpec):
     resume: bool = False
     """Continue the run in --out (or the newest one) from its last checkpoint."""
     dry_run: bool = False
-    """Print what would run, and stop."""
+    """Print the settings that would run, and stop."""
 
     def __post_init__(self) -> None:
         check(self)

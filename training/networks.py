@@ -220,22 +220,6 @@ def new_generator(
     return generator
 
 
-def count_parameters(module: nn.Module) -> int:
-    """Number of trainable scalars."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
-
-
-@torch.no_grad()
-def layer_table(layers: nn.Sequential, shape: tuple[int, ...]) -> list[str]:
-    """One line a layer: its kind and settings, and its output shape for an input of ``shape``."""
-    value = torch.zeros(shape)
-    lines = []
-    for layer in layers:
-        value = layer.eval()(value)
-        lines.append(f"  {str(layer).splitlines()[0]:<90} {tuple(value.shape)}")
-    return lines
-
-
 def gather(pictures: Tensor) -> Tensor:
     """The patch of 4 x 4 under each position of the halved picture.
 

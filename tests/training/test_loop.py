@@ -258,10 +258,7 @@ def test_command_line_from_pictures_to_weights(folder: Path, out: Path, capsys: 
 
 def test_dry_run_trains_nothing(folder: Path, tmp_path: Path, capsys: Captured) -> None:
     assert main(flags(folder, tmp_path / "run", "--dry-run")) == 0
-    shown = capsys.readouterr().out
-    assert '"max_steps": 6' in shown
-    assert "Generator" in shown
-    assert "(1, 3, 32, 32)" in shown
+    assert json.loads(capsys.readouterr().out)["max_steps"] == 6
     assert not (tmp_path / "run").exists()
 
 
