@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import nn
 
@@ -231,13 +232,14 @@ class Ablations(Plot):
             raise KeyboardInterrupt
         generator, _ = variant.networks(config, pictures.images.shape[-1])
         generator.load_state_dict(load_file(outcome.weights))
+        generator.to(memory_format=torch.channels_last).eval()  # as it was trained
         series = read_stats(out)
         said = {
             "verdict": _last_verdict(out),
             "diversity": round(series["diversity"][1][-1], 3),
             "distance": round(series["distance"][1][-1], 1),
         }
-        return generate(generator.eval(), range(SAMPLES)), said
+        return generate(generator, range(SAMPLES)), said
 
 
 def _of_samples(samples: Images, real: Images, judge: Judge) -> Result:
