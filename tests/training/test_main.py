@@ -168,6 +168,7 @@ def test_every_command_of_the_page(
     monkeypatch.setattr("training.data.sources.load_avatars", few_avatars)
     monkeypatch.setattr("training.lab.latent_plots.UNSEEN", 50)
     monkeypatch.setattr("training.lab.probe.TESTED", 20)
+    monkeypatch.setattr("training.lab.directions.LATENTS", 8)
     for name, less in (("SAMPLES", 64), ("BATCH", 4), ("WIDTH", 2)):
         monkeypatch.setattr(f"training.lab.ablations.{name}", less)
     # A referee that learns in no time, and not much.

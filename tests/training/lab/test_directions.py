@@ -134,6 +134,7 @@ def test_the_file_is_what_the_server_reads(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(directions, "UPDATES", 30)
+    monkeypatch.setattr(directions, "LATENTS", 16)
     monkeypatch.setattr(directions, "LEAST_SUCCESS", 0.0)
     monkeypatch.setattr(directions, "LEAST_KEPT", 0.0)
     path, out, table = weights(tmp_path, lively()), tmp_path / "d.safetensors", tmp_path / "t.md"
