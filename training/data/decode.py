@@ -21,7 +21,7 @@ from typing import IO, Annotated, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from annotated_types import Ge, Lt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000  # a larger picture is skipped: decoding it could exhaust the memory
 REASON_LENGTH = 160
@@ -35,15 +35,6 @@ ADOBE_BYTES = 12  # a shorter segment does not say how the colours are stored
 # signature (TGA, which takes some text files for pictures) are left out.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
 GREY_MODES = {"1", "L", "LA", "La", "I", "F"}
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # EXIF orientation -> what makes it upright (EXIF 2.32, section 4.6.4)
 IMPOSTORS = (
     (rb".*<(!doctype html|html|head)\b", "an HTML page, not a picture (a failed download?)"),
     (rb"version https://git-lfs", "a Git LFS pointer, not the picture; run: git lfs pull"),
@@ -253,16 +244,15 @@ def from_image(image: Image.Image, spec: PictureSpec) -> Decoded:
         Exception: whatever Pillow raises on damage; see ``reasons``.
     """
     image.load()
+    with suppress(Exception):  # as many kinds as in ``reasons``, and the pixels are whole
+        ImageOps.exif_transpose(image, in_place=True)
     side_px = min(image.size)
-    # Scaled before the rest: everything after it costs nothing, however large the file is.
+    # Scaled before the rest, which costs nothing then, however large the file is.
     wanted = (spec.image_size, spec.image_size)
     square = ImageOps.fit(_to_8_bit(image), wanted, Image.Resampling.LANCZOS)
     if square.mode == "RGBA":
         behind = Image.new("RGBA", square.size, spec.background)
         square = Image.alpha_composite(behind, square)
-    with suppress(Exception):  # as many kinds as in ``reasons``, and the pixels are whole
-        upright = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-        square = square if upright is None else square.transpose(upright)
     rgb = np.asarray(square.convert("RGB"), np.uint8)
     is_grey = image.mode in GREY_MODES or image.mode.startswith("I;16")
     return Decoded(rgb, is_grey or bool((rgb == rgb[..., :1]).all()), side_px)
