@@ -82,7 +82,7 @@ class HealthMonitor:
     """Collects the numbers of each update and judges them.
 
     Args:
-        real_diversity: mean pairwise distance of real pictures (metrics.pairwise_diversity).
+        real_diversity: mean pairwise distance of real pictures (``pairwise_diversity``).
         loss: which one the run uses; it says what D's numbers mean.
         smoothing: the run's label smoothing, which keeps Loss_D from falling to 0.
         too_few: the number of different pictures, if they are fewer than ``FEW``, of which those

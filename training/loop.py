@@ -463,7 +463,7 @@ class Checks:
         """Write the grid of samples.
 
         Returns:
-            diversity: of its tiles (``metrics.pairwise_diversity``).
+            diversity: of its tiles (``pairwise_diversity``).
             distance: mean over the scales of the sliced Wasserstein distance between samples and
                 real pictures, times 1000: finer textures, edges and shapes, but neither
                 composition nor copies count in it.
