@@ -64,26 +64,18 @@ class Command(ABC):
             raise UsageError(f"--{name.replace('_', '-')} {why}") from None
 
 
-def check_ending(flag: str, path: Path, *endings: str) -> None:
-    """Refuse a file name whose ending is none of these.
-
-    Raises:
-        UsageError: it is not.
-    """
-    if path.suffix.lower() not in endings:
-        raise UsageError(f"{flag} {path} ends in {path.suffix!r}; give {' or '.join(endings)}")
-
-
-def check_place(flag: str, path: Path | None, ending: str) -> None:
+def check_place(flag: str, path: Path | None, *endings: str) -> None:
     """Find out before any work whether a file can be written, if one is wanted.
 
     Raises:
-        UsageError: its name ends otherwise.
+        UsageError: its name ends with none of these.
         OSError: not writable.
     """
-    if path is not None:
-        check_ending(flag, path, ending)
-        check_writable(path)
+    if path is None:
+        return
+    if path.suffix.lower() not in endings:
+        raise UsageError(f"{flag} {path} ends in {path.suffix!r}; give {' or '.join(endings)}")
+    check_writable(path)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -130,9 +122,8 @@ class Plot(Command, ABC):
     """Colours in the file, at most 256; 0 keeps all (256 in a GIF)."""
 
     def check(self) -> None:
-        check_ending("--out", self.out, *self.endings)
         super().check()
-        check_writable(self.out)
+        check_place("--out", self.out, *self.endings)
 
     def save_png(self, picture: Images) -> None:
         """As ``write_png``."""

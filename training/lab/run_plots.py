@@ -16,7 +16,7 @@ from training.config import Count
 from training.data.decode import DRAWN
 from training.files import atomic_path
 from training.journal import entries
-from training.lab.commands import Command, Plot, UsageError, check_ending, side_by_side
+from training.lab.commands import Command, Plot, UsageError, check_place, side_by_side
 from training.lab.reals import OfPictures
 from training.losses import LOGITS, Loss
 from training.samples import generate, tiles
@@ -45,9 +45,12 @@ class Curves(Command):
     out: Path = Path("runs/plots/curves.png")
     """Where the picture goes."""
 
+    def check(self) -> None:
+        super().check()
+        check_place("--out", self.out, ".png")
+
     def result(self) -> dict[str, Any]:
         """Write the picture; returns the last value of each curve."""
-        check_ending("--out", self.out, ".png")
         series = read_stats(self.run_folder)
         with atomic_path(self.out) as beside:
             drawn = figure(series, saved_settings(self.run_folder).loss)
