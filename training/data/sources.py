@@ -45,7 +45,9 @@ LITTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", LOCK
 A_RUN = "folder of a run: what it drew is nothing to train on"
 OF_A_RUN = ("config.json", "pictures.json", "stats.jsonl")  # by these together it is known
 MAX_MEMBER_BYTES = 256 * 1024 * 1024
-LOCKED = "encrypted, or packed as is not read here; pack it by Deflate, without a password"
+ENCRYPTED = 0x1  # bit of a member's flags, APPNOTE.TXT 4.4.4
+AES = 99  # instead of a method of packing, APPNOTE.TXT 4.4.5
+UNPACKED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 
 
 def load(spec: PictureSpec, least: int = 1) -> Pictures:
@@ -214,15 +216,14 @@ def load_zip(path: Path, spec: PictureSpec) -> Pictures:
         left_out = [Skipped(show_name(run.rstrip("/") or "."), A_RUN) for run in runs]
 
         def decode_one(member: zipfile.ZipInfo) -> Decoded:
+            if reason := _locked(member):
+                raise UnusablePictureError(reason)
             if member.file_size > MAX_MEMBER_BYTES:
                 raise UnusablePictureError(
                     f"more than {MAX_MEMBER_BYTES // 2**20} MiB when unpacked"
                 )
             with reasons():
-                try:
-                    data = archive.read(member)  # never more than file_size
-                except RuntimeError:
-                    raise UnusablePictureError(LOCKED) from None
+                data = archive.read(member)  # never more than file_size
             return decode(io.BytesIO(data), spec)
 
         pictures = decode_all(
@@ -234,6 +235,18 @@ def load_zip(path: Path, spec: PictureSpec) -> Pictures:
             [state_of(path.stat())],
         )
     return replace(pictures, skipped=left_out + pictures.skipped)
+
+
+def _locked(member: zipfile.ZipInfo) -> str:
+    """Why it cannot be unpacked here, and what to do; empty if it can."""
+    if member.flag_bits & ENCRYPTED or member.compress_type == AES:
+        return "encrypted; pack it without a password"
+    if member.compress_type in UNPACKED:
+        return ""
+    return (
+        f"packed by method {member.compress_type}, which is not read here; pack it by Deflate or "
+        "give the folder"
+    )
 
 
 def show_name(name: str) -> str:
