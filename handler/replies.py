@@ -46,6 +46,7 @@ class Reply:
     Args:
         headers: ASCII names and values, none longer than 1 kB, none from the client.
         kind: of the problem, for the metrics; empty when there is none.
+        of_field: the field that is to blame for it, for the log; empty when none is.
     """
 
     status: int
@@ -53,6 +54,7 @@ class Reply:
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
     kind: str = ""
+    of_field: str = ""
 
     @property
     def phrase(self) -> str:
@@ -68,6 +70,7 @@ def problem_reply(error: errors.RequestError) -> Reply:
         errors.problem_document(error),
         {"Retry-After": str(error.retry_after_s)} if error.retry_after_s else {},
         error.kind.slug,
+        error.field,
     )
 
 

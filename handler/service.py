@@ -139,6 +139,7 @@ class Service:
                     kind=reply.kind or "none",
                     images=plan.images if isinstance(plan, Call) and reply.status == 200 else 0,
                     size_bytes=len(reply.body),
+                    field=reply.of_field,
                 )
                 for id_, own, plan, reply in zip(ids, headers, plans, answers, strict=True)
             ),

@@ -100,6 +100,7 @@ class RequestReport(NamedTuple):
         kind: of the problem; "none" when there is none.
         images: images that were sent.
         size_bytes: of the reply's body.
+        field: to blame for the problem, as the reply names it; empty when none is.
     """
 
     id: str
@@ -108,6 +109,7 @@ class RequestReport(NamedTuple):
     kind: str
     images: int
     size_bytes: int
+    field: str = ""
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ def test_n_requests_are_n_lines_and_nothing_else(server: Server) -> None:
         assert line["size_bytes"] == len(reply.content)
         assert line["images"] == int(reply.headers.get("x-num-images", 0))
         assert line["kind"] == ("none" if reply.ok else "invalid-field")
+        assert line["field"] == ("" if reply.ok else reply.json()["field"])
         assert 1 <= line["batch_requests"] <= 32
         assert min(line[name] for name in ("latents_ms", "forward_ms", "encode_ms")) >= 0
 

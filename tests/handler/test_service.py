@@ -280,7 +280,7 @@ def test_what_the_observer_is_told() -> None:
     sizes = [len(reply.body) for reply in replies]
     assert report.requests == (
         RequestReport("a", "t" * 64, 200, "none", 4, sizes[0]),
-        RequestReport("b", "", 400, "invalid-field", 0, sizes[1]),
+        RequestReport("b", "", 400, "invalid-field", 0, sizes[1], "seed"),
         RequestReport("c", "", 200, "none", 1, sizes[2]),
         RequestReport("d", "", 500, "internal", 0, sizes[3]),  # drawn for, and none was sent
     )

@@ -31,7 +31,7 @@ REPORT = BatchReport(
     (
         RequestReport("a", "trace-1", 200, "none", 4, 3000),
         RequestReport("b", "", 200, "none", 1, 1000),
-        RequestReport("c", "", 400, "invalid-field", 0, 200),
+        RequestReport("c", "", 400, "invalid-field", 0, 200, "seed"),
     ),
     1e-5,
     0.25,
@@ -135,10 +135,10 @@ def test_one_line_a_request_with_the_times_of_its_batch(caplog: pytest.LogCaptur
     assert [line["message"] for line in lines] == ["request"] * 3
     assert {name: first[name] for name in list(first)[4:]} == {
         "id": "a", "client_id": "trace-1", "status": 200, "kind": "none", "images": 4,
-        "size_bytes": 3000, "batch_requests": 3, "batch_images": 5, "latents_ms": 0.01,
+        "size_bytes": 3000, "field": "", "batch_requests": 3, "batch_images": 5, "latents_ms": 0.01,
         "forward_ms": 250.0, "encode_ms": 500.0,
     }  # fmt: skip
-    assert (last["id"], last["status"], last["kind"]) == ("c", 400, "invalid-field")
+    assert (last["id"], last["kind"], last["field"]) == ("c", "invalid-field", "seed")
 
 
 def test_no_line_above_level_info(caplog: pytest.LogCaptureFixture) -> None:
