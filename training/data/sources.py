@@ -208,11 +208,11 @@ def load_zip(path: Path, spec: PictureSpec) -> Pictures:
             "download or pack it again, or give the unpacked folder"
         ) from None
     with archive:
-        members = [m for m in archive.infolist() if not m.is_dir()]
-        members = [m for m in members if not _is_litter(*m.filename.split("/"))]
-        members.sort(key=lambda member: member.filename)  # as the unpacked folder is
-        runs = _runs_among({member.filename for member in members})
-        members = [member for member in members if not member.filename.startswith(runs)]
+        members = [m for m in archive.infolist() if not _slashed(m).endswith("/")]
+        members = [m for m in members if not _is_litter(*_slashed(m).split("/"))]
+        members.sort(key=_slashed)  # as the unpacked folder is
+        runs = _runs_among({_slashed(member) for member in members})
+        members = [member for member in members if not _slashed(member).startswith(runs)]
         left_out = [Skipped(show_name(run.rstrip("/") or "."), A_RUN) for run in runs]
 
         def decode_one(member: zipfile.ZipInfo) -> Decoded:
@@ -235,6 +235,11 @@ def load_zip(path: Path, spec: PictureSpec) -> Pictures:
             [state_of(path.stat())],
         )
     return replace(pictures, skipped=left_out + pictures.skipped)
+
+
+def _slashed(member: zipfile.ZipInfo) -> str:
+    """Its name; Windows separates folders by backslashes, which zips should not hold."""
+    return member.filename.replace("\\", "/")
 
 
 def _locked(member: zipfile.ZipInfo) -> str:

@@ -131,6 +131,20 @@ def test_the_lock_of_a_new_run_is_no_picture(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").glob("*.json"))) == 1
 
 
+def test_backslashes_change_no_order(tmp_path: Path) -> None:
+    """Of names that sort otherwise by the backslash itself."""
+    (tmp_path / "there" / "a").mkdir(parents=True)
+    with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
+        for name, colour in (("aB0.png", "red"), ("a/0.png", "blue")):
+            Image.new("RGB", (40, 40), colour).save(tmp_path / "there" / name)
+            archive.write(tmp_path / "there" / name, name.replace("/", "\\"))
+            archive.infolist()[-1].filename = name.replace("/", "\\")
+    assert "a\\0.png" in zipfile.ZipFile(tmp_path / "w.zip").namelist()
+    np.testing.assert_array_equal(
+        load_zip(tmp_path / "w.zip", SPEC).images, load_folder(tmp_path / "there", SPEC).images
+    )
+
+
 def test_nor_is_it_in_a_zip(tmp_path: Path) -> None:
     (tmp_path / "mixed").mkdir()
     root = write_mixed(tmp_path / "mixed")
@@ -382,13 +396,17 @@ class TestZip:
         assert len(pictures.images) == 1
         assert re.match(reason, reasons_of(pictures)["a.png"])
 
-    @pytest.mark.parametrize("name", ["__macosx/a.png", "a/@eaDir/b.png", "a/.b.png"])
+    @pytest.mark.parametrize(
+        "name",
+        ["__MACOSX\\._a.png", "a\\.hidden\\b.png", ".hidden\\b.png", "a\\Desktop.ini",
+         "__macosx/a.png", "a/@eaDir/b.png", "a/.b.png"],
+    )  # fmt: skip
     def test_hidden_members_are_no_pictures(self, tmp_path: Path, name: str) -> None:
-        path = zipped(tmp_path / "hidden.zip", (name, plain()), ("folder/", b""))
+        path = zipped(tmp_path / "windows.zip", (name, plain()), ("folder\\", b""))
         alone = load_zip(path, SPEC)
         assert (len(alone.images), alone.skipped) == (0, [])
         with zipfile.ZipFile(path, "a") as archive:
-            archive.writestr("folder/good.png", plain())
+            archive.writestr("folder\\good.png", plain())
         assert len(load_zip(path, SPEC).images) == 1
 
     def test_damaged_member(self, tmp_path: Path) -> None:
