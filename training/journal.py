@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -105,8 +106,11 @@ class Journal:
 
     def _close(self) -> None:
         self._file.close()
-        with naming(self._folder):
-            self._events.close()
+        try:
+            with naming(self._folder):
+                self._events.close()
+        finally:
+            threading.excepthook = self._before
 
     def _open(self, step: int) -> None:
         """Keep the lines up to ``step``."""
@@ -129,3 +133,9 @@ class Journal:
         time.sleep(wait_s if 0 < wait_s <= 1 else 0)
         # What an earlier process wrote later than the step is hidden.
         self._events = SummaryWriter(str(self._folder), purge_step=step + 1)
+        # What its thread could not write is told by the next call; Python would print it besides.
+        self._before, threading.excepthook = threading.excepthook, self._leave_to_caller
+
+    def _leave_to_caller(self, ended: threading.ExceptHookArgs) -> None:
+        if not type(ended.thread).__module__.startswith("tensorboard."):
+            self._before(ended)
