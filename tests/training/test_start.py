@@ -296,3 +296,15 @@ def test_a_folder_that_cannot_be_read_is_told(
     monkeypatch.setattr(Path, "iterdir", closed)
     assert main(flags(folder, out)) == 1
     assert f"error: [Errno 13] Permission denied: '{out}'" in capsys.readouterr().err
+
+
+def test_no_folder_for_temporary_files_is_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", nowhere)
+    said = refused(capsys, flags(folder, tmp_path / "run", "--cache", "None"))
+    assert "error: decoded pictures need a temporary folder: No usable" in said
+    assert "set TMPDIR" in said

@@ -46,7 +46,7 @@ def load_avatars(
     Raises:
         DataError: ``count`` is out of range.
         ValueError: the colour is malformed.
-        FileNotFoundError: the robohash package is not installed.
+        FileNotFoundError: the robohash package or its drawings are not installed.
     """
     return _load(image_size, background, seed, count, of_reserved=False)
 
@@ -109,6 +109,11 @@ def _drawings() -> list[tuple[Path, ...]]:
         raise FileNotFoundError("the robohash package is not installed; run: make setup")
     root = Path(spec.origin).parent / "sets" / "set4"
     folders = sorted(p for p in root.glob("*") if p.is_dir())
+    if len(folders) != len(ATTRIBUTES):
+        raise FileNotFoundError(
+            f"{root} holds {len(folders)} part folders, {len(ATTRIBUTES)} are needed; "
+            "reinstall the pinned robohash: make setup"
+        )
     return [
         tuple(sorted(path for path in folder.glob("*.png") if path.name != _AGAIN))
         for folder in folders

@@ -141,11 +141,18 @@ def _decode_without_keeping(shape: Shape, fill: Fill) -> Pictures:
     """Decode into a file that has no name and vanishes with the process; TMPDIR says where.
 
     Raises:
-        DataError: it does not fit on its disk.
+        DataError: it does not fit on its disk, or there is no folder for it.
     """
-    with tempfile.TemporaryFile() as file:  # the mapping outlives the closed file
+    try:
+        folder = tempfile.gettempdir()
+    except OSError as error:
+        raise DataError(
+            f"decoded pictures need a temporary folder: {error.strerror}; set TMPDIR to a folder "
+            "that can be written to, or give one with --cache"
+        ) from None
+    with tempfile.TemporaryFile(dir=folder) as file:  # the mapping outlives the closed file
         advice = "set TMPDIR to a folder on a larger disk"
-        return fill(_map(file, shape, tempfile.gettempdir(), advice))
+        return fill(_map(file, shape, folder, advice))
 
 
 def state_of(status: os.stat_result) -> str:

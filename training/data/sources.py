@@ -48,6 +48,7 @@ MAX_MEMBER_BYTES = 256 * 1024 * 1024
 ENCRYPTED = 0x1  # bit of a member's flags, APPNOTE.TXT 4.4.4
 AES = 99  # instead of a method of packing, APPNOTE.TXT 4.4.5
 UNPACKED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+METHODS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
 
 
 def load(spec: PictureSpec, least: int = 1) -> Pictures:
@@ -214,6 +215,9 @@ def load_zip(path: Path, spec: PictureSpec) -> Pictures:
         runs = _runs_among({_slashed(member) for member in members})
         members = [member for member in members if not _slashed(member).startswith(runs)]
         left_out = [Skipped(show_name(run.rstrip("/") or "."), A_RUN) for run in runs]
+        locked = {_locked(member) for member in members}
+        if len(locked) == 1 and (reason := locked.pop()):
+            raise DataError(f"{path}: all {len(members):,} files in it are {reason}")
 
         def decode_one(member: zipfile.ZipInfo) -> Decoded:
             if reason := _locked(member):
@@ -248,10 +252,8 @@ def _locked(member: zipfile.ZipInfo) -> str:
         return "encrypted; pack it without a password"
     if member.compress_type in UNPACKED:
         return ""
-    return (
-        f"packed by method {member.compress_type}, which is not read here; pack it by Deflate or "
-        "give the folder"
-    )
+    method = METHODS.get(member.compress_type, f"method {member.compress_type}")
+    return f"packed by {method}, which is not read here; pack it by Deflate or give the folder"
 
 
 def show_name(name: str) -> str:

@@ -382,19 +382,31 @@ class TestZip:
         [
             (8, 1, "encrypted; pack it without a password"),  # the flags
             (10, 99, "encrypted; pack it without a password"),  # the method
-            (10, 93, "packed by method 93, .*pack it by Deflate or give the folder"),
+            (10, 9, "packed by Deflate64, .*pack it by Deflate or give the folder"),
+            (10, 93, "packed by Zstandard"),
+            (10, 95, "packed by XZ"),
+            (10, 98, "packed by PPMd"),
+            (10, 77, "packed by method 77"),
         ],
     )
     def test_members_that_cannot_be_unpacked(
         self, tmp_path: Path, field: int, value: int, reason: str
     ) -> None:
-        path = zipped(tmp_path / "locked.zip", ("a.png", plain()), ("b.png", plain()))
+        """Said once for all of them, and for each only where others can be read."""
+        names = ("a.png", "b.png", "c.png")
+        path = zipped(tmp_path / "locked.zip", *((name, plain()) for name in names))
         content = bytearray(path.read_bytes())
-        content[content.index(b"PK\1\2") + field] = value  # of the first, in the directory
-        path.write_bytes(content)
-        pictures = load_zip(path, SPEC)
-        assert len(pictures.images) == 1
-        assert re.match(reason, reasons_of(pictures)["a.png"])
+        entries = [found.start() for found in re.finditer(b"PK\1\2", content)]
+        for count, at in enumerate(entries, 1):  # in the central directory
+            content[at + field] = value
+            path.write_bytes(content)
+            if count == 2:
+                pictures = load_zip(path, SPEC)
+                assert len(pictures.images) == 1
+                assert all(re.match(reason, each.reason) for each in pictures.skipped)
+                assert len(pictures.skipped) == 2
+        with pytest.raises(DataError, match=rf"locked\.zip: all 3 files in it are {reason}"):
+            load_zip(path, SPEC)
 
     @pytest.mark.parametrize(
         "name",
