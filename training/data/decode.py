@@ -125,6 +125,7 @@ class Pictures:
         skipped: the files left out.
         enlarged: how many of the others were smaller than they are now.
         smallest_px: the shortest side among those, 0 if there are none.
+        hidden: how many files or folders were passed over because of their names.
         equal: int64 (N,), for each picture the first one with the same pixels; None where that
             was not looked for, and each counts as another.
     """
@@ -135,6 +136,7 @@ class Pictures:
     skipped: list[Skipped] = field(default_factory=list)
     enlarged: int = 0
     smallest_px: int = 0
+    hidden: int = 0
     equal: npt.NDArray[np.int64] | None = None
 
     @property

@@ -137,9 +137,14 @@ def _too_few(pictures: Pictures, batch_size: int) -> str:
     else:
         advice = (
             "All subfolders were searched for any kind of picture, known by its content and "
-            "not by its name, but not what is hidden: names that begin with a dot or are a "
-            "system's, such as __MACOSX; give another folder or zip"
+            "not by its name; give another folder or zip"
         )
+    if pictures.hidden:
+        hidden = (
+            f"{pictures.hidden:,} files or folders were passed over as hidden: their names begin "
+            "with a dot or are a system's, such as __MACOSX; rename those that are wanted"
+        )
+        advice = f"{advice}. {hidden}" if found else f"All {hidden}"
     lines = [
         f"{show_name(pictures.source)}: {found:,} files found, {usable:,} of them usable pictures; "
         f"one batch needs {batch_size:,}. {advice}"
@@ -183,14 +188,14 @@ def load_folder(path: Path, spec: PictureSpec) -> Pictures:
     Raises:
         DataError: the pictures do not fit on the disk.
     """
-    files, left_out = _find(path)
+    files, left_out, hidden = _find(path)
 
     def decode_one(name: str) -> Decoded:
         with reasons(), (path / name).open("rb") as file:
             return decode(file, spec)
 
     pictures = decode_all(list(files), decode_one, show_name, spec, path, files.values())
-    return replace(pictures, skipped=left_out + pictures.skipped)
+    return replace(pictures, skipped=left_out + pictures.skipped, hidden=hidden)
 
 
 def load_zip(path: Path, spec: PictureSpec) -> Pictures:
@@ -209,9 +214,10 @@ def load_zip(path: Path, spec: PictureSpec) -> Pictures:
             "download or pack it again, or give the unpacked folder"
         ) from None
     with archive:
-        members = [m for m in archive.infolist() if not _slashed(m).endswith("/")]
-        members = [m for m in members if not _is_litter(*_slashed(m).split("/"))]
+        files = [m for m in archive.infolist() if not _slashed(m).endswith("/")]
+        members = [m for m in files if not _is_litter(*_slashed(m).split("/"))]
         members.sort(key=_slashed)  # as the unpacked folder is
+        hidden = len(files) - len(members)
         runs = _runs_among({_slashed(member) for member in members})
         members = [member for member in members if not _slashed(member).startswith(runs)]
         left_out = [Skipped(show_name(run.rstrip("/") or "."), A_RUN) for run in runs]
@@ -238,7 +244,7 @@ def load_zip(path: Path, spec: PictureSpec) -> Pictures:
             path,
             [state_of(path.stat())],
         )
-    return replace(pictures, skipped=left_out + pictures.skipped)
+    return replace(pictures, skipped=left_out + pictures.skipped, hidden=hidden)
 
 
 def _slashed(member: zipfile.ZipInfo) -> str:
@@ -265,12 +271,13 @@ def show_name(name: str) -> str:
     )
 
 
-def _find(root: Path) -> tuple[dict[str, str], list[Skipped]]:
-    """Regular files, and the rest but for what is passed over.
+def _find(root: Path) -> tuple[dict[str, str], list[Skipped], int]:
+    """Regular files, the rest, and how many were passed over.
 
     Returns:
         name relative to ``root`` -> name and state, sorted by the bytes of the name.
     """
+    hidden = 0
     files_found: dict[str, str] = {}
     left_out: list[Skipped] = []
 
@@ -287,6 +294,7 @@ def _find(root: Path) -> tuple[dict[str, str], list[Skipped]]:
             leave_out(Path(folder), A_RUN)
             folders.clear()
             continue
+        hidden += sum(map(_is_litter, [*folders, *files]))
         folders[:] = sorted(name for name in folders if not _is_litter(name))
         for name in folders:
             full = Path(folder, name)
@@ -303,7 +311,7 @@ def _find(root: Path) -> tuple[dict[str, str], list[Skipped]]:
                 relative = full_name[start:]
                 files_found[relative] = f"{relative} {state_of(found)}"
     by_name = dict(sorted(files_found.items(), key=lambda item: os.fsencode(item[0])))
-    return by_name, left_out
+    return by_name, left_out, hidden
 
 
 def _look_at(full_name: str) -> os.stat_result | str:

@@ -255,7 +255,7 @@ class TestUnusualFiles:
         assert "folder not readable" in reasons["closed"]
 
     def test_file_that_vanishes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sources, "_find", lambda _: ({"gone.png": "gone.png"}, []))
+        monkeypatch.setattr(sources, "_find", lambda _: ({"gone.png": "gone.png"}, [], 0))
         pictures = load_folder(tmp_path, SPEC)
         assert pictures.skipped == [
             Skipped("gone.png", "cannot be read: No such file or directory")
@@ -293,7 +293,7 @@ class TestLoad:
         assert "empty file (0 bytes) (empty.jpg)" in text
 
     def test_no_picture_at_all(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"0 files found.* not what is hidden.*give another"):
+        with pytest.raises(DataError, match=r"0 files found.*give another folder or zip"):
             self.load(tmp_path)
 
     @pytest.mark.parametrize(
@@ -347,6 +347,19 @@ class TestReport:
         _, small = report(load_folder(tmp_path, SPEC)).split("\n")
         assert small.startswith("warning: 2 of them are smaller than that, the smallest 8 px")
         assert "--image-size" in small
+
+    @pytest.mark.parametrize(("visible", "words"), [
+        (0, r": 0 files found, 0 of them .*\. All 2 files or folders were passed over as hidden"),
+        (1, r": 1 files found, .*give another folder.*\. 2 files or folders were passed over"),
+    ])  # fmt: skip
+    def test_hidden_files_are_counted_where_too_little_is_left(
+        self, tmp_path: Path, visible: int, words: str
+    ) -> None:
+        for name in [".a.png", "__MACOSX/b.png", "c.png"][: 2 + visible]:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(plain())
+        with pytest.raises(DataError, match=words):
+            TestLoad().load(tmp_path)
 
     def test_nothing_left_out(self) -> None:
         pictures = Pictures(np.zeros((2, 32, 32, 3), np.uint8), "cats")
@@ -416,7 +429,7 @@ class TestZip:
     def test_hidden_members_are_no_pictures(self, tmp_path: Path, name: str) -> None:
         path = zipped(tmp_path / "windows.zip", (name, plain()), ("folder\\", b""))
         alone = load_zip(path, SPEC)
-        assert (len(alone.images), alone.skipped) == (0, [])
+        assert (len(alone.images), alone.skipped, alone.hidden) == (0, [], 1)
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr("folder\\good.png", plain())
         assert len(load_zip(path, SPEC).images) == 1
