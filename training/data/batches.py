@@ -121,6 +121,7 @@ def in_parts(images: npt.NDArray[np.uint8]) -> Iterator[Tensor]:
 
 
 LOOKED_AT = 4096  # pictures, however many there are
+MIDDLE = 4  # rows
 
 
 @dataclass(frozen=True)
@@ -164,11 +165,21 @@ def first_equal(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     Returns:
         int64 (N,), each value at most its index.
     """
-    seen: dict[bytes, int] = {}
-    firsts = (seen.setdefault(digest, index) for index, digest in enumerate(digests(images)))
-    return np.fromiter(firsts, np.int64, len(images))
+    middle = slice(images.shape[1] // 2, images.shape[1] // 2 + MIDDLE)
+    result = _first_of(image[middle].tobytes() for image in images)
+    # The whole picture is only looked at where its middle is not unlike all others.
+    alike = np.flatnonzero(np.bincount(result, minlength=len(result))[result] > 1)
+    result[:] = np.arange(len(images))
+    result[alike] = alike[_first_of(digests(images[row] for row in alike))]
+    return result
 
 
 def digests(images: Iterable[npt.NDArray[np.uint8]]) -> Iterable[bytes]:
     """Of each picture one that no other picture has."""
     return (hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images)
+
+
+def _first_of(keys: Iterable[bytes]) -> npt.NDArray[np.int64]:
+    """For each key the index of the first one equal to it."""
+    seen: dict[bytes, int] = {}
+    return np.array([seen.setdefault(key, index) for index, key in enumerate(keys)], np.int64)
