@@ -13,9 +13,10 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import IO, Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from annotated_types import Ge, Lt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000  # a larger picture is skipped: decoding it could exhaust the memory
+LARGE_PIXELS = 16_000_000  # pictures of more are decoded one at a time, whatever the threads
 REASON_LENGTH = 160
 MAX_AGAIN_BYTES = 256 * 1024 * 1024  # of a file that is read a second time
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
@@ -51,6 +53,9 @@ IMPOSTORS = (
 DRAWN = "python -m training"
 SERVED = "dcgan"  # the name of the text in each PNG of the handler
 SERVED_TEXT = b'"weights_sha256":"'  # in the comment of each GIF of it, and in the XMP of each WebP
+
+_large_ones = Lock()
+
 
 Channels = Literal["auto", "1", "3"]
 
@@ -224,7 +229,7 @@ def _png_alone(data: bytes) -> bytes:
 def _jpeg_alone(data: bytes) -> bytes:
     """The same of a JPEG, which also says beside its pixels how their colours are stored."""
     kept, at = [JPEG], len(JPEG)
-    while data[at : at + 1] == b"\xff" and data[at + 1] != JPEG_SCAN:
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != bytes([JPEG_SCAN]):
         segment = data[at : at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")]
         marker, body = segment[1], segment[4:]
         exif = marker == JPEG_EXIF and body.startswith(b"Exif\0\0")
@@ -245,13 +250,15 @@ def from_image(image: Image.Image, spec: PictureSpec) -> Decoded:
     Raises:
         Exception: whatever Pillow raises on damage; see ``reasons``.
     """
-    image.load()
-    with suppress(Exception):  # as many kinds as in ``reasons``, and the pixels are whole
-        ImageOps.exif_transpose(image, in_place=True)
-    side_px = min(image.size)
-    # Scaled before the rest, which costs nothing then, however large the file is.
-    wanted = (spec.image_size, spec.image_size)
-    square = ImageOps.fit(_to_8_bit(image), wanted, Image.Resampling.LANCZOS)
+    large = image.width * image.height > LARGE_PIXELS
+    with _large_ones if large else nullcontext():
+        image.load()
+        with suppress(Exception):  # as many kinds as in ``reasons``, and the pixels are whole
+            ImageOps.exif_transpose(image, in_place=True)
+        side_px = min(image.size)
+        # Scaled before the rest, which costs nothing then, however large the file is.
+        wanted = (spec.image_size, spec.image_size)
+        square = ImageOps.fit(_to_8_bit(image), wanted, Image.Resampling.LANCZOS)
     if square.mode == "RGBA":
         behind = Image.new("RGBA", square.size, spec.background)
         square = Image.alpha_composite(behind, square)
@@ -294,7 +301,8 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
         low, reach = _range(values) if image.mode == "F" else (0.0, 65535.0)
         values -= low
         values *= 255 / reach
-        return Image.fromarray(np.clip(np.rint(values, out=values), 0, 255).astype(np.uint8))
+        np.clip(np.rint(values, out=values), 0, 255, out=values)
+        return Image.fromarray(values.astype(np.uint8))
     if image.has_transparency_data:
         return image.convert("RGBA")
     if image.mode in ("L", "RGB"):

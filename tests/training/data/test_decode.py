@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,13 @@ import pytest
 from PIL import Image
 
 from tests.support.odd_pictures import NOISE, SKY, chunk, encode, half, palette, png
+from training.data import decode as pictures
 from training.data.decode import (
     MAX_PIXELS,
     PictureSpec,
     UnusablePictureError,
     decode,
+    from_image,
     parse_colour,
     reasons,
 )
@@ -353,3 +357,26 @@ def test_colour() -> None:
     for wrong in ("c8d4e0", "#c8d4e", "#c8d4e00", "red", "#gggggg", "#c8d4e0\n", ""):
         with pytest.raises(ValueError, match="#rrggbb"):
             parse_colour(wrong)
+
+
+def test_large_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "LARGE_PIXELS", 1000)
+    inside: list[int] = [0]
+    most: list[int] = [0]
+
+    def look(image: Image.Image) -> Image.Image:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.01)
+        inside[0] -= 1
+        return image
+
+    monkeypatch.setattr(pictures, "_to_8_bit", look)
+    decode_together(40)
+    assert most == [1]
+
+
+def decode_together(width: int) -> None:
+    made = [Image.new("RGB", (width, width)) for _ in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda image: from_image(image, PictureSpec(image_size=32)), made))
