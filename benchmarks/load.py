@@ -232,7 +232,8 @@ class Measurement:
         except (OSError, HTTPException) as error:
             raise ConnectionError(
                 f"{self.config.url} does not answer: {error or type(error).__name__}. Start the "
-                "server (make serve), or give its address with --url (the proxy of http_proxy is not used)"
+                "server (make serve), or give its address with --url; it is asked without the "
+                "proxy of http_proxy"
             ) from error
         finally:
             connection.close()

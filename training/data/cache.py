@@ -37,7 +37,7 @@ from training.data.decode import (
 )
 from training.files import atomic_path
 
-LAYOUT = 4  # of the files; another number makes all of them stale
+LAYOUT = 5  # of the files; another number makes all of them stale
 KEPT = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{16})?\.(lock|json|u8|partial)")  # names of the files
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 PER_THREAD = 32  # pictures decoded before they are written: bounds what waits in memory
@@ -199,11 +199,10 @@ class Entry:
             shape = tuple(facts["shape"])
             images = np.memmap(self._path(".u8"), np.uint8, "r", shape=shape)
             skipped = [Skipped(*pair) for pair in facts["skipped"]]
+            small = facts["enlarged"], facts["smallest_px"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return Pictures(
-            np.asarray(images), "", {}, skipped, facts["enlarged"], facts["smallest_px"]
-        )
+        return Pictures(np.asarray(images), "", {}, skipped, *small)
 
     def _decode(self, shape: Shape, fill: Fill) -> Pictures:
         partial = self._path(".partial")  # of a killed process: written over, the lock is ours
