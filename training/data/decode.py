@@ -229,7 +229,7 @@ def _png_alone(data: bytes) -> bytes:
 def _jpeg_alone(data: bytes) -> bytes:
     """The same of a JPEG, which also says beside its pixels how their colours are stored."""
     kept, at = [JPEG], len(JPEG)
-    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != bytes([JPEG_SCAN]):
+    while at + 1 < len(data) and data[at] == 0xFF and data[at + 1] != JPEG_SCAN:
         segment = data[at : at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")]
         marker, body = segment[1], segment[4:]
         exif = marker == JPEG_EXIF and body.startswith(b"Exif\0\0")
