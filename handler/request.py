@@ -286,7 +286,7 @@ class Request(_Object):
         """The field of the source, in its shortest form."""
         if self.seeds is not None:
             first, count = self.seeds[0], self.num_images
-            if all(seed == first + i for i, seed in enumerate(self.seeds)):
+            if self.source == "seed" or all(s == first + i for i, s in enumerate(self.seeds)):
                 return {"seed": first, "num_images": count}
             return {"seeds": self.seeds}
         if self.noise is not None:

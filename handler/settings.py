@@ -345,4 +345,6 @@ def _sentence(cls: type[BaseModel], first: ErrorDetails) -> str:
             cls = cls.model_fields[part].annotation  # type: ignore[assignment]
         near = difflib.get_close_matches(path[-1], cls.model_fields, n=1, cutoff=0.0)
         return f"there is no key {name}; the nearest one is {'.'.join([*path[:-1], *near])}"
+    if first["type"] == "missing":
+        return f"{name} is missing"
     return f"{name or 'it'} is {show(first['input'])}: {first['msg']}"

@@ -62,6 +62,28 @@ def test_a_page_of_pictures_for_everybody(stack: Stack, tmp_path: Path) -> None:
         assert logged() > 0
 
 
+def test_too_fast_429_with_retry_after(stack: Stack) -> None:
+    url = f"https://{HOST}:{stack.port}/seed/1.png"
+    # Connections that stay, and a picture that is kept: a slow machine is fast enough.
+    with requests.Session() as asking, ThreadPoolExecutor(8) as pool:
+        asking.headers["X-API-Key"] = BOB
+        options = {"verify": str(stack.folder / "tls.crt"), "timeout": 60}
+        replies = list(pool.map(lambda _: asking.get(url, **options), range(200)))
+    refused = [r for r in replies if r.status_code != 200]
+    assert 0 < len(refused) < 200
+    for reply in refused:
+        check_problem(reply, 429, "too-many-requests")
+        assert int(reply.headers["retry-after"]) >= 1
+    assert stack.predict(ALICE, seed=1).status_code == 200
+
+
+def test_only_the_proxys_port_is_published(stack: Stack) -> None:
+    services = ("torchserve", "proxy", "prometheus")
+    published = {s: stack.podman("port", stack.container(s)).split("\n")[:-1] for s in services}
+    proxy = [f"8443/tcp -> {HOST}:{stack.port}"]
+    assert published == {"torchserve": [], "proxy": proxy, "prometheus": []}
+
+
 @pytest.mark.parametrize("port", [8080, 8081, 8082, 7070, 7071])
 def test_torchserve_cannot_be_reached_from_the_monitoring(stack: Stack, port: int) -> None:
     """Neither by name nor by address: the two are on no network together."""
@@ -71,6 +93,29 @@ def test_torchserve_cannot_be_reached_from_the_monitoring(stack: Stack, port: in
         assert stack.inside("prometheus", "bash", "-c", knock, check=False) == ""
     hello = "timeout 3 bash -c 'exec 3<>/dev/tcp/proxy/9145' && echo open"
     assert stack.inside("prometheus", "bash", "-c", hello) == "open\n"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "workflows?url=dcgan.mar", 404),  # which lies in the model store
+        ("POST", "workflows?url=file:///tmp/x.war", 404),
+        ("POST", "models?url=dcgan.mar", 405),
+        ("DELETE", "models/dcgan", 405),
+    ],
+)
+def test_even_inside_nothing_can_be_registered(
+    stack: Stack, method: str, path: str, status: int
+) -> None:
+    code = f"""
+import urllib.error, urllib.request
+try:
+    url = "http://127.0.0.1:8081/{path}"
+    print(urllib.request.urlopen(urllib.request.Request(url, method="{method}")).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+    assert stack.python(code) == f"{status}\n"
 
 
 @pytest.mark.parametrize("service", ["torchserve", "proxy", "prometheus"])

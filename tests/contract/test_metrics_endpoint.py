@@ -6,6 +6,7 @@ import pytest
 import requests
 
 from deploy.server import HOST, Server
+from handler.errors import Kind
 from tests.support import live
 
 
@@ -43,9 +44,13 @@ def test_the_machine_is_told_too(server: Server) -> None:
 def test_requests_images_and_times_are_counted(server: Server) -> None:
     first = live.post(server, {"seed": 1})
     before = settled(server, first)
+    # All are there from the start: Prometheus sees no increase in a series that begins with 1.
+    outcomes = [(200, "none"), (304, "none"), *((kind.status, kind.slug) for kind in Kind)]
+    expected = {f'dcgan_requests_total|Status="{s}"|Kind="{k}"' for s, k in outcomes}
+    assert {name for name in before if name.startswith("dcgan_requests_total")} == expected
     live.post(server, {"seed": 1, "num_images": 7})
     after = settled(server, live.post(server, {"sede": 1}))
-    gained = {name: after[name] - before.get(name, 0.0) for name in after}
+    gained = {name: after[name] - before[name] for name in after}
     assert gained['dcgan_requests_total|Status="200"|Kind="none"'] == 1
     assert gained['dcgan_requests_total|Status="400"|Kind="unknown-field"'] == 1
     assert gained["dcgan_images_total"] == 7

@@ -223,3 +223,11 @@ def test_a_describe_or_explain_header_concerns_its_own_request_only(
 ) -> None:
     reply = among_good_ones(server, right, json={"seed": 1}, headers={header: "True"})
     assert reply.status_code == 200
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_explanations_are_not_offered(server: Server, right: list[bytes]) -> None:
+    url = server.predict_url.replace("/predictions/", "/explanations/")
+    reply = among_good_ones(server, right, url=url, json={"seed": 1})
+    assert reply.status_code == 501
+    assert reply.json()["type"] == "urn:dcgan:problem:not-implemented"

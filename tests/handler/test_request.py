@@ -340,6 +340,23 @@ def request_of(noise: object) -> Request:
     return item
 
 
+ANOTHER: dict[str, dict[str, Any]] = {  # picture than that of seed 1, by each field
+    "seed": {"seed": 2}, "seeds": {"seeds": [1, 3]}, "num_images": {"seed": 1, "num_images": 2},
+    "noise": {"noise": ROW}, "walk": {"walk": {"between": [1, 2], "steps": 2}},
+    "mix": a_mix(noise=[ROW]), "truncation": {"seed": 1, "truncation": 0.5},
+    "edit": {"seed": 1, "edit": {next(iter(DIRECTIONS.named)): 1}},
+    "columns": {"seed": 1, "num_images": 4, "columns": 4}, "padding": {"seed": 1, "padding": 3},
+    "background": {"seed": 1, "background": "#000000"}, "format": {"seed": 1, "format": "gif"},
+}  # fmt: skip
+
+
+def test_every_field_is_in_the_recipe() -> None:
+    """Caches tell two pictures apart by it."""
+    assert list(ANOTHER) == list(Request.model_fields)
+    recipes = {call({"body": body}).items[0].recipe for body in ({"seed": 1}, *ANOTHER.values())}
+    assert len(recipes) == 1 + len(ANOTHER)
+
+
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"seed": True}, "seed", "true"), ({"seed": -1}, "seed", "-1"),
     ({"seed": MAX_SEED + 1}, "seed", str(MAX_SEED + 1)),
@@ -403,6 +420,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"noise": [1, 2, -101, 4]}, "noise[0][2]", "-101"),
     (a_mix(noise=[ROW, [1, 2, 3, 666]]), "mix[1].noise[1][3]", "666"),
     ({"mix": {}}, "mix", "an object of 0"),
+    ({"mix": []}, "mix", "a list of 0"),
     ({"mix": [{"weight": 1, "seeds": [1]}] * 65}, "mix", "a list of 65"),
     ({"mix": [1]}, "mix[0]", "1"),
     ({"mix": [{"seeds": [1]}]}, "mix[0].weight", "an object of 1"),

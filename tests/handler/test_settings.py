@@ -183,6 +183,14 @@ def test_a_card_that_cannot_be_used(tmp_path: Path, change: dict[str, object]) -
         Card.read(tmp_path)
 
 
+def test_a_card_without_a_field(tmp_path: Path) -> None:
+    facts = tiny_card().model_dump()
+    del facts["nz"]
+    (tmp_path / "card.json").write_text(json.dumps(facts))
+    with pytest.raises(RuntimeError, match=r"card\.json.* nz is missing$"):
+        Card.read(tmp_path)
+
+
 @pytest.mark.parametrize("text", [None, "", "[]", "{}"])
 def test_a_card_that_is_none(tmp_path: Path, text: str | None) -> None:
     if text is not None:

@@ -170,6 +170,12 @@ def test_a_form_that_torchserve_dropped_is_no_random_picture(raw: dict[str, Any]
     assert fields(raw, {"Content-Length": "0"}) == {}
 
 
+@pytest.mark.parametrize("key", ["body", "data"])
+def test_grpc_sends_a_body_under_either_name(key: str) -> None:
+    assert fields({key: b'{"seed": 1}'}) == {"seed": 1}
+    assert list(fields({key: row_beginning_with(b"")})) == ["noise"]
+
+
 @pytest.mark.parametrize("own", ["", OCTETS])
 def test_a_form_says_of_each_field_what_it_is(own: str) -> None:
     body = row_beginning_with(b"")
