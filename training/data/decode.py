@@ -42,7 +42,7 @@ IMPOSTORS = (
     (rb"version https://git-lfs", "a Git LFS pointer, not the picture; run: git lfs pull"),
     (rb".*<svg\b", "an SVG drawing; convert it to PNG"),
     (rb"....ftyp(heic|heix|mif1|msf1)", "a HEIC picture; convert it to JPEG or PNG"),
-    (rb"\x1f\x8b", "packed by gzip; unpack it"),
+    (rb"\x1f\x8b", "packed by gzip; unpack it, or of MNIST give --data mnist --data-root FOLDER"),
     (rb"\0\0\x08[\x01\x03]", "a file of MNIST; give --data mnist --data-root FOLDER"),
     (rb"\xff\xd8\xff|\x89png|gif8|riff....webp", "damaged: the header cannot be read"),
 )  # pattern at the start, in lower case -> reason

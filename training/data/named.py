@@ -1,15 +1,23 @@
 """The data sets that torchvision knows by name, from a local folder. Nothing is downloaded.
 
-LSUN is read from its databases: torchvision would write a pickle into the current folder and trust
-it the next time.
+MNIST is read without torchvision, which knows only one of the ways in which it is packed, and
+LSUN from its databases: torchvision would write a pickle into the current folder and trust it the
+next time.
 """
 
 from __future__ import annotations
 
+import gzip
 import io
+import math
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from training.data.cache import decode_all, state_of
 from training.data.decode import (
@@ -21,6 +29,8 @@ from training.data.decode import (
     from_image,
     reasons,
 )
+
+MAX_IDX_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ def _torchvision(name: str) -> str:
 
 
 def _of_mnist(name: str) -> Layout:
-    expected = f"{name}/raw/ with train-images-idx3-ubyte and the other three files, unpacked"
+    expected = f"train-images-idx3-ubyte, packed by gzip or not, there or in {name}/raw/"
     return Layout(name, expected, _torchvision(name))
 
 
@@ -80,7 +90,7 @@ def load_named(spec: PictureSpec) -> Pictures:
         DataError: the data set is missing or damaged, or lmdb is not installed.
     """
     name, root = spec.data, spec.data_root
-    count, decode_one = (_open_lsun if name == "lsun" else _open_torchvision)(spec)
+    count, decode_one = OPENING[name](spec)
     pictures = decode_all(
         range(count),
         decode_one,
@@ -95,6 +105,8 @@ def load_named(spec: PictureSpec) -> Pictures:
 def _states(name: str, root: Path) -> Iterator[str]:
     """Name and state of every file of the data set."""
     files = [path for folder in root.glob(LAYOUTS[name].folders) for path in folder.rglob("*")]
+    if OPENING[name] is _open_mnist:
+        files = _mnist_files(name, root)
     return (f"{path.relative_to(root)} {state_of(path.stat())}" for path in sorted(files))
 
 
@@ -102,12 +114,11 @@ def _open_torchvision(spec: PictureSpec) -> Opened:
     name, root = spec.data, spec.data_root
     from torchvision import datasets  # takes a second, and only these data sets need it
 
-    kinds = {"cifar10": "CIFAR10", "fashionmnist": "FashionMNIST", "mnist": "MNIST"}
     try:
-        if name == "celeba":
-            dataset = datasets.CelebA(root, split="all", download=False)
+        if name == "cifar10":
+            dataset = datasets.CIFAR10(root, train=True, download=False)
         else:
-            dataset = getattr(datasets, kinds[name])(root, train=True, download=False)
+            dataset = datasets.CelebA(root, split="all", download=False)
     except Exception as error:  # noqa: BLE001 - RuntimeError if missing, anything on damage
         # torchvision advises download=True, which is not on offer here.
         detail = str(error).split(" You can use download")[0] or type(error).__name__
@@ -119,6 +130,48 @@ def _open_torchvision(spec: PictureSpec) -> Opened:
             return from_image(image, spec)
 
     return len(dataset), decode_one
+
+
+def _open_mnist(spec: PictureSpec) -> Opened:
+    """The IDX format of http://yann.lecun.com/exdb/mnist/."""
+    name, root = spec.data, spec.data_root
+    files = _mnist_files(name, root)
+    if not files:
+        raise DataError(_missing(name, root, "no train-images-idx3-ubyte"))
+    path = files[0]
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            magic, *shape = struct.unpack(">4I", file.read(16))
+            size_bytes = math.prod(shape)
+            if magic != 0x803 or not 0 < size_bytes <= MAX_IDX_BYTES:
+                raise ValueError(f"{path.name} does not begin as it should")
+            data = file.read(size_bytes + 1)  # beyond the end lies the checksum of gzip
+        if len(data) != size_bytes:
+            raise ValueError(f"{path.name} does not hold the {size_bytes:,} bytes it speaks of")
+    except (EOFError, OSError, ValueError, struct.error, zlib.error) as error:
+        raise DataError(_missing(name, root, str(error))) from None
+    images = np.frombuffer(data, np.uint8).reshape(shape)
+
+    def decode_one(index: int) -> Decoded:
+        with reasons():
+            return from_image(Image.fromarray(images[index]), spec)
+
+    return len(images), decode_one
+
+
+def _mnist_files(name: str, root: Path) -> list[Path]:
+    """Those that may hold the training pictures of (Fashion-)MNIST, the likeliest first.
+
+    As torchvision, the authors' page and Kaggle leave them: in a folder of the data set or in
+    ``root``, with a dot or a dash, packed or not, and in a folder of the same name.
+    """
+    pattern = "train-images?idx3-ubyte*"
+    found = [
+        *sorted((root / LAYOUTS[name].folders).rglob(pattern)),
+        *sorted(root.glob(pattern)),
+        *sorted(root.glob(f"{pattern}/{pattern}")),
+    ]
+    return [path for path in found if path.name.endswith(("-ubyte", ".gz")) and path.is_file()]
 
 
 def _open_lsun(spec: PictureSpec) -> Opened:
@@ -150,6 +203,15 @@ def _open_lsun(spec: PictureSpec) -> Opened:
         return decode(io.BytesIO(data), spec)
 
     return len(found), decode_one
+
+
+OPENING = {
+    "celeba": _open_torchvision,
+    "cifar10": _open_torchvision,
+    "fashionmnist": _open_mnist,
+    "lsun": _open_lsun,
+    "mnist": _open_mnist,
+}
 
 
 def _missing(name: str, root: Path, detail: str) -> str:

@@ -299,7 +299,7 @@ def test_too_many_pixels_beside_a_damaged_text_are_not_decoded(side_px: int) -> 
         (b'<?xml version="1.0"?>\n<svg width="3">', "SVG"),
         (b"\x00\x00\x00\x18ftypheic\x00\x00", "HEIC"),
         (b"\xff\xd8\xff\xe0", "damaged: the header"),
-        (b"\x1f\x8b\x08\0rest", "packed by gzip; unpack it"),
+        (b"\x1f\x8b\x08\0rest", "packed by gzip; unpack it, or of MNIST give --data mnist"),
         (b"\0\0\x08\3\0\0\0\5", "MNIST; give --data mnist"),
         (b"just some text, and more of it", "not a picture"),
         (bytes(4096), "not a picture"),

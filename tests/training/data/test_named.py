@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import socket
 import struct
@@ -40,16 +41,13 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
-def write_mnist(raw: Path, count: int = 5) -> None:
-    """The four files of (Fashion-)MNIST in the IDX format, picture i filled with 10 * i."""
-    raw.mkdir(parents=True, exist_ok=True)
-    values = np.arange(count, dtype=np.uint8)
-    for part in ("train", "t10k"):
-        pixels = np.repeat(10 * values, 28 * 28).tobytes()
-        header = struct.pack(">IIII", 0x803, count, 28, 28)
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + pixels)
-        labels = struct.pack(">II", 0x801, count) + values.tobytes()
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+def write_mnist(raw: Path, count: int = 5, name: str = "train-images-idx3-ubyte") -> None:
+    """The training pictures of (Fashion-)MNIST in the IDX format, picture i filled with 10 * i."""
+    pixels = np.repeat(10 * np.arange(count, dtype=np.uint8), 28 * 28).tobytes()
+    content = struct.pack(">IIII", 0x803, count, 28, 28) + pixels
+    path = raw / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
 class FakeDatabase:
@@ -88,20 +86,43 @@ def test_mnist(tmp_path: Path, name: str, folder: str) -> None:
     assert pictures.source == name
 
 
-def test_another_mnist_in_its_place_is_read_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["", "MNIST", "MNIST/raw"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train-images-idx3-ubyte",
+        "train-images-idx3-ubyte.gz",
+        "train-images.idx3-ubyte",
+        "train-images-idx3-ubyte/train-images-idx3-ubyte",
+    ],
+)
+def test_mnist_where_people_leave_it(tmp_path: Path, folder: str, name: str) -> None:
+    """Loose, packed, with a dot, and in a folder of the same name; another in its place is read
+    anew."""
     for count in (5, 4):
-        write_mnist(tmp_path / "MNIST" / "raw", count)
+        write_mnist(tmp_path / folder, count, name)
         pictures = load_named(named("mnist", tmp_path, cache=tmp_path / "cache"))
         assert pictures.images[:, 16, 16, 0].tolist() == [0, 10, 20, 30, 40][:count]
 
 
+WHOLE = struct.pack(">IIII", 0x803, 5, 28, 28) + bytes(5 * 28 * 28)
+
+
 @pytest.mark.parametrize(
-    "content", [b"<html>quota exceeded", struct.pack(">IIII", 0x803, 5, 28, 28) + bytes(99), b""]
+    ("name", "content", "reason"),
+    [
+        ("", b"<html>quota", "unpack requires"),
+        ("", b"<html>quota exceeded", "does not begin as it should"),
+        ("", struct.pack(">IIII", 0x803, 2**31, 28, 28), "does not begin as it should"),
+        ("", WHOLE[:99], "does not hold the 3,920 bytes"),
+        (".gz", gzip.compress(WHOLE[:99]), "does not hold the 3,920 bytes"),
+        (".gz", gzip.compress(WHOLE)[:-9], "end-of-stream"),
+        (".gz", b"no gzip", "gzip"),
+    ],
 )
-def test_damaged_mnist(tmp_path: Path, content: bytes) -> None:
-    write_mnist(tmp_path / "MNIST" / "raw")
-    (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(content)
-    with pytest.raises(DataError, match=r"mnist was not found, or is damaged.*\(\w+"):
+def test_damaged_mnist(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    (tmp_path / f"train-images-idx3-ubyte{name}").write_bytes(content)
+    with pytest.raises(DataError, match=rf"mnist was not found, or is damaged.*{reason}"):
         load_named(named("mnist", tmp_path))
 
 
