@@ -17,7 +17,7 @@ from torch import nn
 
 from training.files import atomic_path
 from training.step import Best, Trainer
-from training.weights import WeightsError, check_numbers, identify
+from training.weights import WeightsError, check_numbers, identify, strip_prefixes
 
 BEST = "best.pt"
 _FORMAT = "dcgan-checkpoint-1"
@@ -132,6 +132,7 @@ def read_discriminator(path: Path) -> dict[str, torch.Tensor]:
         raise FileNotFoundError(f"{path} does not exist; give one of a run's checkpoints/*.pt")
     try:
         discriminator: dict[str, torch.Tensor] = _read(path)["discriminator"]
+        strip_prefixes(discriminator)
         return discriminator
     except WeightsError:
         raise
@@ -192,6 +193,7 @@ def _networks(trainer: Trainer) -> dict[str, nn.Module]:
 def _restore(state: dict[str, Any], trainer: Trainer) -> int:
     try:
         for name, network in _networks(trainer).items():
+            strip_prefixes(state[name])
             network.load_state_dict(state[name])
         trainer.adam_g.load_state_dict(state["adam_g"])
         trainer.adam_d.load_state_dict(state["adam_d"])

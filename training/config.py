@@ -244,7 +244,9 @@ def from_mapping(values: dict[str, Any], base: TrainConfig) -> TrainConfig:
         if key not in kinds:
             hint = nearest(key, kinds) or f"known: {', '.join(kinds)}"
             raise ConfigError(f"unknown setting {key!r}; {hint.rstrip()}")
-        clean[key] = _fitting(key, value, kinds[key], strict=False)
+        if isinstance(value, str) and "\0" in value:
+            raise ConfigError(f"{key} is {value!r}; it must not hold NUL")
+        clean[key] = _fitting(key, value, kinds[key], of_json=True)
     return replace(base, **clean)
 
 
@@ -262,7 +264,7 @@ def check(settings: object) -> None:
     """
     declared: Any = type(settings)  # of any, as mypy sees no hash in a class of object
     for name, kind in _kinds(declared).items():
-        _fitting(name, getattr(settings, name), kind, strict=True)
+        _fitting(name, getattr(settings, name), kind)
 
 
 @cache
@@ -273,10 +275,12 @@ def _kinds(settings: type) -> dict[str, TypeAdapter[Any]]:
     return {field.name: TypeAdapter(hints[field.name], config=finite) for field in fields(settings)}
 
 
-def _fitting(name: str, value: Any, kind: TypeAdapter[Any], *, strict: bool) -> Any:
-    """The value, as the annotation has it: not ``strict``, a text may stand for a path."""
+def _fitting(name: str, value: Any, kind: TypeAdapter[Any], of_json: bool = False) -> Any:
+    """The value, as the annotation has it; in JSON a text stands for a path."""
     try:
-        return kind.validate_python(value, strict=strict)
+        if of_json:
+            value = kind.validate_json(json.dumps(value), strict=True)
+        return kind.validate_python(value, strict=True)
     except ValidationError as error:
         why = error.errors()[0]["msg"].replace("Input should be", "it must be")
         raise ConfigError(f"{name} is {value!r}; {why}") from None

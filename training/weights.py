@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torch.optim.swa_utils import update_bn
 
 from training.files import atomic_path
@@ -125,6 +126,7 @@ def load_generator(path: Path) -> tuple[Generator, WeightsInfo]:
             raise TypeError(f"provenance is {info.provenance!r}, not an object")
     except (TypeError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: its metadata is malformed: {error}") from None
+    strip_prefixes(tensors)
     check_numbers(str(path), tensors)
     try:
         generator = Generator(info.nz, info.ngf, info.channels, info.image_size, info.latent)
@@ -185,6 +187,12 @@ def fault_of(generator: Generator) -> str | None:
     if not generator(latents.to(weight.device)).isfinite().all():
         return "the pixels that the Generator draws are no numbers"
     return None
+
+
+def strip_prefixes(tensors: dict[str, Tensor]) -> None:
+    """Take from the names what DataParallel, DDP and torch.compile put before them."""
+    for prefix in ("module.", "_orig_mod.", "module."):
+        consume_prefix_in_state_dict_if_present(tensors, prefix)
 
 
 def identify(path: Path) -> str:

@@ -224,6 +224,21 @@ def test_weights_on_a_full_disk_are_told_the_same_way(
     assert not list(tmp_path.iterdir())
 
 
+def test_prefixes_of_other_wrappers_are_no_hindrance(pictures: Pictures, tmp_path: Path) -> None:
+    """``module.`` (DataParallel, DDP) and ``_orig_mod.`` (torch.compile), one or both."""
+    run(replace(TINY, max_steps=2), pictures, tmp_path)
+    state = latest_state(tmp_path)
+    plain = state["generator"]
+    for network, prefix in (
+        ("generator", "module."), ("discriminator", "_orig_mod."), ("ema", "module._orig_mod."),
+    ):  # fmt: skip
+        state[network] = {prefix + name: value for name, value in state[network].items()}
+    torch.save(state, tmp_path / "checkpoints" / "step_00000002.pt")
+    trainer = Trainer(TINY, 3, CPU, torch.float32)
+    assert checkpoint.load_latest(tmp_path / "checkpoints", trainer) == 2
+    assert_same(dict(trainer.generator.state_dict()), dict(plain))
+
+
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
 )

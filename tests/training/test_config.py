@@ -98,7 +98,10 @@ OUT_OF_RANGE: list[tuple[str, Any]] = [
 NO_CHOICES = {"loss": "wgan", "latent": "sphere", "d_norm": "layer", "on_dead": "pray"}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"batchsize": 3}, "did you mean 'batch_size'"),
-    ({"batch_size": "x"}, "batch_size is 'x'; it must be a valid integer"),
+    ({"batch_size": "3"}, "batch_size is '3'; it must be a valid integer"),
+    ({"held_out": True}, "held_out is True; it must be a valid integer"),
+    ({"resume": "yes"}, "resume is 'yes'; it must be a valid boolean"),
+    ({"out": "a\0b"}, "must not hold NUL"),
     *(({name: value}, str(value)) for name, value in OUT_OF_RANGE),
     *(({name: value}, rf"{name} is '{value}'; it must be '\w")
       for name, value in NO_CHOICES.items()),
