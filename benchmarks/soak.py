@@ -44,6 +44,7 @@ from benchmarks.engine import (
     target,
 )
 from benchmarks.resources import Background
+from deploy.lifecycle import ServerError
 from deploy.server import ROOT, Ports, Server
 from training.files import atomic_path
 
@@ -224,10 +225,10 @@ def trend(times_s: Sequence[float], values: Sequence[float], bound: Bound) -> Tr
     """The trend of the second half of a run, of samples at ascending moments.
 
     Raises:
-        ValueError: fewer than 8 samples, which say nothing.
+        ServerError: fewer than 8 samples, which say nothing.
     """
     if len(times_s) < 8:
-        raise ValueError(f"{len(times_s)} samples; at least 8 are needed to tell a trend")
+        raise ServerError(f"{len(times_s)} samples; at least 8 are needed to tell a trend")
     start = next(i for i, t in enumerate(times_s) if t >= (times_s[0] + times_s[-1]) / 2)
     half, samples = times_s[start:], values[start:]
     median = float(np.median(samples))

@@ -45,7 +45,7 @@ BACKGROUND = "#c8d4e0"
 class TrainingConfig:
     """Measure updates a second of this training loop beside the usual one."""
 
-    batch_size: Annotated[int, Range(1, 4096)] = 64
+    batch_size: Annotated[int, Range(2, 4096)] = 64
     """Pictures an update."""
     image_size: Literal[32, 64, 128, 256] = 64
     """Height and width, px."""

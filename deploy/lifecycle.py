@@ -97,7 +97,7 @@ def clear(temporary: Path) -> Path:
         the name for TorchServe to know it by, short enough for the paths of its sockets.
 
     Raises:
-        ServerError: a TorchServe that runs uses the folder.
+        ServerError: a TorchServe that runs uses the folder, or its path is too long for sockets.
         OSError: it cannot be made.
     """
     if (pid := find_java(temporary)) is not None:
@@ -133,8 +133,15 @@ def _name_for_sockets(temporary: Path) -> Path:
             # Of an earlier start, or to what is gone.
             if link.is_symlink() and (link.readlink() == temporary or not link.exists()):
                 shutil.rmtree(folder, ignore_errors=True)
-    link = Path(tempfile.mkdtemp(prefix="dcgan-", dir="/tmp")) / "tmp"
-    link.symlink_to(temporary)
+    try:
+        link = Path(tempfile.mkdtemp(prefix="dcgan-", dir="/tmp")) / "tmp"
+        link.symlink_to(temporary)
+    except OSError as error:
+        raise ServerError(
+            f"the path of a socket may have {SOCKET_PATH_BYTES} bytes, and {temporary} leaves too "
+            f"few; a short name in /tmp cannot be made ({error.strerror}): move the checkout to a "
+            "shorter path"
+        ) from None
     return link
 
 

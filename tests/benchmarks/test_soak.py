@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import soak
 from benchmarks.soak import BOUNDS, Bound, Trend, Vitals, slope, trend
+from deploy.lifecycle import ServerError
 
 TIMES = [float(t) for t in range(600)]
 NOISE = np.random.default_rng(0).normal(0, 1, len(TIMES))
@@ -51,7 +52,7 @@ def test_the_larger_bound_counts() -> None:
 
 
 def test_too_few_samples_are_no_verdict() -> None:
-    with pytest.raises(ValueError, match="7 samples; at least 8"):
+    with pytest.raises(ServerError, match="7 samples; at least 8"):
         trend(TIMES[:7], TIMES[:7], Bound(1))
 
 

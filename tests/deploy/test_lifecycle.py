@@ -3,10 +3,12 @@ which process it is."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 import socket
 import subprocess
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -34,6 +36,17 @@ def test_the_path_of_a_socket_is_short(tmp_path: Path) -> None:
     last = clear(tmp_path / DEEP / "other")
     assert not other.parent.exists()
     shutil.rmtree(last.parent)
+
+
+def test_where_no_short_name_can_be_made_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    with pytest.raises(ServerError, match=r"107 bytes.*No space left.*shorter path$"):
+        clear(tmp_path / DEEP / "tmp")
 
 
 def test_a_server_is_told_by_its_folder(tmp_path: Path) -> None:
