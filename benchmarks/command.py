@@ -18,10 +18,10 @@ from typing import Any, NoReturn, get_type_hints
 import psutil
 from tabulate import tabulate  # type: ignore[import-untyped]
 
+from client import files
 from deploy.java import NoJavaError
 from deploy.lifecycle import ServerError
 from handler.hardware import processor_name
-from training.files import atomic_path
 
 
 class UsageError(ValueError):
@@ -134,6 +134,4 @@ def write(result: dict[str, Any], out: Path | None) -> None:
     if out is None:
         print(json.dumps(result, indent=1))
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(out) as beside:
-        beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    files.write(out, (json.dumps(result, indent=1) + "\n").encode())

@@ -44,7 +44,7 @@ from benchmarks.engine import (
     target,
 )
 from benchmarks.resources import Gpus, GpuSampler
-from training.files import atomic_path
+from client.files import whole
 
 Point = dict[str, Any]
 """What one rate gave, as JSON values; docs/load-testing.md has a line for each key."""
@@ -378,8 +378,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
         f"{result['work']}, {result['arrivals']} arrivals, {result['date']}\n{result['url']}",
         fontsize=10,
     )
-    with atomic_path(path) as beside:
-        figure.savefig(beside, format="png", dpi=110)
+    with whole(path) as file:
+        figure.savefig(file, format="png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -44,9 +44,9 @@ from benchmarks.engine import (
     target,
 )
 from benchmarks.resources import Background
+from client.files import whole
 from deploy.lifecycle import ServerError
 from deploy.server import ROOT, Ports, Server
-from training.files import atomic_path
 
 Vitals = dict[str, float]
 """One sample by name: ``time_s`` since the sampler began; of all workers together and of Java the
@@ -413,8 +413,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
         + ("; ".join(result["failures"]) or "no leak, no error"),
         fontsize=10,
     )
-    with atomic_path(path) as beside:
-        figure.savefig(beside, format="png", dpi=100)
+    with whole(path) as file:
+        figure.savefig(file, format="png", dpi=100)
 
 
 if __name__ == "__main__":

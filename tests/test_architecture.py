@@ -13,7 +13,7 @@ ALLOWED = {
     "export": {"export", "training", "handler"},
     "deploy": {"deploy", "client"},
     "client": {"client"},
-    "benchmarks": {"benchmarks", "deploy", "export", "handler", "training"},
+    "benchmarks": {"benchmarks", "client", "deploy", "export", "handler", "training"},
 }
 
 
@@ -39,6 +39,11 @@ def test_packages_import_only_what_they_may(package: str) -> None:
         if not any(name == good or name.startswith(good + ".") for good in ALLOWED[package])
     ]
     assert wrong == []
+
+
+def test_nobody_looks_into_training_for_a_helper() -> None:
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        assert not any(name.startswith("training.files") for name in imported(path)), path
 
 
 def test_the_entry_is_one_class_without_logic() -> None:
