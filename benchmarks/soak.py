@@ -304,9 +304,11 @@ def _load(
         at_rest.append(sampler.sample())
         latency_ms = summary_ms(tally.latency_us) or {"p50": 0.0, "p99": 0.0}  # nothing was sent
         window = {
-            "end_s": time.monotonic() - began_s, "outcomes": dict(tally.outcomes),
-            "hostile": sum(ask.body in HOSTILE for ask in asked), "latency_ms": latency_ms,
-        }  # fmt: skip
+            "end_s": time.monotonic() - began_s,
+            "outcomes": dict(tally.outcomes),
+            "hostile": sum(ask.body in HOSTILE for ask in asked),
+            "latency_ms": latency_ms,
+        }
         windows.append(window)
         print(
             f"{window['end_s']:.0f} s: {tally.outcomes['2xx']} answered, "

@@ -190,9 +190,12 @@ def compare(config: TrainingConfig) -> dict[str, object]:
         )
     device = choose_device()
     settings: dict[str, Any] = {
-        "batch_size": config.batch_size, "image_size": config.image_size, "ngf": config.width,
-        "ndf": config.width, "workers": config.workers,
-    }  # fmt: skip
+        "batch_size": config.batch_size,
+        "image_size": config.image_size,
+        "ngf": config.width,
+        "ndf": config.width,
+        "workers": config.workers,
+    }
     recipes = {name: replace(recipe_defaults(name), **settings) for name in ("paper", "stable")}
     precisions = {name: choose_precision(of.precision, device) for name, of in recipes.items()}
     with tempfile.TemporaryDirectory(prefix="dcgan-speed-") as name:
@@ -211,10 +214,14 @@ def compare(config: TrainingConfig) -> dict[str, object]:
                 took = f"{turns[name][-1]:.4f} s an update"
                 print(f"turn {number + 1}, {name}: {took}", file=sys.stderr)
     result: dict[str, object] = {
-        "device": str(device), "precision": str(precisions["stable"]),
-        "threads": torch.get_num_threads(), "torch": str(torch.__version__),
-        "steps_a_turn": config.steps, "rounds": config.rounds, **settings,
-    }  # fmt: skip
+        "device": str(device),
+        "precision": str(precisions["stable"]),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "steps_a_turn": config.steps,
+        "rounds": config.rounds,
+        **settings,
+    }
     for name, steps_s in turns.items():
         # Of each round by itself: its turns are neighbours in time.
         ratios = [usual / ours for usual, ours in zip(turns["usual"], steps_s, strict=True)]

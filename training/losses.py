@@ -11,7 +11,8 @@ Losses on logits keep their gradient where sigmoid + BCELoss loses it: with a fa
 | relativistic | BCE(real - fake, 1) | BCE(fake - real, 1) | arXiv:1807.00734, 2501.05441 |
 
 The relativistic loss compares in pairs, picture i of the batch with sample i: samples that all flee
-to one side gain nothing by it, as the real pictures' outputs follow.
+to one side gain nothing by it, as the real pictures' outputs follow. The levels at which D has won
+by a loss are in ``training.health``.
 
 What is done to a picture before the Discriminator sees it is differentiable, so that the Generator
 learns through it, and of the same kind for real and generated pictures, so that it does not leak
@@ -46,15 +47,17 @@ def loss_discriminator(real: Tensor, fake: Tensor, loss: Loss, smoothing: float 
     Returns:
         scalar, the mean.
     """
-    if loss == "relativistic":
-        return F.softplus(fake - real).mean()
-    if loss == "hinge":
-        return F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean()
-    if loss == "lsgan":
-        return (real - 1.0).square().mean() / 2 + fake.square().mean() / 2
-    targets = torch.full_like(real, 1.0 - smoothing)
-    on_real = F.binary_cross_entropy_with_logits(real, targets)
-    return on_real + F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
+    match loss:
+        case "relativistic":
+            return F.softplus(fake - real).mean()
+        case "hinge":
+            return F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean()
+        case "lsgan":
+            return (real - 1.0).square().mean() / 2 + fake.square().mean() / 2
+        case "non-saturating":
+            targets = torch.full_like(real, 1.0 - smoothing)
+            on_real = F.binary_cross_entropy_with_logits(real, targets)
+            return on_real + F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
 
 
 def loss_generator(fake: Tensor, real: Tensor, loss: Loss) -> Tensor:
@@ -62,13 +65,15 @@ def loss_generator(fake: Tensor, real: Tensor, loss: Loss) -> Tensor:
 
     Only relativistic looks at ``real``.
     """
-    if loss == "relativistic":
-        return F.softplus(real - fake).mean()
-    if loss == "hinge":
-        return -fake.mean()
-    if loss == "lsgan":
-        return (fake - 1.0).square().mean() / 2
-    return F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake))
+    match loss:
+        case "relativistic":
+            return F.softplus(real - fake).mean()
+        case "hinge":
+            return -fake.mean()
+        case "lsgan":
+            return (fake - 1.0).square().mean() / 2
+        case "non-saturating":
+            return F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake))
 
 
 def opinion(outputs: Tensor, others: Tensor, loss: Loss) -> Tensor:

@@ -214,8 +214,9 @@ def test_a_recipe_is_drawn_again_with_changes(server: Scripted, tmp_path: Path) 
     moving = '{"request": {"seed": 7, "format": {"type": "webp", "fps": 9, "loop": 1}}}'
     (tmp_path / "old.png").write_bytes(png(moving))
     for out, form in (
-        ("new.webp", {"type": "webp", "fps": 9, "loop": 4}), ("new.gif", {"type": "gif", "loop": 4})
-    ):  # fmt: skip
+        ("new.webp", {"type": "webp", "fps": 9, "loop": 4}),
+        ("new.gif", {"type": "gif", "loop": 4}),
+    ):
         assert run(server, str(tmp_path / out), *again[:2], "--loop", "4") == 0
         assert server.seen[-1][1] == {"seed": 7, "format": form}
 

@@ -186,8 +186,13 @@ def test_one_picture_is_shown_larger(visit: Visit, server: Server) -> None:
     assert png == post(server, seed=9)
     page.click("#view-keep")
     expect(page.locator("#view-keep")).to_have_attribute("aria-pressed", "true")
-    for key, seed in (("ArrowRight", 10), ("ArrowRight", 5), ("ArrowLeft", 10), ("Home", 5),
-                      ("End", 10)):  # fmt: skip
+    for key, seed in (
+        ("ArrowRight", 10),
+        ("ArrowRight", 5),
+        ("ArrowLeft", 10),
+        ("Home", 5),
+        ("End", 10),
+    ):
         page.keyboard.press(key)
         expect(title).to_have_text(f"Seed {seed}")
         expect(page.locator("#view-keep")).to_have_attribute("aria-pressed", "false")
@@ -227,10 +232,13 @@ def test_bad_numbers_are_named_and_the_pictures_stay(visit: Visit) -> None:
     page = visit("#seed=1&count=2", tiles=2)
     problem = page.locator("#draw-problem")
     for field, typed, allowed in (
-        ("seed", "-4", f"0 to {LARGEST}"), ("seed", str(LARGEST + 1), f"0 to {LARGEST}"),
-        ("seed", "1e3", f"0 to {LARGEST}"), ("count", "0", "1 to 256"),
-        ("count", "257", "1 to 256"), ("columns", "1.5", "1 to 256"),
-    ):  # fmt: skip
+        ("seed", "-4", f"0 to {LARGEST}"),
+        ("seed", str(LARGEST + 1), f"0 to {LARGEST}"),
+        ("seed", "1e3", f"0 to {LARGEST}"),
+        ("count", "0", "1 to 256"),
+        ("count", "257", "1 to 256"),
+        ("columns", "1.5", "1 to 256"),
+    ):
         draw(page, **{"seed": "1", "count": "2", "columns": "", field: typed})
         expect(problem).to_contain_text(f"Seen{typed}Alloweda whole number from ")
         expect(problem).to_contain_text(allowed)
@@ -299,11 +307,17 @@ def test_an_address_that_makes_no_sense(visit: Visit) -> None:
 def test_only_what_the_page_asks_for_is_passed_on(gallery_url: str) -> None:
     root = gallery_url.removesuffix(PATH)
     for method, path, status in (
-        ("GET", "/", 302), ("GET", "/gallery/serve.py", 404), ("GET", "/gallery/../serve.py", 404),
-        ("GET", "/models/", 404), ("GET", "/models/dcgan/1.0", 404), ("GET", "/models", 404),
-        ("PUT", "/models/dcgan?min_worker=0", 405), ("DELETE", "/models/dcgan", 405),
-        ("GET", "/predictions/dcgan", 405), ("GET", "/models/dcgan", 200),
-    ):  # fmt: skip
+        ("GET", "/", 302),
+        ("GET", "/gallery/serve.py", 404),
+        ("GET", "/gallery/../serve.py", 404),
+        ("GET", "/models/", 404),
+        ("GET", "/models/dcgan/1.0", 404),
+        ("GET", "/models", 404),
+        ("PUT", "/models/dcgan?min_worker=0", 405),
+        ("DELETE", "/models/dcgan", 405),
+        ("GET", "/predictions/dcgan", 405),
+        ("GET", "/models/dcgan", 200),
+    ):
         prepared = requests.Request(method, root).prepare()
         prepared.url = root + path  # requests would tidy the dots up
         with requests.Session() as session:

@@ -22,9 +22,16 @@ def test_by_keyboard_alone(visit: Visit, server: Server) -> None:
     page.keyboard.press("Enter")
     focused = page.locator(":focus")
     for key, seed in (
-        ("", 1), ("ArrowRight", 2), ("ArrowDown", 5), ("ArrowUp", 2), ("ArrowUp", 2),
-        ("End", 9), ("ArrowRight", 9), ("ArrowLeft", 8), ("Home", 1),
-    ):  # fmt: skip
+        ("", 1),
+        ("ArrowRight", 2),
+        ("ArrowDown", 5),
+        ("ArrowUp", 2),
+        ("ArrowUp", 2),
+        ("End", 9),
+        ("ArrowRight", 9),
+        ("ArrowLeft", 8),
+        ("Home", 1),
+    ):
         if key:
             page.keyboard.press(key)
         expect(focused).to_have_attribute("aria-label", f"Seed {seed}")

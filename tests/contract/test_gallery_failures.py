@@ -58,11 +58,22 @@ def test_a_200_that_is_not_ours(visit: Visit, server: Server) -> None:
     good = ask(server, seed=1, num_images=2)
     cut = base64.b64encode(base64.b64decode(good[1])[:-9]).decode()
     for body in (
-        LOG_IN, "", "null", "[]", "{}", "7", pictures(good)[:-400], pictures([]),
-        pictures([good[0], cut]), pictures([good[0], "aGVsbG8gd29ybGQsIGhlbGxv"]),
-        pictures([good[0], good[1][:-8]]), pictures([good[0], 7]),  # type: ignore[list-item]
-        pictures(good, seeds=None), pictures(good, seeds=[1]), pictures(good, model=None),
-    ):  # fmt: skip
+        LOG_IN,
+        "",
+        "null",
+        "[]",
+        "{}",
+        "7",
+        pictures(good)[:-400],
+        pictures([]),
+        pictures([good[0], cut]),
+        pictures([good[0], "aGVsbG8gd29ybGQsIGhlbGxv"]),
+        pictures([good[0], good[1][:-8]]),
+        pictures([good[0], 7]),  # type: ignore[list-item]
+        pictures(good, seeds=None),
+        pictures(good, seeds=[1]),
+        pictures(good, model=None),
+    ):
         page.route(PREDICTIONS, always(body))
         draw(page)
         expect(page.locator("#problem")).to_contain_text("The answer is not the model's, or broke")

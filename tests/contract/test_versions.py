@@ -61,7 +61,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         (first, TINY.format(2) + f" --lr-decay-steps 0 --cache {folder}/cache"),
         (resumed, " --max-steps 3"),
         (export, f" --out {folder}/store --model-version {NEW}"),
-    ):  # fmt: skip
+    ):
         command = command.replace("path/to/pictures", f"{folder}/pictures")
         told |= json.loads(run(command.replace("runs/mine", f"{folder}/run") + more))
     return {**told, "archive": folder / "store" / "dcgan.mar"}

@@ -173,10 +173,11 @@ def odd_archive(folder: Path) -> Path:
     local, info = folder / "dropped_by_pip-1.0-py3-none-any.whl", "dropped_by_pip-1.0.dist-info"
     with zipfile.ZipFile(local, "w") as wheel:
         for name, text in (
-            ("dropped_by_pip.py", ""), (f"{info}/RECORD", ""),
+            ("dropped_by_pip.py", ""),
+            (f"{info}/RECORD", ""),
             (f"{info}/METADATA", "Metadata-Version: 2.1\nName: dropped_by_pip\nVersion: 1.0\n"),
             (f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
-        ):  # fmt: skip
+        ):
             wheel.writestr(name, text)
     return edited_archive(
         folder / "store",

@@ -37,9 +37,11 @@ def between(folder: Path, proxy: Proxy) -> Iterator[str]:
     (block,) = re.findall(r"```nginx\n(.*?)```", guide, re.DOTALL)
     port = Ports.free().inference
     for shown, real in (
-        ("listen 80;", f"listen {HOST}:{port};"), ("https://127.0.0.1:8443", proxy.url),
-        ("/etc/nginx/dcgan.crt", proxy.certificate), ("X-API-Key KEY;", f"X-API-Key {ALICE};"),
-    ):  # fmt: skip
+        ("listen 80;", f"listen {HOST}:{port};"),
+        ("https://127.0.0.1:8443", proxy.url),
+        ("/etc/nginx/dcgan.crt", proxy.certificate),
+        ("X-API-Key KEY;", f"X-API-Key {ALICE};"),
+    ):
         assert shown in block
         block = block.replace(shown, real)
     kinds = ("client_body", "proxy", "fastcgi", "scgi", "uwsgi")

@@ -230,8 +230,10 @@ def test_prefixes_of_other_wrappers_are_no_hindrance(pictures: Pictures, tmp_pat
     state = latest_state(tmp_path)
     plain = state["generator"]
     for network, prefix in (
-        ("generator", "module."), ("discriminator", "_orig_mod."), ("ema", "module._orig_mod."),
-    ):  # fmt: skip
+        ("generator", "module."),
+        ("discriminator", "_orig_mod."),
+        ("ema", "module._orig_mod."),
+    ):
         state[network] = {prefix + name: value for name, value in state[network].items()}
     torch.save(state, tmp_path / "checkpoints" / "step_00000002.pt")
     trainer = Trainer(TINY, 3, CPU, torch.float32)
@@ -349,8 +351,12 @@ def test_kill_9_at_any_moment_loses_nothing_but_time(
 
 def test_what_a_killed_process_was_writing_is_deleted(folder: Path, out: Path) -> None:
     assert main(flags(folder, out)) == 0
-    for partial in ("checkpoints/.step_00000009-x1y2z3w_.pt", "samples/.step_00000009-abcdefgh.png",
-                    ".stats-12345678.jsonl", ".config-a_b_c_d_.json"):  # fmt: skip
+    for partial in (
+        "checkpoints/.step_00000009-x1y2z3w_.pt",
+        "samples/.step_00000009-abcdefgh.png",
+        ".stats-12345678.jsonl",
+        ".config-a_b_c_d_.json",
+    ):
         (out / partial).write_bytes(b"half")
     (out / ".notes.txt").write_text("of the user")
     assert main(["--out", str(out), "--resume", "--max-steps", "8"]) == 0

@@ -246,8 +246,10 @@ def test_another_backend_takes_over_in_a_torch_without_the_operators(
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.ops.mkldnn, missing, gone)
     card = tiny_card()
-    for precision, wanted in (("auto", ("onnx", "float32")),
-                              ("bfloat16", ("torchscript", "bfloat16"))):  # fmt: skip
+    for precision, wanted in (
+        ("auto", ("onnx", "float32")),
+        ("bfloat16", ("torchscript", "bfloat16")),
+    ):
         settings = Settings(precision=precision, limits=SMALL)
         backend = open_backend(model_dir, card, settings, None)
         assert (backend.name, backend.precision) == wanted

@@ -281,10 +281,15 @@ def unpinned(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     stood_in = Cuda()
-    for name, stand_in in (("Stream", stood_in.stream), ("current_stream", stood_in.stream),
-                           ("stream", stood_in.within), ("graph", stood_in.within),
-                           ("CUDAGraph", stood_in.graph), ("set_stream", stood_in.note("back")),
-                           ("synchronize", stood_in.note("device"))):  # fmt: skip
+    for name, stand_in in (
+        ("Stream", stood_in.stream),
+        ("current_stream", stood_in.stream),
+        ("stream", stood_in.within),
+        ("graph", stood_in.within),
+        ("CUDAGraph", stood_in.graph),
+        ("set_stream", stood_in.note("back")),
+        ("synchronize", stood_in.note("device")),
+    ):
         monkeypatch.setattr(torch.cuda, name, stand_in)
     for make in (torch.zeros, torch.empty):
         monkeypatch.setattr(torch, make.__name__, unpinned(make))
