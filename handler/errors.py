@@ -11,6 +11,8 @@ import json
 from dataclasses import KW_ONLY, dataclass, replace
 from enum import Enum
 
+from pydantic_core import PydanticCustomError
+
 CONTENT_TYPE = "application/problem+json"
 
 _SEEN_CHARS = 80
@@ -68,6 +70,24 @@ class RequestError(Exception):
     def within(self, place: str) -> RequestError:
         """The same of a part of the body that lies at ``place``, as in ``instances[2]``."""
         return replace(self, detail=f"{place}: {self.detail}", field=f"{place}.{self.field}")
+
+
+def invalid(
+    detail: str,
+    *within: str | int,
+    kind: Kind = Kind.INVALID_FIELD,
+    seen: str = "",
+    allowed: str = "",
+) -> PydanticCustomError:
+    """What a validator of ours raises, all its texts ASCII.
+
+    Args:
+        detail: what is wrong, in our words only.
+        within: names and indices from the validator's own place to the one to blame.
+        seen, allowed: where they are not the validator's input and what its field takes.
+    """
+    context = {"within": within, "seen": seen, "allowed": allowed}
+    return PydanticCustomError(kind.name, detail, context)
 
 
 def show(value: object) -> str:

@@ -14,9 +14,10 @@ from typing import Any
 import yaml
 from boltons.fileutils import atomic_save
 
+from handler.body import SIGNATURES, schema
 from handler.errors import CONTENT_TYPE, Kind
 from handler.latents import MAX_LATENT, MAX_SEED
-from handler.request import SIGNATURES, SOURCES, schema
+from handler.request import SOURCES
 from handler.settings import DIRECTION_NAME, MAX_DIRECTIONS, Limits
 from handler.wire import FORMATS, MEDIA_TYPES
 

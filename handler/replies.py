@@ -20,10 +20,11 @@ import numpy as np
 
 from handler import errors, moving, png
 from handler.backends.base import Backend
+from handler.body import parse
 from handler.hardware import processor_name
 from handler.latents import Latents, from_seeds
 from handler.pixels import Images, compose_grid, grid_size
-from handler.request import Call, Request, parse
+from handler.request import Call, Request
 from handler.settings import NO_DIRECTIONS, Card, Directions, Limits
 from handler.wire import MEDIA_TYPES, MOVING
 

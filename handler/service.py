@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from handler import address, png, replies, request
+from handler import address, body, png, replies, request
 from handler.backends import choose
 from handler.backends.base import Backend, generate, seconds_per_image
 from handler.errors import Kind, RequestError
@@ -98,7 +98,7 @@ class Service:
         self._backend, self._card, self._limits, self._pace = backend, card, limits, pace
         self._renderer = Renderer(card, backend, small_png, share, directions)
         self._small_png, self._directions = small_png, directions
-        request.models(card.nz, limits, directions)  # made once, and not on a client's time
+        body.models(card.nz, limits, directions)  # made once, and not on a client's time
         self._threads = threads or processors()
         self._lost = False
         self._encoders = ThreadPoolExecutor(self._threads, "encode")
@@ -110,7 +110,7 @@ class Service:
         """Answer every request of a batch.
 
         Args:
-            raws: one mapping a request, as ``handler.request.parse`` takes it.
+            raws: one mapping a request, as ``handler.body.parse`` takes it.
             headers: the request headers, one mapping a request; none at all if left out.
             ids: what the observers call the requests; empty texts if left out.
 
@@ -164,7 +164,7 @@ class Service:
         """The contract and the facts: schema, limits, model, device, versions."""
         return {
             "model": self._card.model_dump(),
-            "request": request.schema(self._card.nz, self._limits, self._directions),
+            "request": body.schema(self._card.nz, self._limits, self._directions),
             "directions": self._directions.describe(),
             "limits": {**vars(self._limits), "max_batch_seconds": self._pace.batch_s},
             "formats": {form: MEDIA_TYPES[form] for form in FORMATS},
@@ -194,7 +194,7 @@ class Service:
         if asked is not None:
             asked.check(self._card.weights_sha256, self._directions.sha256)
             raw = {"body": asked.fields}
-        call = request.parse(raw, self._card.nz, self._limits, headers, self._directions)
+        call = body.parse(raw, self._card.nz, self._limits, headers, self._directions)
         self._check_reply_size(call, self._renderer.likely_bytes(call))  # before any work
         if asked is None:
             return call

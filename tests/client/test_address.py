@@ -8,7 +8,8 @@ import pytest
 
 from client.address import path
 from client.errors import ArgumentError
-from handler import address, request
+from handler import address
+from handler.body import parse
 from handler.settings import Limits
 from handler.wire import Headers
 from tests.support.directions import directions
@@ -46,7 +47,7 @@ def test_the_server_reads_the_same_request(fields: dict[str, Any], expected: str
     assert path(fields) == expected
 
     def recipe(body: Any) -> str:
-        (item,) = request.parse({"body": body}, NZ, Limits(), directions=directions(NZ)).items
+        (item,) = parse({"body": body}, NZ, Limits(), directions=directions(NZ)).items
         return item.recipe if item.seeds is None or fields.keys() & set(address.SOURCES) else ""
 
     asked = address.read(Headers({"X-Picture-Address": path(fields)}), {}, 256)

@@ -69,7 +69,7 @@ HOSTILE = [
     Hostile("more images than allowed", '{"num_images": 257}', 413, "too-large", "num_images"),
     Hostile("a reply beyond the limit",
             '{"num_images": 256, "columns": 256, "padding": 64}', 413, "too-large"),
-    # What else a body and a field may not be is in tests/handler/test_wire.py and test_request.py.
+    # What else a body and a field may not be is in tests/handler/test_wire.py and test_body.py.
     field("seed", HEADER_LINES), field("background", HEADER_LINES), field("format", HEADER_LINES),
     field("\u00fcn\u00efcode\r\n\u2603", 1, r"\xfcn\xefcode\r\n\u2603", kind="unknown-field"),
     Hostile("an error inside an instance", '{"instances": [{"seed": 1}, {"seed": -1}]}', 400,

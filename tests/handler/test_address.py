@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from handler import replies
 from handler.address import is_among, seed_of
+from handler.body import parse
 from handler.latents import MAX_SEED
 from handler.replies import Renderer, Reply
-from handler.request import parse
 from handler.service import Service
 from handler.settings import NO_DIRECTIONS, Directions, Limits
 from handler.wire import Headers

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handler import request
+from handler.body import parse
 from handler.latents import Latents, from_seeds
 from handler.pixels import Images, compose_grid
 from handler.replies import Renderer, deflated_share
@@ -205,7 +205,7 @@ def test_as_many_images_as_are_described_fit_a_reply(
     assert renderer.images_in_a_reply(limits) == most
 
     def fits(body: dict[str, Any]) -> bool:
-        found = request.parse({"body": body}, NZ, Limits())
+        found = parse({"body": body}, NZ, Limits())
         return renderer.likely_bytes(found) <= limits.max_reply_bytes
 
     def ways(count: int) -> list[bool]:

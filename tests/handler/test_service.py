@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from ts.context import Context, RequestProcessor
 from ts.protocol.otf_message_handler import create_predict_response
 
+from handler import body, request
 from handler import replies as replies_module
-from handler import request
 from handler import service as module
 from handler.backends import base
 from handler.backends.choose import open_backend
@@ -225,7 +225,7 @@ def is_red(_: Images, *layout: object) -> bool:
     [
         ({"noise": [POISON, 0, 0, 0]}, None, "", None),  # breaks the network
         ({"background": "#ff0000"}, replies_module, "compose_grid", is_red),
-        ("bug", request, "parse", has_bug),
+        ("bug", body, "parse", has_bug),
     ],
     ids=["generating", "encoding", "parsing"],
 )
@@ -319,7 +319,7 @@ def test_the_time_of_reading_and_encoding_counts(monkeypatch: pytest.MonkeyPatch
         patch.setattr(replies_module, "compose_grid", slowly(replies_module.compose_grid))
         encoded = slow_service(backend).handle(raws)
     assert [reply.status for reply in encoded] == [200] * 4 + [503] * 4  # 8 s each
-    monkeypatch.setattr(request, "parse", slowly(request.parse))
+    monkeypatch.setattr(body, "parse", slowly(body.parse))
     read = slow_service(backend).handle(raws)
     assert [reply.status for reply in read] == [503] * 8  # six were read, and time was up
 
