@@ -9,6 +9,7 @@ be reached or nothing was answered 2xx, 2 bad usage, 130 after Ctrl-C, with what
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import platform
 import resource
@@ -22,8 +23,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import gevent
+import requests
 import tyro
 from matplotlib.figure import Figure
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.command import Range, UsageError, check, ending, run_main, today, within, write
 from benchmarks.engine import (
@@ -45,6 +48,7 @@ from benchmarks.engine import (
 )
 from benchmarks.resources import Gpus, GpuSampler
 from client.files import whole
+from deploy.server import ask
 
 Point = dict[str, Any]
 """What one rate gave, as JSON values; docs/load-testing.md has a line for each key."""
@@ -97,6 +101,10 @@ class LoadConfig:
     """Longest wait for a free connection, and for an answer."""
     seed: Annotated[int | None, Range(0, 2**32 - 1)] = None
     """Of arrivals and bodies, 0..2^32-1; drawn, and part of the result, when left out."""
+
+    metrics_url: str | None = None
+    """Metrics of the server in Prometheus' format, such as http://127.0.0.1:8082/metrics: also say
+    by how much they grew."""
 
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Write the JSON here; stdout by default."""
@@ -180,7 +188,7 @@ class Measurement:
         """Measure; ``stopped`` says why it ended.
 
         Raises:
-            OSError: nothing answers.
+            OSError: nothing answers, or the metrics cannot be read.
         """
         config = self.config
         rates: tuple[float | None, ...] = config.rate or tuple(
@@ -193,9 +201,14 @@ class Measurement:
             print(f"warming up for {config.warmup_s:g} s", file=sys.stderr)
             self._send(rates[0], config.warmup_s, len(rates))
         for number, rate_per_s in enumerate(rates):
+            print(f"{_rate(rate_per_s)} for {config.duration_s:g} s", file=sys.stderr)
+            before = self._metrics()
             with GpuSampler() as sampler:
                 tally = self._send(rate_per_s, config.duration_s, number)
-            self.points.append(summarize(rate_per_s, tally, sampler.result()))
+            point = summarize(rate_per_s, tally, sampler.result())
+            grew = {name: now - before.get(name, 0.0) for name, now in self._metrics().items()}
+            point["metrics"] = {name: change for name, change in grew.items() if change}
+            self.points.append(point)
             _show(self.points[-1])
             bend = self.knee
             if self.points[-1]["client_saturated"]:
@@ -238,6 +251,23 @@ class Measurement:
         finally:
             connection.close()
 
+    def _metrics(self) -> dict[str, float]:
+        """The value of each series, ``name{label="value"}``; none without an address of metrics."""
+        url = self.config.metrics_url
+        if url is None:
+            return {}
+        try:
+            reply = ask("GET", url, timeout=5)
+            reply.raise_for_status()
+            families = list(text_string_to_metric_families(reply.text))
+        except (requests.RequestException, ValueError, IndexError) as error:
+            raise OSError(f"metrics_url: cannot read {url}: {error}") from error
+        return {
+            sample.name + (json.dumps(sample.labels) if sample.labels else ""): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
     def _send(self, rate_per_s: float | None, duration_s: float, number: int) -> Tally:
         """Requests at a rate; without one as many as the server answers.
 
@@ -262,15 +292,17 @@ def _body(given: str) -> bytes:
         raise UsageError(f"body: cannot read {given[1:]}: {error.strerror}") from error
 
 
+def _rate(rate_per_s: float | None) -> str:
+    return "saturated" if rate_per_s is None else f"{rate_per_s:.4g}/s"
+
+
 def _show(point: Point) -> None:
     counts = ", ".join(f"{count} {name}" for name, count in point["outcomes"].items() if count)
     latency = point["latency_ms"]
     waits = " ".join(f"{name} {latency[key]:.1f}" for name, key in PERCENTILES.items() if latency)
     late = sum(point["late_sends"].values())
-    rate_per_s = point["rate_per_s"]
-    rate = "saturated" if rate_per_s is None else f"{rate_per_s:.4g}/s"
     print(
-        f"{rate}: {point['throughput_per_s']:.1f}/s answered, "
+        f"{_rate(point['rate_per_s'])}: {point['throughput_per_s']:.1f}/s answered, "
         f"latency ms {waits or 'none'}; {counts}; "
         f"{late} sent late; client {point['client_cores']:.0%} of a core",
         file=sys.stderr,

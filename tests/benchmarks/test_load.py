@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
@@ -121,6 +122,30 @@ def test_a_sweep_ends_where_the_client_can_no_more(
     assert (tmp_path / "curve.png").stat().st_size > 10_000
 
 
+def test_metrics_of_the_server_are_subtracted(tmp_path: Path) -> None:
+    requests = itertools.count(100)
+
+    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
+        next(requests)
+        say(handler, 200)
+
+    def metrics() -> str:
+        return f'# TYPE r counter\nr{{a="b"}} {next(requests)}\n# TYPE same gauge\nsame 5\n'
+
+    with planted(answer, get=metrics) as url:
+        flags = f"--rate 20 --duration-s 0.5 --arrivals constant --metrics-url {url}"
+        result = measured(url, tmp_path, flags)
+    assert result["points"][0]["metrics"] == {'r_total{"a": "b"}': 11.0}  # and the reading
+
+
+@pytest.mark.parametrize("text", ["no metrics at all", "a{ 1"])
+def test_metrics_that_cannot_be_read_are_an_error(text: str, capsys: Captured) -> None:
+    with planted(after(0), get=lambda: text) as url:
+        arguments = ["--url", url, "--rate", "5", "--duration-s", "0.5", "--warmup-s", "0"]
+        assert load.main([*arguments, "--metrics-url", url]) == 1
+    assert f"metrics_url: cannot read {url}" in capsys.readouterr().err
+
+
 def test_nothing_answered_2xx_is_a_failure(capsys: Captured) -> None:
     with planted(lambda handler, _: say(handler, 400)) as url:
         code = load.main(["--url", url, "--rate", "20", "--duration-s", "0.5", "--warmup-s", "0"])
@@ -180,6 +205,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path, by: signal.Signals) -> N
         command = [sys.executable, "-m", "benchmarks.load", *flags.split()]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
+        assert process.stderr.readline() == "20/s for 1 s\n"
         assert process.stderr.readline().startswith("20/s: ")
         time.sleep(0.3)
         process.send_signal(by)

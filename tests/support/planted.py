@@ -13,8 +13,11 @@ Answer = Callable[[Answering, int], None]
 
 
 @contextmanager
-def planted(answer: Answer) -> Iterator[str]:
-    """A server whose ``answer`` gets each POST with its number, from 0; gives the URL."""
+def planted(answer: Answer, get: Callable[[], str] = str) -> Iterator[str]:
+    """A server whose ``answer`` gets each POST with its number, from 0; gives the URL.
+
+    ``get`` gives the text that a GET is answered with.
+    """
     numbers = itertools.count()
 
     class Handler(Answering):
@@ -24,6 +27,9 @@ def planted(answer: Answer) -> Iterator[str]:
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             answer(self, next(numbers))
+
+        def do_GET(self) -> None:
+            self.say(200, get().encode())
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
