@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import platform
 import resource
@@ -252,7 +253,8 @@ class Measurement:
             connection.close()
 
     def _metrics(self) -> dict[str, float]:
-        """The value of each series, ``name{label="value"}``; none without an address of metrics."""
+        """The value of each series that has one, by ``name{"label": "value"}``; none without an
+        address of metrics."""
         url = self.config.metrics_url
         if url is None:
             return {}
@@ -261,11 +263,13 @@ class Measurement:
             reply.raise_for_status()
             families = list(text_string_to_metric_families(reply.text))
         except (requests.RequestException, ValueError, IndexError) as error:
-            raise OSError(f"metrics_url: cannot read {url}: {error}") from error
+            self.stopped = f"failed: metrics_url: cannot read {url}: {error}"
+            raise OSError(self.stopped.removeprefix("failed: ")) from error
         return {
             sample.name + (json.dumps(sample.labels) if sample.labels else ""): sample.value
             for family in families
             for sample in family.samples
+            if math.isfinite(sample.value)  # JSON has no other numbers
         }
 
     def _send(self, rate_per_s: float | None, duration_s: float, number: int) -> Tally:

@@ -130,7 +130,9 @@ def test_metrics_of_the_server_are_subtracted(tmp_path: Path) -> None:
         say(handler, 200)
 
     def metrics() -> str:
-        return f'# TYPE r counter\nr{{a="b"}} {next(requests)}\n# TYPE same gauge\nsame 5\n'
+        return (
+            f'# TYPE r counter\nr{{a="b"}} {next(requests)}\n# TYPE same gauge\nsame 5\nnone NaN\n'
+        )
 
     with planted(answer, get=metrics) as url:
         flags = f"--rate 20 --duration-s 0.5 --arrivals constant --metrics-url {url}"

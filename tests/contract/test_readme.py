@@ -35,6 +35,13 @@ def test_make_targets_exist(command: str) -> None:
     assert run(command.split("#")[0].replace("make", "make --dry-run"))
 
 
+def test_weights_that_are_named_are_packed() -> None:
+    """They were passed over while an archive was there."""
+    packing = "-m export --weights any.safetensors"
+    assert packing in run("make --dry-run serve WEIGHTS=any.safetensors")
+    assert "-m export" not in run("make --dry-run --old-file=model_store/dcgan.mar serve")
+
+
 def test_the_walk(tmp_path: Path) -> None:
     (command,) = commands(README, "-m training walk")
     run(f"{command} --out {tmp_path}/walk.png")
